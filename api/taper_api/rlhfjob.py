@@ -1,0 +1,48 @@
+"""RLHFJob: one training job, in the form that is also its Kubernetes resource."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from taper_api.block import Block
+from taper_api.contradictions import contradictions
+from taper_api.job_error import JobError
+from taper_api.spec import RLHFJobSpec
+
+API_VERSION = "taper.dev/v1alpha1"
+# The operator appends up to 21 characters to name the objects it makes, which Kubernetes limits to 63.
+MAX_NAME_CHARACTERS = 42
+
+
+class Metadata(Block):
+    """Name and labels, as of any Kubernetes object."""
+
+    name: Annotated[
+        str, Field(max_length=MAX_NAME_CHARACTERS, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    ] = Field(description="Name of the job: at most 42 lower-case letters, digits and inner dashes.")
+    namespace: str | None = Field(
+        default=None, description="Namespace on a cluster; not read by `taper run`."
+    )
+    labels: dict[str, str] = Field(default={}, description="Labels, free to choose.")
+    annotations: dict[str, str] = Field(default={}, description="Annotations, free to choose.")
+
+
+class RLHFJob(Block):
+    """One training job.
+
+    Raises `pydantic.ValidationError`; `load_job` turns it into a `JobError` with the fields' paths.
+    """
+
+    api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this form.")
+    kind: Literal["RLHFJob"] = Field(description="Kind of resource.")
+    metadata: Metadata = Field(description="Name and labels, as of any Kubernetes object.")
+    spec: RLHFJobSpec = Field(description="All that a job says about itself.")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        problems = contradictions(self.spec)
+        if problems:
+            raise JobError(problems)
+        return self

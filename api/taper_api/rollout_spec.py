@@ -1,0 +1,144 @@
+"""`spec.rollout`: how responses are generated, and in which layouts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from taper_api.block import Block
+
+DEGREES = (1, 2, 4, 8)
+
+
+def _power_of_two(degree: int) -> int:
+    if degree not in DEGREES:
+        is_power = degree > 0 and degree & (degree - 1) == 0
+        problem = "is larger than 8" if is_power else "is not a power of two"
+        raise PydanticCustomError(
+            "degree",
+            "{degree} {problem}",
+            {"degree": degree, "problem": problem, "remedy": "use 1, 2, 4 or 8"},
+        )
+    return degree
+
+
+Degree = Annotated[
+    int, AfterValidator(_power_of_two), WithJsonSchema({"type": "integer", "enum": list(DEGREES)})
+]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _top_k(num_tokens: int) -> int:
+    if num_tokens == 0:
+        raise PydanticCustomError("top_k", "0 keeps no token", {"remedy": "use -1 to keep all, or 1 or more"})
+    return num_tokens
+
+
+def _degrees_up_to(fields: dict[str, Any]) -> tuple[int, ...]:
+    """The default of `degrees`: every degree that the footprint allows."""
+    return tuple(degree for degree in DEGREES if degree <= fields.get("footprint", 1))
+
+
+class Threshold(Block):
+    """Widen once few requests are left."""
+
+    requests: Positive = Field(
+        default=4, description="Widen when this many requests, or fewer, are still running in the replica."
+    )
+
+
+class SchedulePoint(Block):
+    """One planned switch."""
+
+    tokens: Positive = Field(
+        description="Switch once the longest running response of the stage has this many tokens."
+    )
+    degree: Degree = Field(description="The degree to switch to; one of `spec.rollout.degrees`.")
+
+
+class Policy(Block):
+    """When to switch. Only the section that `name` names may be given."""
+
+    name: Literal["threshold", "schedule"] = Field(
+        default="threshold",
+        description="`threshold`: by the number of running requests. `schedule`: at given token counts.",
+    )
+    threshold: Threshold | None = Field(
+        default=None, description="Settings of the threshold policy; required when `name` is `threshold`."
+    )
+    schedule: Annotated[tuple[SchedulePoint, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="Planned switches, by ascending tokens; required when `name` is `schedule`.",
+    )
+
+
+class Sampling(Block):
+    """How a token is drawn."""
+
+    temperature: float = Field(default=1.0, ge=0, description="Softmax temperature; 0 is greedy.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass that is kept.")
+    top_k: Annotated[int, AfterValidator(_top_k)] = Field(
+        default=-1, ge=-1, description="Number of tokens that are kept; -1 keeps all."
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**31,
+        description="With a seed, each sample's noise follows from it, the step, the prompt and the sample's "
+        "index, so that layouts do not change what is drawn. Without one, draws are not repeatable.",
+    )
+
+
+class Switch(Block):
+    """How a switch is carried out."""
+
+    kv: Literal["migrate", "recompute"] = Field(
+        default="migrate",
+        description="`migrate` moves the KV cache by head slices; `recompute` prefills the token ids again.",
+    )
+    timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Deadline of a switch; past it the old layout resumes.",
+    )
+
+
+class RolloutSpec(Block):
+    """The generation stage."""
+
+    footprint: Degree = Field(
+        description="Ranks of one replica, all on one node; the widest degree. 1, 2, 4 or 8."
+    )
+    degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1)] = Field(
+        default_factory=_degrees_up_to,
+        description="Degrees that the replica can serve in, ascending powers of two. The first is the layout "
+        "in which each stage starts, the last is the footprint. Default: every degree up to the footprint.",
+    )
+    mode: Literal["off", "advise", "enforce"] = Field(
+        default="enforce",
+        description="`off`: never switch. `advise`: decide and log, never act. `enforce`: act. "
+        'Quote "off" where the job goes through kubectl, which reads a bare off as false.',
+    )
+    policy: Policy = Field(
+        default=Policy(threshold=Threshold()), description="When to switch; default: threshold of 4 requests."
+    )
+    samples_per_prompt: Positive = Field(description="Responses generated for each prompt.")
+    response_tokens: Positive = Field(description="Longest response, in tokens; longer ones are cut.")
+    sampling: Sampling = Field(default=Sampling(), description="How a token is drawn.")
+    switch: Switch = Field(default=Switch(), description="How a switch is carried out.")
+    max_running_requests: Positive | None = Field(
+        default=None, description="Most requests that a group decodes at once. Default: by memory."
+    )
+    kv_tokens: Positive | None = Field(
+        default=None,
+        description="Size of a rank's KV arena in tokens at the first degree. Default: by memory.",
+    )
+    port: int | None = Field(
+        default=None,
+        ge=1024,
+        le=65535,
+        description="Port of replica 0's status server; replica k takes port + k. Default: a free one.",
+    )

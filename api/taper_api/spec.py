@@ -1,0 +1,203 @@
+"""`spec` of an RLHFJob: what is trained, on what, how. The rollout has a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from taper_api.block import Block
+from taper_api.rollout_spec import Positive, RolloutSpec
+
+DATA_SUFFIXES = (".parquet", ".jsonl")
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+def _data_file(path: str) -> str:
+    if not path.endswith(DATA_SUFFIXES):
+        raise PydanticCustomError(
+            "data_file",
+            "{path} is neither parquet nor jsonl",
+            {"path": repr(path), "remedy": "name a .parquet or .jsonl file"},
+        )
+    return path
+
+
+def _reward_function(name: str) -> str:
+    file, colon, function = name.rpartition(":")
+    if colon and not (file.endswith(".py") and function.isidentifier()):
+        raise PydanticCustomError(
+            "reward_function",
+            "{name} is neither a built-in reward nor file.py:function",
+            {"name": repr(name), "remedy": "write it like exact-match or rewards/mine.py:score"},
+        )
+    return name
+
+
+DataFile = Annotated[
+    str,
+    AfterValidator(_data_file),
+    WithJsonSchema({"type": "string", "pattern": r"\.(parquet|jsonl)$"}),
+]
+DataFiles = Annotated[tuple[DataFile, ...], Field(strict=False)]
+
+
+class ModelSpec(Block):
+    """The model that is trained."""
+
+    path: NonEmpty = Field(
+        description="A directory in Hugging Face form, relative to the job file, or a Hugging Face id."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="Number format of the rollout's weights and KV cache; `auto`: the checkpoint's.",
+    )
+    trust_remote_code: bool = Field(default=False, description="Run code that comes with the model.")
+
+
+class DataSpec(Block):
+    """Prompts and their reference answers."""
+
+    train: Annotated[DataFiles, Field(min_length=1)] = Field(
+        description="Files of training prompts, .parquet or .jsonl, relative to the job file."
+    )
+    validation: DataFiles = Field(default=(), description="Files of validation prompts, in the same form.")
+    prompt_field: NonEmpty = Field(
+        default="prompt",
+        description="Field of a row that holds the prompt: text, or a list of chat messages.",
+    )
+    answer_field: NonEmpty = Field(
+        default="answer", description="Field of a row that holds the reference answer."
+    )
+    max_prompt_tokens: Positive = Field(default=512, description="Longest prompt allowed, in tokens.")
+    overlong: Literal["error", "filter", "truncate"] = Field(
+        default="error",
+        description="What happens to a longer prompt: refuse the job, leave it out, or cut it.",
+    )
+    shuffle: bool = Field(default=True, description="Draw the prompts in random order.")
+    seed: int = Field(default=1, ge=0, lt=2**31, description="Seed of that order.")
+
+
+class RewardSpec(Block):
+    """How a response is scored."""
+
+    function: Annotated[NonEmpty, AfterValidator(_reward_function)] = Field(
+        description="Name of a built-in reward, or `file.py:function` with the file relative to the job file."
+    )
+    settings: dict[str, JsonValue] = Field(
+        default={}, description="Keyword arguments handed to the reward function."
+    )
+
+    @property
+    def file(self) -> tuple[Path, str] | None:
+        """File and function of a reward of the user's own; None for a built-in one."""
+        file, colon, function = self.function.rpartition(":")
+        return (Path(file), function) if colon else None
+
+
+class AlgorithmSpec(Block):
+    """How the policy learns from its scored responses."""
+
+    name: Literal["grpo", "ppo", "dapo"] = Field(default="grpo", description="The algorithm.")
+    learning_rate: float = Field(default=1e-6, gt=0, description="Learning rate of the actor.")
+    kl_coefficient: float = Field(
+        default=0.0, ge=0, description="Weight of the KL distance from the first model; 0 turns it off."
+    )
+    clip_ratio: float = Field(default=0.2, gt=0, lt=1, description="Clipping range of the policy ratio.")
+    entropy_coefficient: float = Field(default=0.0, ge=0, description="Weight of the entropy bonus.")
+    mini_batch_prompts: Positive | None = Field(
+        default=None, description="Prompts in one optimiser step. Default: the whole batch."
+    )
+    epochs_per_step: Positive = Field(default=1, description="Passes over a batch of responses.")
+
+
+class ValidationSpec(Block):
+    """When the model is scored on the validation prompts."""
+
+    every_steps: Positive | None = Field(default=None, description="Validate after every so many steps.")
+    before: bool = Field(default=False, description="Validate before the first step too.")
+
+
+class CheckpointsSpec(Block):
+    """Where and when the training state is saved."""
+
+    directory: NonEmpty | None = Field(
+        default=None,
+        description="Their directory, relative to the job file. Default: `checkpoints` in the output.",
+    )
+    every_steps: Positive | None = Field(
+        default=None, description="Save after every so many steps. Default: never."
+    )
+    keep: Positive | None = Field(
+        default=None, description="Number of newest checkpoints kept. Default: all."
+    )
+    resume: Literal["auto", "never"] = Field(
+        default="auto", description="`auto` goes on from the newest checkpoint, `never` starts anew."
+    )
+
+
+class TrainingSpec(Block):
+    """How long and on how many ranks."""
+
+    steps: Positive = Field(description="Number of training steps.")
+    batch_prompts: Positive = Field(description="Prompts in one step.")
+    seed: int = Field(default=1, ge=0, lt=2**31, description="Seed of the trainer.")
+    ranks: Positive = Field(
+        description="Trainer ranks on each node: its GPUs, or CPU processes. A multiple of the footprint."
+    )
+    nodes: Positive = Field(default=1, description="Number of nodes.")
+    validation: ValidationSpec = Field(
+        default=ValidationSpec(), description="When the model is scored on the validation prompts."
+    )
+    checkpoints: CheckpointsSpec = Field(
+        default=CheckpointsSpec(), description="Where and when the training state is saved."
+    )
+
+
+class HeadPool(Block):
+    """The pod that drives the job."""
+
+    cpu: NonEmpty = Field(default="4", description="CPUs of the pod, as a Kubernetes quantity.")
+    memory: NonEmpty = Field(default="16Gi", description="Memory of the pod, as a Kubernetes quantity.")
+
+
+class GpuPool(Block):
+    """The pods that train and generate."""
+
+    gpu_type: NonEmpty | None = Field(
+        default=None, description="Value of the node label that names the GPU. Default: any."
+    )
+    gpus_per_node: Positive = Field(description="GPUs of a pod; equals `spec.training.ranks`.")
+    nodes: Positive = Field(default=1, description="Number of pods; equals `spec.training.nodes`.")
+    cpu: NonEmpty = Field(default="16", description="CPUs of a pod, as a Kubernetes quantity.")
+    memory: NonEmpty = Field(default="128Gi", description="Memory of a pod, as a Kubernetes quantity.")
+
+
+class NodePools(Block):
+    """What the job needs of a cluster. `taper run` does not read it."""
+
+    head: HeadPool = Field(default=HeadPool(), description="The pod that drives the job.")
+    gpu: GpuPool = Field(description="The pods that train and generate.")
+
+
+class RLHFJobSpec(Block):
+    """All that a job says about itself."""
+
+    model: ModelSpec = Field(description="The model that is trained.")
+    data: DataSpec = Field(description="Prompts and their reference answers.")
+    reward: RewardSpec = Field(description="How a response is scored.")
+    algorithm: AlgorithmSpec = Field(
+        default=AlgorithmSpec(), description="How the policy learns from its scored responses."
+    )
+    training: TrainingSpec = Field(description="How long and on how many ranks.")
+    rollout: RolloutSpec = Field(description="The generation stage.")
+    verl: dict[NonEmpty, JsonValue] = Field(
+        default={},
+        description="Raw settings of VeRL by dotted name, for what Taper has no field for. They win over "
+        "Taper's own choice, except for the settings that Taper's fields stand for: those are refused here.",
+    )
+    node_pools: NodePools | None = Field(
+        default=None, description="What the job needs of a cluster; read by the operator only."
+    )

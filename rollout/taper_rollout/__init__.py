@@ -1,0 +1,1 @@
+"""`taper run`: training with VeRL on SGLang engines whose layout changes while they decode."""

@@ -1,0 +1,267 @@
+"""The command `taper`.
+
+Exit codes: 0 for a run that was finished, 1 for one that failed, 2 for bad input (also an
+output directory that cannot be written to), 130 for Ctrl-C, 143 for SIGTERM. Heavy
+packages are imported only once the input is known to be good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.metadata
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taper_api import RLHFJob
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+RUNS = Path("runs")
+FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+EXAMPLES = """\
+examples:
+  taper run                                    train the packaged sample; no GPU is needed
+  taper run -f job.yaml --output runs/first    train a job of your own
+  taper run -f job.yaml --dry-run              print the VeRL configuration that it becomes
+  taper run --set spec.training.steps=3        change single fields
+
+With RAY_ADDRESS set, the job runs on that Ray cluster; else Ray is started here and ended again.
+Started again after it was killed, a job goes on from its newest checkpoint in its output directory.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    options = _parser().parse_args(arguments)
+    _set_up_logging(verbose=options.verbose)
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        return _run(options)
+    except BaseException as error:
+        return _explain(error, verbose=options.verbose)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived. Not an `Exception`: nobody on the way may take it for a fault of their own."""
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    raise _Terminated
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="taper",
+        description="Train with VeRL on SGLang, changing the tensor-parallel layout as responses taper off.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"taper {importlib.metadata.version('taper')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    run = commands.add_parser(
+        "run",
+        help="train a job",
+        description="Train a job; without -f, the packaged sample.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("-f", "--file", type=Path, metavar="JOB", help="the job, a YAML file of kind RLHFJob")
+    run.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"directory for metrics, traces, summary and plot (default: {RUNS}/NAME)",
+    )
+    run.add_argument("--dry-run", action="store_true", help="print the VeRL configuration and stop")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="settings",
+        help="set a field of the job, like spec.training.steps=3; may be given many times",
+    )
+    run.add_argument("-v", "--verbose", action="store_true", help="show all logs, and tracebacks of errors")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    job, output = _job_and_output(options)
+    config = _checked_config(job, output)
+    if options.dry_run:
+        from omegaconf import OmegaConf
+
+        sys.stdout.write(OmegaConf.to_yaml(config))
+        return DONE
+    _train(job, output, verbose=options.verbose)
+    return DONE
+
+
+def _job_and_output(options: argparse.Namespace) -> tuple[RLHFJob, Path]:
+    from taper_rollout.job_settings import load_job_with
+
+    file: Path | None = options.file
+    if file is None:
+        output = options.output or RUNS / "sample"
+        file = _sample(output)
+    job = load_job_with(file, options.settings)
+    return job, (options.output or RUNS / job.metadata.name).absolute()
+
+
+def _sample(output: Path) -> Path:
+    """The job file of the packaged sample, made in the output directory."""
+    from taper_rollout.report.files import writing
+    from taper_rollout.sample.make import JOB_FILE, make_sample
+
+    directory = output / "sample"
+    sys.stderr.write(f"the packaged sample is made in {directory}\n")
+    with writing(directory):
+        make_sample(directory)
+    return directory / JOB_FILE
+
+
+def _checked_config(job: RLHFJob, output: Path) -> Any:
+    """VeRL's configuration for the job. Raises `JobError` for what is not there or not supported."""
+    from taper_api import JobError, Problem, check_files
+
+    check_files(job)
+
+    from omegaconf import OmegaConf
+
+    from taper_rollout.facts import gather_facts
+    from taper_rollout.host import HostResources
+    from taper_rollout.support import check_support
+    from taper_rollout.training import compose, verl_overrides
+
+    try:
+        config = compose(verl_overrides(job, host=HostResources.local(), output=output))
+        settings = OmegaConf.to_container(config, resolve=True)
+    except ValueError as error:  # all else of the job is checked by now: what VeRL refuses is raw
+        message = " ".join(str(error).split())
+        raise JobError([Problem(path="spec.verl", message=message)]) from error
+    assert isinstance(settings, Mapping)
+    check_support(gather_facts(settings))
+    return config
+
+
+def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
+    from rich.console import Console
+
+    from taper_rollout.report.progress import ProgressDisplay
+    from taper_rollout.report.recorder import Recorder
+    from taper_rollout.training import run_job
+
+    console = Console()
+    recorder = Recorder(output)
+    training = job.spec.training
+    num_responses = training.batch_prompts * job.spec.rollout.samples_per_prompt
+    with (
+        _summarised(recorder, console),
+        ProgressDisplay(console, num_steps=training.steps, num_responses=num_responses) as display,
+    ):
+
+        def on_events(events: list[dict[str, Any]]) -> None:
+            # Ray has put a handler in place by now that ends the process on the spot.
+            signal.signal(signal.SIGTERM, _on_sigterm)
+            recorder.record(events)
+            display.show(events)
+
+        run_job(job, output, on_events, verbose=verbose)
+
+
+@contextmanager
+def _summarised(recorder: Any, console: Any) -> Iterator[None]:
+    """Ends a run with its summary, however it ends. An output that cannot be written to ends it without."""
+    from taper_rollout.report.files import OutputError
+
+    outcome = "completed"
+    try:
+        yield
+    except BaseException as error:
+        outcome = "interrupted" if _signal_behind(error) else "failed"
+        raise
+    finally:
+        try:
+            _show_summary(recorder, console, outcome)
+        except OutputError:
+            if outcome == "completed":
+                raise
+
+
+def _show_summary(recorder: Any, console: Any, outcome: str) -> None:
+    from taper_rollout.report.table import summary_table, switch_table
+
+    summary = recorder.finish(outcome)
+    for table in (switch_table(summary), summary_table(summary)):
+        if table is not None:
+            console.print(table)
+    console.print(f"written to {recorder.directory}", highlight=False, soft_wrap=True)
+
+
+def _signal_behind(error: BaseException) -> signal.Signals | None:
+    """The signal that ended the run, if one did.
+
+    What a handler raises inside one of Ray's compiled functions arrives as the cause of a
+    `SystemError`. A handler of Ray's exits on SIGTERM.
+    """
+    following: BaseException | None = error
+    while following is not None:
+        if isinstance(following, KeyboardInterrupt):
+            return signal.SIGINT
+        if isinstance(following, _Terminated | SystemExit):
+            return signal.SIGTERM
+        following = following.__cause__ or following.__context__
+    return None
+
+
+def _explain(error: BaseException, *, verbose: bool) -> int:
+    """Say what went wrong, on standard error; the exit code."""
+    match _signal_behind(error):
+        case signal.SIGINT:
+            return _complain("interrupted", INTERRUPTED)
+        case signal.SIGTERM:
+            return _complain("terminated", TERMINATED)
+    if verbose:
+        logging.getLogger(__name__).error("the run ended", exc_info=error)
+    from taper_api import JobError
+    from taper_rollout.report.files import OutputError
+
+    if isinstance(error, JobError | OutputError):
+        return _complain(str(error), BAD_INPUT)
+    if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
+        return _complain(
+            f"--output: {error.filename or 'a file'} cannot be written: {error.strerror}", BAD_INPUT
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return _complain(f"{error}; install taper with the extra [rollout]", BAD_INPUT)
+    from taper_rollout.training_failed import TrainingFailed
+
+    if isinstance(error, TrainingFailed):
+        return _complain(str(error), FAILED)
+    return _complain(f"{type(error).__name__}: {error} (-v shows where)", FAILED)
+
+
+def _complain(text: str, code: int) -> int:
+    for line in text.splitlines():
+        sys.stderr.write(f"taper: {line}\n")
+    return code
+
+
+def _set_up_logging(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.ERROR,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,386 @@
+"""The coordinator of one replica: serves requests, watches the running batch, switches the layout.
+
+One for each VeRL replica, in the replica's server actor. VeRL sees one server; groups,
+layouts and switches are hidden behind `generate`. A *stage* begins with the first request
+after the replica was idle and ends when VeRL takes the replica back (sleep, new weights,
+a new step). The layout returns to the base one when a stage has drained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from taper_policy.rules import Rule, rule_from_settings
+from taper_policy.snapshot import Decision, Snapshot
+from taper_policy.step_times import StepTimes
+from taper_rollout.calibration import calibrate
+from taper_rollout.events import BatchSample, StageProgress, SwitchRecord
+from taper_rollout.generated import Generated, generated
+from taper_rollout.replica_settings import ReplicaSettings, engine_settings
+from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
+from taper_rollout.stage import Stage, prompt_digest, request_seed
+from taper_rollout.status_server import StatusServer
+from taper_rollout.switching.states import Event, State, SwitchProtocol
+
+__all__ = ["Coordinator", "Generated", "ReplicaSettings"]
+
+log = logging.getLogger("taper.coordinator")
+
+POLL_SECONDS = 0.005
+PROGRESS_SECONDS = 0.25
+DRAINED_SECONDS = 0.05
+# VeRL sends a stage's requests one by one; a rule that waits for the tail must not take the start for it.
+ARRIVALS_SETTLED_SECONDS = 0.5
+ATTEMPTS_PER_STAGE = 32
+FAILED_ATTEMPTS_PER_STAGE = 3
+ABORT_TIMEOUT_SECONDS = 60.0
+WEIGHTS_TIMEOUT_SECONDS = 1800.0
+
+
+class Coordinator:
+    """See the module's docstring. All methods are for one asyncio loop."""
+
+    def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
+        self._settings, self._emit = settings, emit
+        self._rule: Rule = rule_from_settings(
+            settings.policy, settings.degrees, path="actor_rollout_ref.rollout.custom.policy"
+        )
+        self._engine = ElasticEngine(engine_settings(settings))
+        self._protocol = SwitchProtocol(timeout_seconds=settings.switch_timeout_seconds)
+        self._step_times = StepTimes()
+        self._step = 0
+        self._stage: Stage | None = None
+        self._outstanding = 0
+        self._last_arrival_at = self._last_end_at = 0.0
+        self._awake = asyncio.Event()
+        self._awake.set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._rejecting = False
+        self._switching = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
+        self._status = StatusServer(self._describe)
+
+    # -- life --------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the engine and the status server, and measure a decode step in each layout."""
+        await self._engine.start()
+        try:
+            await self._status.start(self._settings.host, self._settings.port)
+            if self._settings.calibrate:
+                self._emit(await calibrate(self._engine, self._step_times, self._switch_idle, self._settings))
+            self._watcher = asyncio.create_task(self._watch())
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the ranks; nothing of the replica is left."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._finish_stage()
+        await self._status.close()
+        await self._engine.close()
+
+    def address(self) -> tuple[str, int]:
+        """Host and port where `GET /health` and `GET /state` answer."""
+        return self._status.address
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "healthy": self._engine.fault is None,
+            "fault": self._engine.fault,
+            "replica": self._settings.replica,
+            "degree": self._engine.degree,
+            "state": self._protocol.state.value,
+            "epoch": self._protocol.epoch,
+            "step": self._step,
+            "outstanding": self._outstanding,
+            "asleep": not self._awake.is_set(),
+        }
+
+    # -- requests ----------------------------------------------------------------------
+
+    async def generate(
+        self, *, request_id: str, prompt_ids: list[int], sampling: dict[str, Any], logprobs: bool
+    ) -> Generated:
+        """Serve one request to its end, whatever happens to the layout meanwhile.
+
+        Waits while the replica sleeps; answers "aborted" with nothing while it rejects.
+        Raises EngineDied when the engine is lost.
+        """
+        if self._rejecting:
+            return Generated(
+                token_ids=[], log_probs=[] if logprobs else None, stop_reason="aborted", num_preempted=0
+            )
+        await self._open.wait()
+        await self._awake.wait()
+        stage = self._stage = self._stage or Stage(self._settings.footprint, self._settings.degrees[0])
+        digest = prompt_digest(prompt_ids)
+        sample = stage.next_sample(digest)
+        if self._settings.seed is not None and "sampling_seed" not in sampling:
+            seed = request_seed(self._settings.seed, self._step, digest, sample)
+            sampling = sampling | {"sampling_seed": seed}
+        self._outstanding += 1
+        self._last_arrival_at = time.monotonic()
+        started_at = time.time()
+        output: dict[str, Any] = {}
+        try:
+            output = await self._engine.generate(
+                prompt_ids, sampling, request_id=request_id, logprobs=logprobs
+            )
+        finally:
+            self._outstanding -= 1
+            self._last_end_at = time.monotonic()
+        made = generated(output, logprobs)
+        stage.add_request(
+            engine_id=output["meta_info"]["id"],
+            request_id=request_id,
+            prompt=digest,
+            sample=sample,
+            prompt_tokens=len(prompt_ids),
+            response_tokens=len(made.token_ids),
+            started_at=started_at,
+            finish_reason=made.stop_reason,
+        )
+        return made
+
+    async def abort_all(self, *, reject: bool = False) -> None:
+        """End all live requests with what they have; hold new ones, or reject them, until resumed.
+
+        Also in the middle of a switch: the order follows the requests into the new layout.
+        Raises TimeoutError when a request does not end.
+        """
+        self._open.clear()
+        self._rejecting = reject
+        self._engine.abort_all()
+        deadline = time.monotonic() + ABORT_TIMEOUT_SECONDS
+        while self._outstanding:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._outstanding} requests did not end after an abort")
+            await asyncio.sleep(POLL_SECONDS)
+            self._engine.abort_all()
+        self._finish_stage()
+
+    async def resume_generation(self) -> None:
+        self._rejecting = False
+        self._open.set()
+
+    # -- what VeRL does to a server -----------------------------------------------------
+
+    async def sleep(self, tags: tuple[str, ...] | None = None) -> None:
+        """Release memory: by default weights and KV cache. The replica must have drained."""
+        await self._to_rest()
+        self._awake.clear()
+        await self._engine.command("sleep", tags=list(tags or ("kv_cache", "weights")))
+
+    async def wake_up(self, tags: tuple[str, ...] | None = None) -> None:
+        """Take memory back; requests are served again once the KV cache is there."""
+        chosen = list(tags or ("weights", "kv_cache"))
+        await self._engine.command("wake", tags=chosen)
+        if "kv_cache" in chosen:
+            self._awake.set()
+
+    async def clear_kv_cache(self) -> None:
+        """Drop the prefix caches of all stacks."""
+        async with self._switching:
+            await self._engine.command("flush")
+
+    async def set_global_steps(self, step: int) -> None:
+        """The training step that the next stage belongs to; it begins in the base layout."""
+        if step != self._step:
+            self._finish_stage()
+            await self._narrow_when_drained()
+        self._step = step
+
+    async def update_weights(
+        self, *, source: str, arguments: list[dict[str, Any]], version: int | None
+    ) -> None:
+        """Load new weights in every rank, from what `source` yields there, and drop all prefix caches.
+
+        `source` is "module:function", called in rank r with `arguments[r]`.
+        """
+        await self._to_rest()
+        await self._engine.command(
+            "update_weights",
+            timeout_seconds=WEIGHTS_TIMEOUT_SECONDS,
+            source=source,
+            arguments=arguments,
+            version=version,
+        )
+
+    async def _to_rest(self) -> None:
+        """End the stage and return to the base layout."""
+        if self._outstanding:
+            raise RuntimeError(f"{self._outstanding} requests are still being served: abort them first")
+        self._finish_stage()
+        await self._narrow_when_drained()
+
+    # -- watching ----------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Look at the ranks' records, let the rule decide, tell what happens. Never ends by a fault."""
+        told_at = 0.0
+        while True:
+            await asyncio.sleep(POLL_SECONDS if self._outstanding else 4 * POLL_SECONDS)
+            try:
+                if self._engine.fault:
+                    continue
+                if not self._outstanding:
+                    if time.monotonic() - self._last_end_at > DRAINED_SECONDS:
+                        await self._narrow_when_drained()
+                    continue
+                if self._stage is None:
+                    continue
+                sample = self._observe(self._stage)
+                if time.monotonic() - told_at > PROGRESS_SECONDS:
+                    told_at = time.monotonic()
+                    self._tell_progress(self._stage, sample)
+                decision = self._decide(self._stage, sample)
+                if decision is not None:
+                    await self._act(self._stage, decision)
+            except Exception:
+                log.exception("replica %d: watching failed; the layout stays", self._settings.replica)
+                await asyncio.sleep(1.0)
+
+    def _observe(self, stage: Stage) -> BatchSample:
+        records = [reader.read() for reader in self._engine.records]
+        for reader in self._engine.records[:: self._engine.degree]:
+            for step in reader.new_steps():
+                self._step_times.add(step.degree, step.batch, step.seconds)
+        heads = records[:: self._engine.degree]
+        sample = BatchSample(
+            at=time.time(),
+            running=tuple(r.running for r in heads),
+            waiting=self._outstanding - sum(r.running for r in heads),
+            degree=self._engine.degree,
+        )
+        stage.observe(sample, longest_tokens=max(r.longest_tokens for r in heads))
+        return sample
+
+    def _tell_progress(self, stage: Stage, sample: BatchSample) -> None:
+        self._emit(
+            StageProgress(
+                replica=self._settings.replica,
+                step=self._step,
+                running=sum(sample.running),
+                finished=len(stage.requests),
+                degree=sample.degree,
+                num_ranks=self._settings.footprint,
+            )
+        )
+
+    def _decide(self, stage: Stage, sample: BatchSample) -> Decision | None:
+        if self._settings.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
+            return None
+        if len(stage.switches) >= ATTEMPTS_PER_STAGE:
+            return None
+        now = time.monotonic()
+        return self._rule.decide(
+            Snapshot(
+                at_seconds=now,
+                degree=sample.degree,
+                running=sample.running,
+                waiting=max(0, sample.waiting),
+                finished=len(stage.requests),
+                arrivals_settled=now - self._last_arrival_at > ARRIVALS_SETTLED_SECONDS,
+                longest_decoded_tokens=stage.longest_tokens,
+                total_tokens=sum(request.response_tokens for request in stage.requests),
+                switches_done_in_stage=len(stage.switches),
+            )
+        )
+
+    async def _act(self, stage: Stage, decision: Decision) -> None:
+        if self._settings.mode == "advise":
+            if stage.switches and stage.switches[-1].to_degree == decision.degree:
+                return
+            stage.add_switch(
+                self._record(decision.degree, decision.reason, "advised", time.time(), {}), requests=[]
+            )
+            return
+        await self._switch(stage, decision.degree, decision.reason)
+
+    # -- switching ---------------------------------------------------------------------
+
+    async def _narrow_when_drained(self) -> None:
+        """Back to the base layout, when nothing is served."""
+        base = self._settings.degrees[0]
+        if self._outstanding == 0 and self._engine.degree != base:
+            await self._switch(None, base, "the stage has drained")
+
+    async def _switch_idle(self, degree: int, reason: str) -> None:
+        await self._switch(None, degree, reason)
+
+    async def _switch(self, stage: Stage | None, degree: int, reason: str) -> None:
+        """Switch, and record what became of it. A refused or called-off switch leaves the layout."""
+        async with self._switching:
+            if self._engine.degree == degree:
+                return
+            began_at, from_degree, epoch = time.time(), self._engine.degree, self._protocol.epoch + 1
+            self._apply(Event.PROPOSED, epoch)
+            try:
+                figures = await self._engine.switch(
+                    degree,
+                    kv=self._settings.kv,
+                    epoch=epoch,
+                    deadline_seconds=self._settings.switch_timeout_seconds,
+                )
+            except CommandFailed as refused:
+                self._apply(Event.REFUSED, epoch)
+                self._apply(Event.RESUMED, epoch)
+                log.warning("replica %d: switch to degree %d: %s", self._settings.replica, degree, refused)
+                if stage is not None:
+                    stage.failed_attempts += 1
+                    record = self._record(
+                        degree, f"{reason}; {refused}", "aborted", began_at, {}, from_degree
+                    )
+                    stage.add_switch(record, requests=[])
+                return
+            for event in (Event.ALL_AGREED, Event.PLAN_MATCHED, Event.ALL_DONE, Event.RESUMED):
+                self._apply(event, epoch)
+        if stage is not None:
+            figures |= await self._engine.resumed(deadline_seconds=self._settings.switch_timeout_seconds)
+            stage.add_switch(
+                self._record(degree, reason, "committed", began_at, figures, from_degree),
+                requests=figures["requests"],
+            )
+
+    def _apply(self, event: Event, epoch: int) -> None:
+        self._protocol = self._protocol.apply(event, epoch, time.monotonic())
+        assert event is not Event.RESUMED or self._protocol.state is State.SERVING
+
+    def _record(
+        self,
+        degree: int,
+        reason: str,
+        outcome: str,
+        at: float,
+        figures: dict[str, Any],
+        from_degree: int | None = None,
+    ) -> SwitchRecord:
+        return SwitchRecord(
+            epoch=self._protocol.epoch,
+            at=at,
+            from_degree=from_degree or self._engine.degree,
+            to_degree=degree,
+            kv=self._settings.kv,
+            outcome=outcome,
+            reason=reason,
+            live_requests=figures.get("live_requests", 0),
+            live_tokens=figures.get("live_tokens", 0),
+            moved_bytes=figures.get("moved_bytes", 0),
+            prefilled_tokens=figures.get("prefilled_tokens", 0),
+            pause_seconds=figures.get("pause_seconds", 0.0),
+            parts_seconds=figures.get("parts", {}),
+        )
+
+    def _finish_stage(self) -> None:
+        """Tell the stage's record, with each switch's gain by the true lengths."""
+        stage, self._stage = self._stage, None
+        if stage is not None and stage.requests:
+            self._emit(stage.record(self._settings.replica, self._step, self._step_times.table()))

@@ -1,0 +1,103 @@
+"""What a replica tells the run about a generation stage: plain values, JSON-ready.
+
+A *stage* is one generation phase of one training step on one replica. Times are
+seconds since the Unix epoch (`*_at`) or durations (`*_seconds`). `as_json` gives
+the one dictionary form that traces, metrics and the summary are made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One finished response. `prompt` is a digest of the prompt's token ids; `sample` counts its siblings."""
+
+    request_id: str
+    prompt: str
+    sample: int
+    prompt_tokens: int
+    response_tokens: int
+    started_at: float
+    ended_at: float
+    finish_reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSample:
+    """The running batch of a replica at one moment: requests of each group, and the layout's degree."""
+
+    at: float
+    running: tuple[int, ...]
+    waiting: int
+    degree: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchRecord:
+    """One switch, whatever its outcome (`committed`, `refused`, `aborted`).
+
+    `pause_seconds` is the wall time between the last decode step before the switch
+    and the first after it, re-admission included. `parts_seconds` splits it.
+    `gain_seconds` is `staying_seconds` (what the rest of the stage would have taken
+    in the old layout, by measured step times and the true lengths) minus what it
+    took; None where no step time of the old layout was measured.
+    """
+
+    epoch: int
+    at: float
+    from_degree: int
+    to_degree: int
+    kv: str
+    outcome: str
+    reason: str
+    live_requests: int
+    live_tokens: int
+    moved_bytes: int
+    prefilled_tokens: int
+    pause_seconds: float
+    parts_seconds: dict[str, float]
+    staying_seconds: float | None = None
+    actual_seconds: float | None = None
+    gain_seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """One finished stage of one replica."""
+
+    replica: int
+    step: int
+    num_ranks: int
+    started_at: float
+    ended_at: float
+    idle_rank_seconds: float
+    requests: tuple[RequestRecord, ...]
+    batch: tuple[BatchSample, ...]
+    switches: tuple[SwitchRecord, ...]
+
+    @property
+    def generation_seconds(self) -> float:
+        return self.ended_at - self.started_at
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StageProgress:
+    """A glance at a stage under way, a few times a second."""
+
+    replica: int
+    step: int
+    running: int
+    finished: int
+    degree: int
+    num_ranks: int
+
+
+Event = StageRecord | StageProgress
+
+
+def as_json(event: Any) -> dict[str, Any]:
+    """The dictionary form of an event, with its kind under `kind`."""
+    return {"kind": type(event).__name__, **dataclasses.asdict(event)}

@@ -1,0 +1,105 @@
+"""What a job asks for, gathered before SGLang, VeRL or torch are imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taper_api import JobError, Problem
+from taper_api.rollout_spec import DEGREES
+
+PACKAGES = ("sglang", "verl")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a job asks for, as plain values.
+
+    `model` is the content of the model's config.json, `settings` VeRL's composed
+    configuration as nested mappings, `versions` the installed versions by package.
+    `is_raw` is true where the user writes VeRL's settings and no job: paths then are
+    VeRL's own.
+    """
+
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    footprint: int
+    degrees: tuple[int, ...]
+    ranks_per_node: int
+    is_raw: bool = False
+
+    def setting(self, name: str) -> Any:
+        """A setting of VeRL by its dotted name; None where it is not set."""
+        value: Any = self.settings
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+
+def gather_facts(settings: Mapping[str, Any], *, is_raw: bool = False) -> Facts:
+    """The facts of a run from VeRL's composed configuration (nested plain mappings, resolved).
+
+    Reads the model's config.json, from disk or from the Hugging Face hub's cache, and the
+    versions installed. `JobError` where the model has no config.json that can be read.
+    """
+    facts = Facts(
+        model={},
+        settings=settings,
+        versions=installed_versions(),
+        footprint=1,
+        degrees=(1,),
+        ranks_per_node=1,
+        is_raw=is_raw,
+    )
+    footprint = int(facts.setting("actor_rollout_ref.rollout.tensor_model_parallel_size") or 1)
+    every_degree = tuple(degree for degree in DEGREES if degree <= footprint)
+    degrees = facts.setting("actor_rollout_ref.rollout.custom.degrees") or every_degree
+    return dataclasses.replace(
+        facts,
+        model=model_config(str(facts.setting("actor_rollout_ref.model.path")), is_raw=is_raw),
+        footprint=footprint,
+        degrees=tuple(int(degree) for degree in degrees),
+        ranks_per_node=int(facts.setting("trainer.n_gpus_per_node") or 1),
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Installed versions of the packages that the support matrix pins; one that is missing is left out."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def model_config(path: str, *, is_raw: bool = False) -> dict[str, Any]:
+    """The content of a model's config.json; `path` is a directory or a Hugging Face id."""
+    field = "actor_rollout_ref.model.path" if is_raw else "spec.model.path"
+    try:
+        file = Path(path) / "config.json" if Path(path).is_dir() else _from_hub(path)
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        problem = Problem(
+            path=field,
+            message=f"no config.json can be read for {path} ({reason})",
+            remedy="name a model directory in Hugging Face form, or the id of a model that can be loaded",
+        )
+        raise JobError([problem]) from None
+    if not isinstance(content, dict):
+        raise JobError([Problem(path=field, message=f"the config.json of {path} is not a mapping")])
+    return content
+
+
+def _from_hub(model_id: str) -> Path:
+    # Imported late: a model in a directory needs no hub client.
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(model_id, "config.json"))

@@ -1,0 +1,52 @@
+"""How large a rank's KV arena and its staging are, from the model's shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MAX_DEFAULT_KV_TOKENS = 262_144
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What of a model decides the size of its KV cache."""
+
+    num_kv_heads: int
+    head_dim: int
+    num_layers: int
+    element_bytes: int
+
+    def staging_bytes(self, kv_tokens: int, base_degree: int) -> int:
+        """Staging of a rank that holds `kv_tokens` at the base degree: K and V of one layer, twice."""
+        heads = self.num_kv_heads // base_degree
+        whole = 2 * 2 * (kv_tokens + 1) * heads * self.head_dim * self.element_bytes
+        return -(-whole // 8192) * 8192
+
+
+def read_model_shape(model_path: str, dtype: str) -> ModelShape:
+    """The shape of a local model directory. Raises ValueError where config.json lacks a field."""
+    config = json.loads((Path(model_path) / "config.json").read_text())
+    try:
+        heads = config["num_attention_heads"]
+        return ModelShape(
+            num_kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            num_layers=config["num_hidden_layers"],
+            element_bytes=ELEMENT_BYTES[_dtype(config, dtype)],
+        )
+    except KeyError as missing:
+        raise ValueError(f"{model_path}/config.json: no field {missing}") from None
+
+
+def _dtype(config: dict[str, object], dtype: str) -> str:
+    name = dtype if dtype != "auto" else str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    # SGLang turns float32 checkpoints into float16 under "auto"; staging for the larger is enough.
+    return name.removeprefix("torch.")
+
+
+def default_kv_tokens(max_running_requests: int, context_tokens: int) -> int:
+    """Arena tokens of a rank: room for all requests at full length, within bounds."""
+    return min(max_running_requests * context_tokens, MAX_DEFAULT_KV_TOKENS)

@@ -1,0 +1,48 @@
+"""Writing to a run's output directory, with one clear error for all that can go wrong there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class OutputError(RuntimeError):
+    """The output directory cannot be written to; the text says which file and why."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of its body into an `OutputError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"--output: {path} cannot be written: {reason}") from error
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
+    """Replace a JSON file at once: a reader sees the old content or the new, never a part.
+
+    Raises `OutputError`.
+    """
+    text = json.dumps(content, indent=indent, allow_nan=False)
+    temporary = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `OutputError` if it cannot be read."""
+    with writing(path):
+        return json.loads(path.read_text(encoding="utf-8"))

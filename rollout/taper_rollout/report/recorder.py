@@ -1,0 +1,123 @@
+"""Writes what a run leaves behind in its output directory.
+
+- `metrics.jsonl`: a line a step.
+- `traces/stage-<step>-<replica>.json`: a finished stage, as its `events.StageRecord`; a further
+  stage of the same step (validation) ends in `-2`, `-3`, ...
+- `summary.json` and `stages.png`: at the end, from the files above. `calibration` holds the decode
+  steps that each replica measured when it started.
+
+A run that goes on from a checkpoint continues the files of the run before it: steps that
+are done again replace their old lines and traces.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from taper_rollout.report.files import OutputError, read_json, write_json, writing
+from taper_rollout.report.summary import step_line, summarise
+
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+PLOT_FILE = "stages.png"
+TRACES = "traces"
+
+_logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """The output directory of one run. Raises `OutputError` where it cannot be written to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._metrics = directory / METRICS_FILE
+        self._traces = directory / TRACES
+        self._stages: list[dict[str, Any]] = []
+        self._calibration: dict[int, list[dict[str, Any]]] = {}
+        self._has_steps = self._has_stages = False
+        with writing(directory):
+            self._traces.mkdir(parents=True, exist_ok=True)
+            # A directory that cannot be written to is found now, not after the first step.
+            self._metrics.touch()
+
+    def record(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Write down the stages and steps among the events."""
+        for event in events:
+            if event["kind"] == "StageRecord":
+                self._record_stage({name: value for name, value in event.items() if name != "kind"})
+            elif event["kind"] == "Step":
+                self._record_step(event["step"], event["metrics"])
+            elif event["kind"] == "Calibration":
+                self._calibration[event["replica"]] = event["step_seconds"]
+
+    def finish(self, outcome: str) -> dict[str, Any]:
+        """Write summary and plot; the summary's content. A plot that fails is logged, no more."""
+        stages = [read_json(path) for path in self._trace_files()]
+        summary = summarise(self._lines(), stages, outcome=outcome)
+        summary["calibration"] = self._calibration
+        write_json(self.directory / SUMMARY_FILE, summary, indent=2)
+        if stages:
+            self._plot(stages)
+        return summary
+
+    def _record_stage(self, stage: dict[str, Any]) -> None:
+        if not self._has_stages:
+            self._has_stages = True
+            self._forget_traces(stage["step"])
+        self._stages.append(stage)
+        write_json(self._trace_file(stage["step"], stage["replica"]), stage)
+
+    def _record_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the step's line. The stages since the last line are the step's."""
+        if not self._has_steps:
+            self._has_steps = True
+            self._forget_lines(step)
+        line = json.dumps(step_line(step, metrics, self._stages), allow_nan=False)
+        self._stages.clear()
+        with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _trace_file(self, step: int, replica: int) -> Path:
+        path = self._traces / f"stage-{step:05d}-{replica}.json"
+        number = 1
+        while path.exists():
+            number += 1
+            path = self._traces / f"stage-{step:05d}-{replica}-{number}.json"
+        return path
+
+    def _trace_files(self) -> list[Path]:
+        with writing(self._traces):
+            return sorted(self._traces.glob("stage-*.json"))
+
+    def _lines(self) -> list[dict[str, Any]]:
+        with writing(self._metrics):
+            return [json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+
+    def _forget_traces(self, first_step: int) -> None:
+        for path in self._trace_files():
+            if int(path.name.split("-")[1].removesuffix(".json")) >= first_step:
+                with writing(path):
+                    path.unlink()
+
+    def _forget_lines(self, first_step: int) -> None:
+        kept = [line for line in self._lines() if line["step"] < first_step]
+        partial = self._metrics.with_name(f".{METRICS_FILE}.partial")
+        with writing(self._metrics):
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            partial.replace(self._metrics)
+
+    def _plot(self, stages: list[dict[str, Any]]) -> None:
+        # Imported late: matplotlib takes a second.
+        from taper_rollout.report.plot import plot_stages
+
+        try:
+            with writing(self.directory / PLOT_FILE):
+                plot_stages(stages, self.directory / PLOT_FILE)
+        except OutputError:
+            raise
+        except Exception:
+            _logger.exception("no plot was made")

@@ -1,0 +1,76 @@
+"""The summary of a run, from its step lines and its stages. Pure.
+
+The gain of a switch is measured in its replica's stage: what staying would have taken
+from there on, minus what it took. A switch for which staying could not be priced has
+none, and is left out of the total.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taper_rollout.report.stages import Stage, committed, generation_seconds, length_figures, total
+
+REWARD_METRIC = "critic/score/mean"
+SWITCH_FIELDS = (
+    "step",
+    "replica",
+    "at",
+    "from_degree",
+    "to_degree",
+    "kv",
+    "live_requests",
+    "pause_seconds",
+    "staying_seconds",
+    "actual_seconds",
+    "gain_seconds",
+)
+
+
+def step_line(step: int, metrics: Mapping[str, float], stages: Sequence[Stage]) -> dict[str, Any]:
+    """A line of `metrics.jsonl`: the step's own figures, and VeRL's under `metrics`."""
+    switches = committed(stages)
+    return {
+        "step": step,
+        "reward": finite(metrics.get(REWARD_METRIC)),
+        "generation_seconds": generation_seconds(stages),
+        "switches": len(switches),
+        "pause_seconds": sum(switch["pause_seconds"] for switch in switches),
+        "gain_seconds": total(switch["gain_seconds"] for switch in switches),
+        "idle_rank_seconds": sum(stage["idle_rank_seconds"] for stage in stages),
+        **length_figures(stages),
+        "metrics": {name: finite(value) for name, value in metrics.items()},
+    }
+
+
+def summarise(lines: Sequence[Mapping[str, Any]], stages: Sequence[Stage], *, outcome: str) -> dict[str, Any]:
+    """The content of `summary.json`. `lines` are those of `metrics.jsonl`, by ascending step.
+
+    `gains` has an entry for each switch that took place. Rewards are None where no step was finished.
+    """
+    rewards = [line["reward"] for line in lines if line["reward"] is not None]
+    switches = committed(stages)
+    outcomes = [switch["outcome"] for stage in stages for switch in stage["switches"]]
+    return {
+        "outcome": outcome,
+        "steps": len(lines),
+        "reward_first": rewards[0] if rewards else None,
+        "reward_last": rewards[-1] if rewards else None,
+        "generation_seconds": generation_seconds(stages),
+        "switches": len(switches),
+        "switches_refused": outcomes.count("refused"),
+        "switches_aborted": outcomes.count("aborted"),
+        "steps_with_switches": len({switch["step"] for switch in switches}),
+        "pause_seconds": sum(switch["pause_seconds"] for switch in switches),
+        "gain_seconds": total(switch["gain_seconds"] for switch in switches),
+        "idle_rank_seconds": sum(stage["idle_rank_seconds"] for stage in stages),
+        **length_figures(stages),
+        "gains": [{field: switch[field] for field in SWITCH_FIELDS} for switch in switches],
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None for what JSON has no number for."""
+    return value if value is not None and math.isfinite(value) else None

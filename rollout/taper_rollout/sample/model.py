@@ -1,0 +1,86 @@
+"""Random-weight models of the sample and the tests, made on the spot with a fixed seed.
+
+`CPU` is wide and shallow, so that a decode step is matrix work that two cores can
+share, and small enough that two cores can train it. `TINY` serves tests and the
+learning benchmark, in both architectures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from taper_rollout.sample.tokenizer import VOCABULARY_SIZE, make_tokenizer
+
+Architecture = Literal["qwen3", "llama"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Sizes of a decoder. `initializer_range` is the standard deviation of every weight.
+
+    The logits of an untrained model have a standard deviation of about
+    `initializer_range * sqrt(hidden_size)`: small enough that its tokens are nearly
+    uniform, and the lengths of its answers nearly geometric.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    initializer_range: float
+    max_position_embeddings: int = 2048
+
+
+CPU = ModelShape(
+    hidden_size=2048,
+    num_hidden_layers=2,
+    num_attention_heads=16,
+    num_key_value_heads=4,
+    head_dim=128,
+    intermediate_size=4096,
+    initializer_range=0.005,
+)
+TINY = ModelShape(
+    hidden_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=32,
+    intermediate_size=512,
+    initializer_range=0.02,
+)
+
+
+def make_model(
+    directory: Path, shape: ModelShape, *, architecture: Architecture = "qwen3", seed: int = 1
+) -> None:
+    """Write a float32 model and its tokenizer to `directory` in the Hugging Face form.
+
+    Equal arguments write equal weights. The global random state of torch is left as it was.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = make_tokenizer(directory)
+    config_class, model_class = {
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }[architecture]
+    config = config_class(
+        **dataclasses.asdict(shape),
+        vocab_size=VOCABULARY_SIZE,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config).to(torch.float32)
+    model.save_pretrained(directory)

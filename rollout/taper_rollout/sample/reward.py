@@ -1,0 +1,25 @@
+"""The sample's reward: did the answer consist of as many even digits as were asked for?
+
+The file stands alone, so that it can be copied next to a job and changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+EVEN_DIGITS = frozenset("02468")
+
+
+def even_digits(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+    """Share of even digits in the answer, times the nearness of its length to the number asked for.
+
+    1.0 for exactly `ground_truth` even digits and nothing else. Nearness is the
+    shorter of the two lengths divided by the longer. A random answer gets about
+    0.03, and each even digit more counts, so that an untrained model can start to
+    learn; too long is as bad as too short, so that it does not learn to ramble.
+    """
+    length, wanted = len(solution_str), int(ground_truth)
+    if length == 0:
+        return 0.0
+    num_even = sum(character in EVEN_DIGITS for character in solution_str)
+    return num_even / length * min(length, wanted) / max(length, wanted)

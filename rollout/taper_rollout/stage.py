@@ -1,0 +1,148 @@
+"""One generation stage of a replica, as it happens and as it is told afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import time
+from collections import Counter
+from typing import Any
+
+from taper_policy.counterfactual import staying_seconds
+from taper_policy.step_times import DecodeSeconds
+from taper_rollout.events import BatchSample, RequestRecord, StageRecord, SwitchRecord
+
+
+def prompt_digest(prompt_ids: list[int]) -> str:
+    """A short name for a prompt, equal for equal token ids."""
+    return hashlib.blake2b(repr(prompt_ids).encode(), digest_size=8).hexdigest()
+
+
+def request_seed(seed: int, step: int, prompt: str, sample: int) -> int:
+    """A request's sampling seed: a pure function of the job's seed, step, prompt and sample."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{prompt}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """A switch and where its live requests stood: (engine id, old group, output tokens so far)."""
+
+    record: SwitchRecord
+    live: tuple[tuple[str, int, int], ...]
+
+
+class Stage:
+    """Collects what happens between the first request and the end of a stage."""
+
+    def __init__(self, num_ranks: int, base_degree: int) -> None:
+        self.num_ranks, self.base_degree = num_ranks, base_degree
+        self.started_at = time.time()
+        self.requests: list[RequestRecord] = []
+        self.switches: list[SwitchRecord] = []
+        self.failed_attempts = 0
+        self.longest_tokens = 0
+        self._moments: list[_Moment] = []
+        self._samples: list[BatchSample] = []
+        self._lengths: dict[str, tuple[int, int]] = {}
+        self._siblings: Counter[str] = Counter()
+
+    def next_sample(self, prompt: str) -> int:
+        """The index of this request among those of its prompt."""
+        self._siblings[prompt] += 1
+        return self._siblings[prompt] - 1
+
+    def observe(self, sample: BatchSample, *, longest_tokens: int) -> None:
+        """Keep a sample where something changed."""
+        self.longest_tokens = longest_tokens
+        last = self._samples[-1] if self._samples else None
+        if last is None or (last.running, last.waiting, last.degree) != (
+            sample.running,
+            sample.waiting,
+            sample.degree,
+        ):
+            self._samples.append(sample)
+
+    def add_request(
+        self,
+        *,
+        engine_id: str,
+        request_id: str,
+        prompt: str,
+        sample: int,
+        prompt_tokens: int,
+        response_tokens: int,
+        started_at: float,
+        finish_reason: str,
+    ) -> None:
+        self._lengths[engine_id] = (prompt_tokens, response_tokens)
+        self.requests.append(
+            RequestRecord(
+                request_id=request_id,
+                prompt=prompt,
+                sample=sample,
+                prompt_tokens=prompt_tokens,
+                response_tokens=response_tokens,
+                started_at=started_at,
+                ended_at=time.time(),
+                finish_reason=finish_reason,
+            )
+        )
+
+    def add_switch(self, record: SwitchRecord, *, requests: list[list[Any]]) -> None:
+        """`requests`: [engine id, old group, KV tokens, new group] of each live request at the switch."""
+        self.switches.append(record)
+        self._moments.append(
+            _Moment(record=record, live=tuple((rid, group, tokens) for rid, group, tokens, _ in requests))
+        )
+
+    def record(self, replica: int, step: int, step_times: DecodeSeconds) -> StageRecord:
+        """The finished stage, each switch with its gain over staying by the true lengths."""
+        ended_at = max(request.ended_at for request in self.requests)
+        return StageRecord(
+            replica=replica,
+            step=step,
+            num_ranks=self.num_ranks,
+            started_at=self.started_at,
+            ended_at=ended_at,
+            idle_rank_seconds=self._idle_rank_seconds(ended_at),
+            requests=tuple(self.requests),
+            batch=tuple(self._samples),
+            switches=tuple(self._judge(moment, ended_at, step_times) for moment in self._moments),
+        )
+
+    def _idle_rank_seconds(self, ended_at: float) -> float:
+        total = 0.0
+        for sample, following in itertools.pairwise([*self._samples, None]):
+            assert sample is not None
+            until = following.at if following is not None else ended_at
+            idle_groups = sum(running == 0 for running in sample.running)
+            total += idle_groups * sample.degree * max(0.0, until - sample.at)
+        return total
+
+    def _judge(self, moment: _Moment, ended_at: float, step_times: DecodeSeconds) -> SwitchRecord:
+        """What the rest of the stage took, and would have taken in the old layout.
+
+        Not judged where requests arrived after the switch: how they would have been served
+        in the old layout is not known.
+        """
+        record = moment.record
+        if record.outcome not in ("committed", "advised") or not moment.live:
+            return record
+        if any(request.started_at > record.at for request in self.requests):
+            return record
+        groups: list[list[int]] = [[] for _ in range(self.num_ranks // record.from_degree)]
+        for engine_id, group, kv_tokens in moment.live:
+            prompt_tokens, response_tokens = self._lengths.get(engine_id, (0, 0))
+            # The last sampled token of a live request has no KV yet.
+            made = kv_tokens + 1 - prompt_tokens if kv_tokens else 0
+            groups[group].append(max(0, response_tokens - made))
+        staying = staying_seconds(groups, step_times, record.from_degree)
+        actual = ended_at - record.at
+        return dataclasses.replace(
+            record,
+            staying_seconds=staying,
+            actual_seconds=actual,
+            gain_seconds=None if staying is None else staying - actual,
+        )

@@ -1,0 +1,7 @@
+"""The one error of a run that VeRL, Ray or a replica ended."""
+
+from __future__ import annotations
+
+
+class TrainingFailed(RuntimeError):
+    """A run that did not end well; the text is the first real cause."""

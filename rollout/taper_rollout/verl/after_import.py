@@ -1,0 +1,73 @@
+"""Act on a module right after its first import, without importing it.
+
+VeRL loads its plugins in every process that imports it, also in those that never
+touch a rollout. Registrations therefore wait until VeRL itself imports the module
+that they change: a plain VeRL user pays a dictionary look-up per import.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+Action = Callable[[ModuleType], None]
+
+_logger = logging.getLogger(__name__)
+
+
+class AfterImport(importlib.abc.MetaPathFinder):
+    """A finder that finds nothing itself: it adds an action to what the others find."""
+
+    def __init__(self) -> None:
+        self._actions: dict[str, Action] = {}
+
+    def add(self, name: str, action: Action) -> None:
+        """Run `action(module)` after module `name` is imported, or now if it already is."""
+        module = sys.modules.get(name)
+        # A module that is still executing is in sys.modules too, but has not all of its names yet.
+        if module is not None and not getattr(module.__spec__, "_initializing", False):
+            _run(action, module)
+            return
+        self._actions[name] = action
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec that the other finders find, with the action added; None where there is no action."""
+        action = self._actions.pop(fullname, None)
+        if action is None:
+            return None
+        spec = importlib.util.find_spec(fullname)  # not found by us a second time: the action is popped
+        if spec is not None and spec.loader is not None:
+            spec.loader = _ActingLoader(spec.loader, action)
+        return spec
+
+
+class _ActingLoader(importlib.abc.Loader):
+    def __init__(self, loader: importlib.abc.Loader, action: Action) -> None:
+        self._loader = loader
+        self._action = action
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = self._loader  # resources and source are asked of the real loader
+        self._loader.exec_module(module)
+        _run(self._action, module)
+
+
+def _run(action: Action, module: ModuleType) -> None:
+    """A failed action must not break the import of somebody who uses another rollout; it must be heard of."""
+    try:
+        action(module)
+    except Exception:
+        _logger.exception("Taper could not prepare %s; rollout.name=taper will not work", module.__name__)

@@ -1,0 +1,158 @@
+"""A job's prompts as the parquet rows that VeRL reads (VeRL 0.9.1: `RLHFDataset`, reward managers).
+
+VeRL wants chat messages under `prompt`, a `data_source`, and the reference answer inside
+`reward_model`. A job names one field for the prompt and one for the answer. VeRL itself
+never refuses an overlong prompt: it cuts it, whatever `data.truncation` says. So
+`overlong: error` is decided here, where the row can still be named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from taper_api import JobError, Problem
+
+CountTokens = Callable[[list[dict[str, str]]], int]
+
+
+def verl_row(
+    row: Mapping[str, Any], *, index: int, split: str, prompt_field: str, answer_field: str, data_source: str
+) -> dict[str, Any]:
+    """One VeRL row. Text becomes one user message; chat messages stay as they are.
+
+    Raises `ValueError` with what is wrong with the row.
+    """
+    for field in (prompt_field, answer_field):
+        if row.get(field) is None:
+            present = ", ".join(sorted(row)) or "nothing"
+            raise ValueError(f"has no field {field!r}; it has {present}")
+    return {
+        "data_source": data_source,
+        "prompt": _messages(row[prompt_field], prompt_field),
+        "ability": data_source,
+        "reward_model": {"style": "rule", "ground_truth": _answer_text(row[answer_field])},
+        "extra_info": {"split": split, "index": index},
+    }
+
+
+def _messages(prompt: Any, field: str) -> list[dict[str, str]]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    messages = list(prompt) if isinstance(prompt, Sequence) else []
+    if not messages or not all(
+        isinstance(message, Mapping)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str)
+        for message in messages
+    ):
+        raise ValueError(f"{field!r} is neither text nor a list of messages with the texts role and content")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _answer_text(answer: Any) -> str:
+    """Text as it is; numbers as they are written; all else as JSON. One type, so that files can be joined."""
+    return answer if isinstance(answer, str) else json.dumps(answer, default=str)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a .jsonl or .parquet file. `ValueError` for a file that is not what its name says."""
+    if path.suffix == ".jsonl":
+        yield from _read_jsonl(path)
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"cannot be read as parquet: {error}") from error
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is not a JSON object")
+            yield row
+
+
+def convert(
+    files: Sequence[str],
+    target: Path,
+    *,
+    field: str,
+    split: str,
+    prompt_field: str,
+    answer_field: str,
+    data_source: str,
+    max_prompt_tokens: int,
+    overlong: str,
+    count_tokens: CountTokens,
+) -> int:
+    """Write the rows of all files as one VeRL parquet file; return how many VeRL will keep.
+
+    `field` is the job field that names the files. Raises `JobError` naming the file and
+    row (counted from 1) of the first bad row of each file, or of the first overlong
+    prompt if `overlong` is "error".
+    """
+    rows: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    num_kept = 0
+    for place, name in enumerate(files):
+        path = f"{field}[{place}]"
+        number = 0
+        try:
+            for number, row in enumerate(read_rows(Path(name)), start=1):
+                made = verl_row(
+                    row,
+                    index=len(rows),
+                    split=split,
+                    prompt_field=prompt_field,
+                    answer_field=answer_field,
+                    data_source=data_source,
+                )
+                fits = overlong == "truncate" or count_tokens(made["prompt"]) <= max_prompt_tokens
+                if not fits and overlong == "error":
+                    problems.append(
+                        _overlong(path, name, number, count_tokens(made["prompt"]), max_prompt_tokens)
+                    )
+                    break
+                num_kept += fits
+                rows.append(made)
+        except ValueError as error:
+            problems.append(Problem(path=path, message=f"{name}, row {number}: {error}", remedy=_ROW_REMEDY))
+    if problems:
+        raise JobError(problems)
+    _write(rows, target)
+    return num_kept
+
+
+_ROW_REMEDY = "fix the row, or set spec.data.promptField and spec.data.answerField to the file's fields"
+
+
+def _overlong(path: str, name: str, number: int, num_tokens: int, limit: int) -> Problem:
+    return Problem(
+        path=path,
+        message=f"{name}, row {number}: the prompt has {num_tokens} tokens, more than "
+        f"spec.data.maxPromptTokens = {limit}",
+        remedy="raise maxPromptTokens, or set spec.data.overlong to filter or truncate",
+    )
+
+
+def _write(rows: list[dict[str, Any]], target: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), target)

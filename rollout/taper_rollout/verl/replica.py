@@ -1,0 +1,107 @@
+"""`rollout.name=taper`: one VeRL replica is one footprint of ranks behind one server actor (VeRL 0.9.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from verl.plugin.platform import get_platform
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.config import HFModelConfig
+from verl.workers.rollout.replica import RolloutReplica
+
+from taper_api import JobError
+from taper_rollout.facts import gather_facts
+from taper_rollout.support import check_support
+from taper_rollout.verl.replica_name import replica_name
+from taper_rollout.verl.server import ReplicaServer
+from taper_rollout.verl.settings import default_degrees, replica_settings
+
+
+class TaperReplica(RolloutReplica):
+    """Places the server actor beside its trainer ranks, on one node, and starts it."""
+
+    async def launch_servers(self) -> None:
+        """Fill in VeRL's `servers`, `_server_handle` and `_server_address`.
+
+        Raises `ValueError` for a footprint over more than one node, and what the engine
+        says when it cannot start.
+        """
+        if len(self.workers) != self.world_size:
+            raise ValueError(f"{len(self.workers)} trainer ranks for a footprint of {self.world_size}")
+        places = await asyncio.gather(*[worker.__ray_call__.remote(_place) for worker in self.workers])
+        self._check_support()
+        nodes = {node for node, _, _ in places}
+        if len(nodes) != 1:
+            raise ValueError(
+                f"actor_rollout_ref.rollout.tensor_model_parallel_size: a footprint of {self.world_size} "
+                f"ranks lies on {len(nodes)} nodes; use one that fits on a node"
+            )
+        node, host, _ = places[0]
+        devices = sorted({device for _, _, visible in places for device in visible.split(",") if device})
+        server = self._create_server(node, host, devices)
+        await server.launch.remote()
+        self.servers = [server]
+        self._server_handle = server
+        address, port = await server.get_server_address.remote()
+        self._server_address = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    def _check_support(self) -> None:
+        """`taper run` has checked before Ray started. Here is the check for VeRL's own command."""
+        custom = self.config.custom or {}
+        if custom.get("run") is not None:
+            return
+        degrees = custom.get("degrees") or default_degrees(self.world_size)
+        rollout = dataclasses.asdict(self.config) | {"custom": dict(custom) | {"degrees": degrees}}
+        settings = {
+            "actor_rollout_ref": {"rollout": rollout, "model": self.model_config},
+            "trainer": {"n_gpus_per_node": self.gpus_per_node},
+        }
+        try:
+            check_support(gather_facts(settings, is_raw=True))
+        except JobError as error:
+            raise ValueError(str(error)) from None  # which Ray can carry to the driver
+
+    def _create_server(self, node: str, host: str, devices: list[str]) -> Any:
+        platform = get_platform()
+        model: HFModelConfig = omega_conf_to_dataclass(self.model_config, dataclass_type=HFModelConfig)
+        checkpoint_dtype = str(getattr(model.hf_config, "dtype", None) or "float32").removeprefix("torch.")
+        settings = replica_settings(
+            self.config,
+            model_path=model.local_path,
+            model_dtype=checkpoint_dtype,
+            trust_remote_code=model.trust_remote_code,
+            replica=self.replica_rank,
+            device=platform.device_name,
+            host=host,
+        )
+        custom = self.config.custom or {}
+        environment = dict.fromkeys(platform.ray_noset_envvars(), "1")
+        environment[platform.visible_devices_envvar()] = ",".join(devices)
+        return (
+            ray.remote(ReplicaServer)
+            .options(
+                name=replica_name(self.replica_rank, self.name_suffix),
+                num_cpus=0,
+                max_concurrency=self.max_concurrency,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
+                runtime_env={"env_vars": environment},
+            )
+            .remote(
+                settings,
+                response_length=self.config.response_length,
+                free_cache_engine=self.config.free_cache_engine,
+                run=custom.get("run"),
+                profiles=os.path.join(custom.get("output") or "outputs", "profiles"),
+            )
+        )
+
+
+def _place(_worker: Any) -> tuple[str, str, str]:
+    """Runs in a trainer rank: its node, the node's address, its visible devices."""
+    visible = os.environ.get(get_platform().visible_devices_envvar(), "")
+    return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), visible

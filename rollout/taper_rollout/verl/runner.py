@@ -1,0 +1,25 @@
+"""The Ray actor that runs VeRL's own task runner (VeRL 0.9.1: `trainer/main_ppo.py`).
+
+`main_ppo` cannot be called from the driver: it starts Ray itself and blocks. This actor
+does what its `main` does after Ray is up, and leaves the driver free to listen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Runner:
+    """VeRL's trainer for one job."""
+
+    def run(self, config: Any) -> None:
+        """Train; raises what VeRL raises. `config` is the composed `ppo_trainer` configuration."""
+        from verl.trainer.main_ppo import TaskRunnerV1, auto_set_device, validate_config
+        from verl.trainer.ppo.utils import need_critic, need_reference_policy
+
+        auto_set_device(config)
+        validate_config(
+            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+        )
+        # The class inside Ray's wrapper: this process is the actor already.
+        TaskRunnerV1.__ray_metadata__.modified_class().run(config)

@@ -1,0 +1,53 @@
+"""Tests are told apart by their folder: unit tests, tests of the real engine, the main job end to end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure of a property.
+settings.register_profile("taper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("taper")
+
+FOLDER = Path(__file__).parent
+# In the order in which they run: what fails fast comes first.
+MARKED_FOLDERS = {"engine": FOLDER / "rollout" / "sglang", "e2e": FOLDER / "e2e"}
+# Starting an engine is part of the first test that uses it.
+TIMEOUT_SECONDS = {"engine": 600, "e2e": 900}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by folder, and run the quick ones first."""
+    rank: dict[pytest.Item, int] = {}
+    for item in items:
+        rank[item] = 0
+        for index, (mark, folder) in enumerate(MARKED_FOLDERS.items(), start=1):
+            if item.path.is_relative_to(folder):
+                item.add_marker(mark)
+                if item.get_closest_marker("timeout") is None:
+                    item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS[mark]))
+                rank[item] = index
+    items.sort(key=rank.__getitem__)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep the outcome for `pytest_unconfigure`."""
+    session.config.stash[_OUTCOME] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End at once where engines ran: messaging of one that could not start waits for ever at exit."""
+    outcome = config.stash.get(_OUTCOME, None)
+    if outcome is not None and "sglang" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(outcome)
+
+
+_OUTCOME = pytest.StashKey[int]()

@@ -1,0 +1,171 @@
+"""The main job: VeRL trains on SGLang, which switches in mid-generation; interrupted, it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchdata.stateful_dataloader.sampler import RandomSampler
+
+from taper_api import load_job
+
+pytestmark = pytest.mark.timeout(1500)
+BATCH_PROMPTS = 4
+
+
+@dataclasses.dataclass
+class Story:
+    """What two runs of one job left: the first interrupted in its third step, the second to its end."""
+
+    output: Path
+    checkpoint: int
+    first: list[dict[str, Any]]
+    second: list[dict[str, Any]]
+    first_rows: list[int]
+    second_rows: list[int]
+    exit_codes: tuple[int, int]
+    survivors: list[str]
+    segments_left: set[str]
+    logs: tuple[str, str]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def story(
+    sample: Path, start: Callable[..., Any], shared_memory: Callable[[], set[str]], tmp_path_factory: Any
+) -> Story:
+    directory = tmp_path_factory.mktemp("story")
+    output, probe, rows = directory / "output", directory / "weights.jsonl", directory / "rows.txt"
+    environment = {"WEIGHT_PROBE_FILE": str(probe), "ROW_FILE": str(rows)}
+    before = shared_memory()
+    command = ("taper_rollout.cli", "run", "-f", sample / "job.yaml", "--output", output)
+
+    interrupted = start(*command, **environment)
+    interrupted.wait_until(lambda: len(lines(output / "metrics.jsonl")) >= 2, "second step")
+    os.killpg(interrupted.process.pid, signal.SIGINT)  # as a terminal's Ctrl-C: to all of the group
+    first_code = interrupted.end()
+    survivors = interrupted.survivors()
+    segments_left = shared_memory() - before
+    checkpoint = int((output / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    first, first_rows = lines(probe), [int(line) for line in rows.read_text().split()]
+
+    probe.unlink()
+    rows.unlink()
+    resumed = start(*command, **environment)
+    second_code = resumed.end()
+    survivors += resumed.survivors()
+    segments_left |= shared_memory() - before
+    return Story(
+        output=output,
+        checkpoint=checkpoint,
+        first=first,
+        second=lines(probe),
+        first_rows=first_rows,
+        second_rows=[int(line) for line in rows.read_text().split()],
+        exit_codes=(first_code, second_code),
+        survivors=survivors,
+        segments_left=segments_left,
+        logs=(interrupted.log.read_text(), resumed.log.read_text()),
+    )
+
+
+def test_the_exit_codes_tell_what_happened(story: Story) -> None:
+    assert story.exit_codes == (130, 0), story.logs
+    assert "Traceback" not in "".join(story.logs)
+
+
+def test_nothing_is_left_behind(story: Story) -> None:
+    assert story.survivors == []
+    assert story.segments_left == set()
+
+
+def test_every_step_was_trained_once_in_the_files(story: Story) -> None:
+    summary = json.loads((story.output / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert [line["step"] for line in lines(story.output / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_each_stage_starts_narrow_and_switches(story: Story) -> None:
+    summary = json.loads((story.output / "summary.json").read_text())
+    assert summary["steps_with_switches"] == 4
+    for step in range(1, 5):
+        stage = json.loads((story.output / "traces" / f"stage-{step:05d}-0.json").read_text())
+        assert len(stage["requests"]) == 16
+        assert stage["batch"][0]["degree"] == 1
+        switches = [(s["from_degree"], s["to_degree"], s["outcome"]) for s in stage["switches"]]
+        assert switches == [(1, 2, "committed")]
+
+
+def test_what_was_generated_is_what_the_trainer_would_say(story: Story) -> None:
+    """Log-probs of rollout and trainer agree: fresh weights, right through a switch."""
+    for line in lines(story.output / "metrics.jsonl"):
+        assert line["metrics"]["training/rollout_probs_diff_max"] < 1e-3
+
+
+def test_the_next_step_is_the_one_after_the_checkpoint(story: Story) -> None:
+    assert story.checkpoint >= 2
+    assert [update["version"] for update in story.second if update["rank"] == 0] == list(
+        range(story.checkpoint, 5)
+    )
+
+
+def test_the_data_goes_on_in_the_same_order(story: Story, sample: Path) -> None:
+    job = load_job(sample / "job.yaml")
+    num_rows = 512
+    sampler = RandomSampler(range(num_rows), generator=torch.Generator().manual_seed(job.spec.data.seed))
+    order = list(sampler)
+
+    def rows_of(step: int) -> list[int]:
+        return sorted(order[BATCH_PROMPTS * (step - 1) : BATCH_PROMPTS * step])
+
+    per_step = BATCH_PROMPTS * job.spec.rollout.samples_per_prompt
+    for offset, step in enumerate(range(1, story.checkpoint + 1)):
+        assert sorted(set(story.first_rows[offset * per_step : (offset + 1) * per_step])) == rows_of(step)
+    for offset, step in enumerate(range(story.checkpoint + 1, 5)):
+        assert sorted(set(story.second_rows[offset * per_step : (offset + 1) * per_step])) == rows_of(step)
+
+
+def test_weights_are_bit_equal_to_the_checkpoint(story: Story) -> None:
+    """The first weights that the second run hands over are the last that the first run made from."""
+
+    def weights(updates: list[dict[str, Any]], version: int) -> list[dict[str, str]]:
+        return [update["digests"] for update in updates if update["version"] == version]
+
+    saved, restored = weights(story.first, story.checkpoint), weights(story.second, story.checkpoint)
+    assert len(restored) == 2  # one a rank
+    assert all(digests == restored[0] for digests in restored)
+    assert len(restored[0]) > 10
+    # The interrupt may come between the checkpoint and the hand-over of the same weights.
+    assert all(digests == restored[0] for digests in saved)
+    assert weights(story.first, story.checkpoint - 1)[0] != restored[0]
+    assert digests_of_checkpoint(story.output / "checkpoints", story.checkpoint) == restored[0]
+
+
+def digests_of_checkpoint(directory: Path, step: int) -> dict[str, str]:
+    """The full tensors of a checkpoint, from the two files of its ranks."""
+    actor = directory / f"global_step_{step}" / "actor"
+    shards = [
+        torch.load(actor / f"model_world_size_2_rank_{rank}.pt", weights_only=False) for rank in range(2)
+    ]
+    digests = {}
+    for name, first in shards[0].items():
+        parts = [first._local_tensor, shards[1][name]._local_tensor]
+        is_sharded = parts[0].shape != first.shape
+        tensor = torch.cat(parts) if is_sharded else parts[0]
+        assert is_sharded or torch.equal(*parts)
+        assert tensor.shape == first.shape
+        header = f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode()
+        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        digests[name] = hashlib.sha256(header + data).hexdigest()
+    return digests

@@ -1,0 +1,142 @@
+"""Two other ways to run: VeRL's own command with our rollout, and a Ray cluster that runs already."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from taper_api import load_job
+from taper_rollout.training import HostResources, verl_overrides
+from taper_rollout.verl.preparation import prepare
+from taper_rollout.verl.session import CPU_ENVIRONMENT, RAY_ENVIRONMENT
+
+pytestmark = pytest.mark.timeout(1200)
+GONE_SECONDS = 150
+NUM_RANKS = 2
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> dict[str, str]:
+    """Where the sample's reward and weight probe write."""
+    return {"WEIGHT_PROBE_FILE": str(tmp_path / "weights.jsonl"), "ROW_FILE": str(tmp_path / "rows.txt")}
+
+
+def test_verls_own_command(
+    sample: Path,
+    start: Callable[..., Any],
+    shared_memory: Callable[[], set[str]],
+    tmp_path: Path,
+    notes: dict[str, str],
+) -> None:
+    """`python -m verl.trainer.main_ppo … rollout.name=taper`: no reporter, our settings all by default."""
+    before = shared_memory()
+    job = load_job(sample / "job.yaml")
+    prepare(job, tmp_path)
+    host = HostResources(num_gpus=0, num_cpus=2)
+    own = ("+actor_rollout_ref.rollout.custom=", "trainer.total_training_steps=", "trainer.save_freq=")
+    overrides = [o for o in verl_overrides(job, host=host, output=tmp_path) if not o.startswith(own)]
+    overrides += [
+        "trainer.total_training_steps=1",
+        "trainer.save_freq=-1",
+        "ray_kwargs.ray_init.num_cpus=16",
+        f"+ray_kwargs.ray_init.num_gpus={NUM_RANKS}",
+        "+ray_kwargs.ray_init.include_dashboard=False",
+        f"hydra.run.dir={tmp_path}",
+    ]
+    command = start("verl.trainer.main_ppo", *overrides, **CPU_ENVIRONMENT, **RAY_ENVIRONMENT, **notes)
+    assert command.end() == 0, command.log.read_text()[-4000:]
+    log = command.log.read_text()
+    assert "step:1 " in log
+    difference = float(log.split("training/rollout_probs_diff_max:")[1].split(" ")[0])
+    assert difference < 1e-3
+    assert command.survivors(GONE_SECONDS) == []
+    assert shared_memory() <= before
+
+
+@pytest.fixture
+def cluster(
+    start: Callable[..., Any], tmp_path_factory: Any, notes: dict[str, str]
+) -> Iterator[tuple[Any, str]]:
+    """A Ray cluster of one node that somebody else started, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    directory = tmp_path_factory.mktemp("r")
+    host, port = address.split(":")
+    head = start(
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        f"--node-ip-address={host}",
+        f"--port={port}",
+        f"--num-gpus={NUM_RANKS}",
+        "--num-cpus=16",
+        "--include-dashboard=false",
+        f"--temp-dir={directory}",
+        **RAY_ENVIRONMENT,
+        **notes,
+    )
+    head.wait_until(lambda: "Ray runtime started" in head.log.read_text(), "cluster", seconds=120)
+    yield head, address
+    head.look()
+    head.process.terminate()
+    head.end(60)
+    head.survivors(20)
+
+
+def ranks_of(head: Any) -> list[psutil.Process]:
+    head.look()
+    return [p for p in head.family if p.is_running() and "sglang::scheduler" in " ".join(_command(p))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_a_running_cluster_and_a_rank_that_is_killed(
+    sample: Path, start: Callable[..., Any], cluster: tuple[Any, str], tmp_path: Path
+) -> None:
+    head, address = cluster
+    output = tmp_path / "output"
+    command = start(
+        "taper_rollout.cli",
+        "run",
+        "-f",
+        sample / "job.yaml",
+        "--output",
+        output,
+        "--set",
+        "spec.training.steps=1000",
+        RAY_ADDRESS=address,
+        **RAY_ENVIRONMENT,
+    )
+
+    def has_a_step() -> bool:
+        head.look()
+        metrics = output / "metrics.jsonl"
+        return metrics.exists() and metrics.read_text().count("\n") >= 1
+
+    command.wait_until(has_a_step, "first step")
+    ranks = ranks_of(head)
+    assert len(ranks) == NUM_RANKS
+    os.kill(ranks[-1].pid, signal.SIGKILL)
+    assert command.end(180) == 1
+    log = command.log.read_text()
+    assert "rank" in log
+    assert "Traceback" not in log
+    assert json.loads((output / "summary.json").read_text())["outcome"] == "failed"
+    assert head.process.poll() is None  # the cluster is not ours to end
+    gone = [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]
+    assert gone == []

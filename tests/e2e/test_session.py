@@ -1,0 +1,120 @@
+"""A run's time on Ray without VeRL: who is heard, what is told, and that nothing outlives it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from taper_api import RLHFJob, load_job
+from taper_rollout.training_failed import TrainingFailed
+from taper_rollout.verl import session as session_module
+from taper_rollout.verl.session import Session
+
+Train = Callable[..., list[dict[str, Any]]]
+OnEvents = Callable[[list[dict[str, Any]]], None]
+REWARD_FAILED = "the reward x.py:f failed: KeyError: 'a'"
+# Ray's workers cannot import a test module: what they get of it travels by value.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Posting:
+    """Stands for VeRL's trainer: posts two steps."""
+
+    def run(self, config: dict[str, Any]) -> None:
+        reporter = ray.get_actor(config["run"])
+        for step in (1, 2):
+            ray.get(reporter.post.remote({"kind": "Step", "step": step, "metrics": {}}))
+
+
+class Unborn:
+    """Cannot be started."""
+
+    def __init__(self) -> None:
+        raise OSError("no room for an actor")
+
+    def run(self, config: dict[str, Any]) -> None:
+        """Not reached."""
+
+
+class Raising:
+    """Fails two calls deep, as a fault in a worker does."""
+
+    def run(self, config: dict[str, Any]) -> None:
+        @ray.remote(num_cpus=0)
+        def worker() -> None:
+            raise KeyError("the real cause")
+
+        ray.get(worker.remote())
+
+
+class Reporting:
+    """A reward tells of its failure while VeRL goes on, and would for ever."""
+
+    def run(self, config: dict[str, Any]) -> None:
+        import subprocess
+        import time
+
+        subprocess.Popen(["sleep", "600"])  # a child that Ray does not know
+        reporter = ray.get_actor(config["run"])
+        ray.get(
+            reporter.post.remote({"kind": "Failure", "message": "the reward x.py:f failed: KeyError: 'a'"})
+        )
+        time.sleep(600)
+
+
+@pytest.fixture
+def job(sample: Path) -> RLHFJob:
+    return load_job(sample / "job.yaml")
+
+
+@pytest.fixture
+def train(job: RLHFJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
+    """Runs a stand-in for the trainer; afterwards nothing that was started here may run."""
+    before = set(psutil.Process().children(recursive=True))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def run(runner: type, on_events: OnEvents | None = None) -> list[dict[str, Any]]:
+        monkeypatch.setattr(session_module, "Runner", runner)
+        heard: list[dict[str, Any]] = []
+        with Session.open(job, tmp_path, verbose=False) as session:
+            session.train({"run": session.run_name}, on_events or heard.extend)  # type: ignore[arg-type]
+        return heard
+
+    yield run
+    left = [p for p in set(psutil.Process().children(recursive=True)) - before if p.status() != "zombie"]
+    assert left == []
+    assert not ray.is_initialized()
+    assert list(Path("/tmp").glob(f"taper-ray-{os.getpid()}-*")) == []
+
+
+def test_steps_are_heard_and_logs_kept(train: Train, tmp_path: Path) -> None:
+    assert [event["step"] for event in train(Posting)] == [1, 2]
+    assert list((tmp_path / "logs").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("runner", "cause"), [(Raising, "KeyError: 'the real cause'"), (Unborn, "OSError: no room for an actor")]
+)
+def test_the_innermost_cause_is_told(train: Train, runner: type, cause: str) -> None:
+    with pytest.raises(TrainingFailed, match=f"^{cause}$"):
+        train(runner)
+
+
+def test_a_reported_failure_ends_the_run_and_all_its_children(train: Train) -> None:
+    with pytest.raises(TrainingFailed, match=f"^{REWARD_FAILED}$"):
+        train(Reporting)
+
+
+def test_an_interrupt_between_two_looks_cleans_up(train: Train) -> None:
+    def interrupt(events: list[dict[str, Any]]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Reporting, interrupt)

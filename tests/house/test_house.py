@@ -1,0 +1,102 @@
+"""Guards of the house itself: what a tidy change could break without any other test noticing."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCKS = [ROOT / "env" / "cpu.lock", ROOT / "env" / "gpu.lock"]
+ROOTS = ["api", "operator", "policy", "rollout"]
+SOURCES = [file for root in ROOTS for file in (ROOT / root).rglob("*.py")]
+PINS = ["ray==2.60.0", "sglang==0.5.23", "torch==2.14.1", "transformers==5.19.0", "verl==0.9.1"]
+
+
+@pytest.mark.parametrize("folder", ["api", "operator", "policy", "rollout", "tests", "tests/operator"])
+def test_source_roots_are_no_packages(folder: str) -> None:
+    """A package called `operator` would shadow the standard library's."""
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_locks_hold_the_pins(lock: Path) -> None:
+    lines = lock.read_text().splitlines()
+    assert [pin for pin in PINS if pin not in lines] == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_locks_name_neither_hosts_nor_places(lock: Path) -> None:
+    bad = re.compile(r"://|--index|--extra-index|--find-links|(^|\s)/\w")
+    assert [line for line in lock.read_text().splitlines() if bad.search(line)] == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_locks_hold_every_direct_dependency(lock: Path) -> None:
+    """A dependency added to pyproject.toml without `make locks` would be missed only on a fresh machine."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [name for extra in project["optional-dependencies"].values() for name in extra]
+    wanted = {_normal(name) for name in project["dependencies"] + extras}
+    locked = {_normal(line) for line in lock.read_text().splitlines() if "==" in line}
+    assert wanted <= locked
+
+
+def test_the_cpu_lock_leaves_out_gpu_kernels() -> None:
+    locked = {_normal(line) for line in LOCKS[0].read_text().splitlines() if "==" in line}
+    assert not locked & {"flashinfer-python", "sglang-kernel", "torchaudio"}
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    generate = _module(ROOT / "docs" / "generate.py")
+    for name, content in generate.pages().items():
+        assert (ROOT / "docs" / name).read_text() == content, f"docs/{name} is stale; run: make docs"
+
+
+def _markdown_files() -> list[Path]:
+    return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", _markdown_files(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_two_commands_are_in_the_readme_and_the_makefile() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for command in ("demo", "test"):
+        assert f"make {command}" in readme
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & stat.S_IXUSR
+    assert re.search(r"^exec make .*\btest$", script.read_text(), re.MULTILINE)
+
+
+def test_files_stay_short() -> None:
+    assert [file.name for file in SOURCES if len(file.read_text().splitlines()) > 400] == []
+
+
+def test_there_is_no_drawer_for_everything() -> None:
+    drawers = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
+    assert [file for file in SOURCES if file.name in drawers] == []
+
+
+def _normal(requirement: str) -> str:
+    name = re.split(r"[\[<>=;\s]", requirement, maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _module(file: Path) -> object:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,87 @@
+"""Stages as a replica records them, made up: lengths in decode steps decide everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+STEP_SECONDS = 0.05
+START = 1_700_000_000.0
+
+
+def make_stage(
+    lengths: tuple[int, ...] = (10, 20, 40, 200),
+    *,
+    step: int = 1,
+    replica: int = 0,
+    num_ranks: int = 2,
+    started_at: float = START,
+    switch_at_tokens: int | None = 60,
+    gain_seconds: float | None = 1.5,
+    outcome: str = "committed",
+) -> dict[str, Any]:
+    """A stage in JSON form, whose requests start together and take STEP_SECONDS a token."""
+    longest = max(lengths)
+    is_switched = switch_at_tokens is not None and outcome == "committed"
+    batch = []
+    for token in range(0, longest, 2):
+        running = [sum(length > token for length in lengths[rank::num_ranks]) for rank in range(num_ranks)]
+        is_wide = is_switched and token >= (switch_at_tokens or 0)
+        if is_wide:
+            running = [sum(running)] + [0] * (num_ranks - 1)
+        at = started_at + token * STEP_SECONDS
+        degree = num_ranks if is_wide else 1
+        batch.append({"at": at, "running": running, "waiting": 0, "degree": degree})
+    requests = [
+        {
+            "request_id": f"{step}-{index}",
+            "prompt": "p" * 8,
+            "sample": index,
+            "prompt_tokens": 20,
+            "response_tokens": length,
+            "started_at": started_at,
+            "ended_at": started_at + length * STEP_SECONDS,
+            "finish_reason": "completed",
+        }
+        for index, length in enumerate(lengths)
+    ]
+    switches = []
+    if switch_at_tokens is not None:
+        at = started_at + switch_at_tokens * STEP_SECONDS
+        switches.append(make_switch(at, num_ranks, gain_seconds=gain_seconds, outcome=outcome))
+    return {
+        "kind": "StageRecord",
+        "replica": replica,
+        "step": step,
+        "num_ranks": num_ranks,
+        "started_at": started_at,
+        "ended_at": started_at + longest * STEP_SECONDS,
+        "idle_rank_seconds": 2.0,
+        "requests": requests,
+        "batch": batch,
+        "switches": switches,
+    }
+
+
+def make_switch(at: float, num_ranks: int, *, gain_seconds: float | None, outcome: str) -> dict[str, Any]:
+    return {
+        "epoch": 1,
+        "at": at,
+        "from_degree": 1,
+        "to_degree": num_ranks,
+        "kv": "migrate",
+        "outcome": outcome,
+        "reason": "1 request running",
+        "live_requests": 1,
+        "live_tokens": 60,
+        "moved_bytes": 4096,
+        "prefilled_tokens": 1,
+        "pause_seconds": 0.08,
+        "parts_seconds": {"transfer": 0.02},
+        "staying_seconds": None if gain_seconds is None else 7.0 + gain_seconds,
+        "actual_seconds": 7.0,
+        "gain_seconds": gain_seconds,
+    }
+
+
+def make_step(step: int = 1, reward: float = 0.25, **metrics: float) -> dict[str, Any]:
+    return {"kind": "Step", "step": step, "metrics": {"critic/score/mean": reward, **metrics}}

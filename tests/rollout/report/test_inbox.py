@@ -1,0 +1,51 @@
+import threading
+
+from taper_rollout.report.inbox import Inbox
+
+
+def test_drain_gives_events_in_order_and_once():
+    inbox = Inbox()
+    for step in (1, 2):
+        inbox.post({"kind": "Step", "step": step})
+    assert [event["step"] for event in inbox.drain()] == [1, 2]
+    assert inbox.drain() == []
+
+
+def test_only_the_newest_progress_of_a_replica_waits():
+    inbox = Inbox()
+    for replica, running in ((0, 9), (1, 8), (0, 7)):
+        inbox.post({"kind": "StageProgress", "replica": replica, "running": running})
+    assert [(event["replica"], event["running"]) for event in inbox.drain()] == [(0, 7), (1, 8)]
+
+
+def test_progress_of_a_stage_that_ended_is_not_told_after_its_end():
+    inbox = Inbox()
+    inbox.post({"kind": "StageProgress", "replica": 0})
+    inbox.post({"kind": "StageRecord", "replica": 0})
+    assert [event["kind"] for event in inbox.drain()] == ["StageRecord"]
+
+
+def test_a_full_inbox_loses_the_oldest_and_says_how_many():
+    inbox = Inbox(max_events=3)
+    for step in range(5):
+        inbox.post({"kind": "Step", "step": step})
+    lost, *kept = inbox.drain()
+    assert lost == {"kind": "EventsLost", "count": 2}
+    assert [event["step"] for event in kept] == [2, 3, 4]
+    assert inbox.drain() == []
+
+
+def test_posts_of_many_threads_all_arrive():
+    inbox, drained = Inbox(), []
+
+    def post():
+        for step in range(500):
+            inbox.post({"kind": "Step", "step": step})
+
+    threads = [threading.Thread(target=post) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        drained += inbox.drain()
+    drained += inbox.drain()
+    assert len(drained) == 2000

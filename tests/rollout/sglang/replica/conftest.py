@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Iterator
+from typing import Any
+
+import pytest
+
+from taper_policy.rules import rule_from_settings
+from taper_rollout.coordinator import Coordinator, Generated, ReplicaSettings
+from taper_rollout.events import StageRecord
+
+from ..conftest import MakeModel
+
+Request = dict[str, Any]
+Told = tuple[list[Generated], StageRecord]
+GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+RANDOM: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
+WAIT_SECONDS = 120.0
+
+
+class Replica:
+    """A coordinator on the tests' loop, what it told, and settings that a test may choose."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, settings: ReplicaSettings) -> None:
+        self.loop, self.base, self.events = loop, settings, list[Any]()
+        self.coordinator = Coordinator(settings, self.events.append)
+        self.run(self.coordinator.start())
+        self.step = 0
+
+    def run(self, work: Awaitable[Any], seconds: float = WAIT_SECONDS) -> Any:
+        return self.loop.run_until_complete(asyncio.wait_for(work, seconds))
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings of the running replica: what it was started with, and `changes`."""
+        settings = dataclasses.replace(self.base, **changes)
+        self.coordinator._settings = settings
+        self.coordinator._rule = rule_from_settings(settings.policy, settings.degrees)
+
+    async def generate(self, requests: list[Request], *, logprobs: bool = True) -> list[Generated]:
+        """Serve requests, each a dictionary with `prompt` and sampling parameters."""
+        started = []
+        for index, request in enumerate(requests):
+            sampling = {name: value for name, value in request.items() if name != "prompt"}
+            started.append(
+                self.coordinator.generate(
+                    request_id=f"request-{index}",
+                    prompt_ids=request["prompt"],
+                    sampling=sampling,
+                    logprobs=logprobs,
+                )
+            )
+        return list(await asyncio.gather(*started))
+
+    def stage(self, requests: list[Request], *, step: int | None = None) -> Told:
+        """One stage: the responses, and the record that the stage left."""
+        self.step = self.step + 1 if step is None else step
+
+        async def scenario() -> list[Generated]:
+            await self.coordinator.set_global_steps(self.step)
+            self.events.clear()
+            responses = await self.generate(requests)
+            await self.coordinator.set_global_steps(-1)
+            return responses
+
+        self.run(self.coordinator.set_global_steps(-1))
+        responses = self.run(scenario())
+        [record] = [event for event in self.events if isinstance(event, StageRecord)]
+        return responses, record
+
+    async def at_degree(self, degree: int) -> None:
+        while self.coordinator._engine.degree != degree:
+            await asyncio.sleep(0.01)
+
+    async def quiet(self) -> None:
+        """Return when no rank's record tells of a running request: it is written after the last output."""
+        while any(reader.read().running for reader in self.coordinator._engine.records):
+            await asyncio.sleep(0.002)
+
+    async def decoding(self, tokens: int) -> None:
+        """Return when the longest live response has so many tokens."""
+        while max(r.read().longest_tokens for r in self.coordinator._engine.records) < tokens:
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture(scope="package")
+def llama(loop: asyncio.AbstractEventLoop, model: MakeModel, rank_plugins: str) -> Iterator[Replica]:
+    """Two ranks of Llama that widen when two requests are left."""
+    replica = Replica(
+        loop,
+        ReplicaSettings(
+            model_path=str(model("llama", 1)),
+            dtype="float32",
+            footprint=2,
+            degrees=(1, 2),
+            mode="enforce",
+            policy={"name": "threshold", "threshold": {"requests": 2}},
+            kv="migrate",
+            switch_timeout_seconds=20.0,
+            seed=7,
+            kv_tokens=32768,
+            max_running_requests=64,
+            context_tokens=1024,
+            trust_remote_code=False,
+            device="cpu",
+            replica=3,
+            random_seed=1,
+            host="127.0.0.1",
+        ),
+    )
+    yield replica
+    replica.run(replica.coordinator.close())
+
+
+@pytest.fixture
+def replica(llama: Replica) -> Iterator[Replica]:
+    """The shared replica as it was started, drained and in its base layout."""
+    llama.configure()
+    llama.events.clear()
+    yield llama
+    llama.run(llama.coordinator.resume_generation())
+    llama.run(llama.coordinator.wake_up())
+    llama.run(llama.at_degree(1))
+
+
+def long_tail(sampling: dict[str, Any]) -> list[Request]:
+    """Eight short responses and two long ones; prompts 0 to 4, two samples of each."""
+    lengths = [10, 12, 14, 16, 18, 20, 22, 24, 220, 260]
+    return [
+        sampling | {"prompt": [5 + index // 2, 6, 7, 8], "max_new_tokens": length}
+        for index, length in enumerate(lengths)
+    ]

@@ -1,0 +1,149 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taper_rollout.switching.states import (
+    DEADLINE_SHARES,
+    TRANSITIONS,
+    Event,
+    IllegalTransition,
+    State,
+    SwitchProtocol,
+)
+
+PAIRS = list(itertools.product(State, Event))
+EPOCH = 7
+
+# Written out by hand, and not derived from the table under test.
+EXPECTED = {
+    State.SERVING: {Event.PROPOSED: State.PREPARED},
+    State.PREPARED: {
+        Event.ALL_AGREED: State.QUIESCED,
+        Event.REFUSED: State.ABORTED,
+        Event.FAULT: State.ABORTED,
+        Event.TIMEOUT: State.ABORTED,
+    },
+    State.QUIESCED: {
+        Event.PLAN_MATCHED: State.TRANSFERRING,
+        Event.PLAN_MISMATCHED: State.ABORTED,
+        Event.FAULT: State.ABORTED,
+        Event.TIMEOUT: State.ABORTED,
+    },
+    State.TRANSFERRING: {
+        Event.ALL_DONE: State.COMMITTED,
+        Event.FAULT: State.ABORTED,
+        Event.TIMEOUT: State.ABORTED,
+    },
+    State.COMMITTED: {
+        Event.RESUMED: State.SERVING,
+        Event.FAULT: State.ABORTED,
+        Event.TIMEOUT: State.ABORTED,
+    },
+    State.ABORTED: {
+        Event.RESUMED: State.SERVING,
+        Event.FAULT: State.ABORTED,
+        Event.TIMEOUT: State.ABORTED,
+    },
+}
+
+
+def protocol_in(state: State, *, epoch: int = EPOCH) -> SwitchProtocol:
+    return SwitchProtocol(timeout_seconds=20.0, epoch=epoch, state=state, entered_at=100.0)
+
+
+def epoch_for(event: Event) -> int:
+    """The epoch under which an event is news: a proposal opens the next one."""
+    return EPOCH + 1 if event is Event.PROPOSED else EPOCH
+
+
+@pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda value: value.name)
+def test_every_pair_has_its_outcome(state: State, event: Event) -> None:
+    before = protocol_in(state)
+    after = EXPECTED[state].get(event)
+    if after is not None:
+        assert before.apply(event, epoch_for(event), 101.0) == SwitchProtocol(
+            timeout_seconds=20.0, epoch=epoch_for(event), state=after, entered_at=101.0
+        )
+    elif state is State.SERVING:
+        assert before.apply(event, EPOCH, 101.0) is before, "the epoch is closed: dropped"
+    else:
+        with pytest.raises(IllegalTransition, match=f"{event.value} while {state.value}"):
+            before.apply(event, epoch_for(event), 101.0)
+
+
+@pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda value: value.name)
+def test_a_message_of_an_older_epoch_is_dropped(state: State, event: Event) -> None:
+    before = protocol_in(state)
+    assert before.apply(event, EPOCH - 1, 101.0) is before
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [pair for pair in PAIRS if pair[1] is not Event.PROPOSED],
+    ids=lambda value: value.name,
+)
+def test_a_message_of_an_epoch_never_opened_is_illegal(state: State, event: Event) -> None:
+    with pytest.raises(IllegalTransition, match="epoch 8, which was never proposed"):
+        protocol_in(state).apply(event, EPOCH + 1, 101.0)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.SERVING])
+def test_each_state_has_a_deadline_and_a_way_back(state: State) -> None:
+    assert protocol_in(state).deadline_seconds is not None
+    assert TRANSITIONS[state, Event.FAULT] is State.ABORTED
+    assert TRANSITIONS[state, Event.TIMEOUT] is State.ABORTED
+
+
+def test_serving_is_reached_from_every_state() -> None:
+    reaching = {State.SERVING}
+    for _ in State:
+        reaching |= {before for (before, _), after in TRANSITIONS.items() if after in reaching}
+    assert reaching == set(State)
+
+
+def test_the_way_of_success_keeps_the_switchs_timeout() -> None:
+    way = (State.PREPARED, State.QUIESCED, State.TRANSFERRING, State.COMMITTED)
+    assert sum(DEADLINE_SHARES[state] for state in way) <= 1.0
+
+
+def test_a_state_expires_at_its_deadline() -> None:
+    prepared = protocol_in(State.PREPARED)
+    assert prepared.deadline_seconds == 5.0
+    assert prepared.remaining_seconds(102.0) == 3.0
+    assert not prepared.expired(104.9)
+    assert prepared.expired(105.0)
+    assert prepared.remaining_seconds(200.0) == 0.0
+
+
+def test_each_state_has_its_own_time() -> None:
+    quiesced = protocol_in(State.PREPARED).apply(Event.ALL_AGREED, EPOCH, 104.0)
+    assert quiesced.remaining_seconds(104.0) == 5.0
+
+
+def test_serving_never_expires() -> None:
+    serving = protocol_in(State.SERVING)
+    assert serving.deadline_seconds is None
+    assert serving.remaining_seconds(1e9) is None
+    assert not serving.expired(1e9)
+
+
+@pytest.mark.parametrize("timeout_seconds", [0.0, -1.0, float("nan")])
+def test_a_timeout_must_be_above_zero(timeout_seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"timeout_seconds: .* is not above zero"):
+        SwitchProtocol(timeout_seconds=timeout_seconds)
+
+
+@given(st.lists(st.tuples(st.sampled_from(Event), st.integers(0, 6)), max_size=60))
+def test_under_any_messages_the_epoch_never_falls(messages: list[tuple[Event, int]]) -> None:
+    protocol = SwitchProtocol(timeout_seconds=1.0)
+    for now, (event, epoch) in enumerate(messages):
+        try:
+            after = protocol.apply(event, epoch, float(now))
+        except IllegalTransition:
+            continue
+        if after is not protocol:
+            assert epoch >= protocol.epoch
+            assert (after.epoch > protocol.epoch) == (event is Event.PROPOSED)
+        protocol = after

@@ -1,0 +1,220 @@
+"""The command: exit codes, messages, and what is left behind. The training itself is made up here."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from taper_api import JobError, Problem
+from taper_rollout import cli
+from taper_rollout.training_failed import TrainingFailed
+
+from .report.stage_builder import make_stage, make_step
+
+
+@pytest.fixture
+def job_file(tiny_sample):
+    return tiny_sample("qwen3") / "job.yaml"
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Replaces the training: `training(f)` makes `f(on_events)` the run."""
+
+    def replace(run):
+        monkeypatch.setattr(cli, "_checked_config", lambda job, output: {})
+        monkeypatch.setattr(
+            "taper_rollout.training.run_job", lambda job, output, on_events, *, verbose: run(on_events)
+        )
+
+    return replace
+
+
+def one_step(on_events):
+    on_events([make_stage(), make_step(1, 0.25)])
+
+
+def taper(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from taper_rollout import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'verl', 'sglang', 'ray', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    for arguments in (["--help"], ["run", "--help"], ["--version"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+        )
+        assert "taper" in done.stdout
+    assert (
+        "taper run -f job.yaml --dry-run"
+        in subprocess.run(
+            [sys.executable, "-m", "taper_rollout.cli", "--help"], capture_output=True, text=True, check=True
+        ).stdout
+    )
+
+
+def test_a_run_that_is_finished(training, job_file, tmp_path, capsys):
+    training(one_step)
+    assert taper("run", "-f", job_file, "--output", tmp_path / "out") == 0
+    text = capsys.readouterr().out
+    assert "reward 0.250" in text and "measured gain over staying" in text and "+1.50 s" in text
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["outcome"], summary["steps"], summary["switches"]) == ("completed", 1, 1)
+    assert (tmp_path / "out" / "stages.png").is_file()
+
+
+def test_the_output_is_named_after_the_job(training, job_file, tmp_path, monkeypatch):
+    training(one_step)
+    monkeypatch.chdir(tmp_path)
+    assert taper("run", "-f", job_file, "--set", "metadata.name=other") == 0
+    assert (tmp_path / "runs" / "other" / "metrics.jsonl").is_file()
+
+
+def test_without_a_file_the_sample_is_run(training, tmp_path, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(
+        "taper_rollout.sample.make.make_model", lambda directory, *_, **__: made.append(directory)
+    )
+    training(one_step)
+    assert taper("run", "--output", tmp_path) == 0
+    assert made == [tmp_path / "sample" / "model"]
+    assert "the packaged sample is made in" in capsys.readouterr().err
+
+
+def test_dry_run_prints_verls_configuration_and_writes_no_output(job_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["run", "-f", job_file, "--output", out, "--dry-run", "--set", "spec.training.steps=3"]
+    assert taper(*arguments) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["actor_rollout_ref"]["rollout"]["name"] == "taper"
+    assert config["trainer"]["total_training_steps"] == 3
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("spec.rollout.degrees=[1, 3]", "taper: spec.rollout.degrees[1]: 3 is not a power of two"),
+        ("spec.rollout.colour=red", "taper: spec.rollout.colour: "),
+        ("spec.model.path=./nothing", "taper: spec.model.path: there is no directory"),
+        ("spec.data.train=[no.parquet]", "taper: spec.data.train[0]: there is no file"),
+        ("spec.verl.no.such.setting.there=!x", "taper: --set spec.verl.no.such.setting.there: "),
+        ("spec.verl.trainer.device=${no.such.setting}", "taper: spec.verl: "),
+    ],
+)
+def test_bad_input_is_named_and_exits_with_2(job_file, tmp_path, capsys, monkeypatch, setting, message):
+    monkeypatch.setattr("taper_rollout.training.run_job", lambda *_, **__: pytest.fail("trained"))
+    assert taper("run", "-f", job_file, "--output", tmp_path / "out", "--set", setting) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_ranks_than_kv_heads_are_refused(job_file, tmp_path, capsys):
+    settings = ["--set", "spec.rollout.footprint=8", "--set", "spec.training.ranks=8"]
+    settings += ["--set", "spec.rollout.degrees=[1, 8]"]
+    assert taper("run", "-f", job_file, "--output", tmp_path, *settings) == 2
+    assert (
+        "taper: spec.rollout.footprint: 8 ranks are more than the model's 4 KV heads"
+        in capsys.readouterr().err
+    )
+
+
+def test_each_problem_is_a_line(training, job_file, tmp_path, capsys):
+    def refuse(_):
+        raise JobError([Problem(path="spec.a", message="is bad"), Problem(path="spec.b", message="is worse")])
+
+    training(refuse)
+    assert taper("run", "-f", job_file, "--output", tmp_path) == 2
+    assert capsys.readouterr().err.splitlines() == ["taper: spec.a: is bad", "taper: spec.b: is worse"]
+
+
+def test_a_run_that_fails_says_why_and_keeps_what_was_done(training, job_file, tmp_path, capsys):
+    def fail(on_events):
+        one_step(on_events)
+        raise TrainingFailed("the reward reward.py:f failed: ValueError: no")
+
+    training(fail)
+    assert taper("run", "-f", job_file, "--output", tmp_path) == 1
+    assert capsys.readouterr().err == "taper: the reward reward.py:f failed: ValueError: no\n"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["outcome"], summary["steps"]) == ("failed", 1)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_traceback_only_where_it_is_asked_for(training, job_file, tmp_path, capsys, caplog, verbose):
+    def fail(_):
+        raise ZeroDivisionError("an error of ours")
+
+    training(fail)
+    assert taper("run", "-f", job_file, "--output", tmp_path, *(["-v"] if verbose else [])) == 1
+    assert "ZeroDivisionError: an error of ours" in capsys.readouterr().err
+    assert any(record.exc_info for record in caplog.records) == verbose
+
+
+def test_a_signal_that_ray_turns_into_a_fault_is_still_told_as_one(training, job_file, tmp_path, capsys):
+    def wrapped(_):
+        try:
+            sys.exit(signal.SIGTERM)
+        except SystemExit as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    training(wrapped)
+    assert taper("run", "-f", job_file, "--output", tmp_path) == 143
+    assert capsys.readouterr().err == "taper: terminated\n"
+    assert json.loads((tmp_path / "summary.json").read_text())["outcome"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_in_mid_step_ends_the_run_with_its_summary(
+    training, job_file, tmp_path, capsys, number, code, word
+):
+    def interrupted(on_events):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray does
+        one_step(on_events)
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+        raise AssertionError("the signal did not end the run")
+
+    training(interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    assert taper("run", "-f", job_file, "--output", tmp_path) == code
+    assert capsys.readouterr().err == f"taper: {word}\n"
+    assert json.loads((tmp_path / "summary.json").read_text())["outcome"] == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_output_that_cannot_be_written_to_is_found_before_the_training(
+    training, job_file, tmp_path, capsys
+):
+    training(lambda _: pytest.fail("trained"))
+    (tmp_path / "out").write_text("")
+    assert taper("run", "-f", job_file, "--output", tmp_path / "out") == 2
+    assert "taper: --output: " in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_line(training, job_file, small_disk, capsys):
+    def train(on_events):
+        for step in range(1, 100):
+            on_events([make_stage(step=step), make_step(step)])
+
+    training(train)
+    assert taper("run", "-f", job_file, "--output", small_disk) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "cannot be written: No space left on device" in error

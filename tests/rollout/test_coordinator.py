@@ -1,0 +1,358 @@
+"""The coordinator over an engine in name only: what it does when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from taper_rollout import coordinator as module
+from taper_rollout.coordinator import Coordinator, ReplicaSettings
+from taper_rollout.events import StageRecord
+from taper_rollout.records import RankRecord
+from taper_rollout.sglang.engine import CommandFailed, EngineDied
+
+SETTINGS = ReplicaSettings(
+    model_path="none",
+    dtype="float32",
+    footprint=2,
+    degrees=(1, 2),
+    mode="enforce",
+    policy={"name": "threshold", "threshold": {"requests": 4}},
+    kv="migrate",
+    switch_timeout_seconds=3.0,
+    seed=None,
+    kv_tokens=100,
+    max_running_requests=8,
+    context_tokens=64,
+    trust_remote_code=False,
+    device="cpu",
+    replica=0,
+    random_seed=1,
+    host="127.0.0.1",
+    calibrate=False,
+)
+
+
+class NamedEngine:
+    """Serves requests until a test ends them, and notes orders."""
+
+    def __init__(self, _: Any) -> None:
+        self.degree, self.fault, self.closed = 1, None, False
+        self.orders: list[tuple[str, dict[str, Any]]] = []
+        self.live: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self.sampling: list[dict[str, Any]] = []
+        self.switch_fails: Callable[[], Exception | None] = lambda: None
+        self.epochs: list[int] = []
+        self.aborts_work = True
+        self.records = [SimpleNamespace(read=self._read, new_steps=list) for _ in range(2)]
+
+    def _read(self) -> RankRecord:
+        return RankRecord(
+            at=0.0,
+            epoch=0,
+            degree=self.degree,
+            running=(len(self.live) + 1) // 2 if self.degree == 1 else len(self.live),
+            waiting=0,
+            longest_tokens=10,
+            decoded_tokens_total=0,
+            prefilled_tokens_total=0,
+            finished_total=0,
+            step_seconds=0.0,
+            steps_total=0,
+        )
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def generate(self, prompt: list[int], sampling: dict[str, Any], **options: Any) -> dict[str, Any]:
+        name = str(options["request_id"])
+        self.sampling.append(sampling)
+        self.live[name] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.live[name]
+        finally:
+            del self.live[name]
+
+    def end(self, name: str, reason: str = "stop", tokens: int = 3) -> None:
+        meta = {
+            "id": f"1-{name}",
+            "finish_reason": {"type": reason},
+            "output_token_logprobs": [(-0.5, 1, None)] * (tokens + 1),
+        }
+        self.live[name].set_result({"output_ids": list(range(tokens)), "meta_info": meta})
+
+    def abort_all(self) -> None:
+        for name, future in list(self.live.items()):
+            if self.aborts_work and not future.done():
+                self.end(name, "abort")
+
+    async def command(self, name: str, **arguments: Any) -> list[dict[str, Any]]:
+        self.orders.append((name, arguments))
+        return [{}, {}]
+
+    async def switch(self, degree: int, *, kv: str, epoch: int, deadline_seconds: float) -> dict[str, Any]:
+        self.epochs.append(epoch)
+        await asyncio.sleep(0.01)
+        if error := self.switch_fails():
+            raise error
+        self.degree = degree
+        live = [[f"1-{name}", 0, 5, 0] for name in self.live]
+        return {"requests": live, "live_requests": len(live), "live_tokens": 5 * len(live), "parts": {}}
+
+    async def resumed(self, *, deadline_seconds: float) -> dict[str, Any]:
+        return {"pause_seconds": 0.02, "prefilled_tokens": 1}
+
+
+Scenario = Callable[[Coordinator, NamedEngine, list[Any]], Coroutine[Any, Any, None]]
+Play = Callable[..., None]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Run a scenario with a started coordinator, its engine, and what it tells."""
+    monkeypatch.setattr(module, "ElasticEngine", NamedEngine)
+    monkeypatch.setattr(module, "engine_settings", lambda _: None)
+    monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
+
+    def played(scenario: Scenario, **changes: Any) -> None:
+        async def whole() -> None:
+            told: list[Any] = []
+            coordinator = Coordinator(dataclasses.replace(SETTINGS, **changes), told.append)
+            await coordinator.start()
+            try:
+                await asyncio.wait_for(scenario(coordinator, coordinator._engine, told), 20)
+            finally:
+                await coordinator.close()
+            assert coordinator._engine.closed
+
+        asyncio.run(whole())
+
+    return played
+
+
+def ask(coordinator: Coordinator, name: str, **sampling: Any) -> asyncio.Task[Any]:
+    return asyncio.create_task(
+        coordinator.generate(request_id=name, prompt_ids=[1, 2], sampling=sampling, logprobs=True)
+    )
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def records(told: list[Any]) -> list[StageRecord]:
+    return [event for event in told if isinstance(event, StageRecord)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "stop_reason"),
+    [("stop", "completed"), ("length", "length"), ("abort", "aborted"), ("other", "aborted")],
+)
+def test_a_response_is_what_the_engine_made(play: Play, reason: str, stop_reason: str) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        request = ask(coordinator, "a", temperature=0.5)
+        await until(lambda: engine.live)
+        engine.end("a", reason, tokens=3)
+        response = await request
+        assert (response.token_ids, response.stop_reason) == ([0, 1, 2], stop_reason)
+        assert response.log_probs == [-0.5] * 3
+        assert engine.sampling == [{"temperature": 0.5}]
+
+    play(scenario)
+
+
+def test_seeds_are_derived_unless_a_request_brings_its_own(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        requests = [ask(coordinator, "a"), ask(coordinator, "b"), ask(coordinator, "c", sampling_seed=5)]
+        await until(lambda: len(engine.live) == 3)
+        seeds = [sampling["sampling_seed"] for sampling in engine.sampling]
+        assert len(set(seeds)) == 3
+        assert seeds[2] == 5
+        engine.abort_all()
+        await asyncio.gather(*requests)
+
+    play(scenario, seed=3)
+
+
+def test_a_switch_that_fails_three_times_is_given_up_for_the_stage(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        engine.switch_fails = lambda: CommandFailed("switch: rank 1: not now")
+        request = ask(coordinator, "a")
+        await until(lambda: len(engine.epochs) == 3)
+        await asyncio.sleep(0.2)
+        assert engine.epochs == [1, 2, 3]
+        assert coordinator._describe()["state"] == "serving"
+        engine.end("a")
+        await request
+        await coordinator.set_global_steps(1)
+        [record] = records(told)
+        assert [switch.outcome for switch in record.switches] == ["aborted"] * 3
+        assert all("rank 1: not now" in switch.reason for switch in record.switches)
+        assert all((s.from_degree, s.to_degree, s.gain_seconds) == (1, 2, None) for s in record.switches)
+        engine.switch_fails = lambda: None
+        request = ask(coordinator, "b")
+        await until(lambda: engine.degree == 2)
+        engine.end("b")
+        await request
+
+    play(scenario)
+
+
+def test_a_failed_switch_is_tried_again(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        failures = iter([CommandFailed("not now")])
+        engine.switch_fails = lambda: next(failures, None)
+        request = ask(coordinator, "a")
+        await until(lambda: engine.degree == 2)
+        await asyncio.sleep(0.05)
+        engine.end("a")
+        await request
+        await until(lambda: engine.degree == 1)
+        await coordinator.set_global_steps(1)
+        assert [s.outcome for s in records(told)[0].switches] == ["aborted", "committed"]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("mode", ["off", "advise"])
+def test_only_enforce_switches(play: Play, mode: str) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        request = ask(coordinator, "a")
+        await asyncio.sleep(0.3)
+        engine.end("a")
+        await request
+        assert engine.epochs == []
+
+    play(scenario, mode=mode)
+
+
+def test_watching_goes_on_after_a_fault_of_its_own(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        faults = iter([OSError("torn record")])
+        observe = coordinator._observe
+
+        def observe_or_fail(stage: Any) -> Any:
+            if error := next(faults, None):
+                raise error
+            return observe(stage)
+
+        monkeypatch.setattr(coordinator, "_observe", observe_or_fail)
+        request = ask(coordinator, "a")
+        await until(lambda: engine.degree == 2)
+        engine.end("a")
+        await request
+
+    play(scenario)
+
+
+def test_a_request_that_does_not_end_after_an_abort_is_an_error(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ABORT_TIMEOUT_SECONDS", 0.2)
+
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        engine.aborts_work = False
+        request = ask(coordinator, "a")
+        await until(lambda: engine.live)
+        with pytest.raises(TimeoutError, match="1 requests did not end after an abort"):
+            await coordinator.abort_all()
+        engine.end("a")
+        await request
+
+    play(scenario, mode="off")
+
+
+def test_a_lost_engine_ends_requests_and_is_unhealthy(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        request = ask(coordinator, "a")
+        await until(lambda: engine.live)
+        engine.fault = "rank 1 ended with exit code -9"  # type: ignore[assignment]
+        engine.live["a"].set_exception(EngineDied(engine.fault))
+        with pytest.raises(EngineDied, match="rank 1"):
+            await request
+        host, port = coordinator.address()
+
+        def fetch() -> tuple[int, dict[str, Any]]:
+            try:
+                urllib.request.urlopen(f"http://{host}:{port}/health", timeout=5)
+            except urllib.error.HTTPError as answer:
+                return answer.code, json.load(answer)
+            return 200, {}
+
+        assert await asyncio.to_thread(fetch) == (503, {"healthy": False})
+        assert coordinator._describe()["fault"] == "rank 1 ended with exit code -9"
+        assert coordinator._describe()["outstanding"] == 0
+
+    play(scenario)
+
+
+def test_orders_reach_the_engine(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        await coordinator.clear_kv_cache()
+        await coordinator.sleep()
+        await coordinator.wake_up(("weights",))
+        await coordinator.wake_up(("kv_cache",))
+        await coordinator.update_weights(source="m:f", arguments=[{"r": 0}, {"r": 1}], version=4)
+        given = [(name, {k: v for k, v in a.items() if k != "timeout_seconds"}) for name, a in engine.orders]
+        assert given == [
+            ("flush", {}),
+            ("sleep", {"tags": ["kv_cache", "weights"]}),
+            ("wake", {"tags": ["weights"]}),
+            ("wake", {"tags": ["kv_cache"]}),
+            ("update_weights", {"source": "m:f", "arguments": [{"r": 0}, {"r": 1}], "version": 4}),
+        ]
+
+    play(scenario)
+
+
+def test_new_weights_bring_the_base_layout_back_first(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        request = ask(coordinator, "a")
+        await until(lambda: engine.degree == 2)
+        await asyncio.sleep(0.05)
+        engine.end("a")
+        await request
+        await coordinator.update_weights(source="m:f", arguments=[{}, {}], version=1)
+        assert engine.degree == 1
+        assert len(records(told)) == 1
+
+    play(scenario)
+
+
+def test_a_taken_port_fails_the_start_and_ends_the_engine(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: list[NamedEngine] = []
+
+    def noted(settings: Any) -> NamedEngine:
+        engines.append(NamedEngine(settings))
+        return engines[0]
+
+    monkeypatch.setattr(module, "ElasticEngine", noted)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match="address already in use"):
+            play(lambda *_: asyncio.sleep(0), port=taken.getsockname()[1])
+    assert engines[0].closed
+
+
+def test_a_policy_that_is_none_is_refused_with_its_path() -> None:
+    settings = dataclasses.replace(SETTINGS, policy={"name": "luck"})
+    with pytest.raises(
+        ValueError, match=r"^actor_rollout_ref\.rollout\.custom\.policy\.name: 'luck' is no rule"
+    ):
+        Coordinator(settings, print)

@@ -1,0 +1,157 @@
+"""Progress records: what a rank writes is what readers see, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import time
+
+import pytest
+
+from taper_rollout import records
+from taper_rollout.records import (
+    RECORD_BYTES,
+    RING_STEPS,
+    RankRecord,
+    RecordReader,
+    RecordWriter,
+    Step,
+    check_platform,
+)
+from taper_rollout.segment import Segment
+
+from .sglang_unit.processes import run_ranks
+
+OFFSET = 4096
+
+
+def written(number: int) -> dict[str, float]:
+    """A record whose fields all tell the same number."""
+    names = [
+        field.name for field in dataclasses.fields(RankRecord) if field.name not in ("at", "steps_total")
+    ]
+    return dict.fromkeys(names, number) | {"step_seconds": float(number)}
+
+
+@pytest.fixture
+def ends() -> tuple[RecordWriter, RecordReader, Segment]:
+    segment = Segment.create("taper-test", OFFSET + RECORD_BYTES)
+    return RecordWriter(segment, OFFSET), RecordReader(segment, OFFSET), segment
+
+
+Ends = tuple[RecordWriter, RecordReader, Segment]
+
+
+def test_a_record_reads_as_it_was_written(ends: Ends) -> None:
+    writer, reader, _ = ends
+    fields = {
+        "epoch": 3,
+        "degree": 2,
+        "running": 5,
+        "waiting": 7,
+        "longest_tokens": 11,
+        "decoded_tokens_total": 1 << 40,
+        "prefilled_tokens_total": 13,
+        "finished_total": 17,
+        "step_seconds": 0.25,
+    }
+    before = time.time()
+    writer.write(**fields)
+    record = reader.read()
+    assert {name: getattr(record, name) for name in fields} == fields
+    assert before <= record.at <= time.time()
+    assert record.steps_total == 0
+
+
+def test_a_record_that_was_never_written_is_all_zero(ends: Ends) -> None:
+    assert ends[1].read().running == 0
+    assert ends[1].new_steps() == []
+
+
+def steps(count: int, first: int = 0) -> list[Step]:
+    return [
+        Step(degree=1 + i % 2, batch=i, context_tokens=10 * i, seconds=i / 8)
+        for i in range(first, first + count)
+    ]
+
+
+def test_new_steps_are_told_once_and_in_order(ends: Ends) -> None:
+    writer, reader, _ = ends
+    for step in steps(5):
+        writer.step(step)
+    assert reader.new_steps() == []  # not before the record is written
+    writer.write(**written(1))
+    assert reader.new_steps() == steps(5)
+    assert reader.new_steps() == []
+    for step in steps(3, first=5):
+        writer.step(step)
+    writer.write(**written(2))
+    assert reader.new_steps() == steps(3, first=5)
+
+
+def test_a_reader_that_comes_late_gets_the_last_steps(ends: Ends) -> None:
+    writer, reader, _ = ends
+    for step in steps(3 * RING_STEPS):
+        writer.step(step)
+    writer.write(**written(1))
+    found = reader.new_steps()
+    assert found == steps(3 * RING_STEPS)[-len(found) :]
+    assert RING_STEPS - 16 < len(found) <= RING_STEPS
+
+
+def test_readers_do_not_disturb_each_other(ends: Ends) -> None:
+    writer, reader, segment = ends
+    writer.step(steps(1)[0])
+    writer.write(**written(1))
+    assert len(reader.new_steps()) == 1
+    assert len(RecordReader(segment, OFFSET).new_steps()) == 1
+
+
+def test_a_half_written_record_gives_the_one_before(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, reader, segment = ends
+    writer.write(**written(4))
+    assert reader.read().running == 4
+    struct.pack_into("<Q", segment.memory, OFFSET, 99)
+    assert reader.read().running == 4
+    now = time.monotonic()
+    monkeypatch.setattr(records.time, "monotonic", lambda: now + 2)
+    with pytest.raises(RuntimeError, match="its process died while it wrote"):
+        reader.read()
+    writer.write(**written(5))
+    assert reader.read().running == 5
+
+
+def write_or_read(segment: Segment, rank: int, seconds: float) -> int:
+    """Rank 0 writes as fast as it can; the others look for a record or a step that is not whole."""
+    segment.memory[rank] = 1
+    while segment.memory[:3] != bytes([1, 1, 1]):
+        time.sleep(0.001)
+    deadline, seen = time.monotonic() + seconds, set()
+    writer, reader = RecordWriter(segment, OFFSET), RecordReader(segment, OFFSET)
+    number = 0
+    while time.monotonic() < deadline:
+        if rank == 0:
+            number += 1
+            writer.step(Step(degree=number, batch=number, context_tokens=number, seconds=float(number)))
+            writer.write(**written(number))
+            continue
+        record = reader.read()
+        told = [value for name, value in dataclasses.asdict(record).items() if name != "at"]
+        assert len({float(value) for value in told}) == 1, told
+        for step in reader.new_steps():
+            assert step.degree == step.batch == step.context_tokens == step.seconds, step
+        seen.add(record.running)
+    return number or len(seen)
+
+
+def test_no_reader_ever_sees_a_torn_record() -> None:
+    writes, *reads = run_ranks(write_or_read, 3, OFFSET + RECORD_BYTES, 1.5)
+    assert writes > 1000
+    assert min(reads) > 100
+
+
+def test_a_machine_with_another_memory_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_platform()
+    monkeypatch.setattr(records.platform, "machine", lambda: "aarch64")
+    with pytest.raises(RuntimeError, match=r"this one is aarch64: set rollout\.footprint to 1"):
+        check_platform()
