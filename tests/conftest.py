@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,22 +30,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS[mark]))
                 rank[item] = index
     items.sort(key=rank.__getitem__)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Keep the outcome for `pytest_unconfigure`."""
-    session.config.stash[_OUTCOME] = int(exitstatus)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """End at once where engines ran: messaging of one that could not start waits for ever at exit."""
-    outcome = config.stash.get(_OUTCOME, None)
-    if outcome is not None and "sglang" in sys.modules:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(outcome)
-
-
-_OUTCOME = pytest.StashKey[int]()

@@ -4,7 +4,8 @@ One fixed region a rank in the replica's segment, one writer (the rank), any num
 readers. The head is guarded by a sequence lock: odd while it is being written, and a
 reader that meets a torn or odd head reads again. Each decode step is also put into a
 ring of the last `RING_STEPS` steps, so that a reader that looks every few milliseconds
-misses none.
+misses none. A step's own number is written before the rest of it, so that a reader finds
+by a second look that a step was overwritten while it read.
 
 Costs about 2 microseconds a write. The sequence lock relies on stores becoming visible
 in program order, which x86-64 guarantees; `check_platform` refuses other machines.
@@ -146,8 +147,9 @@ class RecordReader:
         steps = []
         for index in range(first, total + 1):
             slot = self._offset + _HEAD_BYTES + (index % RING_STEPS) * 64
-            found, degree, batch, context_tokens, seconds = _STEP.unpack_from(self._memory, slot)
-            if found == index:
+            found = _STEP.unpack_from(self._memory, slot)
+            if found[0] == index and found == _STEP.unpack_from(self._memory, slot):
+                _, degree, batch, context_tokens, seconds = found
                 steps.append(Step(degree=degree, batch=batch, context_tokens=context_tokens, seconds=seconds))
         self._seen_steps = total
         return steps

@@ -99,6 +99,31 @@ def test_a_reader_that_comes_late_gets_the_last_steps(ends: Ends) -> None:
     assert RING_STEPS - 16 < len(found) <= RING_STEPS
 
 
+def test_a_step_overwritten_while_it_is_read_is_left_out(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, reader, _ = ends
+    for step in steps(2):
+        writer.step(step)
+    writer.write(**written(1))
+    layout, calls = records._STEP, []
+
+    class Interrupted:
+        """The layout of a step, read by one who loses the core between its number and the rest."""
+
+        def unpack_from(self, memory: memoryview, slot: int) -> tuple[object, ...]:
+            calls.append(slot)
+            before = layout.unpack_from(memory, slot)
+            if len(calls) == 1:
+                for step in steps(RING_STEPS, first=2):
+                    writer.step(step)
+                return (before[0], *layout.unpack_from(memory, slot)[1:])
+            return before
+
+        pack_into = layout.pack_into
+
+    monkeypatch.setattr(records, "_STEP", Interrupted())
+    assert reader.new_steps() == []
+
+
 def test_readers_do_not_disturb_each_other(ends: Ends) -> None:
     writer, reader, segment = ends
     writer.step(steps(1)[0])
