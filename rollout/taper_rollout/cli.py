@@ -13,7 +13,7 @@ import importlib.metadata
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,8 +94,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from taper_rollout.training import check_job
+
     job, output = _job_and_output(options)
-    config = _checked_config(job, output)
+    config = check_job(job, output)  # before anything is written to the output directory
     if options.dry_run:
         from omegaconf import OmegaConf
 
@@ -126,30 +128,6 @@ def _sample(output: Path) -> Path:
     with writing(directory):
         make_sample(directory)
     return directory / JOB_FILE
-
-
-def _checked_config(job: RLHFJob, output: Path) -> Any:
-    """VeRL's configuration for the job. Raises `JobError` for what is not there or not supported."""
-    from taper_api import JobError, Problem, check_files
-
-    check_files(job)
-
-    from omegaconf import OmegaConf
-
-    from taper_rollout.facts import gather_facts
-    from taper_rollout.host import HostResources
-    from taper_rollout.support import check_support
-    from taper_rollout.training import compose, verl_overrides
-
-    try:
-        config = compose(verl_overrides(job, host=HostResources.local(), output=output))
-        settings = OmegaConf.to_container(config, resolve=True)
-    except ValueError as error:  # all else of the job is checked by now: what VeRL refuses is raw
-        message = " ".join(str(error).split())
-        raise JobError([Problem(path="spec.verl", message=message)]) from error
-    assert isinstance(settings, Mapping)
-    check_support(gather_facts(settings))
-    return config
 
 
 def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:

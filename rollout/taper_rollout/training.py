@@ -257,9 +257,10 @@ def check_job(job: RLHFJob, output: Path) -> DictConfig:
     check_files(job)
     try:
         config = compose(verl_overrides(job, host=HostResources.local(), output=output))
-    except ValueError as error:
-        raise JobError([Problem(path="spec.verl", message=str(error))]) from error
-    settings: Any = OmegaConf.to_container(config, resolve=True)
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+    except ValueError as error:  # all else of the job is checked by now: what VeRL refuses is raw
+        message = " ".join(str(error).split())
+        raise JobError([Problem(path="spec.verl", message=message)]) from error
     check_support(gather_facts(settings))
     return config
 

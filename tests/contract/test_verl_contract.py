@@ -290,6 +290,6 @@ def test_the_fake_coordinator_of_the_server_test_is_the_real_ones_twin() -> None
             trust_remote_code=False,
             replica=0,
             device="cpu",
-            host="127.0.0.1",
+            node_address="10.1.2.3",
         )
     )

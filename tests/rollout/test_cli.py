@@ -27,7 +27,7 @@ def training(monkeypatch):
     """Replaces the training: `training(f)` makes `f(on_events)` the run."""
 
     def replace(run):
-        monkeypatch.setattr(cli, "_checked_config", lambda job, output: {})
+        monkeypatch.setattr("taper_rollout.training.check_job", lambda job, output: {})
         monkeypatch.setattr(
             "taper_rollout.training.run_job", lambda job, output, on_events, *, verbose: run(on_events)
         )

@@ -1,8 +1,11 @@
-"""Two things that sampling must keep over a switch: penalties, and seeds of requests.
+"""What sampling must keep over a switch: penalties, their order, and seeds of requests.
 
 SGLang (0.5.23) rebuilds a batch's sampling state when a request is re-admitted, but
 counts only tokens from then on (`sampling/penaltylib/*.py`, `_prepare`): penalties and
-`min_new_tokens` would start anew. Here the tokens that exist are counted again.
+`min_new_tokens` would start anew. Here the tokens that exist are counted again. SGLang
+also applies the penalties in the order of a set of classes, which differs from process to
+process: logits of a request with several would depend on the rank. Here they are added
+first and scaled then, as in SGLang's overlap mode.
 
 And it honours a request's `sampling_seed` only under deterministic inference, which
 refuses CPU attention and turns the prefix cache off; the sampler itself needs just the
@@ -63,8 +66,17 @@ def _adjust(self: Any, batch: Any, vocab_size: int) -> None:
         self.sampling_seed = torch.tensor(seeds, dtype=torch.int64, device=batch.device)
     elif any(seed is not None for seed in seeds):
         raise ValueError("sampling_seed: either all requests of a replica carry a seed, or none does")
+    _order(self.penalizer_orchestrator)
     if self.penalizer_orchestrator.is_required:
         _recount(self.penalizer_orchestrator, batch)
+
+
+def _order(orchestrator: Any) -> None:
+    """Also where no penalty is asked for yet: a batch keeps its order when others are merged into it."""
+    in_order = sorted(
+        orchestrator.penalizers.items(), key=lambda item: (item[1].is_multiplicative, type(item[1]).__name__)
+    )
+    orchestrator.penalizers = dict(in_order)
 
 
 def _recount(orchestrator: Any, batch: Any) -> None:

@@ -41,9 +41,9 @@ class TaperReplica(RolloutReplica):
                 f"actor_rollout_ref.rollout.tensor_model_parallel_size: a footprint of {self.world_size} "
                 f"ranks lies on {len(nodes)} nodes; use one that fits on a node"
             )
-        node, host, _ = places[0]
+        node, node_address, _ = places[0]
         devices = sorted({device for _, _, visible in places for device in visible.split(",") if device})
-        server = self._create_server(node, host, devices)
+        server = self._create_server(node, node_address, devices)
         await server.launch.remote()
         self.servers = [server]
         self._server_handle = server
@@ -66,7 +66,7 @@ class TaperReplica(RolloutReplica):
         except JobError as error:
             raise ValueError(str(error)) from None  # which Ray can carry to the driver
 
-    def _create_server(self, node: str, host: str, devices: list[str]) -> Any:
+    def _create_server(self, node: str, node_address: str, devices: list[str]) -> Any:
         platform = get_platform()
         model: HFModelConfig = omega_conf_to_dataclass(self.model_config, dataclass_type=HFModelConfig)
         checkpoint_dtype = str(getattr(model.hf_config, "dtype", None) or "float32").removeprefix("torch.")
@@ -77,7 +77,7 @@ class TaperReplica(RolloutReplica):
             trust_remote_code=model.trust_remote_code,
             replica=self.replica_rank,
             device=platform.device_name,
-            host=host,
+            node_address=node_address,
         )
         custom = self.config.custom or {}
         environment = dict.fromkeys(platform.ray_noset_envvars(), "1")

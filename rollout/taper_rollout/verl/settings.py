@@ -6,6 +6,7 @@ so that `rollout.name=taper` alone works: every degree up to the footprint, thre
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ CUSTOM_KEYS = frozenset(
         "max_running_requests",
         "run",
         "output",
+        "host",
         "port",
     }
 )
@@ -40,12 +42,13 @@ def replica_settings(
     trust_remote_code: bool,
     replica: int,
     device: str,
-    host: str,
+    node_address: str,
 ) -> dict[str, Any]:
     """The fields of replica `replica`'s `ReplicaSettings` from a VeRL `RolloutConfig`.
 
     Plain values: they are made in the trainer's process, which need not import the engine.
-    `model_dtype` is the checkpoint's, for `rollout.dtype=auto`. Raises `ValueError` naming
+    `model_dtype` is the checkpoint's, for `rollout.dtype=auto`. The status server listens on
+    loopback unless `custom.host` names an address, or `node` for `node_address`. Raises `ValueError` naming
     the setting for what Taper does not know or does not serve.
     """
     custom: Mapping[str, Any] = rollout.custom or {}
@@ -76,10 +79,15 @@ def replica_settings(
         "device": device,
         "replica": replica,
         "random_seed": int(rollout.seed),
-        "host": host,
+        "host": node_address if custom.get("host") == "node" else custom.get("host") or _loopback(replica),
         "port": int(custom["port"]) + replica if custom.get("port") else 0,
         "log_level": "error",
     }
+
+
+def _loopback(replica: int) -> str:
+    """A replica's own loopback address: VeRL tells servers apart by address, and nodes may agree in ports."""
+    return str(ipaddress.IPv4Address("127.0.0.1") + replica)
 
 
 def engine_sampling(

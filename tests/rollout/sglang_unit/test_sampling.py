@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sglang.srt.sampling import penaltylib
+from sglang.srt.sampling.sampling_params import SamplingParams
 
 from taper_rollout.sglang import sampling
 
@@ -87,7 +90,7 @@ def test_a_batch_with_and_without_seeds_is_refused() -> None:
 
 def recounted(name: str, **fields: torch.Tensor) -> Any:
     """A penalizer of two requests, of which the second has made tokens 3, 7 and 3."""
-    penalizer = type(name, (), {"is_prepared": lambda self: True})()
+    penalizer = type(name, (), {"is_prepared": lambda self: True, "is_multiplicative": False})()
     for field, value in fields.items():
         setattr(penalizer, field, value)
     orchestrator = SimpleNamespace(is_required=True, penalizers={object: penalizer})
@@ -136,3 +139,27 @@ def test_a_minimum_counts_all_tokens() -> None:
 def test_an_unknown_penalizer_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="BatchedMoodPenalizer is not known to survive a switch"):
         recounted("BatchedMoodPenalizer")
+
+
+def test_penalties_apply_in_one_order_whatever_the_process() -> None:
+    """SGLang keeps them in a set of classes, whose order changes from process to process."""
+
+    class Batch(SimpleNamespace):
+        """Can be referred to weakly."""
+
+    asked = SamplingParams(frequency_penalty=0.5, presence_penalty=0.25, repetition_penalty=1.5)
+    batch = Batch(device="cpu", reqs=[SimpleNamespace(sampling_params=asked, output_ids=[VOCABULARY - 1])])
+    classes = [
+        penaltylib.BatchedRepetitionPenalizer,
+        penaltylib.BatchedFrequencyPenalizer,
+        penaltylib.BatchedPresencePenalizer,
+    ]
+    results = set()
+    for order in itertools.permutations(classes):
+        orchestrator = penaltylib.BatchedPenalizerOrchestrator(VOCABULARY, batch, order)
+        sampling._adjust(SimpleNamespace(penalizer_orchestrator=orchestrator), batch, VOCABULARY)
+        logits = torch.linspace(-3, 3, VOCABULARY).unsqueeze(0)
+        with torch.compiler.set_stance("force_eager"):
+            orchestrator.apply(logits)
+        results.add(tuple(logits[0].tolist()))
+    assert len(results) == 1

@@ -30,7 +30,7 @@ def settings_of(**rollout: Any) -> Any:
         trust_remote_code=False,
         replica=1,
         device="cpu",
-        host="127.0.0.1",
+        node_address="10.1.2.3",
     )
     return SimpleNamespace(**fields)
 
@@ -56,8 +56,16 @@ def test_what_is_given_holds() -> None:
     assert (settings.dtype, settings.context_tokens) == ("float32", 100)
 
 
+@pytest.mark.parametrize(
+    ("host", "listens_on"), [(None, "127.0.0.2"), ("node", "10.1.2.3"), ("0.0.0.0", "0.0.0.0")]
+)
+def test_the_status_server_listens_on_loopback_unless_told(host: str | None, listens_on: str) -> None:
+    """Each replica on its own address: VeRL tells servers apart by it, nodes may agree in ports."""
+    assert settings_of(custom={"host": host}).host == listens_on
+
+
 def test_an_unknown_setting_is_named() -> None:
-    with pytest.raises(ValueError, match=r"custom\.degree: unknown setting; use one of degrees, kv"):
+    with pytest.raises(ValueError, match=r"custom\.degree: unknown setting; use one of degrees, host, kv"):
         settings_of(custom={"degree": [1]})
 
 
