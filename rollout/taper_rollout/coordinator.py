@@ -80,10 +80,11 @@ class Coordinator:
             raise
 
     async def close(self) -> None:
-        """End the ranks; nothing of the replica is left."""
+        """End the ranks; nothing of the replica is left. A stage that is broken off is not told."""
         if self._watcher is not None:
             self._watcher.cancel()
-        self._finish_stage()
+        if not self._outstanding:
+            self._finish_stage()
         await self._status.close()
         await self._engine.close()
 

@@ -109,8 +109,9 @@ def test_each_stage_starts_narrow_and_switches(story: Story) -> None:
 
 def test_what_was_generated_is_what_the_trainer_would_say(story: Story) -> None:
     """Log-probs of rollout and trainer agree: fresh weights, right through a switch."""
-    for line in lines(story.output / "metrics.jsonl"):
-        assert line["metrics"]["training/rollout_probs_diff_max"] < 1e-3
+    told = [line["metrics"] for line in lines(story.output / "metrics.jsonl") if line["metrics"]]
+    assert len(told) >= 3  # the interrupt may come between a step's checkpoint and its metrics
+    assert all(metrics["training/rollout_probs_diff_max"] < 1e-3 for metrics in told)
 
 
 def test_the_next_step_is_the_one_after_the_checkpoint(story: Story) -> None:

@@ -15,6 +15,7 @@ import ray
 from taper_api import RLHFJob, load_job
 from taper_rollout.training_failed import TrainingFailed
 from taper_rollout.verl import session as session_module
+from taper_rollout.verl.replica_name import PREFIX
 from taper_rollout.verl.session import Session
 
 Train = Callable[..., list[dict[str, Any]]]
@@ -69,6 +70,28 @@ class Reporting:
         time.sleep(600)
 
 
+class Closing:
+    """Stands for a replica, which tells of its stage when it is closed."""
+
+    def __init__(self, run: str) -> None:
+        self._reporter = ray.get_actor(run)
+
+    def close(self) -> None:
+        ray.get(self._reporter.post.remote({"kind": "StageRecord", "replica": 0}))
+
+
+class Starting:
+    """Starts a replica, tells of it, and trains for ever."""
+
+    def run(self, config: dict[str, Any]) -> None:
+        import time
+
+        replica = ray.remote(Closing).options(name=f"{PREFIX}0", num_cpus=0).remote(config["run"])
+        ray.get(replica.__ray_ready__.remote())
+        ray.get(ray.get_actor(config["run"]).post.remote({"kind": "Step", "step": 1}))
+        time.sleep(600)
+
+
 @pytest.fixture
 def job(sample: Path) -> RLHFJob:
     return load_job(sample / "job.yaml")
@@ -110,6 +133,19 @@ def test_the_innermost_cause_is_told(train: Train, runner: type, cause: str) -> 
 def test_a_reported_failure_ends_the_run_and_all_its_children(train: Train) -> None:
     with pytest.raises(TrainingFailed, match=f"^{REWARD_FAILED}$"):
         train(Reporting)
+
+
+def test_what_replicas_tell_when_an_interrupt_closes_them_is_heard(train: Train) -> None:
+    heard: list[str] = []
+
+    def listen(events: list[dict[str, Any]]) -> None:
+        heard.extend(event["kind"] for event in events)
+        if heard == ["Step"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Starting, listen)
+    assert heard == ["Step", "StageRecord"]
 
 
 def test_an_interrupt_between_two_looks_cleans_up(train: Train) -> None:

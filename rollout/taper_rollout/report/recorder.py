@@ -7,7 +7,8 @@
   steps that each replica measured when it started.
 
 A run that goes on from a checkpoint continues the files of the run before it: steps that
-are done again replace their old lines and traces.
+are done again replace their old lines and traces. A step that was saved in a checkpoint
+but broken off before VeRL told of it gets its line from its traces, without VeRL's metrics.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Recorder:
         """Append the step's line. The stages since the last line are the step's."""
         if not self._has_steps:
             self._has_steps = True
-            self._forget_lines(step)
+            self._continue_lines(step)
         line = json.dumps(step_line(step, metrics, self._stages), allow_nan=False)
         self._stages.clear()
         with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
@@ -103,12 +104,18 @@ class Recorder:
                 with writing(path):
                     path.unlink()
 
-    def _forget_lines(self, first_step: int) -> None:
+    def _continue_lines(self, first_step: int) -> None:
         kept = [line for line in self._lines() if line["step"] < first_step]
+        kept += self._untold_lines((kept[-1]["step"] if kept else 0) + 1, first_step)
         partial = self._metrics.with_name(f".{METRICS_FILE}.partial")
         with writing(self._metrics):
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             partial.replace(self._metrics)
+
+    def _untold_lines(self, first_step: int, end_step: int) -> list[dict[str, Any]]:
+        stages = [read_json(path) for path in self._trace_files()] if first_step < end_step else []
+        by_step = {step: [s for s in stages if s["step"] == step] for step in range(first_step, end_step)}
+        return [step_line(step, {}, own) for step, own in by_step.items() if own]
 
     def _plot(self, stages: list[dict[str, Any]]) -> None:
         # Imported late: matplotlib takes a second.

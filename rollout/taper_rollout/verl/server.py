@@ -7,6 +7,8 @@ first failure: VeRL turns a failed request into a missing sample and trains on.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -19,6 +21,8 @@ from verl.workers.rollout.replica import TokenOutput
 from taper_rollout.events import as_json
 from taper_rollout.verl.profile_trace import ProfileTrace
 from taper_rollout.verl.settings import engine_sampling
+
+POST_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
 
@@ -46,11 +50,13 @@ class ReplicaServer:
         self._profile: ProfileTrace | None = None
         self._step: int | None = None
         self._channel = uuid.uuid4().hex
+        self._last_post: Any = None
         self._coordinator = Coordinator(self._settings, self._emit)
 
     def _emit(self, event: Any) -> None:
         if self._reporter is not None:
-            self._reporter.post.remote(event if isinstance(event, dict) else as_json(event))
+            post = self._reporter.post.remote
+            self._last_post = post(event if isinstance(event, dict) else as_json(event))
 
     def _report_failure(self, error: Exception) -> None:
         _logger.exception("replica %d", self._settings.replica)
@@ -65,6 +71,9 @@ class ReplicaServer:
     async def close(self) -> None:
         """End the engine and its ranks; nothing of them is left afterwards."""
         await self._coordinator.close()
+        if self._last_post is not None:
+            with contextlib.suppress(Exception):  # the reporter may be gone, too
+                await asyncio.wait_for(self._last_post, POST_SECONDS)
 
     async def get_server_address(self) -> tuple[str, int]:
         """Host and port of the replica's status server."""

@@ -92,6 +92,13 @@ class Session:
 
     def train(self, config: DictConfig, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
         """Run VeRL's trainer to its end. Raises `TrainingFailed`, or what `on_events` raises."""
+        try:
+            self._train(config, on_events)
+        except BaseException:
+            self._hear_last(on_events)
+            raise
+
+    def _train(self, config: DictConfig, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
         # All of VeRL's processes are started below this one and inherit its environment.
         options = {"num_cpus": 1, "runtime_env": {"env_vars": self._environment}}
         runner = ray.remote(Runner).options(**options).remote()
@@ -106,6 +113,13 @@ class Session:
             self._listen(on_events)  # what the failed part itself said comes first
             raise TrainingFailed(first_cause(error)) from error
         self._listen(on_events)
+
+    def _hear_last(self, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
+        """What was on its way when the run broke off, and what replicas tell when they are closed."""
+        with _uninterrupted(), contextlib.suppress(Exception):
+            _close_replicas()
+            events = ray.get(self._reporter.drain.remote(), timeout=CLOSE_SECONDS)
+            on_events([event for event in events if event["kind"] != "Failure"])
 
     def _listen(self, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
         """Hand new events on. Raises `TrainingFailed` for a failure that somebody reported."""

@@ -62,6 +62,15 @@ def test_a_resumed_run_continues_and_replaces_what_it_does_again(tmp_path):
     assert (summary["reward_first"], summary["reward_last"]) == (0.1, 0.4)
 
 
+def test_a_step_that_was_saved_but_not_told_has_the_line_that_its_traces_give(tmp_path):
+    record_steps(tmp_path, 1, 2)
+    Recorder(tmp_path).record([make_stage(step=3)])
+    summary = record_steps(tmp_path, 4).finish("completed")
+    assert recorded_steps(tmp_path) == [1, 2, 3, 4]
+    assert (summary["steps"], summary["switches"], summary["steps_with_switches"]) == (4, 4, 4)
+    assert (summary["reward_first"], summary["reward_last"]) == (0.1, 0.4)
+
+
 def test_a_run_from_the_start_replaces_an_older_one(tmp_path):
     record_steps(tmp_path, 1, 2, 3).finish("completed")
     record_steps(tmp_path, 1).finish("completed")
