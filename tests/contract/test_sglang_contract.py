@@ -102,7 +102,6 @@ NAMES = [
 LINES = [
     ("managers.scheduler", "Scheduler.__init__", "self.init_ipc_channels(port_args)", "stacks"),
     ("managers.tokenizer_manager", "TokenizerManager", "self.send_to_scheduler", "engine"),
-    ("managers.tokenizer_manager", "TokenizerManager", "self.recv_from_detokenizer", "engine"),
     ("managers.tokenizer_manager", "TokenizerManager", "self.asyncio_tasks", "engine"),
     ("managers.tokenizer_manager", "TokenizerManager", "self.rid_to_state", "engine"),
     ("entrypoints.engine", "Engine", "self.send_to_rpc", "engine"),

@@ -161,7 +161,8 @@ class ElasticEngine:
         self._report_fault("the engine was closed")
         self._router.hold()
         await self._kind.close_sockets()
-        for socket in (self._engine.send_to_rpc, *self._sockets):
+        self._engine.send_to_rpc.context.destroy(linger=0)
+        for socket in self._sockets:
             socket.close(linger=0)
         await self._release_resources()
         del self._engine

@@ -6,7 +6,7 @@ keep this process from ending.
 
 Private names touched, read at SGLang 0.5.23: `Engine._launch_scheduler_processes`,
 `_launch_detokenizer_subprocesses`, `init_tokenizer_manager_func`; `TokenizerManager
-.asyncio_tasks`, `send_to_scheduler`, `recv_from_detokenizer`.
+.asyncio_tasks`, `send_to_scheduler`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,6 @@ class RankedEngine(Engine):
         # A task that still reads a socket when it is closed would have SGLang end this process.
         if tasks:
             await asyncio.wait(tasks)
-        for socket in (cls.manager.send_to_scheduler, cls.manager.recv_from_detokenizer):
-            socket.close(linger=0)
+        # All of the context's sockets, and it: left to the garbage collector it may wait for them for ever.
+        cls.manager.send_to_scheduler.context.destroy(linger=0)
         cls.manager = None

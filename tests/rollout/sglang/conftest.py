@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from .models import make_model
 
@@ -45,10 +47,13 @@ def rank_plugins() -> Iterator[str]:
         yield "rank_plugins:install"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def nothing_left() -> Iterator[None]:
-    """After all engines are closed /dev/shm is as it was."""
+    """After all engines are closed /dev/shm is as it was, and no socket of theirs is open."""
     before = set(os.listdir("/dev/shm"))
     yield
     left = {name for name in set(os.listdir("/dev/shm")) - before if "sgl" in name or "taper" in name}
     assert not left
+    # Such a socket, collected together with its context, would stop this process for ever.
+    sockets = [found for found in gc.get_objects() if issubclass(type(found), zmq.Socket)]
+    assert not [socket for socket in sockets if not socket.closed]
