@@ -60,9 +60,15 @@ def make_model(directory: str, dtype: str) -> None:
     Qwen3ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(directory)
 
 
+def response_tokens(repeats: int) -> int:
+    """More than a request decodes between and during the switches."""
+    return 4 * STEPS_BETWEEN_SWITCHES * repeats + 256
+
+
 async def measure(model: str, dtype: str, repeats: int, kv: str) -> list[dict[str, Any]]:
     """`repeats` widenings and as many narrowings of one live batch; a row for each."""
-    kv_tokens = REQUESTS * (CONTEXT_TOKENS + 4 * STEPS_BETWEEN_SWITCHES * repeats + 256)
+    # Room for all at once: SGLang admits a request only where what it may still write would fit.
+    kv_tokens = REQUESTS * (CONTEXT_TOKENS + response_tokens(repeats))
     engine = ElasticEngine(
         EngineSettings(
             model_path=model,
@@ -83,7 +89,7 @@ async def measure(model: str, dtype: str, repeats: int, kv: str) -> list[dict[st
 
 
 async def _switch_back_and_forth(engine: ElasticEngine, repeats: int, kv: str) -> list[dict[str, Any]]:
-    sampling = {"temperature": 1.0, "max_new_tokens": 3000, "ignore_eos": True}
+    sampling = {"temperature": 1.0, "max_new_tokens": response_tokens(repeats), "ignore_eos": True}
     requests = [
         asyncio.create_task(
             engine.generate([2 + (i * 31 + k) % 4000 for k in range(CONTEXT_TOKENS)], sampling, logprobs=True)

@@ -82,6 +82,16 @@ NAMES = [
     ("distributed.bootstrap", "init_parallel_runtime", "stacks"),
     ("distributed.parallel_state", "GroupCoordinator.all_reduce", "groups"),
     ("distributed.parallel_state", "GroupCoordinator.all_gather", "groups"),
+    (
+        "layers.attention.torch_native_backend",
+        "TorchNativeAttnBackend._run_sdpa_forward_extend",
+        "cpu_attention",
+    ),
+    (
+        "layers.attention.torch_native_backend",
+        "TorchNativeAttnBackend._run_sdpa_forward_decode",
+        "cpu_attention",
+    ),
     ("layers.dp_attention", "initialize_dp_attention", "stacks"),
     ("layers.sampler", "murmur_hash32", "sampling"),
     ("layers.linear", "ColumnParallelLinear", "weight_views"),

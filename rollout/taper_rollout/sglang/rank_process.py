@@ -143,8 +143,8 @@ def _build(
     from sglang.srt.plugins import load_plugins
     from sglang.srt.runtime_context import SpawnRanks, get_device, publish
 
+    from taper_rollout.sglang import cpu_attention, sampling
     from taper_rollout.sglang import groups as group_module
-    from taper_rollout.sglang import sampling
     from taper_rollout.sglang.rank_engine import RankStacks
     from taper_rollout.sglang.stacks import StackSite, build_stack
 
@@ -154,6 +154,8 @@ def _build(
     for plugin in settings.plugins:
         _call(plugin)
     sampling.install()
+    if server_args.device == "cpu":
+        cpu_attention.install()
     publish(server_args, role="scheduler", ranks=SpawnRanks(world_rank=rank, dp_rank=None, gpu_id=gpu_id))
     configure_scheduler_process(server_args, gpu_id)
     _die_with_facade(settings.facade_pid)
