@@ -1,0 +1,247 @@
+"""Which layout a replica should have now: the predictor's decision, pure.
+
+For each uniform layout the expected seconds to the end of the stage are priced over the
+forecast's scenarios: going on in the layout at hand, or switching to another now, switch
+cost included, with later widenings allowed in both cases. A later widening happens when
+the live count has fallen to a milestone; which one is chosen by backward induction on the
+scenarios' mean, so that nothing is decided by lengths that nobody can know.
+
+A switch is decided only if its expected gain beats the margin and enough scenarios gain.
+
+Invariants (asserted by `tests/policy/test_decision.py`):
+- under its own model the decision is never slower than staying for good;
+- equal inputs give equal decisions, whatever the order of the requests;
+- with `mode` limits met (nothing live, requests waiting, arrivals open) it stays, and says why;
+- it never raises for a snapshot and a forecast that agree: what it cannot price, it does not choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from taper_policy.outlook import Floats, Outlook, StepSeconds, Whole
+
+STALE_SECONDS = 5.0
+
+
+class Prices(Protocol):
+    """What a profile must tell: step seconds of each degree, and the seconds of a switch."""
+
+    def steps(self, degree: int) -> StepSeconds:
+        """The step times of a group of `degree` ranks."""
+
+    def pause_seconds(
+        self, from_degree: int, to_degree: int, requests: Floats, context_tokens: Floats
+    ) -> Floats:
+        """Seconds of a switch of so many live requests with so many context tokens in all, elementwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictorSettings:
+    """When a predicted gain is enough: `margin_seconds` and `margin_share` of what staying takes, in
+    at least the share `confidence` of the scenarios."""
+
+    margin_seconds: float = 0.02
+    margin_share: float = 0.01
+    confidence: float = 0.75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A layout to have from now on: expected seconds to the end of the stage, and its 80 % interval.
+
+    `pause_seconds` is part of `seconds`. `next_degree` and `next_at_requests` tell the widening
+    that is planned later, if one is.
+    """
+
+    degree: int
+    seconds: float
+    low_seconds: float
+    high_seconds: float
+    pause_seconds: float
+    next_degree: int | None = None
+    next_at_requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The decision: the layout to have, why, and what was weighed. `degree` is the present one to stay."""
+
+    degree: int
+    reason: str
+    gain_seconds: float = 0.0
+    gain_share: float = 0.0
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What follows from a layout: seconds of its blocks `[scenarios, blocks]`, and when to leave it.
+
+    At each milestone `[blocks + 1]`: `rest` is the mean seconds to the end of the best way on,
+    `saved` what widening there saves on average, and `targets` to which degree.
+    """
+
+    seconds: Floats
+    rest: Floats
+    saved: Floats
+    targets: Whole
+
+    def leaves(self, begin: int) -> tuple[int, int] | None:
+        """The milestone, from `begin` on, at which to widen, and to which degree; None to stay."""
+        at = begin + int(self.saved[begin:].argmax())
+        return (at, int(self.targets[at])) if self.saved[at] > 0 else None
+
+
+def choose(
+    outlook: Outlook,
+    prices: Prices,
+    settings: PredictorSettings,
+    *,
+    degree: int,
+    degrees: Sequence[int],
+    footprint: int,
+) -> Choice:
+    """The best layout now, for a stage of which `outlook` tells what may come."""
+    pauses = _Pauses(outlook, prices)
+    courses = _courses(outlook, prices, pauses, degrees, footprint)
+    grouped = outlook.seconds_as_grouped(prices.steps(degree))
+    wider = {other: course for other, course in courses.items() if other > degree}
+    staying = _course(grouped, degree, wider, pauses, first=1)
+    ways = courses | {degree: staying}
+    plans = {other: _plan_seconds(other, ways[other], courses, pauses, present=degree) for other in degrees}
+    options = tuple(_option(other, plans[other], ways[other], outlook, pauses, degree) for other in degrees)
+    return _weigh(plans, options, settings, degree, int(outlook.counts[0]))
+
+
+def planned(
+    outlook: Outlook, prices: Prices, *, degree: int, degrees: Sequence[int], footprint: int
+) -> tuple[tuple[int, int], ...]:
+    """The widenings that are best for `outlook`, each with the live count at which it is due."""
+    pauses = _Pauses(outlook, prices)
+    courses = _courses(outlook, prices, pauses, degrees, footprint)
+    wider = {other: course for other, course in courses.items() if other > degree}
+    way = _course(outlook.seconds_as_grouped(prices.steps(degree)), degree, wider, pauses)
+    widenings, begin = [], 0
+    while (leaves := way.leaves(begin)) is not None:
+        begin, target = leaves
+        widenings.append((int(outlook.counts[begin]), target))
+        way = courses[target]
+    return tuple(widenings)
+
+
+def _courses(
+    outlook: Outlook, prices: Prices, pauses: _Pauses, degrees: Sequence[int], footprint: int
+) -> dict[int, _Course]:
+    """The course from each degree on, with the requests spread evenly."""
+    courses: dict[int, _Course] = {}
+    for degree in sorted(degrees, reverse=True):
+        even = outlook.seconds_if_even(prices.steps(degree), num_groups=footprint // degree)
+        courses[degree] = _course(even, degree, courses, pauses)
+    return courses
+
+
+class _Pauses:
+    """Mean seconds of a switch at each milestone, for each pair of degrees."""
+
+    def __init__(self, outlook: Outlook, prices: Prices) -> None:
+        self._requests = outlook.counts.astype(np.float64)
+        self._context = outlook.live_context_tokens.mean(axis=0)
+        self._prices = prices
+        self._known: dict[tuple[int, int], Floats] = {}
+
+    def of(self, from_degree: int, to_degree: int) -> Floats:
+        pair = (from_degree, to_degree)
+        if pair not in self._known:
+            self._known[pair] = self._prices.pause_seconds(*pair, self._requests, self._context)
+        return self._known[pair]
+
+
+def _course(
+    seconds: Floats, degree: int, wider: Mapping[int, _Course], pauses: _Pauses, *, first: int = 0
+) -> _Course:
+    """The best way on from `degree`, whose blocks take `seconds` `[scenarios, blocks]`, at each milestone.
+
+    `first` is the earliest milestone at which it may widen.
+    """
+    mean = seconds.mean(axis=0)
+    alone = np.concatenate([mean[::-1].cumsum()[::-1], [0.0]])
+    # What is saved by widening at each milestone; at the last one nothing is left to save.
+    saved, targets = np.zeros(len(alone)), np.full(len(alone), degree)
+    for other, course in wider.items():
+        if other <= degree:
+            continue
+        candidate = alone - pauses.of(degree, other) - course.rest
+        better = candidate > saved
+        saved, targets = np.where(better, candidate, saved), np.where(better, other, targets)
+    saved[:first] = 0.0
+    best = np.maximum.accumulate(saved[::-1])[::-1]
+    return _Course(seconds, alone - best, saved, targets)
+
+
+def _plan_seconds(
+    degree: int, way: _Course, courses: Mapping[int, _Course], pauses: _Pauses, *, present: int
+) -> Floats:
+    """Seconds of each scenario `[scenarios]` under the plan of going on by `way` from now."""
+    total = np.zeros(len(way.seconds))
+    if degree != present:
+        total += pauses.of(present, degree)[0]
+    begin = 0
+    while (leaves := way.leaves(begin)) is not None:
+        at, target = leaves
+        total += way.seconds[:, begin:at].sum(axis=1) + pauses.of(degree, target)[at]
+        degree, way, begin = target, courses[target], at
+    rest: Floats = total + way.seconds[:, begin:].sum(axis=1)
+    return rest
+
+
+def _option(
+    degree: int,
+    plan: Floats,
+    way: _Course,
+    outlook: Outlook,
+    pauses: _Pauses,
+    present: int,
+) -> Option:
+    leaves = way.leaves(0)
+    low, high = np.quantile(plan, (0.1, 0.9))
+    return Option(
+        degree=degree,
+        seconds=float(plan.mean()),
+        low_seconds=float(low),
+        high_seconds=float(high),
+        pause_seconds=0.0 if degree == present else float(pauses.of(present, degree)[0]),
+        next_degree=leaves[1] if leaves else None,
+        next_at_requests=int(outlook.counts[leaves[0]]) if leaves else None,
+    )
+
+
+def _weigh(
+    plans: Mapping[int, Floats],
+    options: Sequence[Option],
+    settings: PredictorSettings,
+    degree: int,
+    num_live: int,
+) -> Choice:
+    by_degree = {option.degree: option for option in options}
+    staying = by_degree[degree]
+    others = [option for option in options if option.degree != degree]
+    if not others:
+        return Choice(degree=degree, reason="there is no other layout", options=tuple(options))
+    best = min(others, key=lambda option: (option.seconds, option.degree))
+    gain = staying.seconds - best.seconds
+    share = float((plans[degree] > plans[best.degree]).mean())
+    told = f"{num_live} live: degree {best.degree} {best.seconds:.2f} s, staying {staying.seconds:.2f} s"
+    margin = settings.margin_seconds + settings.margin_share * staying.seconds
+    if gain <= margin:
+        then = "" if staying.next_degree is None else f"; better at {staying.next_at_requests} live"
+        reason, target = f"{told}: no more than the margin of {margin:.2f} s is gained{then}", degree
+    elif share < settings.confidence:
+        reason, target = f"{told}: only {share:.0%} of the scenarios gain", degree
+    else:
+        reason, target = f"{told}: {gain:.2f} s gained, in {share:.0%} of the scenarios", best.degree
+    return Choice(degree=target, reason=reason, gain_seconds=gain, gain_share=share, options=tuple(options))
