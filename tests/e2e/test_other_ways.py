@@ -21,6 +21,8 @@ from taper_rollout.verl.session import CPU_ENVIRONMENT, RAY_ENVIRONMENT
 pytestmark = pytest.mark.timeout(1200)
 GONE_SECONDS = 150
 NUM_RANKS = 2
+FRESH = 1e-3
+VerlCommand = Callable[..., Any]
 
 
 @pytest.fixture
@@ -29,36 +31,60 @@ def notes(tmp_path: Path) -> dict[str, str]:
     return {"WEIGHT_PROBE_FILE": str(tmp_path / "weights.jsonl"), "ROW_FILE": str(tmp_path / "rows.txt")}
 
 
-def test_verls_own_command(
-    sample: Path,
-    start: Callable[..., Any],
-    shared_memory: Callable[[], set[str]],
-    tmp_path: Path,
-    notes: dict[str, str],
-) -> None:
+@pytest.fixture
+def verl_command(
+    sample: Path, start: Callable[..., Any], tmp_path: Path, notes: dict[str, str]
+) -> VerlCommand:
     """`python -m verl.trainer.main_ppo … rollout.name=taper`: no reporter, our settings all by default."""
+
+    def run(steps: int, *overrides: str) -> Any:
+        job = load_job(sample / "job.yaml")
+        prepare(job, tmp_path)
+        host = HostResources(num_gpus=0, num_cpus=2)
+        own = ("+actor_rollout_ref.rollout.custom=", "trainer.total_training_steps=", "trainer.save_freq=")
+        arguments = [o for o in verl_overrides(job, host=host, output=tmp_path) if not o.startswith(own)]
+        arguments += [
+            f"trainer.total_training_steps={steps}",
+            "trainer.save_freq=-1",
+            "ray_kwargs.ray_init.num_cpus=16",
+            f"+ray_kwargs.ray_init.num_gpus={NUM_RANKS}",
+            "+ray_kwargs.ray_init.include_dashboard=False",
+            f"hydra.run.dir={tmp_path}",
+            *overrides,
+        ]
+        command = start("verl.trainer.main_ppo", *arguments, **CPU_ENVIRONMENT, **RAY_ENVIRONMENT, **notes)
+        assert command.end() == 0, command.log.read_text()[-4000:]
+        return command
+
+    return run
+
+
+def largest_differences(command: Any) -> list[float]:
+    """Of each step: the largest difference between a token's probability in the rollout and the trainer."""
+    told = command.log.read_text().split("training/rollout_probs_diff_max:")[1:]
+    return [float(rest.split(" ")[0]) for rest in told]
+
+
+def test_verls_own_command(verl_command: VerlCommand, shared_memory: Callable[[], set[str]]) -> None:
     before = shared_memory()
-    job = load_job(sample / "job.yaml")
-    prepare(job, tmp_path)
-    host = HostResources(num_gpus=0, num_cpus=2)
-    own = ("+actor_rollout_ref.rollout.custom=", "trainer.total_training_steps=", "trainer.save_freq=")
-    overrides = [o for o in verl_overrides(job, host=host, output=tmp_path) if not o.startswith(own)]
-    overrides += [
-        "trainer.total_training_steps=1",
-        "trainer.save_freq=-1",
-        "ray_kwargs.ray_init.num_cpus=16",
-        f"+ray_kwargs.ray_init.num_gpus={NUM_RANKS}",
-        "+ray_kwargs.ray_init.include_dashboard=False",
-        f"hydra.run.dir={tmp_path}",
-    ]
-    command = start("verl.trainer.main_ppo", *overrides, **CPU_ENVIRONMENT, **RAY_ENVIRONMENT, **notes)
-    assert command.end() == 0, command.log.read_text()[-4000:]
-    log = command.log.read_text()
-    assert "step:1 " in log
-    difference = float(log.split("training/rollout_probs_diff_max:")[1].split(" ")[0])
-    assert difference < 1e-3
+    command = verl_command(1)
+    assert "step:1 " in command.log.read_text()
+    (difference,) = largest_differences(command)
+    assert difference < FRESH
     assert command.survivors(GONE_SECONDS) == []
     assert shared_memory() <= before
+
+
+def test_weights_that_are_not_fresh_are_seen(verl_command: VerlCommand) -> None:
+    """The check that the other runs pass: with the update cut it fails, from the second step on."""
+    first, second = largest_differences(
+        verl_command(
+            2,
+            "actor_rollout_ref.model.external_lib=stale_weights",
+            "actor_rollout_ref.actor.optim.lr=0.001",
+        )
+    )
+    assert first < FRESH < second
 
 
 @pytest.fixture
