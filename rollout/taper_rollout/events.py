@@ -40,7 +40,9 @@ class SwitchRecord:
     """One switch, whatever its outcome (`committed`, `refused`, `aborted`).
 
     `pause_seconds` is the wall time between the last decode step before the switch
-    and the first after it, re-admission included. `parts_seconds` splits it.
+    and the first after it, re-admission included. `parts_seconds` tells of the slowest
+    rank: `offer`, `quiesce` and `agree` are moments, counted from when it took up the
+    switch; `drain`, `requests` and `kv` are durations (`pause_phases` makes phases of them).
     `gain_seconds` is `staying_seconds` (what the rest of the stage would have taken
     in the old layout, by measured step times and the true lengths) minus what it
     took; None where no step time of the old layout was measured.
@@ -95,7 +97,19 @@ class StageProgress:
     num_ranks: int
 
 
-Event = StageRecord | StageProgress
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchDone:
+    """A switch, as soon as its outcome is known and its requests decode again.
+
+    The record of its stage tells it once more, with its gain; a switch between stages is in no record.
+    """
+
+    replica: int
+    step: int
+    switch: SwitchRecord
+
+
+Event = StageRecord | StageProgress | SwitchDone
 
 
 def as_json(event: Any) -> dict[str, Any]:

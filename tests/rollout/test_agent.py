@@ -14,6 +14,7 @@ import pytest
 from taper_policy import layout
 from taper_rollout import rendezvous
 from taper_rollout.agent import Agent, Command, Offer, Reply
+from taper_rollout.pause_phases import MARKS
 from taper_rollout.rendezvous import Rendezvous, plan_region
 from taper_rollout.segment import Regions, Segment
 from taper_rollout.switching.plans import LiveRequest, SwitchPlan
@@ -143,6 +144,15 @@ def test_a_switch_is_made_by_all_with_one_plan(ranks: Ranks) -> None:
     assert all(plan == plans[0] for plan in plans)
 
 
+def test_the_parts_that_pause_phases_takes_for_marks_are_marks(ranks: Ranks) -> None:
+    """Seconds since the rank took up the switch, not those of the part alone."""
+    for stacks in ranks.stacks:
+        stacks.faults["offer"] = lambda: time.sleep(0.05)
+    for reply in ranks.switch(1):
+        marks = [reply.result["parts"][name] for name in MARKS]
+        assert 0.05 <= marks[0] <= marks[1] <= marks[2]
+
+
 def test_switches_follow_each_other(ranks: Ranks) -> None:
     for epoch, degree in enumerate((2, 4, 1, 4), start=1):
         groups = FOOTPRINT // ranks.stacks[0].degree
@@ -234,9 +244,9 @@ def test_a_fault_before_it_ends_nothing(ranks: Ranks) -> None:
 
 
 def test_a_lost_arbiter_ends_the_rank(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "GRACE_SECONDS", 0.2)
-    ranks.stacks[0].faults["offer"] = lambda: time.sleep(1.5)
-    replies = ranks.switch(1, deadline_seconds=0.2)
+    monkeypatch.setattr(rendezvous, "GRACE_SECONDS", 0.5)
+    ranks.stacks[0].faults["offer"] = lambda: time.sleep(5)
+    replies = ranks.switch(1, deadline_seconds=0.5)
     assert all("rank 0 did not decide" in (replies[rank].error or "") for rank in (1, 2, 3))
     while not all(isinstance(ranks.ended[rank], rendezvous.ArbiterLost) for rank in (1, 2, 3)):
         time.sleep(0.01)

@@ -42,7 +42,7 @@ VARIANTS = {
         task=Task(num_prompts=512, median_digits=16, sigma=0.6, longest_digits=60),
         settings={
             "metadata.name": "sample-tiny",
-            "spec.algorithm.learningRate": 1e-3,
+            "spec.algorithm.learningRate": 5e-4,
             "spec.training.batchPrompts": 16,
             "spec.rollout.samplesPerPrompt": 8,
             "spec.rollout.responseTokens": 96,

@@ -1,0 +1,37 @@
+"""A small HTTP server where a pod answers `GET /metrics` for Prometheus. Loopback unless told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+LOOPBACK = "127.0.0.1"
+
+
+class MetricsServer:
+    """`exposition` gives content and content type for an `Accept` header (`RolloutMetrics.exposition`)."""
+
+    def __init__(self, exposition: Callable[[str], tuple[bytes, str]]) -> None:
+        self._exposition = exposition
+        self._runner: web.AppRunner | None = None
+        self.address: tuple[str, int] = ("", 0)
+
+    async def start(self, host: str = LOOPBACK, port: int = 0) -> None:
+        """Listen. `port` 0 takes a free one. Raises OSError where the port is taken; close it even then."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        self.address = (host, int(self._runner.addresses[0][1]))
+
+    async def close(self) -> None:
+        """Stop listening. May be called at any time, and twice."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._exposition(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
