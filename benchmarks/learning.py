@@ -2,7 +2,9 @@
 
 For each seed the same job is run by `taper run` in mode `enforce`, with switches at fixed
 token counts of every stage, and in mode `off`. Noise is derived from the seed, so both
-runs would draw the same samples if their numbers were the same to the last bit. Held
+runs would draw the same samples if their numbers were the same to the last bit. The
+reward is one that can be learned to the end meanwhile: two runs part at the first token that
+rounding decides, and on the way up their rewards differ by chance more than by cause. Held
 against each other are the rise of the reward (mean of the last steps minus the first
 step's), where the rewards end, and VeRL's difference between the probabilities of rollout
 and trainer.
@@ -36,8 +38,9 @@ MIN_RISE = 0.2
 MAX_APART = 0.05
 MAX_MEAN_RATIO = 1.1
 RUN_TIMEOUT_SECONDS = 3600
-# Both directions, in mid-generation: half of the tiny sample's answers are longer than 16 tokens.
+# Both directions, in mid-generation.
 SCHEDULE = [{"tokens": 8, "degree": 2}, {"tokens": 16, "degree": 1}, {"tokens": 24, "degree": 2}]
+REWARD_FILE = Path(__file__).with_name("learning_reward.py").absolute()
 DIFFERENCE = "training/rollout_probs_diff"
 
 
@@ -85,6 +88,10 @@ def run(seed: int, mode: str, steps: int, output: Path) -> Outcome:
     settings = {
         "spec.training.steps": steps,
         "spec.training.seed": seed,
+        "spec.training.batchPrompts": 8,
+        "spec.algorithm.learningRate": 1e-3,
+        "spec.reward.function": f"{REWARD_FILE}:even_share",
+        "spec.rollout.responseTokens": 32,
         "spec.training.checkpoints.resume": "never",
         "spec.data.seed": seed,
         "spec.rollout.sampling.seed": seed,
