@@ -25,8 +25,6 @@ import numpy as np
 
 from taper_policy.outlook import Floats, Outlook, StepSeconds, Whole
 
-STALE_SECONDS = 5.0
-
 
 class Prices(Protocol):
     """What a profile must tell: step seconds of each degree, and the seconds of a switch."""
