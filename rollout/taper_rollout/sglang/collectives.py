@@ -31,7 +31,9 @@ SLOT_BYTES = 4 << 20
 FLAG_BYTES = 128
 SPINS = 400
 YIELDS = 200
-FUTEX_SECONDS = 0.002
+# A peer that published just before this rank said that it sleeps wakes nobody: the first sleeps are
+# short, and the longer a wait lasts the less it looks.
+FUTEX_SECONDS = (0.002, 0.05)
 _SYS_FUTEX, _FUTEX_WAIT, _FUTEX_WAKE = 202, 0, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -113,7 +115,8 @@ class SharedMemoryGroup:
 
     def _sleep_until(self, peer: int, wanted: int, deadline: float) -> None:
         flags, at, mine = self._flags, peer * (FLAG_BYTES // 8), self.index * (FLAG_BYTES // 8) + 8
-        patience = _Timespec(0, int(FUTEX_SECONDS * 1e9))
+        shortest, longest = (int(seconds * 1e9) for seconds in FUTEX_SECONDS)
+        patience = _Timespec(0, shortest)
         flags[mine] = 1
         try:
             while (seen := flags[at]) < wanted:
@@ -129,6 +132,7 @@ class SharedMemoryGroup:
                     ctypes.c_uint32(seen & 0xFFFFFFFF),
                     ctypes.byref(patience),
                 )
+                patience.tv_nsec = min(longest, 2 * patience.tv_nsec)
         finally:
             flags[mine] = 0
 
