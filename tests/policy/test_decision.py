@@ -10,41 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.decision import Choice, PredictorSettings, choose
-from taper_policy.outlook import Floats, Outlook
+from taper_policy.outlook import Outlook
+
+from .linear_machine import LinearMachine
 
 KEEN = PredictorSettings(margin_seconds=0.0, margin_share=0.0, confidence=0.0)
 DEGREES = (1, 2, 4)
 
 
-class Steps:
-    """A fixed part, a part that TP divides, and a part a request, as on real devices."""
-
-    def __init__(self, fixed: float, shared: float, request: float, degree: int) -> None:
-        self._base, self._request = fixed + shared / degree, request
-
-    def seconds(self, batch: Floats, context_tokens: Floats, busy_groups: int) -> Floats:
-        seconds: Floats = self._base + self._request * batch
-        return seconds
-
-
-class Machine:
-    def __init__(
-        self, *, fixed: float = 1.0, shared: float = 8.0, request: float = 1.0, pause: float = 3.0
-    ) -> None:
-        self._step, self._pause = (fixed, shared, request), pause
-
-    def steps(self, degree: int) -> Steps:
-        return Steps(*self._step, degree)
-
-    def pause_seconds(
-        self, from_degree: int, to_degree: int, requests: Floats, context_tokens: Floats
-    ) -> Floats:
-        pause: Floats = self._pause + 0.1 * requests + 0.001 * context_tokens
-        return pause
+def machine_of(
+    *, fixed: float = 1.0, shared: float = 8.0, request: float = 1.0, pause: float = 3.0
+) -> LinearMachine:
+    return LinearMachine(
+        fixed=fixed,
+        shared=shared,
+        request=request,
+        token=0.0,
+        pause=pause,
+        pause_request=0.1,
+        pause_token=0.001,
+    )
 
 
 MACHINES = st.builds(
-    Machine,
+    machine_of,
     fixed=st.floats(0.1, 5),
     shared=st.floats(0, 20),
     request=st.floats(0.01, 3),
@@ -65,7 +54,7 @@ def outlook(live: list[tuple[list[int], int]], num_groups: int = 4) -> Outlook:
 
 def choice(
     live: list[tuple[list[int], int]],
-    machine: Machine,
+    machine: LinearMachine,
     settings: PredictorSettings = KEEN,
     degree: int = 1,
 ) -> Choice:
@@ -73,13 +62,13 @@ def choice(
     return choose(found, machine, settings, degree=degree, degrees=DEGREES, footprint=4)
 
 
-def staying_for_good(live: list[tuple[list[int], int]], machine: Machine, degree: int = 1) -> float:
+def staying_for_good(live: list[tuple[list[int], int]], machine: LinearMachine, degree: int = 1) -> float:
     return float(outlook(live, 4 // degree).seconds_as_grouped(machine.steps(degree)).sum(axis=1).mean())
 
 
 @given(LIVE, MACHINES, st.sampled_from(DEGREES))
 def test_never_slower_than_staying_for_good_by_its_own_model(
-    live: list[tuple[list[int], int]], machine: Machine, degree: int
+    live: list[tuple[list[int], int]], machine: LinearMachine, degree: int
 ) -> None:
     made = choice(live, machine, degree=degree)
     by_degree = {option.degree: option for option in made.options}
@@ -92,7 +81,7 @@ def test_never_slower_than_staying_for_good_by_its_own_model(
 
 @given(LIVE, MACHINES)
 def test_the_plan_to_widen_later_is_the_best_of_all_moments(
-    live: list[tuple[list[int], int]], machine: Machine
+    live: list[tuple[list[int], int]], machine: LinearMachine
 ) -> None:
     """With two layouts every plan can be tried: never, or at one of the milestones."""
     found = outlook(live, 4)
@@ -108,7 +97,7 @@ def test_the_plan_to_widen_later_is_the_best_of_all_moments(
 
 @given(LIVE, MACHINES, st.permutations(range(12)))
 def test_equal_inputs_give_equal_choices_in_any_order(
-    live: list[tuple[list[int], int]], machine: Machine, order: list[int]
+    live: list[tuple[list[int], int]], machine: LinearMachine, order: list[int]
 ) -> None:
     shuffled = [live[index] for index in order if index < len(live)]
     one, other = choice(live, machine), choice(shuffled, machine)
@@ -118,7 +107,7 @@ def test_equal_inputs_give_equal_choices_in_any_order(
 
 
 def test_a_lone_long_response_is_worth_a_switch_and_a_short_one_is_not() -> None:
-    long, short = (choice([([tokens] * 3, 0)], Machine(pause=10)) for tokens in (500, 1))
+    long, short = (choice([([tokens] * 3, 0)], machine_of(pause=10)) for tokens in (500, 1))
     assert (long.degree, short.degree) == (4, 1)
     assert "1 live: degree 4" in long.reason and "gained, in 100% of the scenarios" in long.reason
     assert "no more than the margin" in short.reason
@@ -126,11 +115,11 @@ def test_a_lone_long_response_is_worth_a_switch_and_a_short_one_is_not() -> None
 
 def test_a_gain_below_the_margin_or_in_few_scenarios_is_left() -> None:
     live = [([60] * 3, 0)]
-    assert choice(live, Machine()).degree == 4
-    assert choice(live, Machine(), PredictorSettings(margin_seconds=1e4)).degree == 1
+    assert choice(live, machine_of()).degree == 4
+    assert choice(live, machine_of(), PredictorSettings(margin_seconds=1e4)).degree == 1
     unsure = [([1, 1, 400], 0)]
-    assert choice(unsure, Machine(pause=20)).degree == 4
-    careful = choice(unsure, Machine(pause=20), PredictorSettings(confidence=0.5))
+    assert choice(unsure, machine_of(pause=20)).degree == 4
+    careful = choice(unsure, machine_of(pause=20), PredictorSettings(confidence=0.5))
     assert careful.degree == 1
     assert "only 33% of the scenarios gain" in careful.reason
 
@@ -138,7 +127,7 @@ def test_a_gain_below_the_margin_or_in_few_scenarios_is_left() -> None:
 def test_it_waits_for_the_moment_that_is_best() -> None:
     """While all groups are busy, one wide group is slower; it pays when few are left."""
     live = [([20] * 3, index) for index in range(8)] + [([300] * 3, 0)]
-    made = choice(live, Machine(shared=4, request=2))
+    made = choice(live, machine_of(shared=4, request=2))
     assert made.degree == 1
     assert made.options[0].next_degree == 4
     assert made.options[0].next_at_requests == 1
@@ -146,12 +135,12 @@ def test_it_waits_for_the_moment_that_is_best() -> None:
 
 
 def test_a_pause_is_part_of_the_price() -> None:
-    made = choice([([100] * 3, 0)], Machine(pause=5))
+    made = choice([([100] * 3, 0)], machine_of(pause=5))
     assert made.options[2].pause_seconds == pytest.approx(5 + 0.1 + 0.01)
     assert made.options[0].pause_seconds == 0
 
 
 def test_with_one_layout_there_is_nothing_to_choose() -> None:
     found = outlook([([5] * 3, 0)], 1)
-    made = choose(found, Machine(), KEEN, degree=4, degrees=(4,), footprint=4)
+    made = choose(found, machine_of(), KEEN, degree=4, degrees=(4,), footprint=4)
     assert (made.degree, made.reason) == (4, "there is no other layout")

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_policy.outlook import Floats
 from taper_policy.simulator import (
     Rule,
     SimulatedReplica,
@@ -19,31 +18,14 @@ from taper_policy.simulator import (
     simulate,
 )
 
+from .linear_machine import LinearMachine
+
 PAUSE = 7.0
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=20)
 
 
-class Steps:
-    def __init__(self, degree: int) -> None:
-        self._degree = degree
-
-    def seconds(self, batch: Floats, context_tokens: Floats, busy_groups: int) -> Floats:
-        seconds: Floats = 1.0 + 8.0 / self._degree + batch + 0.01 * context_tokens
-        return seconds
-
-
-class Machine:
-    def steps(self, degree: int) -> Steps:
-        return Steps(degree)
-
-    def pause_seconds(
-        self, from_degree: int, to_degree: int, requests: Floats, context_tokens: Floats
-    ) -> Floats:
-        pause: Floats = PAUSE + 0.0 * requests
-        return pause
-
-
-CLOCK = StepClock(Machine(), footprint=4, max_batch=20, max_context=400)
+MACHINE = LinearMachine(pause=PAUSE)
+CLOCK = StepClock(MACHINE, footprint=4, max_batch=20, max_context=400)
 
 
 def stay(_: SimulatedReplica) -> tuple[int, str] | None:
@@ -55,7 +37,7 @@ def run(lengths: list[int], rule: Rule = stay, degree: int = 1) -> SimulatedStag
         SimulatedRequest(rid=f"r{index}", prompt=f"p{index // 4}", prompt_tokens=10, response_tokens=length)
         for index, length in enumerate(lengths)
     ]
-    return simulate(requests, Machine(), rule, footprint=4, degree=degree, clock=CLOCK)
+    return simulate(requests, MACHINE, rule, footprint=4, degree=degree, clock=CLOCK)
 
 
 def stepwise(lengths: list[int], degree: int) -> float:
@@ -63,7 +45,7 @@ def stepwise(lengths: list[int], degree: int) -> float:
     total = 0.0
     for made in range(max(lengths, default=0)):
         batch = sum(length > made for length in lengths)
-        seconds = Steps(degree).seconds(np.array([float(batch)]), np.array([10 + made + 0.5]), 1)
+        seconds = MACHINE.steps(degree).seconds(np.array([float(batch)]), np.array([10 + made + 0.5]), 1)
         total += float(seconds[0])
     return total
 
