@@ -9,11 +9,11 @@ from taper_policy.comparison import Comparison
 
 
 def comparison_table(found: Comparison, *, title: str) -> Table:
-    """A row an arm, fastest first: all stages' seconds, gain over the best static layout, regret, switches."""
+    """A row an arm, fastest first: gain over the best static layout and regret against the oracle, in %."""
     best = found.best_static()
     table = Table(title=title, title_justify="left", caption=f"* best static layout: {best}")
     table.add_column("layout or rule", no_wrap=True)
-    for name in ("seconds", "gain, %", "95 % of it", "regret, %", "p95", "moves"):
+    for name in ("seconds", "gain %", "95 %", "regret %", "p95", "moves"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in sorted(found.seconds, key=lambda arm: float(found.seconds[arm].sum())):
         gain, low, high = (100 * share for share in found.gain_over(arm, best))
