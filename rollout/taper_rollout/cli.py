@@ -174,7 +174,10 @@ def _simulate(options: argparse.Namespace) -> int:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("stages", total=len(stages))
         found = simulation.simulate_job(
-            stages, profile, on_stage=lambda done: progress.update(task, completed=done)
+            stages,
+            profile,
+            max_tokens=None if options.trace else options.max_tokens,
+            on_stage=lambda done: progress.update(task, completed=done),
         )
     console.print(comparison_table(found, title=f"{len(stages)} stages of {title}\n{profile.title}"))
     console.print(simulation.answer(found), highlight=False, soft_wrap=True)

@@ -119,16 +119,23 @@ def _request(record: Mapping[str, Any], rid: str) -> SimulatedRequest:
 
 
 def simulate_job(
-    stages: Sequence[Stage], profile: Profile, *, on_stage: Callable[[int], None] = lambda done: None
+    stages: Sequence[Stage],
+    profile: Profile,
+    *,
+    max_tokens: int | None = None,
+    on_stage: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """All arms on all stages; the cap of a response is the longest there is."""
+    """All arms on all stages. `max_tokens` is the cap of a response, None where no trace tells it.
+
+    The longest response then stands for the cap: the forecast knows a little more than it would have.
+    """
     longest = max(request.response_tokens for stage in stages for request in stage)
     return compare(
         stages,
         profile,
         Rules(degrees=profile.degrees),
         footprint=profile.footprint,
-        max_tokens=longest + 1,
+        max_tokens=max_tokens or longest,
         on_stage=on_stage,
     )
 

@@ -44,6 +44,18 @@ def test_synthetic_stages_end_with_a_table_an_answer_and_a_file(
     assert written["arms"]["oracle"]["regret_mean"] == 0
 
 
+def test_the_predictor_is_told_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    compare = simulation.compare
+    monkeypatch.setattr(
+        simulation,
+        "compare",
+        lambda *stages, **options: told.append(options["max_tokens"]) or compare(*stages, **options),
+    )
+    assert taper("--stages", 1, "--prompts", 1, "--samples", 2, "--max-tokens", 100_000) == 0
+    assert told == [100_000]
+
+
 def test_a_runs_own_stages_are_read_from_its_output_directory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
