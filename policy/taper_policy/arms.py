@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from taper_policy.decision import Choice, Prices
-from taper_policy.forecast import LiveRequest, forecast
-from taper_policy.lengths import LengthHistory
-from taper_policy.predictor import ReplicaSnapshot, Rules, decide
+from taper_policy.advisor import Advisor
+from taper_policy.forecast import LiveRequest
+from taper_policy.ledger import Finished, Question
+from taper_policy.predictor import ReplicaSnapshot
 from taper_policy.simulator import Rule, SimulatedReplica, SimulatedRequest
-
-FEW = 8
-SHARE = 0.85
 
 
 def static(_: SimulatedReplica) -> None:
@@ -45,26 +42,17 @@ def widen_at_once(degree: int) -> Rule:
 
 
 class Predictor:
-    """Asks `decide` at the start and then as the batch shrinks; keeps its choices for the ledger.
+    """One stage of a replica that asks its job's `advisor`; keeps the questions for the ledger."""
 
-    Between two questions the live count must fall: one by one when few live, else by a share,
-    but never past the count at which the last choice planned to widen.
-    """
-
-    def __init__(
-        self, prices: Prices, history: LengthHistory, rules: Rules, *, step: int, max_tokens: int
-    ) -> None:
-        self._prices, self._history, self._rules = prices, history, rules
-        self._step, self._max_tokens = step, max_tokens
-        self._due: int | None = None
+    def __init__(self, advisor: Advisor, *, step: int) -> None:
+        self._advisor = advisor
         self._told: set[str] = set()
-        self.choices: list[Choice] = []
-        history.start_stage(step)
+        self.questions: list[Question] = []
+        advisor.start_stage(step)
 
     def __call__(self, replica: SimulatedReplica) -> tuple[int, str] | None:
         """The rule."""
-        num_live = len(replica.live)
-        if self._due is not None and num_live > self._due:
+        if not self._advisor.is_due(len(replica.live)):
             return None
         self.learn(replica.finished)
         live = tuple(
@@ -80,23 +68,12 @@ class Predictor:
         snapshot = ReplicaSnapshot(
             at_seconds=replica.at_seconds, footprint=replica.footprint, degree=replica.degree, live=live
         )
-        expected = forecast(live, self._history, max_tokens=self._max_tokens)
-        choice = decide(snapshot, self._prices, expected, self._rules, replica.at_seconds)
-        self.choices.append(choice)
-        self._due = _next_question(choice, replica.degree, num_live)
-        return choice.degree, choice.reason
+        question = self._advisor.ask(snapshot, replica.at_seconds)
+        self.questions.append(question)
+        return question.choice.degree, question.choice.reason
 
     def learn(self, finished: Iterable[SimulatedRequest]) -> None:
-        """Tell the history of responses that have ended. Call it with all of them after the stage."""
-        for request in finished:
-            if request.rid not in self._told:
-                self._told.add(request.rid)
-                self._history.add_finished(request.prompt, request.response_tokens, step=self._step)
-
-
-def _next_question(choice: Choice, degree: int, num_live: int) -> int:
-    if num_live <= FEW:
-        return num_live - 1
-    staying = next((option for option in choice.options if option.degree == degree), None)
-    planned = staying.next_at_requests if staying and staying.next_at_requests is not None else 0
-    return max(FEW, int(SHARE * num_live), min(planned, num_live - 1))
+        """Tell the advisor of responses that have ended. Call it with all of them after the stage."""
+        new = [request for request in finished if request.rid not in self._told]
+        self._told.update(request.rid for request in new)
+        self._advisor.add_finished(Finished(request.prompt, request.response_tokens) for request in new)

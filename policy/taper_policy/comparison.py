@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from taper_policy.advisor import Advisor
 from taper_policy.arms import Predictor, static, threshold, widen_at_once
 from taper_policy.decision import Prices
-from taper_policy.lengths import LengthHistory
 from taper_policy.oracle import best_plan
 from taper_policy.predictor import Rules
 from taper_policy.simulator import Rule, SimulatedRequest, SimulatedStage, StepClock, simulate
@@ -76,7 +76,7 @@ def compare(
     if len(degrees) > 1:
         arms[AT_ONCE] = (base, widen_at_once(widest))
         arms |= {f"threshold {count}": (base, threshold(count, widest)) for count in THRESHOLDS}
-    history = LengthHistory()
+    advisor = Advisor(prices, rules, max_tokens=max_tokens)
     seconds: dict[str, list[float]] = {}
     switches: dict[str, list[int]] = {}
 
@@ -87,7 +87,7 @@ def compare(
     for step, requests in enumerate(stages):
         for arm, (degree, rule) in arms.items():
             note(arm, simulate(requests, prices, rule, footprint=footprint, degree=degree, clock=clock))
-        predictor = Predictor(prices, history, rules, step=step, max_tokens=max_tokens)
+        predictor = Predictor(advisor, step=step)
         note(PREDICTOR, simulate(requests, prices, predictor, footprint=footprint, degree=base, clock=clock))
         predictor.learn(requests)
         _, best = best_plan(requests, prices, footprint=footprint, degrees=degrees, clock=clock)

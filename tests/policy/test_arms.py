@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from taper_policy.arms import FEW, Predictor, static, threshold, widen_at_once
+from taper_policy.advisor import FEW, Advisor
+from taper_policy.arms import Predictor, static, threshold, widen_at_once
 from taper_policy.estimated import h100_8b
-from taper_policy.lengths import LengthHistory
 from taper_policy.predictor import Rules
 from taper_policy.simulator import Live, SimulatedReplica, SimulatedRequest, StepClock, simulate
 
@@ -50,26 +50,26 @@ def test_widening_at_once_waits_for_the_first_idle_group(
 
 def test_the_predictor_learns_each_response_once() -> None:
     requests = [request(index, 20 + 30 * index) for index in range(24)]
-    history = LengthHistory()
-    rule = Predictor(PROFILE, history, Rules(degrees=(1, 2, 4, 8)), step=0, max_tokens=MAX_TOKENS)
+    advisor = Advisor(PROFILE, Rules(degrees=(1, 2, 4, 8)), max_tokens=MAX_TOKENS)
+    rule = Predictor(advisor, step=0)
     clock = StepClock(PROFILE, footprint=8, max_batch=24, max_context=2048)
     stage = simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
     rule.learn(requests)
-    lengths = sorted(tokens for known in history.finished.values() for tokens in known)
+    entries = [*rule.questions, advisor.end_stage()]
+    lengths = sorted(response.tokens for entry in entries for response in entry.finished)
     assert lengths == sorted(one.response_tokens for one in requests)
     made = [s.to_degree for s in stage.switches]
-    asked_for = [choice.degree for choice in rule.choices]
+    asked_for = [question.choice.degree for question in rule.questions]
     assert made == [d for before, d in zip([1, *asked_for], asked_for, strict=False) if d != before]
 
 
 def test_the_predictor_asks_again_as_the_batch_shrinks() -> None:
-    history = LengthHistory()
-    rule = Predictor(PROFILE, history, Rules(degrees=(1, 2, 4, 8)), step=0, max_tokens=MAX_TOKENS)
+    rule = Predictor(Advisor(PROFILE, Rules(degrees=(1, 2, 4, 8)), max_tokens=MAX_TOKENS), step=0)
     asked = []
     for count in range(64, 0, -1):
-        before = len(rule.choices)
+        before = len(rule.questions)
         rule(replica([index % 4 for index in range(count)]))
-        if len(rule.choices) > before:
+        if len(rule.questions) > before:
             asked.append(count)
     assert asked[0] == 64
     assert asked[-FEW:] == list(range(FEW, 0, -1))

@@ -1,0 +1,30 @@
+"""Recorded decisions, made again: by the same rules to see that they are the same, or by others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from taper_policy.advisor import Advisor
+from taper_policy.ledger import Entry, Question
+
+
+def replay(entries: Iterable[Entry], advisor: Advisor) -> Iterator[tuple[Question, Question]]:
+    """Each question of one replica's ledger, as recorded and as `advisor`, a new one, answers it.
+
+    The advisor hears what ended between the questions in the recorded order. With other rules a
+    choice is what they would have chosen there: what came after it is as recorded. Raises
+    `ValueError` where a stage has no end although another follows.
+    """
+    step: int | None = None
+    for entry in entries:
+        if step is None:
+            advisor.start_stage(entry.step)
+        elif step != entry.step:
+            raise ValueError(f"step {entry.step} follows step {step}, whose end is missing")
+        advisor.add_finished(entry.finished)
+        if isinstance(entry, Question):
+            step = entry.step
+            yield entry, advisor.ask(entry.snapshot, entry.snapshot.at_seconds + entry.age_seconds)
+        else:
+            step = None
+            advisor.end_stage()
