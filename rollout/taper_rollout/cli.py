@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taper_rollout.commands import simulate
+
 if TYPE_CHECKING:
     from taper_api import RLHFJob
 
@@ -35,13 +37,6 @@ With RAY_ADDRESS set, the job runs on that Ray cluster; else Ray is started here
 Started again after it was killed, a job goes on from its newest checkpoint in its output directory.
 """
 
-SIMULATE_EXAMPLES = """\
-examples:
-  taper simulate                                       the published log-normal lengths on 8 H100, estimated
-  taper simulate --regime uniform --profile a40-14b    where it should not help
-  taper simulate --trace runs/sample --profile p.json  a run's own stages, with a measured profile
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
@@ -49,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _set_up_logging(verbose=options.verbose)
     previous = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        return _simulate(options) if options.command == "simulate" else _run(options)
+        options.execute(options)
+        return DONE
     except BaseException as error:
         return _explain(error, verbose=options.verbose)
     finally:
@@ -97,44 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         help="set a field of the job, like spec.training.steps=3; may be given many times",
     )
     run.add_argument("-v", "--verbose", action="store_true", help="show all logs, and tracebacks of errors")
-    _add_simulate(commands)
+    run.set_defaults(execute=_run)
+    simulate.add_parser(commands)
     return parser
 
 
-def _add_simulate(commands: Any) -> None:
-    simulate = commands.add_parser(
-        "simulate",
-        help="would switching help a job? no cluster needed",
-        description="Run recorded or synthetic stages on paper, under every layout, rule and the oracle.",
-        epilog=SIMULATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    source = simulate.add_mutually_exclusive_group()
-    source.add_argument(
-        "--trace", type=Path, metavar="DIR", help="a run's output directory: its recorded stages"
-    )
-    source.add_argument(
-        "--regime", default="lognormal", help="synthetic lengths: lognormal, bimodal, siblings, uniform"
-    )
-    simulate.add_argument(
-        "--profile", default="h100-8b", help="a profile's file, or an estimated one: h100-8b, a40-14b"
-    )
-    for name, default, told in (
-        ("stages", 20, "synthetic stages"),
-        ("prompts", 16, "prompts a stage and replica"),
-        ("samples", 8, "responses a prompt"),
-        ("prompt-tokens", 200, "tokens of a prompt"),
-        ("max-tokens", 24576, "cap of a response"),
-        ("seed", 1, "draws the lengths"),
-    ):
-        simulate.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=f"{told} (default: {default})"
-        )
-    simulate.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file")
-    simulate.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of errors")
-
-
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> None:
     from taper_rollout.training import check_job
 
     job, output = _job_and_output(options)
@@ -143,48 +107,8 @@ def _run(options: argparse.Namespace) -> int:
         from omegaconf import OmegaConf
 
         sys.stdout.write(OmegaConf.to_yaml(config))
-        return DONE
+        return
     _train(job, output, verbose=options.verbose)
-    return DONE
-
-
-def _simulate(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from taper_rollout import simulation
-    from taper_rollout.report.comparison_table import comparison_table
-    from taper_rollout.report.files import write_json
-
-    profile = simulation.load_profile(options.profile)
-    if options.trace is not None:
-        title, stages = str(options.trace), simulation.read_traces(options.trace)
-    else:
-        synthetic = simulation.Synthetic(
-            regime=options.regime,
-            stages=options.stages,
-            prompts=options.prompts,
-            samples=options.samples,
-            prompt_tokens=options.prompt_tokens,
-            max_tokens=options.max_tokens,
-            seed=options.seed,
-        )
-        title, stages = f"{options.regime} lengths", synthetic.draw()
-    console = Console()
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("stages", total=len(stages))
-        found = simulation.simulate_job(
-            stages,
-            profile,
-            max_tokens=None if options.trace else options.max_tokens,
-            on_stage=lambda done: progress.update(task, completed=done),
-        )
-    console.print(comparison_table(found, title=f"{len(stages)} stages of {title}\n{profile.title}"))
-    console.print(simulation.answer(found), highlight=False, soft_wrap=True)
-    if options.json is not None:
-        write_json(options.json, simulation.as_json(found, title=title, profile=profile), indent=2)
-        console.print(f"written to {options.json}", highlight=False, soft_wrap=True)
-    return DONE
 
 
 def _job_and_output(options: argparse.Namespace) -> tuple[RLHFJob, Path]:
