@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import struct
 import time
+from typing import Any
 
 import pytest
 
 from taper_rollout import records
 from taper_rollout.records import (
+    MAX_LIVE,
     RECORD_BYTES,
     RING_STEPS,
+    LiveRecord,
     RankRecord,
     RecordReader,
     RecordWriter,
     Step,
     check_platform,
+    name_request,
+    request_number,
 )
 from taper_rollout.segment import Segment
 
@@ -25,12 +30,13 @@ from .sglang_unit.processes import run_ranks
 OFFSET = 4096
 
 
-def written(number: int) -> dict[str, float]:
+NOT_WRITTEN = ("at", "steps_total", "listed")
+
+
+def written(number: int) -> dict[str, Any]:
     """A record whose fields all tell the same number."""
-    names = [
-        field.name for field in dataclasses.fields(RankRecord) if field.name not in ("at", "steps_total")
-    ]
-    return dict.fromkeys(names, number) | {"step_seconds": float(number)}
+    names = [field.name for field in dataclasses.fields(RankRecord) if field.name not in NOT_WRITTEN]
+    return dict.fromkeys(names, number) | {"step_seconds": float(number), "live": ()}
 
 
 @pytest.fixture
@@ -49,6 +55,7 @@ def test_a_record_reads_as_it_was_written(ends: Ends) -> None:
         "degree": 2,
         "running": 5,
         "waiting": 7,
+        "live": [(1, 11), (4_000_000_000, 2)],
         "longest_tokens": 11,
         "decoded_tokens_total": 1 << 40,
         "prefilled_tokens_total": 13,
@@ -58,7 +65,9 @@ def test_a_record_reads_as_it_was_written(ends: Ends) -> None:
     before = time.time()
     writer.write(**fields)
     record = reader.read()
+    live = fields.pop("live")
     assert {name: getattr(record, name) for name in fields} == fields
+    assert record.listed == len(live)
     assert before <= record.at <= time.time()
     assert record.steps_total == 0
 
@@ -161,7 +170,7 @@ def write_or_read(segment: Segment, rank: int, seconds: float) -> int:
             writer.write(**written(number))
             continue
         record = reader.read()
-        told = [value for name, value in dataclasses.asdict(record).items() if name != "at"]
+        told = [value for name, value in dataclasses.asdict(record).items() if name not in ("at", "listed")]
         assert len({float(value) for value in told}) == 1, told
         for step in reader.new_steps():
             assert step.degree == step.batch == step.context_tokens == step.seconds, step
@@ -173,6 +182,59 @@ def test_no_reader_ever_sees_a_torn_record() -> None:
     writes, *reads = run_ranks(write_or_read, 3, OFFSET + RECORD_BYTES, 1.5)
     assert writes > 1000
     assert min(reads) > 100
+
+
+def write_or_list(segment: Segment, rank: int, seconds: float) -> int:
+    """Rank 0 writes; the others look for a list whose rows are of different moments."""
+    segment.memory[rank] = 1
+    while segment.memory[:3] != bytes([1, 1, 1]):
+        time.sleep(0.001)
+    deadline, seen = time.monotonic() + seconds, set()
+    writer, reader = RecordWriter(segment, OFFSET), RecordReader(segment, OFFSET)
+    number = 0
+    while time.monotonic() < deadline:
+        if rank == 0:
+            number += 1
+            writer.write(**written(0) | {"running": number % 97, "live": [(number, number)] * (number % 97)})
+            continue
+        live = reader.live()
+        if live:
+            told = {one.number for one in live} | {one.decoded_tokens for one in live}
+            assert len(told) == 1, told
+            assert len(live) == next(iter(told)) % 97
+            seen.update(told)
+    return number or len(seen)
+
+
+def test_no_reader_ever_sees_a_list_of_two_moments() -> None:
+    writes, *reads = run_ranks(write_or_list, 3, OFFSET + RECORD_BYTES, 1.5)
+    assert writes > 1000
+    assert min(reads) > 10
+
+
+def test_a_list_that_lacks_a_running_request_is_not_told(ends: Ends) -> None:
+    writer, reader, _ = ends
+    writer.write(**written(0) | {"running": 2, "live": [(7, 3), (8, 0)]})
+    assert reader.live() == [
+        LiveRecord(number=7, decoded_tokens=3),
+        LiveRecord(number=8, decoded_tokens=0),
+    ]
+    many = [(number, 1) for number in range(MAX_LIVE + 1)]
+    writer.write(**written(0) | {"running": len(many), "live": many})
+    assert reader.live() is None
+    writer.write(**written(0))
+    assert reader.live() == []
+
+
+def test_a_list_that_is_being_written_is_not_told(ends: Ends) -> None:
+    writer, reader, segment = ends
+    writer.write(**written(0) | {"running": 1, "live": [(7, 3)]})
+    struct.pack_into("<Q", segment.memory, OFFSET, 99)
+    assert reader.live() is None
+
+
+def test_a_request_is_named_by_its_number() -> None:
+    assert request_number(name_request(12, "a-b-3")) == 12
 
 
 def test_a_machine_with_another_memory_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from sglang.srt.utils.network import get_zmq_socket
 
 from taper_policy.layout import leaders
 from taper_rollout.agent import COMMAND_METHOD, Command
-from taper_rollout.records import RecordReader, check_platform
+from taper_rollout.records import RecordReader, check_platform, name_request
 from taper_rollout.segment import Segment
 from taper_rollout.sglang.engine_settings import EngineSettings, environment
 from taper_rollout.sglang.rank_process import RankSettings, SegmentMap, input_address, run_rank
@@ -299,23 +299,32 @@ class ElasticEngine:
 
     # -- requests ----------------------------------------------------------------------
 
+    def next_number(self) -> int:
+        """A number that no request of this engine has had."""
+        self._counter += 1
+        return self._counter
+
     async def stream(
         self,
         prompt_ids: list[int],
         sampling: dict[str, Any],
         *,
         request_id: str | None = None,
+        number: int | None = None,
         logprobs: bool = False,
         stream: bool = True,
         **extra: Any,
     ) -> AsyncIterator[dict[str, Any]]:
-        """SGLang's outputs for one request: dictionaries with `output_ids` and `meta_info`."""
+        """SGLang's outputs for one request: dictionaries with `output_ids` and `meta_info`.
+
+        `number` is one of `next_number`; the ranks' records list the request by it.
+        """
         if self._fault:
             raise EngineDied(self._fault)
-        self._counter += 1
-        rid = f"{self._counter:09d}-{request_id or ''}"
+        number = self.next_number() if number is None else number
+        rid = name_request(number, request_id or "")
         if self.settings.seeded and sampling.get("sampling_seed") is None:
-            sampling = sampling | {"sampling_seed": self._counter}
+            sampling = sampling | {"sampling_seed": number}
         outputs = self._engine.tokenizer_manager.generate_request(
             GenerateReqInput(
                 input_ids=prompt_ids,

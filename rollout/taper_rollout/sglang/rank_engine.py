@@ -13,7 +13,7 @@ import torch
 
 from taper_policy.layout import group_of
 from taper_rollout.agent import Command, Offer
-from taper_rollout.records import RecordWriter, Step
+from taper_rollout.records import RecordWriter, Step, request_number
 from taper_rollout.sglang import handoff, kv_arena, kv_exchange, random_state, weight_views
 from taper_rollout.sglang.stacks import BuiltStack, dispatch_loop
 from taper_rollout.switching.plans import LiveRequest, SwitchPlan
@@ -101,12 +101,14 @@ class RankStacks:
         running = [request for request in scheduler.running_batch.reqs if not request.finished()]
         if extended is not None:
             running += [request for request in extended.reqs if not request.finished()]
+        live = [(request_number(request.rid), len(request.output_ids)) for request in running]
         self._record.write(
             epoch=self._epoch,
             degree=self.degree,
             running=len(running),
             waiting=len(scheduler.waiting_queue),
-            longest_tokens=max((len(request.output_ids) for request in running), default=0),
+            live=live,
+            longest_tokens=max((decoded for _, decoded in live), default=0),
             decoded_tokens_total=self._decoded,
             prefilled_tokens_total=self._prefilled,
             finished_total=self._finished,
