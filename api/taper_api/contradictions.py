@@ -109,10 +109,10 @@ def _samples(spec: RLHFJobSpec) -> Iterator[Problem]:
 def _policy(spec: RLHFJobSpec) -> Iterator[Problem]:
     """Of the policy's sections, the one that its name names is given, and no other."""
     policy = spec.rollout.policy
-    sections = {"threshold": policy.threshold, "schedule": policy.schedule}
+    sections = {"predictor": policy.predictor, "threshold": policy.threshold, "schedule": policy.schedule}
     for name, section in sections.items():
         path = f"spec.rollout.policy.{name}"
-        if name == policy.name and section is None:
+        if name == policy.name and section is None and name != "predictor":
             yield Problem(path=path, message="is missing, but the policy is called so", remedy=f"add {name}")
         if name != policy.name and section is not None:
             yield Problem(
@@ -162,6 +162,20 @@ def _arena(spec: RLHFJobSpec) -> Iterator[Problem]:
             path="spec.rollout.kvTokens",
             message=f"{spec.rollout.kv_tokens} tokens cannot hold one request of {longest}",
             remedy="use at least spec.data.maxPromptTokens + spec.rollout.responseTokens",
+        )
+
+
+def _ports(spec: RLHFJobSpec) -> Iterator[Problem]:
+    """`metrics.port` is none of the status servers' ports."""
+    first, port = spec.rollout.port, spec.rollout.metrics.port
+    if first is None or port is None:
+        return
+    last = first + spec.training.ranks * spec.training.nodes // spec.rollout.footprint - 1
+    if first <= port <= last:
+        yield Problem(
+            path="spec.rollout.metrics.port",
+            message=f"{port} is the port of replica {port - first}'s status server",
+            remedy=f"use {last + 1} or above, or less than {first}, or change spec.rollout.port",
         )
 
 
@@ -241,6 +255,7 @@ RULES: tuple[Rule, ...] = (
     _policy,
     _schedule,
     _arena,
+    _ports,
     _validation,
     _checkpoints,
     _verl,

@@ -5,7 +5,8 @@ batch has shrunk enough since the last question, and keeps of each question all 
 needed to ask it again (`ledger`). Live replicas and simulated ones use the same advisor.
 
 Between two questions the live count must fall: one by one when few live, else by a share,
-but never past the count at which the last choice planned to widen.
+but never past the count at which the last choice planned to widen. Or the longest response
+must grow by a quarter: that a request goes on, too, tells how long the rest may be.
 
 Invariants (asserted by `tests/policy/test_advisor.py`):
 - the same events give the same questions with the same choices;
@@ -25,6 +26,8 @@ from taper_policy.predictor import ReplicaSnapshot, Rules, decide
 
 FEW = 8
 SHARE = 0.85
+GROWTH = 1.25
+LEAST_GROWTH_TOKENS = 16
 
 
 class Advisor:
@@ -36,6 +39,7 @@ class Advisor:
         self._step = 0
         self._number = 0
         self._due: int | None = None
+        self._due_tokens = 0
         self._untold: list[Finished] = []
 
     def start_stage(self, step: int) -> None:
@@ -49,14 +53,16 @@ class Advisor:
             self._history.add_finished(response.prompt, response.tokens, step=self._step)
             self._untold.append(response)
 
-    def is_due(self, num_live: int) -> bool:
-        """Whether the batch has shrunk enough for another question."""
-        return self._due is None or num_live <= self._due
+    def is_due(self, num_live: int, longest_tokens: int) -> bool:
+        """Whether the batch has shrunk, or its longest response grown, enough for another question."""
+        return self._due is None or num_live <= self._due or longest_tokens >= self._due_tokens
 
     def ask(self, snapshot: ReplicaSnapshot, now: float) -> Question:
         """What to do now, kept with all that the answer followed from."""
         choice = self._choice(snapshot, now)
         self._due = _next_question(choice, snapshot.degree, len(snapshot.live))
+        longest = max((request.decoded_tokens for request in snapshot.live), default=0)
+        self._due_tokens = max(longest + LEAST_GROWTH_TOKENS, int(GROWTH * longest))
         self._number += 1
         return Question(
             step=self._step,

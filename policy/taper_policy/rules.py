@@ -1,20 +1,23 @@
-"""When to switch: rules that map a snapshot to a decision, or to None, to stay.
+"""When to switch without predicting: rules that map a snapshot to a decision, or to None, to stay.
 
 Rules are values without memory: what a rule must know of the stage's past is in the
-snapshot. Moving back to the base layout between stages is not theirs to decide.
+snapshot. Moving back to the base layout between stages is not theirs to decide. They are
+what the predictor (`advisor`) is held against, and for tests.
 
 Invariants (asserted by `tests/policy/test_rules.py`):
 - a rule never decides for the degree that the replica already has;
-- `Threshold` never narrows, and never acts while requests wait or may still arrive;
+- `Threshold` and `WidenAtOnce` never narrow, and never act while requests wait or may still arrive;
 - `Schedule` takes its points in order, each at most once a stage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+from taper_policy.decision import PredictorSettings
 from taper_policy.snapshot import Decision, Snapshot
 
 
@@ -47,6 +50,21 @@ class Threshold:
         if not 0 < running <= self.requests:
             return None
         return Decision(degree=self.degree, reason=f"{running} running, threshold {self.requests}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WidenAtOnce:
+    """Widen to `degree` as soon as a group has nothing to do, and no request can join it."""
+
+    degree: int
+
+    def decide(self, snapshot: Snapshot) -> Decision | None:
+        """Widen when the first group is idle; never narrow."""
+        if not snapshot.arrivals_settled or snapshot.waiting or snapshot.degree >= self.degree:
+            return None
+        if not snapshot.num_running or min(snapshot.running) > 0:
+            return None
+        return Decision(degree=self.degree, reason=f"a group is idle, {snapshot.num_running} running")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,25 +112,46 @@ class Schedule:
 
 def rule_from_settings(
     settings: Mapping[str, Any], degrees: Sequence[int], *, path: str = "spec.rollout.policy"
-) -> Rule:
+) -> Rule | PredictorSettings:
     """The rule that `settings` describe, for a replica with `degrees` (base first, widest last).
 
+    `{"name": "predictor"}` gives the predictor's settings, changed by those under `predictor`.
     `{"name": "threshold", "threshold": {"requests": 8}}` widens to the last degree.
-    `{"name": "schedule", "schedule": [{"tokens": 64, "degree": 2}, ...]}` starts from the first.
-    Raises `ValueError` that begins with the path of what is wrong, below `path`.
+    `{"name": "widen-at-once"}` does so, too, and `{"name": "schedule", "schedule": [{"tokens": 64,
+    "degree": 2}, ...]}` starts from the first. Raises `ValueError` that begins with the path of
+    what is wrong, below `path`.
     """
     name = settings.get("name")
     if not isinstance(name, str) or name not in _READERS:
-        raise ValueError(f"{path}.name: {name!r} is no rule; use {' or '.join(_READERS)}")
-    for key in settings:
-        if key != "name" and key not in _READERS:
+        raise ValueError(f"{path}.name: {name!r} is no policy; use {', '.join(_READERS)}")
+    for key, value in settings.items():
+        if key not in ("name", *_READERS):
             raise ValueError(f"{path}.{key}: unknown; use {name}")
-    if settings.get(name) is None:
-        raise ValueError(f"{path}.{name}: missing; the rule {name} needs its settings")
+        if key not in ("name", name) and value is not None:
+            raise ValueError(f"{path}.{key}: the policy is {name}; remove it, or change the name")
+    if settings.get(name) is None and name in ("threshold", "schedule"):
+        raise ValueError(f"{path}.{name}: missing; the policy {name} needs its settings")
     try:
-        return _READERS[name](settings[name], degrees)
+        return _READERS[name](settings.get(name), degrees)
     except ValueError as error:
         raise ValueError(f"{path}.{error}") from None
+
+
+def _read_predictor(settings: object, degrees: Sequence[int]) -> PredictorSettings:
+    if settings is None:
+        return PredictorSettings()
+    names = {field.name for field in fields(PredictorSettings)}
+    given = _read_fields(settings, "predictor", names, required=False)
+    numbers = {name: _read_number(value, f"predictor.{name}") for name, value in given.items()}
+    for name, number in numbers.items():
+        _require(number >= 0, f"predictor.{name}", f"{number} is not 0 or more")
+    _require(numbers.get("confidence", 0) <= 1, "predictor.confidence", "is not within [0, 1]")
+    return PredictorSettings(**numbers)
+
+
+def _read_widen_at_once(settings: object, degrees: Sequence[int]) -> Rule:
+    _require(settings is None, "widen-at-once", "has no settings")
+    return WidenAtOnce(degree=degrees[-1])
 
 
 def _read_threshold(settings: object, degrees: Sequence[int]) -> Rule:
@@ -143,19 +182,23 @@ def _read_schedule(settings: object, degrees: Sequence[int]) -> Rule:
     return schedule
 
 
-_READERS: dict[str, Callable[[object, Sequence[int]], Rule]] = {
+_READERS: dict[str, Callable[[object, Sequence[int]], Rule | PredictorSettings]] = {
+    "predictor": _read_predictor,
+    "widen-at-once": _read_widen_at_once,
     "threshold": _read_threshold,
     "schedule": _read_schedule,
 }
 
 
-def _read_fields(settings: object, path: str, names: set[str]) -> Mapping[str, object]:
+def _read_fields(
+    settings: object, path: str, names: set[str], *, required: bool = True
+) -> Mapping[str, object]:
     expected = ", ".join(sorted(names))
     if not isinstance(settings, Mapping):
         raise ValueError(f"{path}: must have the fields {expected}")
     for key in settings:
         _require(key in names, f"{path}.{key}", f"unknown; use {expected}")
-    for name in sorted(names):
+    for name in sorted(names) if required else ():
         _require(name in settings, f"{path}.{name}", "missing")
     return settings
 
@@ -164,6 +207,12 @@ def _read_whole(value: object, path: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{path}: {value!r} is not a whole number")
     return value
+
+
+def _read_number(value: object, path: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{path}: {value!r} is not a number")
+    return float(value)
 
 
 def _require(condition: bool, path: str, problem: str) -> None:

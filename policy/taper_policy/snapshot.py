@@ -38,7 +38,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Switch to the uniform layout of `degree`; `reason` is for the ledger and the user."""
+    """Switch to the uniform layout of `degree`; `reason` is for the ledger and the user.
+
+    What the predictor expects of it, None of other rules: `question` is its number in the stage,
+    `gain_seconds` what is saved over staying to the end of the stage, `pause_seconds` what it costs.
+    """
 
     degree: int
     reason: str
+    question: int | None = None
+    gain_seconds: float | None = None
+    pause_seconds: float | None = None

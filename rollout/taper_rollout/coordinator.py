@@ -9,16 +9,18 @@ a new step). The layout returns to the base one when a stage has drained.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
-from taper_policy.rules import Rule, rule_from_settings
+from taper_policy.forecast import LiveRequest
 from taper_policy.snapshot import Decision, Snapshot
 from taper_policy.step_times import StepTimes
 from taper_rollout.calibration import calibrate
-from taper_rollout.events import BatchSample, StageProgress, SwitchRecord
+from taper_rollout.decisions import Decisions
+from taper_rollout.events import BatchSample, StageProgress, SwitchDone, SwitchRecord
 from taper_rollout.generated import Generated, generated
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
@@ -46,9 +48,7 @@ class Coordinator:
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._settings, self._emit = settings, emit
-        self._rule: Rule = rule_from_settings(
-            settings.policy, settings.degrees, path="actor_rollout_ref.rollout.custom.policy"
-        )
+        self._decisions = Decisions(settings, emit)
         self._engine = ElasticEngine(engine_settings(settings))
         self._protocol = SwitchProtocol(timeout_seconds=settings.switch_timeout_seconds)
         self._step_times = StepTimes()
@@ -121,8 +121,8 @@ class Coordinator:
             )
         await self._open.wait()
         await self._awake.wait()
-        stage = self._stage = self._stage or Stage(self._settings.footprint, self._settings.degrees[0])
-        digest = prompt_digest(prompt_ids)
+        stage = self._stage = self._stage or self._new_stage()
+        digest, number = prompt_digest(prompt_ids), self._engine.next_number()
         sample = stage.next_sample(digest)
         if self._settings.seed is not None and "sampling_seed" not in sampling:
             seed = request_seed(self._settings.seed, self._step, digest, sample)
@@ -131,11 +131,13 @@ class Coordinator:
         self._last_arrival_at = time.monotonic()
         started_at = time.time()
         output: dict[str, Any] = {}
+        stage.begin_request(number, prompt=digest, prompt_tokens=len(prompt_ids))
         try:
             output = await self._engine.generate(
-                prompt_ids, sampling, request_id=request_id, logprobs=logprobs
+                prompt_ids, sampling, request_id=request_id, number=number, logprobs=logprobs
             )
         finally:
+            stage.end_request(number)
             self._outstanding -= 1
             self._last_end_at = time.monotonic()
         made = generated(output, logprobs)
@@ -149,7 +151,13 @@ class Coordinator:
             started_at=started_at,
             finish_reason=made.stop_reason,
         )
+        if made.stop_reason != "aborted" and made.token_ids and stage is self._stage:
+            self._decisions.add_finished(digest, len(made.token_ids))
         return made
+
+    def _new_stage(self) -> Stage:
+        self._decisions.start_stage(self._step)
+        return Stage(self._settings.footprint, self._settings.degrees[0])
 
     async def abort_all(self, *, reject: bool = False) -> None:
         """End all live requests with what they have; hold new ones, or reject them, until resumed.
@@ -282,29 +290,36 @@ class Coordinator:
         if len(stage.switches) >= ATTEMPTS_PER_STAGE:
             return None
         now = time.monotonic()
-        return self._rule.decide(
-            Snapshot(
-                at_seconds=now,
-                degree=sample.degree,
-                running=sample.running,
-                waiting=max(0, sample.waiting),
-                finished=len(stage.requests),
-                arrivals_settled=now - self._last_arrival_at > ARRIVALS_SETTLED_SECONDS,
-                longest_decoded_tokens=stage.longest_tokens,
-                total_tokens=sum(request.response_tokens for request in stage.requests),
-                switches_done_in_stage=len(stage.switches),
-            )
+        snapshot = Snapshot(
+            at_seconds=now,
+            degree=sample.degree,
+            running=sample.running,
+            waiting=max(0, sample.waiting),
+            finished=len(stage.requests),
+            arrivals_settled=now - self._last_arrival_at > ARRIVALS_SETTLED_SECONDS,
+            longest_decoded_tokens=stage.longest_tokens,
+            total_tokens=sum(request.response_tokens for request in stage.requests),
+            switches_done_in_stage=len(stage.switches),
         )
+        return self._decisions.decide(snapshot, lambda: self._live(stage))
+
+    def _live(self, stage: Stage) -> tuple[LiveRequest, ...] | None:
+        """The running requests as the leaders' records list them; None where one cannot be read now."""
+        groups = []
+        for reader in self._engine.records[:: self._engine.degree]:
+            live = reader.live()
+            if live is None:
+                return None
+            groups.append(live)
+        return stage.live_requests(groups)
 
     async def _act(self, stage: Stage, decision: Decision) -> None:
-        if self._settings.mode == "advise":
+        if self._decisions.mode == "advise":
             if stage.switches and stage.switches[-1].to_degree == decision.degree:
                 return
-            stage.add_switch(
-                self._record(decision.degree, decision.reason, "advised", time.time(), {}), requests=[]
-            )
+            stage.add_switch(self._record(decision, "advised", time.time(), {}), requests=[])
             return
-        await self._switch(stage, decision.degree, decision.reason)
+        self._tell_switch(await self._switch(stage, decision))
 
     # -- switching ---------------------------------------------------------------------
 
@@ -312,16 +327,19 @@ class Coordinator:
         """Back to the base layout, when nothing is served."""
         base = self._settings.degrees[0]
         if self._outstanding == 0 and self._engine.degree != base:
-            await self._switch(None, base, "the stage has drained")
+            done = await self._switch(None, Decision(degree=base, reason="the stage has drained"))
+            self._tell_switch(done)
 
     async def _switch_idle(self, degree: int, reason: str) -> None:
-        await self._switch(None, degree, reason)
+        """Switch while nothing is served and nobody needs to know: to measure."""
+        await self._switch(None, Decision(degree=degree, reason=reason))
 
-    async def _switch(self, stage: Stage | None, degree: int, reason: str) -> None:
+    async def _switch(self, stage: Stage | None, decision: Decision) -> SwitchRecord | None:
         """Switch, and record what became of it. A refused or called-off switch leaves the layout."""
+        degree = decision.degree
         async with self._switching:
             if self._engine.degree == degree:
-                return
+                return None
             began_at, from_degree, epoch = time.time(), self._engine.degree, self._protocol.epoch + 1
             self._apply(Event.PROPOSED, epoch)
             try:
@@ -335,21 +353,24 @@ class Coordinator:
                 self._apply(Event.REFUSED, epoch)
                 self._apply(Event.RESUMED, epoch)
                 log.warning("replica %d: switch to degree %d: %s", self._settings.replica, degree, refused)
+                decision = dataclasses.replace(decision, reason=f"{decision.reason}; {refused}")
+                record = self._record(decision, "aborted", began_at, {}, from_degree)
                 if stage is not None:
                     stage.failed_attempts += 1
-                    record = self._record(
-                        degree, f"{reason}; {refused}", "aborted", began_at, {}, from_degree
-                    )
                     stage.add_switch(record, requests=[])
-                return
+                return record
             for event in (Event.ALL_AGREED, Event.PLAN_MATCHED, Event.ALL_DONE, Event.RESUMED):
                 self._apply(event, epoch)
         if stage is not None:
             figures |= await self._engine.resumed(deadline_seconds=self._settings.switch_timeout_seconds)
-            stage.add_switch(
-                self._record(degree, reason, "committed", began_at, figures, from_degree),
-                requests=figures["requests"],
-            )
+        record = self._record(decision, "committed", began_at, figures, from_degree)
+        if stage is not None:
+            stage.add_switch(record, requests=figures["requests"])
+        return record
+
+    def _tell_switch(self, switch: SwitchRecord | None) -> None:
+        if switch is not None:
+            self._emit(SwitchDone(replica=self._settings.replica, step=self._step, switch=switch))
 
     def _apply(self, event: Event, epoch: int) -> None:
         self._protocol = self._protocol.apply(event, epoch, time.monotonic())
@@ -357,8 +378,7 @@ class Coordinator:
 
     def _record(
         self,
-        degree: int,
-        reason: str,
+        decision: Decision,
         outcome: str,
         at: float,
         figures: dict[str, Any],
@@ -368,20 +388,29 @@ class Coordinator:
             epoch=self._protocol.epoch,
             at=at,
             from_degree=from_degree or self._engine.degree,
-            to_degree=degree,
+            to_degree=decision.degree,
             kv=self._settings.kv,
             outcome=outcome,
-            reason=reason,
+            reason=decision.reason,
             live_requests=figures.get("live_requests", 0),
             live_tokens=figures.get("live_tokens", 0),
             moved_bytes=figures.get("moved_bytes", 0),
             prefilled_tokens=figures.get("prefilled_tokens", 0),
             pause_seconds=figures.get("pause_seconds", 0.0),
             parts_seconds=figures.get("parts", {}),
+            question=decision.question,
+            predicted_gain_seconds=decision.gain_seconds,
+            predicted_pause_seconds=decision.pause_seconds,
         )
 
     def _finish_stage(self) -> None:
         """Tell the stage's record, with each switch's gain by the true lengths."""
         stage, self._stage = self._stage, None
-        if stage is not None and stage.requests:
-            self._emit(stage.record(self._settings.replica, self._step, self._step_times.table()))
+        if stage is None:
+            return
+        if not stage.requests:
+            self._decisions.end_stage(())
+            return
+        record = stage.record(self._settings.replica, self._step, self._step_times.table())
+        self._emit(record)
+        self._decisions.end_stage(record.switches)

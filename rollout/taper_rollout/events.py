@@ -46,6 +46,9 @@ class SwitchRecord:
     `gain_seconds` is `staying_seconds` (what the rest of the stage would have taken
     in the old layout, by measured step times and the true lengths) minus what it
     took; None where no step time of the old layout was measured.
+
+    `question` is the number, in its stage's ledger, of the predictor's decision behind it, with the
+    gain and the pause that were predicted; None of other rules.
     """
 
     epoch: int
@@ -64,6 +67,9 @@ class SwitchRecord:
     staying_seconds: float | None = None
     actual_seconds: float | None = None
     gain_seconds: float | None = None
+    question: int | None = None
+    predicted_gain_seconds: float | None = None
+    predicted_pause_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +115,20 @@ class SwitchDone:
     switch: SwitchRecord
 
 
-Event = StageRecord | StageProgress | SwitchDone
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """An entry of a replica's ledger, in JSON form: `start`, `question`, `outcome` or `stage end`.
+
+    `start` holds the profile and the rules, `outcome` a switch as its stage's record tells it; the
+    others are `taper_policy.ledger`'s.
+    """
+
+    replica: int
+    at: float
+    entry: dict[str, Any]
+
+
+Event = StageRecord | StageProgress | SwitchDone | LedgerEntry
 
 
 def as_json(event: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ class ReplicaSettings:
 
     `seed`: requests get seeds derived from it, and a seeded response is the same in every
     layout; None leaves sampling to the groups' generators, which start from `random_seed`.
+    `response_tokens`: of the longest response, what the predictor takes for the cap.
     `kv_tokens`: arena tokens of a rank at the base degree, None for a default.
     """
 
@@ -30,6 +31,7 @@ class ReplicaSettings:
     kv_tokens: int | None
     max_running_requests: int | None
     context_tokens: int
+    response_tokens: int
     trust_remote_code: bool
     device: str
     replica: int

@@ -7,11 +7,14 @@ import hashlib
 import itertools
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from taper_policy.counterfactual import staying_seconds
+from taper_policy.forecast import LiveRequest
 from taper_policy.step_times import DecodeSeconds
 from taper_rollout.events import BatchSample, RequestRecord, StageRecord, SwitchRecord
+from taper_rollout.records import LiveRecord
 
 
 def prompt_digest(prompt_ids: list[int]) -> str:
@@ -46,12 +49,40 @@ class Stage:
         self._moments: list[_Moment] = []
         self._samples: list[BatchSample] = []
         self._lengths: dict[str, tuple[int, int]] = {}
+        self._live: dict[int, tuple[str, int]] = {}
         self._siblings: Counter[str] = Counter()
 
     def next_sample(self, prompt: str) -> int:
         """The index of this request among those of its prompt."""
         self._siblings[prompt] += 1
         return self._siblings[prompt] - 1
+
+    def begin_request(self, number: int, *, prompt: str, prompt_tokens: int) -> None:
+        """A request is given to the engine under `number`."""
+        self._live[number] = (prompt, prompt_tokens)
+
+    def end_request(self, number: int) -> None:
+        """It has ended, or failed."""
+        del self._live[number]
+
+    def live_requests(self, groups: Iterable[Iterable[LiveRecord]]) -> tuple[LiveRequest, ...] | None:
+        """What the ranks' records list, group after group, as the predictor knows it.
+
+        None where a record lists a request that this stage did not give.
+        """
+        rows = [(group, one) for group, records in enumerate(groups) for one in records]
+        if any(one.number not in self._live for _, one in rows):
+            return None
+        return tuple(
+            LiveRequest(
+                rid=str(one.number),
+                prompt=self._live[one.number][0],
+                group=group,
+                prompt_tokens=self._live[one.number][1],
+                decoded_tokens=one.decoded_tokens,
+            )
+            for group, one in rows
+        )
 
     def observe(self, sample: BatchSample, *, longest_tokens: int) -> None:
         """Keep a sample where something changed."""

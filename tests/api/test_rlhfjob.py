@@ -18,8 +18,8 @@ def test_defaults(job: Any) -> None:
     spec = job().spec
     assert spec.rollout.degrees == (1, 2, 4)
     assert spec.rollout.mode == "enforce"
-    assert spec.rollout.policy.name == "threshold"
-    assert spec.rollout.policy.threshold.requests == 4
+    assert spec.rollout.policy.name == "predictor"
+    assert spec.rollout.policy.predictor is None
     assert spec.rollout.switch.kv == "migrate"
     assert spec.algorithm.name == "grpo"
     assert spec.training.checkpoints.resume == "auto"
@@ -61,6 +61,12 @@ FIELD_ERRORS = [
         "metadata.name: 'A_job' does not fit; "
         "Name of the job: at most 42 lower-case letters, digits and inner dashes.",
     ),
+    (
+        {"spec__rollout__metrics": {"port": 80}},
+        "spec.rollout.metrics.port: 80 is not valid; it must be greater than or equal to 1024",
+    ),
+    ({"spec__rollout__metrics": {"host": ""}}, "spec.rollout.metrics.host: is empty; give it a value"),
+    ({"spec__rollout__metrics": 9400}, "spec.rollout.metrics: 9400 is not a mapping; write name: value"),
     ({"apiVersion": "v1"}, "apiVersion: 'v1' is not allowed; use 'taper.dev/v1alpha1'"),
     (
         {"spec__algorithm__learningRate": 0},
@@ -133,7 +139,12 @@ CONTRADICTIONS = [
     ({"spec__algorithm__miniBatchPrompts": 3}, "spec.algorithm.miniBatchPrompts", "does not divide"),
     ({"spec__rollout__samplesPerPrompt": 1}, "spec.rollout.samplesPerPrompt", "2 or more"),
     ({"spec__rollout__policy": {"name": "schedule"}}, "spec.rollout.policy.schedule", "is missing"),
-    ({"spec__rollout__policy": {}}, "spec.rollout.policy.threshold", "is missing"),
+    ({"spec__rollout__policy": {"name": "threshold"}}, "spec.rollout.policy.threshold", "is missing"),
+    (
+        {"spec__rollout__policy": {"name": "widen-at-once", "predictor": {"confidence": 0.5}}},
+        "spec.rollout.policy.predictor",
+        "the policy is widen-at-once",
+    ),
     (
         {"spec__rollout__policy": {**schedule((8, 2)), "name": "threshold", "threshold": {}}},
         "spec.rollout.policy.schedule",
@@ -161,6 +172,11 @@ CONTRADICTIONS = [
         "lives past 128",
     ),
     ({"spec__rollout__kvTokens": 639}, "spec.rollout.kvTokens", "one request of 640"),
+    (
+        {"spec__rollout__port": 9000, "spec__rollout__metrics": {"port": 9001}, "spec__training__nodes": 2},
+        "spec.rollout.metrics.port",
+        "9001 is the port of replica 1's status server; use 9002 or above",
+    ),
     ({"spec__training__validation": {"before": True}}, "spec.training.validation.before", "no validation"),
     (
         {"spec__training__validation": {"everySteps": 1}},
@@ -201,6 +217,11 @@ def test_contradictions(problems: Any, changes: dict[str, Any], path: str, words
 
 def test_off_contradicts_nothing(job: Any) -> None:
     assert job(spec__rollout__mode="off", spec__rollout__policy=schedule((8, 2))).spec.rollout.mode == "off"
+
+
+@pytest.mark.parametrize("port", [8999, 9001])
+def test_metrics_may_have_any_port_but_the_status_servers(job: Any, port: int) -> None:
+    assert job(spec__rollout__port=9000, spec__rollout__metrics={"port": port})
 
 
 def test_one_sample_is_enough_for_ppo(job: Any) -> None:

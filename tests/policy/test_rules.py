@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_policy.rules import Schedule, SchedulePoint, Threshold, rule_from_settings
+from taper_policy.decision import PredictorSettings
+from taper_policy.rules import Schedule, SchedulePoint, Threshold, WidenAtOnce, rule_from_settings
 from taper_policy.snapshot import Decision, Snapshot
 
 TAIL = Snapshot(
@@ -142,6 +143,26 @@ def test_settings_become_a_threshold_for_the_widest_degree() -> None:
     assert rule_from_settings(settings, (1, 2, 4)) == Threshold(requests=8, degree=4)
 
 
+def test_settings_become_the_predictors() -> None:
+    assert rule_from_settings({"name": "predictor"}, (1, 2)) == PredictorSettings()
+    settings = {"name": "predictor", "predictor": {"margin_seconds": 1, "confidence": 0.9}, "threshold": None}
+    expected = PredictorSettings(margin_seconds=1.0, confidence=0.9)
+    assert rule_from_settings(settings, (1, 2)) == expected
+
+
+def test_settings_become_widening_at_once() -> None:
+    assert rule_from_settings({"name": "widen-at-once"}, (1, 2, 4)) == WidenAtOnce(degree=4)
+
+
+@given(snapshot=snapshots)
+def test_widening_at_once_needs_an_idle_group_and_a_settled_stage(snapshot: Snapshot) -> None:
+    decision = WidenAtOnce(degree=2).decide(snapshot)
+    may = snapshot.arrivals_settled and not snapshot.waiting and snapshot.degree < 2
+    idle = snapshot.num_running > 0 and min(snapshot.running) == 0
+    assert (decision is not None) == (may and idle)
+    assert decision is None or decision.degree == 2
+
+
 def test_settings_become_a_schedule() -> None:
     settings = {
         "name": "schedule",
@@ -155,12 +176,42 @@ def test_settings_become_a_schedule() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({}, "p.name: None is no rule; use threshold or schedule"),
-        ({"name": "oracle"}, "p.name: 'oracle' is no rule; use threshold or schedule"),
-        ({"name": ["threshold"]}, "p.name: ['threshold'] is no rule; use threshold or schedule"),
-        ({"name": "threshold"}, "p.threshold: missing; the rule threshold needs its settings"),
-        ({"name": "schedule", "schedule": None}, "p.schedule: missing; the rule schedule needs its settings"),
+        ({}, "p.name: None is no policy; use predictor, widen-at-once, threshold, schedule"),
+        (
+            {"name": "oracle"},
+            "p.name: 'oracle' is no policy; use predictor, widen-at-once, threshold, schedule",
+        ),
+        (
+            {"name": ["threshold"]},
+            "p.name: ['threshold'] is no policy; use predictor, widen-at-once, threshold, schedule",
+        ),
+        ({"name": "threshold"}, "p.threshold: missing; the policy threshold needs its settings"),
+        (
+            {"name": "schedule", "schedule": None},
+            "p.schedule: missing; the policy schedule needs its settings",
+        ),
         ({"name": "threshold", "treshold": {}}, "p.treshold: unknown; use threshold"),
+        (
+            {"name": "threshold", "threshold": {"requests": 3}, "schedule": []},
+            "p.schedule: the policy is threshold; remove it, or change the name",
+        ),
+        ({"name": "widen-at-once", "widen-at-once": {}}, "p.widen-at-once: has no settings"),
+        (
+            {"name": "predictor", "predictor": {"luck": 1}},
+            "p.predictor.luck: unknown; use confidence, margin_seconds, margin_share",
+        ),
+        (
+            {"name": "predictor", "predictor": {"margin_share": "x"}},
+            "p.predictor.margin_share: 'x' is not a number",
+        ),
+        (
+            {"name": "predictor", "predictor": {"margin_share": -1}},
+            "p.predictor.margin_share: -1.0 is not 0 or more",
+        ),
+        (
+            {"name": "predictor", "predictor": {"confidence": 2}},
+            "p.predictor.confidence: is not within [0, 1]",
+        ),
         ({"name": "threshold", "threshold": 3}, "p.threshold: must have the fields requests"),
         ({"name": "threshold", "threshold": {}}, "p.threshold.requests: missing"),
         ({"name": "threshold", "threshold": {"requests": 0}}, "p.threshold.requests: 0 is not 1 or more"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
 import socket
 import urllib.error
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from taper_policy.estimated import h100_8b
+from taper_policy.profile import Profile
 from taper_rollout import coordinator as module
 from taper_rollout.coordinator import Coordinator, ReplicaSettings
-from taper_rollout.events import StageRecord
-from taper_rollout.records import RankRecord
+from taper_rollout.events import LedgerEntry, StageRecord, SwitchDone
+from taper_rollout.records import LiveRecord, RankRecord
 from taper_rollout.sglang.engine import CommandFailed, EngineDied
 
 SETTINGS = ReplicaSettings(
@@ -33,6 +36,7 @@ SETTINGS = ReplicaSettings(
     kv_tokens=100,
     max_running_requests=8,
     context_tokens=64,
+    response_tokens=32,
     trust_remote_code=False,
     device="cpu",
     replica=0,
@@ -40,6 +44,23 @@ SETTINGS = ReplicaSettings(
     host="127.0.0.1",
     calibrate=False,
 )
+
+
+def two_of_eight() -> Profile:
+    """Two ranks of the estimated eight: one with both ranks is faster, and a switch costs next to nothing."""
+    whole, degrees = h100_8b(), (1, 2)
+    cells = [c for c in whole.cells if c.degree in degrees and c.busy_groups <= 2 // c.degree]
+    return dataclasses.replace(
+        whole,
+        footprint=2,
+        degrees=degrees,
+        cells=tuple(cells),
+        prefill={degree: whole.prefill[degree] for degree in degrees},
+        switch={pair: whole.switch[pair] for pair in ((1, 2), (2, 1))},
+    )
+
+
+PROFILE = two_of_eight()
 
 
 class NamedEngine:
@@ -53,22 +74,42 @@ class NamedEngine:
         self.switch_fails: Callable[[], Exception | None] = lambda: None
         self.epochs: list[int] = []
         self.aborts_work = True
-        self.records = [SimpleNamespace(read=self._read, new_steps=list) for _ in range(2)]
+        self.records = [
+            SimpleNamespace(
+                read=functools.partial(self._read, rank),
+                new_steps=list,
+                live=functools.partial(self._listed, rank),
+            )
+            for rank in range(2)
+        ]
+        self.numbers: dict[str, int] = {}
+        self.decoded: dict[str, int] = {}
 
-    def _read(self) -> RankRecord:
+    def _read(self, rank: int) -> RankRecord:
         return RankRecord(
             at=0.0,
             epoch=0,
             degree=self.degree,
-            running=(len(self.live) + 1) // 2 if self.degree == 1 else len(self.live),
+            running=len(self._listed(rank)),
             waiting=0,
-            longest_tokens=10,
+            listed=0,
+            longest_tokens=max((one.decoded_tokens for one in self._listed(rank)), default=0),
             decoded_tokens_total=0,
             prefilled_tokens_total=0,
             finished_total=0,
             step_seconds=0.0,
             steps_total=0,
         )
+
+    def _listed(self, rank: int) -> list[LiveRecord]:
+        """Of two groups the requests are dealt in turn; one group has them all."""
+        mine = list(self.live)[rank::2] if self.degree == 1 else list(self.live)
+        return [
+            LiveRecord(number=self.numbers[name], decoded_tokens=self.decoded.get(name, 1)) for name in mine
+        ]
+
+    def next_number(self) -> int:
+        return len(self.numbers) + 1
 
     async def start(self) -> None:
         pass
@@ -79,6 +120,7 @@ class NamedEngine:
     async def generate(self, prompt: list[int], sampling: dict[str, Any], **options: Any) -> dict[str, Any]:
         name = str(options["request_id"])
         self.sampling.append(sampling)
+        self.numbers[name] = options["number"]
         self.live[name] = asyncio.get_running_loop().create_future()
         try:
             return await self.live[name]
@@ -223,6 +265,12 @@ def test_a_failed_switch_is_tried_again(play: Play) -> None:
         await until(lambda: engine.degree == 1)
         await coordinator.set_global_steps(1)
         assert [s.outcome for s in records(told)[0].switches] == ["aborted", "committed"]
+        done = [event.switch for event in told if isinstance(event, SwitchDone)]
+        assert [(s.to_degree, s.outcome) for s in done] == [
+            (2, "aborted"),
+            (2, "committed"),
+            (1, "committed"),
+        ]
 
     play(scenario)
 
@@ -350,9 +398,85 @@ def test_a_taken_port_fails_the_start_and_ends_the_engine(
     assert engines[0].closed
 
 
+def test_the_predictor_is_asked_and_every_question_is_told(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        coordinator._decisions.use(PROFILE)
+        requests = [ask(coordinator, name) for name in "abcd"]
+        await until(lambda: len(engine.live) == 4)
+        for name in "bcd":
+            engine.end(name, tokens=2000)
+        # One group is idle now, and two ranks decode a single request faster than one.
+        await until(lambda: engine.degree == 2)
+        await asyncio.sleep(0.05)
+        engine.end("a", tokens=31)
+        await asyncio.gather(*requests)
+        await coordinator.set_global_steps(1)
+        entries = [event.entry for event in told if isinstance(event, LedgerEntry)]
+        assert [entry["entry"] for entry in (entries[0], entries[-2], entries[-1])] == [
+            "start",
+            "outcome",
+            "stage end",
+        ]
+        [switch] = records(told)[0].switches
+        [asked] = [e for e in entries if e["entry"] == "question" and e["number"] == switch.question]
+        assert asked["choice"]["degree"] == 2
+        assert [row[4] for row in asked["snapshot"]["live"]] == [1]
+        assert sum(len(entry.get("finished", ())) for entry in entries) == 4
+        assert (switch.predicted_gain_seconds or 0) > 0
+        assert (switch.predicted_pause_seconds or 0) > 0
+        assert json.loads(json.dumps(entries)) == entries
+
+    play(scenario, policy={"name": "predictor"}, response_tokens=4096)
+
+
+def test_a_lone_request_that_goes_on_is_asked_about_again(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        coordinator._decisions.use(PROFILE)
+        request = ask(coordinator, "a")
+        for decoded in (1, 100, 101, 102, 1000, 1001, 2000):
+            engine.decoded["a"] = decoded
+            await asyncio.sleep(0.1)
+        asked = [event.entry for event in told if isinstance(event, LedgerEntry)][1:]
+        assert [entry["snapshot"]["live"][0][4] for entry in asked] == [1, 100, 1000, 2000]
+        engine.end("a")
+        await request
+
+    play(scenario, policy={"name": "predictor", "predictor": {"margin_seconds": 1e6}}, response_tokens=4096)
+
+
+def test_without_a_profile_the_predictor_stays(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        coordinator._decisions.use(None)
+        request = ask(coordinator, "a")
+        await asyncio.sleep(0.2)
+        engine.end("a")
+        await request
+        assert engine.epochs == []
+
+    play(scenario, policy={"name": "predictor"})
+
+
+def test_a_list_that_cannot_be_read_puts_the_question_off(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        coordinator._decisions.use(PROFILE)
+        engine.decoded["a"] = 1000
+        read = engine.records[0].live
+        engine.records[0].live = lambda: None
+        request = ask(coordinator, "a")
+        await asyncio.sleep(0.2)
+        assert engine.epochs == []
+        engine.records[0].live = read
+        await until(lambda: engine.degree == 2)
+        await asyncio.sleep(0.05)
+        engine.end("a")
+        await request
+
+    play(scenario, policy={"name": "predictor"}, response_tokens=4096)
+
+
 def test_a_policy_that_is_none_is_refused_with_its_path() -> None:
     settings = dataclasses.replace(SETTINGS, policy={"name": "luck"})
     with pytest.raises(
-        ValueError, match=r"^actor_rollout_ref\.rollout\.custom\.policy\.name: 'luck' is no rule"
+        ValueError, match=r"^actor_rollout_ref\.rollout\.custom\.policy\.name: 'luck' is no policy"
     ):
         Coordinator(settings, print)

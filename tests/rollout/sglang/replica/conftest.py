@@ -102,6 +102,7 @@ def llama(loop: asyncio.AbstractEventLoop, model: MakeModel, rank_plugins: str) 
             kv_tokens=32768,
             max_running_requests=64,
             context_tokens=1024,
+            response_tokens=512,
             trust_remote_code=False,
             device="cpu",
             replica=3,

@@ -1,0 +1,159 @@
+"""What one replica decides, by its job's policy, and what it tells of it for the ledger.
+
+The predictor is asked when the batch has shrunk enough and nothing is on its way; the rules
+(threshold, schedule, ...) are asked each time. Of the predictor every question is told with
+all that its answer followed from, and at the end of a stage what became of each switch.
+
+The guard: when the last `GUARD_SWITCHES` measured gains of the predictor's switches sum to a
+loss, the replica only advises for `GUARD_STAGES` stages; then it tries again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from taper_policy.advisor import Advisor
+from taper_policy.decision import PredictorSettings
+from taper_policy.forecast import LiveRequest
+from taper_policy.ledger import Finished, Question
+from taper_policy.predictor import ReplicaSnapshot, Rules
+from taper_policy.profile import Profile
+from taper_policy.profile_file import profile_as_json
+from taper_policy.rules import Rule, rule_from_settings
+from taper_policy.snapshot import Decision, Snapshot
+from taper_rollout.events import LedgerEntry, SwitchRecord
+from taper_rollout.replica_settings import ReplicaSettings
+
+log = logging.getLogger("taper.decisions")
+
+GUARD_SWITCHES = 4
+GUARD_STAGES = 8
+
+Live = Callable[[], tuple[LiveRequest, ...] | None]
+
+
+class Decisions:
+    """See the module's docstring. `tell` takes events."""
+
+    def __init__(self, settings: ReplicaSettings, tell: Callable[[Any], None]) -> None:
+        self._settings, self._tell = settings, tell
+        self._policy: Rule | PredictorSettings = rule_from_settings(
+            settings.policy, settings.degrees, path="actor_rollout_ref.rollout.custom.policy"
+        )
+        self._advisor: Advisor | None = None
+        self._in_stage = False
+        self._gains: deque[float] = deque(maxlen=GUARD_SWITCHES)
+        self._guarded_stages = 0
+
+    def use(self, profile: Profile | None) -> None:
+        """Predict by `profile`. Without one the predictor stays in the layout that it has, and says so."""
+        if not isinstance(self._policy, PredictorSettings) or self._settings.mode == "off":
+            return
+        if profile is None:
+            log.warning("replica %d has no profile: it will not switch", self._settings.replica)
+            return
+        rules = Rules(degrees=self._settings.degrees, enough=self._policy)
+        self._advisor = Advisor(profile, rules, max_tokens=self._settings.response_tokens)
+        self._enter(
+            {
+                "entry": "start",
+                "footprint": self._settings.footprint,
+                "degrees": list(self._settings.degrees),
+                "mode": self._settings.mode,
+                "max_tokens": self._settings.response_tokens,
+                "predictor": dataclasses.asdict(self._policy),
+                "profile": profile_as_json(profile),
+            }
+        )
+
+    @property
+    def mode(self) -> str:
+        """`off`, `advise` or `enforce`: the job's, unless the guard holds it back."""
+        guarded = self._guarded_stages > 0 and self._settings.mode == "enforce"
+        return "advise" if guarded else self._settings.mode
+
+    def start_stage(self, step: int) -> None:
+        """A stage of global step `step` begins."""
+        self._in_stage = True
+        if self._advisor is not None:
+            self._advisor.start_stage(step)
+
+    def add_finished(self, prompt: str, tokens: int) -> None:
+        """A response of this stage came to its own end."""
+        if self._advisor is not None and self._in_stage:
+            self._advisor.add_finished([Finished(prompt, tokens)])
+
+    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+        """The layout to switch to now, or None to stay. `live` lists the requests of the moment."""
+        if not isinstance(self._policy, PredictorSettings):
+            return self._policy.decide(snapshot)
+        if self._advisor is None or not snapshot.arrivals_settled or snapshot.waiting:
+            return None
+        if not snapshot.num_running or not self._advisor.is_due(
+            snapshot.num_running, snapshot.longest_decoded_tokens
+        ):
+            return None
+        requests = live()
+        return None if requests is None else self._ask(self._advisor, snapshot, requests)
+
+    def _ask(
+        self, advisor: Advisor, snapshot: Snapshot, requests: tuple[LiveRequest, ...]
+    ) -> Decision | None:
+        question = advisor.ask(
+            ReplicaSnapshot(
+                at_seconds=snapshot.at_seconds,
+                footprint=self._settings.footprint,
+                degree=snapshot.degree,
+                live=requests,
+            ),
+            time.monotonic(),
+        )
+        self._enter(question.as_json())
+        return _decision(question) if question.is_switch else None
+
+    def end_stage(self, switches: Iterable[SwitchRecord]) -> None:
+        """The stage has ended; its switches are judged by now."""
+        self._in_stage = False
+        if self._advisor is None:
+            return
+        end = self._advisor.end_stage()
+        for switch in switches:
+            self._enter({"entry": "outcome", "step": end.step, "switch": dataclasses.asdict(switch)})
+            if switch.outcome == "committed" and switch.gain_seconds is not None:
+                self._gains.append(switch.gain_seconds)
+        self._enter(end.as_json())
+        self._guard()
+
+    def _guard(self) -> None:
+        if self._guarded_stages > 0:
+            self._guarded_stages -= 1
+        elif len(self._gains) == GUARD_SWITCHES and sum(self._gains) < 0:
+            log.warning(
+                "replica %d: the last %d switches lost %.2f s; it only advises for %d stages",
+                self._settings.replica,
+                GUARD_SWITCHES,
+                -sum(self._gains),
+                GUARD_STAGES,
+            )
+            self._gains.clear()
+            self._guarded_stages = GUARD_STAGES
+
+    def _enter(self, entry: dict[str, Any]) -> None:
+        self._tell(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry))
+
+
+def _decision(question: Question) -> Decision:
+    choice = question.choice
+    option = question.option(choice.degree)
+    return Decision(
+        degree=choice.degree,
+        reason=choice.reason,
+        question=question.number,
+        gain_seconds=choice.gain_seconds,
+        pause_seconds=None if option is None else option.pause_seconds,
+    )
