@@ -34,7 +34,7 @@ def widen_at_once(degree: int) -> Rule:
     """Widen to `degree` as soon as a group has nothing to do."""
 
     def rule(replica: SimulatedReplica) -> tuple[int, str] | None:
-        if replica.degree >= degree or min(replica.running()) > 0:
+        if replica.degree >= degree or min(replica.running) > 0:
             return None
         return degree, "a group is idle"
 
@@ -52,7 +52,7 @@ class Predictor:
 
     def __call__(self, replica: SimulatedReplica) -> tuple[int, str] | None:
         """The rule."""
-        if not self._advisor.is_due(len(replica.live)):
+        if not self._advisor.is_due(len(replica.live), max(one.decoded_tokens for one in replica.live)):
             return None
         self.learn(replica.finished)
         live = tuple(

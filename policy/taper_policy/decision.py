@@ -116,22 +116,6 @@ def choose(
     return _weigh(plans, options, settings, degree, int(outlook.counts[0]))
 
 
-def planned(
-    outlook: Outlook, prices: Prices, *, degree: int, degrees: Sequence[int], footprint: int
-) -> tuple[tuple[int, int], ...]:
-    """The widenings that are best for `outlook`, each with the live count at which it is due."""
-    pauses = _Pauses(outlook, prices)
-    courses = _courses(outlook, prices, pauses, degrees, footprint)
-    wider = {other: course for other, course in courses.items() if other > degree}
-    way = _course(outlook.seconds_as_grouped(prices.steps(degree)), degree, wider, pauses)
-    widenings, begin = [], 0
-    while (leaves := way.leaves(begin)) is not None:
-        begin, target = leaves
-        widenings.append((int(outlook.counts[begin]), target))
-        way = courses[target]
-    return tuple(widenings)
-
-
 def _courses(
     outlook: Outlook, prices: Prices, pauses: _Pauses, degrees: Sequence[int], footprint: int
 ) -> dict[int, _Course]:

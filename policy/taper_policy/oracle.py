@@ -1,34 +1,43 @@
 """The best plan for a stage whose lengths are known, and regret against it.
 
-A plan begins in some layout and widens when the live count has fallen to given numbers.
-The search begins with the plan that `decision` would make if its only scenario were the
-truth, and moves its numbers as long as the simulated stage gets shorter; every static
-layout is a plan, too. It is a search, not a proof: regret is therefore taken against the
-best of this and of whatever else was run.
+A plan begins in some layout and widens when the live count has fallen to given numbers. The
+search tries every static layout, then paths of ever more layouts: a path of one more begins with
+the best plans that lack one of its layouts, tries that one at live counts on a coarse ladder, then
+at all between. A path that is not better than those it came from is not made longer. Plans of one path
+are simulated together (`timeline`). It is a search, not a proof: regret is therefore taken against
+the best of this and of whatever else was run.
 
 Invariants (asserted by `tests/policy/test_oracle.py`):
-- never slower than any static layout, nor than the plan that `decision` makes of the truth;
-- on stages small enough to try every single widening, within 1 % of the best of them;
+- never slower than any static layout;
+- on stages small enough to try them all, within 1 % of the best plan of one widening or two;
 - regret is not negative.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from taper_policy.decision import Prices, planned
-from taper_policy.outlook import Outlook
-from taper_policy.simulator import (
-    Rule,
-    SimulatedReplica,
-    SimulatedRequest,
-    SimulatedStage,
-    StepClock,
-    simulate,
-)
+from taper_policy.decision import Prices
+from taper_policy.simulator import Rule, SimulatedReplica, SimulatedRequest, SimulatedStage, simulate, start
+from taper_policy.step_clock import StepClock
+from taper_policy.timeline import Batches, Timeline
+
+# Each count of the ladder is about so many times the one before.
+LADDER: Final = 1.4
+# About so many counts are tried between two of them.
+FINER: Final = 12
+# A path is tried with one more layout if it takes no more than so many times the best.
+PROMISING: Final = 1.05
+
+Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +70,24 @@ def best_plan(
     clock: StepClock,
 ) -> tuple[Plan, SimulatedStage]:
     """The best plan found, and the stage that it gives."""
-    tried: dict[Plan, SimulatedStage] = {}
-
-    def seconds(plan: Plan) -> float:
-        if plan not in tried:
-            tried[plan] = simulate(
-                requests, prices, plan.rule(), footprint=footprint, degree=plan.degree, clock=clock
-            )
-        return tried[plan].seconds
-
-    for degree in degrees:
-        seconds(Plan(degree=degree))
-    for plan in _first_plans(requests, prices, footprint, degrees):
-        _improved(plan, seconds, len(requests))
-    best = min(tried, key=lambda plan: (tried[plan].seconds, len(plan.widenings), str(plan)))
-    return best, tried[best]
+    rehearsals = {
+        degree: _Rehearsal(start(requests, footprint=footprint, degree=degree), prices, clock)
+        for degree in degrees
+    }
+    found: dict[tuple[int, ...], _Found] = {
+        (degree,): _static(degree, rehearsal) for degree, rehearsal in rehearsals.items()
+    }
+    for length in range(2, len(degrees) + 1):
+        for path in combinations(degrees, length):
+            shorter = [found[part] for part in combinations(path, length - 1) if part in found]
+            least = min(found.values()).seconds
+            tried = _best_on(path, shorter, rehearsals[path[0]], enough=PROMISING * least)
+            # One layout more is worth a trial only where each so far has been worth it.
+            if tried < min(shorter, default=tried) and tried.seconds <= PROMISING * least:
+                found[path] = tried
+    best = min(found.values())
+    plan = Plan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
+    return plan, simulate(requests, prices, plan.rule(), footprint=footprint, degree=plan.degree, clock=clock)
 
 
 def regret(seconds: float, best_seconds: float) -> float:
@@ -83,41 +95,101 @@ def regret(seconds: float, best_seconds: float) -> float:
     return max(0.0, seconds / best_seconds - 1.0) if best_seconds > 0 else 0.0
 
 
-def _first_plans(
-    requests: Sequence[SimulatedRequest], prices: Prices, footprint: int, degrees: Sequence[int]
-) -> Iterator[Plan]:
-    base = degrees[0]
-    num_groups = footprint // base
-    outlook = Outlook.of(
-        np.array([[request.response_tokens for request in requests]]),
-        [request.prompt_tokens for request in requests],
-        [index % num_groups for index in range(len(requests))],
-        num_groups=num_groups,
-    )
-    yield Plan(
-        degree=base,
-        widenings=planned(outlook, prices, degree=base, degrees=degrees, footprint=footprint),
-    )
-    for degree in degrees[1:]:
-        yield Plan(degree=base, widenings=((max(1, len(requests) // 8), degree),))
+class _Rehearsal:
+    """Plans of a stage that begin in one layout, simulated together."""
+
+    def __init__(self, begin: Batches, prices: Prices, clock: StepClock) -> None:
+        self._begin, self._prices, self._clock = begin, prices, clock
+        self._first = Timeline(begin, clock)
+        self.num_requests = begin.left.shape[1]
+
+    def seconds(self, path: Sequence[int], counts: Whole) -> Floats:
+        """Seconds of the stage `[plans]`, if plan i takes layout `path[j + 1]` once `counts[i, j]` are live.
+
+        `counts` `[plans, len(path) - 1]` descend within a plan, from less than all down to 1 or more.
+        """
+        batches, timeline = self._begin, self._first
+        last = timeline.ends_at.max(axis=1)
+        for degree, live in zip(path[1:], counts.T, strict=True):
+            ends = np.sort(timeline.ends_at, axis=1)
+            ends = np.broadcast_to(ends, (len(live), self.num_requests))
+            at_seconds = np.maximum(batches.at_seconds, ends[np.arange(len(live)), -1 - live])
+            batches = self._switched(batches, timeline, degree, at_seconds)
+            timeline = Timeline(batches, self._clock)
+            # Where several ended at once none may be left to switch for.
+            last = np.maximum(last * ~batches.left.any(axis=1), timeline.ends_at.max(axis=1))
+        return np.broadcast_to(last, len(counts))
+
+    def _switched(self, before: Batches, timeline: Timeline, degree: int, at_seconds: Floats) -> Batches:
+        made, began = timeline.boundary(at_seconds)
+        left, contexts = before.left - made, before.contexts + made
+        is_live = left > 0
+        live, tokens = is_live.sum(axis=1).astype(np.float64), (contexts * is_live).sum(axis=1) * 1.0
+        pause = self._prices.pause_seconds(before.degree, degree, live, tokens)
+        groups = np.broadcast_to(before.groups * before.degree // degree, left.shape)
+        return Batches(degree=degree, left=left, contexts=contexts, groups=groups, at_seconds=began + pause)
 
 
-def _improved(plan: Plan, seconds: Callable[[Plan], float], num_requests: int) -> None:
-    """Move each widening's live count, in ever smaller strides, while that makes the stage shorter."""
-    for index in range(len(plan.widenings)):
-        stride = max(1, num_requests // 4)
-        while stride:
-            here = seconds(plan)
-            moved = [_moved(plan, index, change, num_requests) for change in (-stride, stride)]
-            better = min(moved, key=seconds)
-            if seconds(better) < here:
-                plan = better
-            else:
-                stride //= 2
+@dataclass(frozen=True, slots=True, order=True)
+class _Found:
+    """The best plan found on a path; the least of several is the best."""
+
+    seconds: float
+    path: tuple[int, ...]
+    counts: tuple[int, ...] = ()
+
+    def lacks(self, path: Sequence[int]) -> int:
+        """The index in `counts` at which a count for the one more layout of `path` is to be put in."""
+        missing = next((i for i, degree in enumerate(self.path) if degree != path[i]), len(self.path))
+        return max(0, missing - 1)
 
 
-def _moved(plan: Plan, index: int, change: int, num_requests: int) -> Plan:
-    widenings = list(plan.widenings)
-    requests, degree = widenings[index]
-    widenings[index] = (min(num_requests, max(1, requests + change)), degree)
-    return Plan(degree=plan.degree, widenings=tuple(widenings))
+def _static(degree: int, rehearsal: _Rehearsal) -> _Found:
+    return _Found(float(rehearsal.seconds((degree,), np.empty((1, 0), np.int64))[0]), (degree,))
+
+
+def _best_on(
+    path: tuple[int, ...], shorter: Sequence[_Found], rehearsal: _Rehearsal, *, enough: float
+) -> _Found:
+    """The best plan found on `path`, beginning with those that lack one of its layouts.
+
+    The search goes on only while the stage takes no more than `enough` seconds.
+    """
+    best = _Found(math.inf, path)
+    for counts, at in sorted({(plan.counts, plan.lacks(path)) for plan in shorter}):
+        best = min(best, _placed(path, (*counts[:at], 0, *counts[at:]), at, rehearsal, enough=enough))
+    for at in range(len(best.counts) if len(path) > 2 else 0):
+        if best.seconds <= enough:
+            best = min(best, _placed(path, best.counts, at, rehearsal, enough=enough))
+    return best
+
+
+def _placed(
+    path: tuple[int, ...], counts: tuple[int, ...], at: int, rehearsal: _Rehearsal, *, enough: float
+) -> _Found:
+    """The best plan with another count at `at`; infinitely slow where none fits between its neighbours."""
+    lowest = counts[at + 1] + 1 if at + 1 < len(counts) else 1
+    highest = counts[at - 1] - 1 if at else rehearsal.num_requests - 1
+    best, tries = _Found(math.inf, path, counts), _ladder(lowest, highest)
+    while tries:
+        plans = np.tile(np.array(counts), (len(tries), 1))
+        plans[:, at] = tries
+        seconds = rehearsal.seconds(path, plans)
+        place = int(seconds.argmin())
+        best = min(best, _Found(float(seconds[place]), path, tuple(plans[place].tolist())))
+        # A layout that is best left at once is best left out.
+        if best.seconds > enough or tries[place] == highest > lowest:
+            break
+        # Between the neighbours of the best there may be a better one.
+        low, high = tries[max(0, place - 1)] + 1, tries[min(place + 1, len(tries) - 1)]
+        tries = [count for count in range(low, high, max(1, (high - low) // FINER)) if count not in tries]
+    return best
+
+
+def _ladder(lowest: int, highest: int) -> list[int]:
+    """Live counts from `lowest` to `highest`, each a good step above the one before."""
+    counts = []
+    while lowest < highest:
+        counts.append(lowest)
+        lowest = max(lowest + 1, int(lowest * LADDER))
+    return [*counts, highest] if lowest <= highest else counts

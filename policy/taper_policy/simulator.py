@@ -2,9 +2,9 @@
 
 All requests are there at the start. Each goes to the group with the fewest; each group
 decodes one token a step for all it has, on a clock of its own; a step costs what the
-profile says for its batch and mean context. A rule is asked at the start and whenever a response ends. A
-switch waits until every group is between two steps, takes the profile's pause, and groups
-the live requests as a live switch does.
+profile says for its batch and mean context (`timeline`). A rule is asked at the start and whenever a
+response ends. A switch waits until every group is between two steps, takes the profile's pause, and
+groups the live requests as a live switch does.
 
 Not modelled: prefill, requests that wait for room, requests that arrive later.
 
@@ -16,16 +16,31 @@ Invariants (asserted by `tests/policy/test_simulator.py`):
 
 from __future__ import annotations
 
-import bisect
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 
 from taper_policy.decision import Prices
+from taper_policy.step_clock import StepClock
+from taper_policy.timeline import Batches, Timeline
 
-CONTEXT_POINTS = 12
+__all__ = [
+    "Live",
+    "Rule",
+    "SimulatedReplica",
+    "SimulatedRequest",
+    "SimulatedStage",
+    "SimulatedSwitch",
+    "StepClock",
+    "simulate",
+    "start",
+]
+
+Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,97 +83,42 @@ class SimulatedStage:
     switches: tuple[SimulatedSwitch, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class SimulatedReplica:
-    """The state that a rule sees: what a coordinator would, and no true length."""
+    """The state that a rule sees: what a coordinator would, and no true length.
+
+    running: live requests of each group
+    live: those requests; what they have made counts the step that is under way
+    finished: requests that have ended, in the order of their ends
+    """
 
     footprint: int
     degree: int
     at_seconds: float
-    live: list[Live]
+    running: list[int]
+    live: Sequence[Live]
     finished: list[SimulatedRequest] = field(default_factory=list)
-    switches: list[SimulatedSwitch] = field(default_factory=list)
-
-    def running(self) -> list[int]:
-        """Live requests of each group."""
-        counts = [0] * (self.footprint // self.degree)
-        for live in self.live:
-            counts[live.group] += 1
-        return counts
 
 
 Rule = Callable[[SimulatedReplica], tuple[int, str] | None]
 """The degree to have now and why, or None to stay."""
 
 
-class StepClock:
-    """Scalar step seconds, tabulated once from a profile's surface: a lookup takes a microsecond."""
+def start(requests: Sequence[SimulatedRequest], *, footprint: int, degree: int) -> Batches:
+    """One plan's requests at the start of a stage: each in the group with the fewest.
 
-    def __init__(self, prices: Prices, *, footprint: int, max_batch: int, max_context: int) -> None:
-        self._prices, self._footprint = prices, footprint
-        self._max_batch = max_batch
-        points = np.unique(np.geomspace(1, max(2, max_context), CONTEXT_POINTS).round())
-        self._contexts = [float(point) for point in points]
-        self._tables: dict[int, list[list[float]]] = {}
-
-    def seconds(self, degree: int, batch: int, context_tokens: float) -> float:
-        """Seconds of a step of one group with `batch` requests of `context_tokens` on average."""
-        row = self._table(degree)[batch - 1]
-        contexts = self._contexts
-        above = min(max(1, bisect.bisect_left(contexts, context_tokens)), len(contexts) - 1)
-        low, high = contexts[above - 1], contexts[above]
-        share = (context_tokens - low) / (high - low)
-        return row[above - 1] + share * (row[above] - row[above - 1])
-
-    def _table(self, degree: int) -> list[list[float]]:
-        if degree not in self._tables:
-            batches = np.arange(1, self._max_batch + 1, dtype=np.float64)
-            batch, context = np.meshgrid(batches, np.array(self._contexts), indexing="ij")
-            steps = self._prices.steps(degree)
-            seconds = steps.seconds(batch, context, self._footprint // degree)
-            self._tables[degree] = [[float(value) for value in row] for row in seconds]
-        return self._tables[degree]
-
-
-class _Group:
-    """One group's requests, soonest end first, on a clock of its own."""
-
-    def __init__(self, degree: int, members: list[Live], at_seconds: float, clock: StepClock) -> None:
-        self._degree, self._clock = degree, clock
-        self.at_seconds = at_seconds
-        self.members = sorted(members, key=_left)
-        self._context = float(sum(_context(live) for live in members))
-
-    def next_end(self) -> float:
-        """When the next response ends."""
-        steps = _left(self.members[0])
-        return self.at_seconds + steps * self._step_seconds(steps)
-
-    def run(self, steps: int) -> list[Live]:
-        """Decode `steps` tokens, at most to the next end; the requests that ended."""
-        self.at_seconds += steps * self._step_seconds(steps)
-        self._context += steps * len(self.members)
-        for live in self.members:
-            live.decoded_tokens += steps
-        ended = []
-        while self.members and _left(self.members[0]) == 0:
-            ended.append(self.members.pop(0))
-            self._context -= _context(ended[-1])
-        return ended
-
-    def run_to_boundary(self, at_seconds: float) -> None:
-        """Finish the step that is under way at `at_seconds`; no response ends before it."""
-        if not self.members:
-            return
-        span, steps = at_seconds - self.at_seconds, 1
-        for _ in range(2):  # a step's seconds grow with the context, so with the number of steps
-            steps = max(1, math.ceil(span / self._step_seconds(steps) - 1e-6))
-        if span > 0:
-            self.run(min(_left(self.members[0]) - 1, steps))
-
-    def _step_seconds(self, steps: int) -> float:
-        batch = len(self.members)
-        return self._clock.seconds(self._degree, batch, self._context / batch + steps / 2)
+    `ValueError` for a response of no tokens.
+    """
+    for request in requests:
+        if request.response_tokens < 1:
+            raise ValueError(f"response_tokens: {request.response_tokens} of {request.rid} is not 1 or more")
+    return Batches(
+        degree=degree,
+        left=np.array([[request.response_tokens for request in requests]], dtype=np.int64),
+        contexts=np.array([[request.prompt_tokens for request in requests]], dtype=np.int64),
+        groups=np.arange(len(requests))[None, :] % (footprint // degree),
+        at_seconds=np.zeros(1),
+    )
 
 
 def simulate(
@@ -171,88 +131,139 @@ def simulate(
     clock: StepClock,
 ) -> SimulatedStage:
     """Run a stage that begins at `degree` under `rule`. `ValueError` for a response of no tokens."""
-    for request in requests:
-        if request.response_tokens < 1:
-            raise ValueError(f"response_tokens: {request.response_tokens} of {request.rid} is not 1 or more")
-    live = [Live(request, index % (footprint // degree)) for index, request in enumerate(requests)]
-    replica = SimulatedReplica(footprint=footprint, degree=degree, at_seconds=0.0, live=live)
-    groups, idle = _asked(replica, _dealt(replica, clock), rule, prices, clock), 0.0
-    while replica.live:
-        busy = [group for group in groups if group.members]
-        first = min(busy, key=_Group.next_end)
-        ended = first.run(_left(first.members[0]))
-        idle += (len(groups) - len(busy)) * replica.degree * (first.at_seconds - replica.at_seconds)
-        replica.at_seconds = first.at_seconds
-        gone = {id(one) for one in ended}
-        replica.live = [one for one in replica.live if id(one) not in gone]
-        replica.finished += [one.request for one in ended]
-        groups = _asked(replica, groups, rule, prices, clock)
-    return SimulatedStage(
-        seconds=replica.at_seconds, idle_rank_seconds=idle, switches=tuple(replica.switches)
-    )
+    batches: Batches | None = start(requests, footprint=footprint, degree=degree)
+    switches: list[SimulatedSwitch] = []
+    finished: list[SimulatedRequest] = []
+    seconds = idle = 0.0
+    while batches is not None:
+        layout = _Layout(requests, batches, clock)
+        answer = layout.follow(rule, finished)
+        seconds = layout.at_seconds
+        idle += layout.idle_rank_seconds()
+        batches = None
+        if answer is not None:
+            batches, switch = _switch(layout, *answer, prices, [request.rid for request in requests])
+            switches.append(switch)
+    return SimulatedStage(seconds=seconds, idle_rank_seconds=idle, switches=tuple(switches))
 
 
-def _asked(
-    replica: SimulatedReplica, groups: list[_Group], rule: Rule, prices: Prices, clock: StepClock
-) -> list[_Group]:
-    answer = rule(replica) if replica.live else None
-    if answer is None or answer[0] == replica.degree:
-        return groups
-    return _switch(replica, groups, *answer, prices, clock)
+class _Layout:
+    """The part of a stage that runs in one layout, event by event."""
+
+    def __init__(self, requests: Sequence[SimulatedRequest], batches: Batches, clock: StepClock) -> None:
+        self.requests, self.batches, self.footprint = requests, batches, clock.footprint
+        self.timeline = Timeline(batches, clock)
+        self.at_seconds = float(batches.at_seconds[0])
+
+    def follow(self, rule: Rule, finished: list[SimulatedRequest]) -> tuple[int, str] | None:
+        """Ask `rule` now and at every end, until it wants another layout (its answer) or all have ended."""
+        left, groups = self.batches.left[0], self.batches.groups[0].tolist()
+        ends = self.timeline.ends_at[0].tolist()
+        coming = sorted(np.flatnonzero(left).tolist(), key=ends.__getitem__)
+        running = [0] * (self.footprint // self.batches.degree)
+        for index in coming:
+            running[groups[index]] += 1
+        replica = SimulatedReplica(
+            footprint=self.footprint,
+            degree=self.batches.degree,
+            at_seconds=self.at_seconds,
+            running=running,
+            live=(),
+            finished=finished,
+        )
+        for place, index in enumerate(coming):
+            if ends[index] > self.at_seconds:
+                replica.at_seconds, replica.live = self.at_seconds, _Lives(self, coming[place:])
+                # A switch is an answer already: the next question is due at the next end.
+                answer = rule(replica) if place or not self.at_seconds else None
+                if answer is not None and answer[0] != replica.degree:
+                    return answer
+                self.at_seconds = ends[index]
+            running[groups[index]] -= 1
+            finished.append(self.requests[index])
+        return None
+
+    def made(self) -> Whole:
+        """Tokens that each request has made in this layout, the step under way included `[requests]`."""
+        made: Whole = self.timeline.boundary(np.array([self.at_seconds]))[0][0]
+        return made
+
+    def idle_rank_seconds(self) -> float:
+        """What ranks had nothing to do, until now."""
+        began, degree = float(self.batches.at_seconds[0]), self.batches.degree
+        last = np.full(self.footprint // degree, began)
+        np.maximum.at(last, self.batches.groups[0], self.timeline.ends_at[0])
+        return degree * float(np.maximum(0.0, self.at_seconds - last).sum())
+
+
+class _Lives(Sequence[Live]):
+    """The live requests of a layout at this moment; made only where a rule looks at them."""
+
+    def __init__(self, layout: _Layout, indices: list[int]) -> None:
+        self._layout, self._indices = layout, indices
+        self._made: list[Live] | None = None
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(self._all())
+
+    @overload
+    def __getitem__(self, index: int) -> Live: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Live]: ...
+
+    def __getitem__(self, index: int | slice) -> Live | Sequence[Live]:
+        return self._all()[index]
+
+    def _all(self) -> list[Live]:
+        if self._made is None:
+            batches, requests = self._layout.batches, self._layout.requests
+            left = (batches.left[0] - self._layout.made()).tolist()
+            groups = batches.groups[0].tolist()
+            self._made = [
+                Live(requests[index], groups[index], requests[index].response_tokens - left[index])
+                for index in sorted(self._indices)
+            ]
+        return self._made
 
 
 def _switch(
-    replica: SimulatedReplica,
-    groups: list[_Group],
-    degree: int,
-    reason: str,
-    prices: Prices,
-    clock: StepClock,
-) -> list[_Group]:
-    for group in groups:
-        group.run_to_boundary(replica.at_seconds)
-    began = max([replica.at_seconds, *(group.at_seconds for group in groups if group.members)])
-    contexts = float(sum(_context(live) for live in replica.live))
-    count = np.array([float(len(replica.live))])
-    pause = float(prices.pause_seconds(replica.degree, degree, count, np.array([contexts]))[0])
-    replica.switches.append(
-        SimulatedSwitch(
-            at_seconds=began,
-            from_degree=replica.degree,
-            to_degree=degree,
-            live_requests=len(replica.live),
-            pause_seconds=pause,
-            reason=reason,
-        )
+    layout: _Layout, degree: int, reason: str, prices: Prices, rids: Sequence[str]
+) -> tuple[Batches, SimulatedSwitch]:
+    before = layout.batches
+    made, began = layout.timeline.boundary(np.array([layout.at_seconds]))
+    left, contexts = before.left - made, before.contexts + made
+    is_live = left > 0
+    count = is_live.sum(axis=1).astype(np.float64)
+    pause = prices.pause_seconds(before.degree, degree, count, (contexts * is_live).sum(axis=1) * 1.0)
+    switch = SimulatedSwitch(
+        at_seconds=float(began[0]),
+        from_degree=before.degree,
+        to_degree=degree,
+        live_requests=int(count[0]),
+        pause_seconds=float(pause[0]),
+        reason=reason,
     )
-    replica.degree, replica.at_seconds = degree, began + pause
-    _regroup(replica.live, replica.switches[-1].from_degree, degree)
-    return _dealt(replica, clock)
+    groups = _regrouped(before, degree, contexts[0], is_live[0], rids)
+    after = Batches(degree=degree, left=left, contexts=contexts, groups=groups, at_seconds=began + pause)
+    return after, switch
 
 
-def _regroup(live: list[Live], from_degree: int, to_degree: int) -> None:
+def _regrouped(
+    before: Batches, degree: int, contexts: Whole, is_live: npt.NDArray[np.bool_], rids: Sequence[str]
+) -> Whole:
     """As a live switch does: widening joins neighbours, narrowing spreads a group, most context first."""
-    if to_degree > from_degree:
-        for one in live:
-            one.group = one.group * from_degree // to_degree
-        return
-    share, load = from_degree // to_degree, dict[int, int]()
-    for one in sorted(live, key=lambda one: (-_context(one), one.request.rid)):
-        candidates = range(one.group * share, (one.group + 1) * share)
-        one.group = min(candidates, key=lambda group: (load.get(group, 0), group))
-        load[one.group] = load.get(one.group, 0) + _context(one)
-
-
-def _dealt(replica: SimulatedReplica, clock: StepClock) -> list[_Group]:
-    members: list[list[Live]] = [[] for _ in range(replica.footprint // replica.degree)]
-    for live in replica.live:
-        members[live.group].append(live)
-    return [_Group(replica.degree, mine, replica.at_seconds, clock) for mine in members]
-
-
-def _left(live: Live) -> int:
-    return live.request.response_tokens - live.decoded_tokens
-
-
-def _context(live: Live) -> int:
-    return live.request.prompt_tokens + live.decoded_tokens
+    if degree > before.degree:
+        joined: Whole = before.groups * before.degree // degree
+        return joined
+    groups = before.groups.copy()
+    share, load = before.degree // degree, dict[int, int]()
+    for index in sorted(np.flatnonzero(is_live).tolist(), key=lambda index: (-contexts[index], rids[index])):
+        old = int(groups[0, index])
+        candidates = range(old * share, (old + 1) * share)
+        groups[0, index] = min(candidates, key=lambda group: (load.get(group, 0), group))
+        load[int(groups[0, index])] = load.get(int(groups[0, index]), 0) + int(contexts[index])
+    return groups

@@ -22,7 +22,8 @@ def request(index: int, tokens: int = 100) -> SimulatedRequest:
 
 def replica(groups: list[int], degree: int = 1, decoded: int = 10) -> SimulatedReplica:
     live = [Live(request(index), group, decoded) for index, group in enumerate(groups)]
-    return SimulatedReplica(footprint=4, degree=degree, at_seconds=1.0, live=live)
+    running = [groups.count(group) for group in range(4 // degree)]
+    return SimulatedReplica(footprint=4, degree=degree, at_seconds=1.0, running=running, live=live)
 
 
 def test_static_stays() -> None:

@@ -46,6 +46,18 @@ def test_no_plan_that_can_be_tried_one_by_one_is_better(lengths: list[int]) -> N
     assert stage.seconds <= min(singles) * 1.01
 
 
+@settings(max_examples=15)
+@given(st.lists(st.integers(1, 300), min_size=3, max_size=8))
+def test_no_two_widenings_that_can_be_tried_one_by_one_are_better(lengths: list[int]) -> None:
+    _, stage = best_plan(requests_of(lengths), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK)
+    pairs = [
+        seconds_of(Plan(degree=1, widenings=((early, 2), (late, 4))), lengths)
+        for early in range(2, len(lengths))
+        for late in range(1, early)
+    ]
+    assert stage.seconds <= min(pairs) * 1.01
+
+
 def test_it_widens_for_a_lone_straggler_and_tells_the_plan() -> None:
     plan, stage = best_plan(
         requests_of([20] * 15 + [300]), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK
