@@ -58,12 +58,37 @@ class SchedulePoint(Block):
     degree: Degree = Field(description="The degree to switch to; one of `spec.rollout.degrees`.")
 
 
+class Predictor(Block):
+    """How much a switch must be expected to save."""
+
+    margin_seconds: float = Field(
+        default=0.02,
+        ge=0,
+        le=3600,
+        description="Least gain of a switch, in seconds, on top of `marginShare`.",
+    )
+    margin_share: float = Field(
+        default=0.01, ge=0, le=1, description="Least gain, as a share of what staying would take."
+    )
+    confidence: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="Least share of the forecast's scenarios in which a switch gains.",
+    )
+
+
 class Policy(Block):
     """When to switch. Only the section that `name` names may be given."""
 
-    name: Literal["threshold", "schedule"] = Field(
-        default="threshold",
-        description="`threshold`: by the number of running requests. `schedule`: at given token counts.",
+    name: Literal["predictor", "widen-at-once", "threshold", "schedule"] = Field(
+        default="predictor",
+        description="`predictor`: when that is expected to pay, by the measured profile and the forecast of "
+        "lengths. `widen-at-once`: as soon as a group is idle. `threshold`: by the number of running requests. "
+        "`schedule`: at given token counts.",
+    )
+    predictor: Predictor | None = Field(
+        default=None, description="Settings of the predictor; may be given when `name` is `predictor`."
     )
     threshold: Threshold | None = Field(
         default=None, description="Settings of the threshold policy; required when `name` is `threshold`."
@@ -106,6 +131,19 @@ class Switch(Block):
     )
 
 
+class Metrics(Block):
+    """Where Prometheus reads the replicas' metrics: one address a node."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on; `node` is the node's own, by which other machines reach it.",
+    )
+    port: int | None = Field(
+        default=None, ge=1024, le=65535, description="Port, the same on every node. Default: a free one."
+    )
+
+
 class RolloutSpec(Block):
     """The generation stage."""
 
@@ -122,9 +160,7 @@ class RolloutSpec(Block):
         description="`off`: never switch. `advise`: decide and log, never act. `enforce`: act. "
         'Quote "off" where the job goes through kubectl, which reads a bare off as false.',
     )
-    policy: Policy = Field(
-        default=Policy(threshold=Threshold()), description="When to switch; default: threshold of 4 requests."
-    )
+    policy: Policy = Field(default=Policy(), description="When to switch; default: the predictor.")
     samples_per_prompt: Positive = Field(description="Responses generated for each prompt.")
     response_tokens: Positive = Field(description="Longest response, in tokens; longer ones are cut.")
     sampling: Sampling = Field(default=Sampling(), description="How a token is drawn.")
@@ -141,4 +177,7 @@ class RolloutSpec(Block):
         ge=1024,
         le=65535,
         description="Port of replica 0's status server; replica k takes port + k. Default: a free one.",
+    )
+    metrics: Metrics = Field(
+        default=Metrics(), description="Where Prometheus reads the replicas' metrics; default: loopback."
     )

@@ -1,7 +1,7 @@
 """A replica's settings out of VeRL's rollout configuration (VeRL 0.9.1).
 
 What only Taper knows travels in `actor_rollout_ref.rollout.custom`; all of it is optional,
-so that `rollout.name=taper` alone works: every degree up to the footprint, threshold 4.
+so that `rollout.name=taper` alone works: every degree up to the footprint, the predictor.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ CUSTOM_KEYS = frozenset(
         "output",
         "host",
         "port",
+        "metrics",
     }
 )
 _CUSTOM = "actor_rollout_ref.rollout.custom"
@@ -68,13 +69,14 @@ def replica_settings(
         "footprint": footprint,
         "degrees": tuple(int(degree) for degree in custom.get("degrees") or default_degrees(footprint)),
         "mode": str(custom.get("mode", "enforce")),
-        "policy": dict(custom.get("policy") or {"name": "threshold", "threshold": {"requests": 4}}),
+        "policy": dict(custom.get("policy") or {"name": "predictor"}),
         "kv": str(custom.get("kv", "migrate")),
         "switch_timeout_seconds": float(custom.get("switch_timeout_seconds", 30.0)),
         "seed": custom.get("seed"),
         "kv_tokens": custom.get("kv_tokens"),
         "max_running_requests": custom.get("max_running_requests"),
         "context_tokens": int(rollout.max_model_len or rollout.prompt_length + rollout.response_length),
+        "response_tokens": int(rollout.response_length),
         "trust_remote_code": trust_remote_code,
         "device": device,
         "replica": replica,
