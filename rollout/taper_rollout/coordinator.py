@@ -19,7 +19,7 @@ from taper_policy.forecast import LiveRequest
 from taper_policy.snapshot import Decision, Snapshot
 from taper_policy.step_times import StepTimes
 from taper_rollout.calibration import calibrate
-from taper_rollout.decisions import Decisions
+from taper_rollout.decisions import Decider, Decisions
 from taper_rollout.events import BatchSample, StageProgress, SwitchDone, SwitchRecord
 from taper_rollout.generated import Generated, generated
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
@@ -44,11 +44,14 @@ WEIGHTS_TIMEOUT_SECONDS = 1800.0
 
 
 class Coordinator:
-    """See the module's docstring. All methods are for one asyncio loop."""
+    """See the module's docstring. All methods are for one asyncio loop.
+
+    `decisions` may be replaced between two stages: benchmarks compare policies on one engine.
+    """
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._settings, self._emit = settings, emit
-        self._decisions = Decisions(settings, emit)
+        self.decisions: Decider = Decisions(settings, emit)
         self._engine = ElasticEngine(engine_settings(settings))
         self._protocol = SwitchProtocol(timeout_seconds=settings.switch_timeout_seconds)
         self._step_times = StepTimes()
@@ -121,7 +124,7 @@ class Coordinator:
             )
         await self._open.wait()
         await self._awake.wait()
-        stage = self._stage = self._stage or self._new_stage()
+        stage = self._stage or await self._begin_stage()
         digest, number = prompt_digest(prompt_ids), self._engine.next_number()
         sample = stage.next_sample(digest)
         if self._settings.seed is not None and "sampling_seed" not in sampling:
@@ -152,12 +155,17 @@ class Coordinator:
             finish_reason=made.stop_reason,
         )
         if made.stop_reason != "aborted" and made.token_ids and stage is self._stage:
-            self._decisions.add_finished(digest, len(made.token_ids))
+            self.decisions.add_finished(digest, len(made.token_ids))
         return made
 
-    def _new_stage(self) -> Stage:
-        self._decisions.start_stage(self._step)
-        return Stage(self._settings.footprint, self._settings.degrees[0])
+    async def _begin_stage(self) -> Stage:
+        """A new stage, in the layout that it is to begin in. Its requests wait for that in the router."""
+        self.decisions.start_stage(self._step)
+        first = self.decisions.first_degree()
+        stage = self._stage = Stage(self._settings.footprint, first)
+        if first != self._engine.degree and not self._outstanding:
+            self._tell_switch(await self._switch(None, Decision(degree=first, reason="a stage begins")))
+        return stage
 
     async def abort_all(self, *, reject: bool = False) -> None:
         """End all live requests with what they have; hold new ones, or reject them, until resumed.
@@ -301,7 +309,7 @@ class Coordinator:
             total_tokens=sum(request.response_tokens for request in stage.requests),
             switches_done_in_stage=len(stage.switches),
         )
-        return self._decisions.decide(snapshot, lambda: self._live(stage))
+        return self.decisions.decide(snapshot, lambda: self._live(stage))
 
     def _live(self, stage: Stage) -> tuple[LiveRequest, ...] | None:
         """The running requests as the leaders' records list them; None where one cannot be read now."""
@@ -314,7 +322,7 @@ class Coordinator:
         return stage.live_requests(groups)
 
     async def _act(self, stage: Stage, decision: Decision) -> None:
-        if self._decisions.mode == "advise":
+        if self.decisions.mode == "advise":
             if stage.switches and stage.switches[-1].to_degree == decision.degree:
                 return
             stage.add_switch(self._record(decision, "advised", time.time(), {}), requests=[])
@@ -409,8 +417,8 @@ class Coordinator:
         if stage is None:
             return
         if not stage.requests:
-            self._decisions.end_stage(())
+            self.decisions.end_stage(())
             return
         record = stage.record(self._settings.replica, self._step, self._step_times.table())
         self._emit(record)
-        self._decisions.end_stage(record.switches)
+        self.decisions.end_stage(record.switches)

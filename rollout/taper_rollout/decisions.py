@@ -15,7 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from taper_policy.advisor import Advisor
 from taper_policy.decision import PredictorSettings
@@ -35,6 +35,32 @@ GUARD_SWITCHES = 4
 GUARD_STAGES = 8
 
 Live = Callable[[], tuple[LiveRequest, ...] | None]
+
+
+class Decider(Protocol):
+    """What a coordinator asks and tells."""
+
+    @property
+    def mode(self) -> str:
+        """`off`, `advise` or `enforce`."""
+
+    def use(self, profile: Profile | None) -> None:
+        """Predict by `profile`."""
+
+    def start_stage(self, step: int) -> None:
+        """A stage of global step `step` begins."""
+
+    def first_degree(self) -> int:
+        """The degree of the layout that it begins in."""
+
+    def add_finished(self, prompt: str, tokens: int) -> None:
+        """A response of this stage came to its own end."""
+
+    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+        """The layout to switch to now, or None to stay."""
+
+    def end_stage(self, switches: Iterable[SwitchRecord]) -> None:
+        """The stage has ended."""
 
 
 class Decisions:
@@ -82,6 +108,10 @@ class Decisions:
         self._in_stage = True
         if self._advisor is not None:
             self._advisor.start_stage(step)
+
+    def first_degree(self) -> int:
+        """The degree of the layout that the stage begins in."""
+        return self._settings.degrees[0]
 
     def add_finished(self, prompt: str, tokens: int) -> None:
         """A response of this stage came to its own end."""

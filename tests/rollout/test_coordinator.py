@@ -400,7 +400,7 @@ def test_a_taken_port_fails_the_start_and_ends_the_engine(
 
 def test_the_predictor_is_asked_and_every_question_is_told(play: Play) -> None:
     async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
-        coordinator._decisions.use(PROFILE)
+        coordinator.decisions.use(PROFILE)
         requests = [ask(coordinator, name) for name in "abcd"]
         await until(lambda: len(engine.live) == 4)
         for name in "bcd":
@@ -431,7 +431,7 @@ def test_the_predictor_is_asked_and_every_question_is_told(play: Play) -> None:
 
 def test_a_lone_request_that_goes_on_is_asked_about_again(play: Play) -> None:
     async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
-        coordinator._decisions.use(PROFILE)
+        coordinator.decisions.use(PROFILE)
         request = ask(coordinator, "a")
         for decoded in (1, 100, 101, 102, 1000, 1001, 2000):
             engine.decoded["a"] = decoded
@@ -444,9 +444,27 @@ def test_a_lone_request_that_goes_on_is_asked_about_again(play: Play) -> None:
     play(scenario, policy={"name": "predictor", "predictor": {"margin_seconds": 1e6}}, response_tokens=4096)
 
 
+def test_a_stage_begins_in_the_layout_that_was_decided(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        monkeypatch.setattr(coordinator.decisions, "first_degree", lambda: 2)
+        requests = [ask(coordinator, name) for name in "ab"]
+        await until(lambda: len(engine.live) == 2)
+        assert engine.degree == 2
+        await asyncio.sleep(0.1)  # for a sample
+        engine.abort_all()
+        await asyncio.gather(*requests)
+        await coordinator.set_global_steps(1)
+        assert engine.degree == 1
+        [record] = records(told)
+        assert record.switches == ()
+        assert record.batch[0].degree == 2
+
+    play(scenario)
+
+
 def test_without_a_profile_the_predictor_stays(play: Play) -> None:
     async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
-        coordinator._decisions.use(None)
+        coordinator.decisions.use(None)
         request = ask(coordinator, "a")
         await asyncio.sleep(0.2)
         engine.end("a")
@@ -458,7 +476,7 @@ def test_without_a_profile_the_predictor_stays(play: Play) -> None:
 
 def test_a_list_that_cannot_be_read_puts_the_question_off(play: Play) -> None:
     async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
-        coordinator._decisions.use(PROFILE)
+        coordinator.decisions.use(PROFILE)
         engine.decoded["a"] = 1000
         read = engine.records[0].live
         engine.records[0].live = lambda: None
