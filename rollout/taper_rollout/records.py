@@ -28,6 +28,7 @@ from taper_rollout.segment import Segment
 
 RING_STEPS = 256
 MAX_LIVE = 1024
+_SEQUENCE = struct.Struct("<Q")
 _HEAD = struct.Struct("<QdqqqqqqqqqdQ")
 _STEP = struct.Struct("<Qqqqd")
 _HEAD_BYTES = 128
@@ -131,13 +132,11 @@ class RecordWriter:
     ) -> None:
         """Publish the rank's state now; `live` are (number, decoded tokens) of its running requests."""
         self._sequence += 2
-        struct.pack_into("<Q", self._memory, self._offset, self._sequence - 1)
+        self._put(_SEQUENCE.pack(self._sequence - 1))
         listed = min(len(live), MAX_LIVE)
         if listed:
             self._rows[:listed] = live[:listed]
-        _HEAD.pack_into(
-            self._memory,
-            self._offset,
+        head = _HEAD.pack(
             self._sequence - 1,
             time.time(),
             epoch,
@@ -152,7 +151,12 @@ class RecordWriter:
             step_seconds,
             self._steps,
         )
-        struct.pack_into("<Q", self._memory, self._offset, self._sequence)
+        self._put(head)
+        self._put(_SEQUENCE.pack(self._sequence))
+
+    def _put(self, head: bytes) -> None:
+        """Copy the head, or its sequence, into place. `pack_into` would clear it first: a 0 looks whole."""
+        self._memory[self._offset : self._offset + len(head)] = head
 
 
 class RecordReader:

@@ -162,7 +162,7 @@ def write_or_read(segment: Segment, rank: int, seconds: float) -> int:
         time.sleep(0.001)
     deadline, seen = time.monotonic() + seconds, set()
     writer, reader = RecordWriter(segment, OFFSET), RecordReader(segment, OFFSET)
-    number = 0
+    number = latest = 0
     while time.monotonic() < deadline:
         if rank == 0:
             number += 1
@@ -172,6 +172,8 @@ def write_or_read(segment: Segment, rank: int, seconds: float) -> int:
         record = reader.read()
         told = [value for name, value in dataclasses.asdict(record).items() if name not in ("at", "listed")]
         assert len({float(value) for value in told}) == 1, told
+        assert record.running >= latest, "a head that was cleared to be written anew"
+        latest = record.running
         for step in reader.new_steps():
             assert step.degree == step.batch == step.context_tokens == step.seconds, step
         seen.add(record.running)
