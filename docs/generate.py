@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from taper_api.reference import configuration_reference
+from taper_rollout.metric_page import metric_page
 from taper_rollout.support import support_matrix
 
 DOCS = Path(__file__).parent
@@ -12,7 +13,11 @@ DOCS = Path(__file__).parent
 
 def pages() -> dict[str, str]:
     """File name in docs/ and content of each generated page."""
-    return {"configuration.md": configuration_reference(), "support-matrix.md": support_matrix()}
+    return {
+        "configuration.md": configuration_reference(),
+        "metrics.md": metric_page(),
+        "support-matrix.md": support_matrix(),
+    }
 
 
 if __name__ == "__main__":

@@ -9,8 +9,12 @@ _HEAD = f"""\
 
 <!-- Made by `make docs` from taper_rollout.metric_table; do not edit. -->
 
-`GET /metrics` answers in Prometheus' text format, or in OpenMetrics where that is asked for. It listens
-on loopback unless told otherwise. Figures are written when the thing they tell of happens. A sample that
+Each node has one endpoint, however many replicas it holds. `taper run` prints its address, which is on
+loopback and has a free port unless `spec.rollout.metrics` in the job, or
+`actor_rollout_ref.rollout.custom.metrics` with VeRL's own command, says otherwise (`host`, `port`).
+`GET /metrics` answers in Prometheus' text format, or in OpenMetrics where that is asked for.
+
+Figures are written when the thing they tell of happens. A sample that
 was not measured or not predicted is left out, never counted as 0. Labels have few values, and none names
 a request; a value that is not in the table is counted as `{OTHER}`.
 """

@@ -22,6 +22,9 @@ from typing import Literal
 from taper_api.rollout_spec import DEGREES
 from taper_rollout.pause_phases import PHASES
 
+# The kinds of events that metrics are made of: others need not be sent to whoever keeps them.
+COUNTED_EVENTS = frozenset({"StageProgress", "SwitchDone", "StageRecord", "Step"})
+
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 
 OTHER = "other"

@@ -179,6 +179,7 @@ def _custom(job: RLHFJob, output: Path, run: str | None) -> dict[str, Any]:
         "kv_tokens": rollout.kv_tokens,
         "max_running_requests": rollout.max_running_requests,
         "port": rollout.port,
+        "metrics": {"host": rollout.metrics.host, "port": rollout.metrics.port},
         "run": run,
         "output": str(output),
     }

@@ -6,19 +6,25 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import signal
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 from torchdata.stateful_dataloader.sampler import RandomSampler
 
 from taper_api import load_job
 
 pytestmark = pytest.mark.timeout(1500)
 BATCH_PROMPTS = 4
+METRICS_LINE = re.compile(r"^metrics: (http://127\.0\.0\.1:[0-9]+/metrics)$", re.MULTILINE)
+Scrape = dict[str, float]
 
 
 @dataclasses.dataclass
@@ -35,10 +41,24 @@ class Story:
     survivors: list[str]
     segments_left: set[str]
     logs: tuple[str, str]
+    scrapes: list[Scrape]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def scrape(log: Path) -> Scrape:
+    """What the run's endpoint tells now, the series of a metric added up; nothing before it is there."""
+    found = METRICS_LINE.search(log.read_text())
+    if found is None:
+        return {}
+    with urllib.request.urlopen(found[1], timeout=30) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    told: Scrape = {}
+    for sample in (sample for family in families for sample in family.samples):
+        told[sample.name] = told.get(sample.name, 0.0) + sample.value
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +72,13 @@ def story(
     command = ("taper_rollout.cli", "run", "-f", sample / "job.yaml", "--output", output)
 
     interrupted = start(*command, **environment)
-    interrupted.wait_until(lambda: len(lines(output / "metrics.jsonl")) >= 2, "second step")
+    scrapes: list[Scrape] = []
+
+    def has_two_steps() -> bool:
+        scrapes.append(scrape(interrupted.log))
+        return len(lines(output / "metrics.jsonl")) >= 2
+
+    interrupted.wait_until(has_two_steps, "second step")
     os.killpg(interrupted.process.pid, signal.SIGINT)  # as a terminal's Ctrl-C: to all of the group
     first_code = interrupted.end()
     survivors = interrupted.survivors()
@@ -77,6 +103,7 @@ def story(
         survivors=survivors,
         segments_left=segments_left,
         logs=(interrupted.log.read_text(), resumed.log.read_text()),
+        scrapes=scrapes,
     )
 
 
@@ -88,6 +115,30 @@ def test_the_exit_codes_tell_what_happened(story: Story) -> None:
 def test_nothing_is_left_behind(story: Story) -> None:
     assert story.survivors == []
     assert story.segments_left == set()
+
+
+def test_metrics_can_be_read_while_the_job_runs_and_not_afterwards(story: Story) -> None:
+    for log in story.logs:
+        (url,) = METRICS_LINE.findall(log)
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            urllib.request.urlopen(url, timeout=30)
+    assert max(told.get("taper_running_requests", 0) for told in story.scrapes) >= 8
+    assert {told.get("taper_layout_degree") for told in story.scrapes} >= {1.0, 2.0}
+    last = story.scrapes[-1]
+    paused = next(told for told in story.scrapes if told.get("taper_stage_seconds_count") == 2)
+    stages = [
+        json.loads((story.output / "traces" / f"stage-{step:05d}-0.json").read_text()) for step in (1, 2)
+    ]
+    switches = [switch for stage in stages for switch in stage["switches"]]
+    assert last["taper_footprint_ranks"] == 2
+    assert last["taper_training_step"] == 2
+    assert last["taper_switches_total"] >= 2
+    assert last["taper_responses_total"] >= 32
+    assert last["taper_stage_seconds_count"] >= 2
+    assert paused["taper_pause_seconds_count"] == 2
+    assert paused["taper_pause_seconds_sum"] == pytest.approx(sum(s["pause_seconds"] for s in switches))
+    assert paused["taper_pause_phase_seconds_total"] >= 0.999 * paused["taper_pause_seconds_sum"] > 0
+    assert last["taper_moved_bytes_total"] >= sum(switch["moved_bytes"] for switch in switches) > 0
 
 
 def test_every_step_was_trained_once_in_the_files(story: Story) -> None:

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from taper_rollout.events import StageProgress, StageRecord, SwitchDone, SwitchRecord, as_json
-from taper_rollout.metric_table import LABELS, MAX_REPLICAS, METRICS, OTHER
+from taper_rollout.metric_table import COUNTED_EVENTS, LABELS, MAX_REPLICAS, METRICS, OTHER
 from taper_rollout.metrics import RolloutMetrics
 
 from .report.stage_builder import START, make_stage, make_step
@@ -88,7 +88,7 @@ def test_the_tables_of_events_and_metrics_agree() -> None:
     made = make_stage()
     assert {field.name for field in dataclasses.fields(StageRecord)} <= set(made) | {"regret"}
     names = {field.name for field in dataclasses.fields(SwitchRecord)}
-    assert names <= set(made["switches"][0]) | set(PREDICTED)
+    assert names <= set(made["switches"][0]) | set(PREDICTED) | {"question"}
     switch = SwitchRecord(**{name: value for name, value in made["switches"][0].items() if name in names})
     recorded(as_json(SwitchDone(replica=0, step=1, switch=switch)))
 
@@ -235,6 +235,14 @@ def test_two_registries_share_nothing() -> None:
     first, second = recorded(stage()), RolloutMetrics()
     assert total(first, "taper_switches_total") == 1
     assert series(second) == {}
+
+
+def test_what_is_counted_is_what_the_table_says() -> None:
+    (switch,) = stage()["switches"]
+    done = {"kind": "SwitchDone", "replica": 0, "step": 1, "switch": switch}
+    events = [progress(4), done, stage(), make_step(1)]
+    assert {event["kind"] for event in events} == COUNTED_EVENTS
+    assert all(series(recorded(event)) for event in events)
 
 
 def test_other_events_are_passed_over() -> None:

@@ -59,6 +59,8 @@ class ProgressDisplay:
                     self._show_step(event)
                 case "Calibration":
                     self._print(calibration_text(event))
+                case "MetricsServed":
+                    self._print(metrics_text(event))
                 case "EventsLost":
                     self._print(f"{event['count']} events of the run were lost")
 
@@ -116,6 +118,12 @@ def switch_text(switch: Mapping[str, Any], num_ranks: int) -> str:
     pause = f"pause {switch['pause_seconds'] * 1000:.0f} ms"
     live = f"{switch['live_requests']} request{'' if switch['live_requests'] == 1 else 's'}"
     return f"  switch {before} → {after} with {live} running: {pause}{gain}"
+
+
+def metrics_text(event: Mapping[str, Any]) -> str:
+    """Where metrics can be read; `node` is the node's address where the run has several."""
+    place = "" if event["node"] is None else f" on {event['node']}"
+    return f"metrics: {event['url']}{place}"
 
 
 def calibration_text(event: Mapping[str, Any]) -> str:

@@ -17,6 +17,8 @@ from verl.workers.rollout.replica import RolloutReplica
 from taper_api import JobError
 from taper_rollout.facts import gather_facts
 from taper_rollout.support import check_support
+from taper_rollout.verl.metrics_endpoint import metrics_endpoint
+from taper_rollout.verl.metrics_host import serve_metrics
 from taper_rollout.verl.replica_name import replica_name
 from taper_rollout.verl.server import ReplicaServer
 from taper_rollout.verl.settings import default_degrees, replica_settings
@@ -29,7 +31,7 @@ class TaperReplica(RolloutReplica):
         """Fill in VeRL's `servers`, `_server_handle` and `_server_address`.
 
         Raises `ValueError` for a footprint over more than one node, and what the engine
-        says when it cannot start.
+        says when it cannot start, or the metrics' endpoint.
         """
         if len(self.workers) != self.world_size:
             raise ValueError(f"{len(self.workers)} trainer ranks for a footprint of {self.world_size}")
@@ -43,6 +45,8 @@ class TaperReplica(RolloutReplica):
             )
         node, node_address, _ = places[0]
         devices = sorted({device for _, _, visible in places for device in visible.split(",") if device})
+        # Kept: the host lives as long as its handles.
+        self.metrics_host = await self._serve_metrics(node, node_address)
         server = self._create_server(node, node_address, devices)
         await server.launch.remote()
         self.servers = [server]
@@ -65,6 +69,11 @@ class TaperReplica(RolloutReplica):
             check_support(gather_facts(settings, is_raw=True))
         except JobError as error:
             raise ValueError(str(error)) from None  # which Ray can carry to the driver
+
+    async def _serve_metrics(self, node: str, node_address: str) -> Any:
+        custom = self.config.custom or {}
+        endpoint = metrics_endpoint(custom, node_address=node_address)
+        return await serve_metrics(endpoint, run=custom.get("run"), node=node)
 
     def _create_server(self, node: str, node_address: str, devices: list[str]) -> Any:
         platform = get_platform()
@@ -96,6 +105,7 @@ class TaperReplica(RolloutReplica):
                 response_length=self.config.response_length,
                 free_cache_engine=self.config.free_cache_engine,
                 run=custom.get("run"),
+                metrics_host=self.metrics_host,
                 profiles=os.path.join(custom.get("output") or "outputs", "profiles"),
             )
         )

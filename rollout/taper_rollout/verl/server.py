@@ -1,8 +1,9 @@
 """The Ray actor that VeRL knows as one rollout server: the facade of one footprint (VeRL 0.9.1).
 
 It speaks VeRL's server contract and hands everything to the coordinator, which hides
-layouts and switches. What the coordinator tells goes to the run's reporter, as does the
-first failure: VeRL turns a failed request into a missing sample and trains on.
+layouts and switches. What the coordinator tells goes to the run's reporter and to the node's
+metrics host; the first failure goes to the reporter: VeRL turns a failed request into a missing
+sample and trains on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import ray
 from verl.workers.rollout.replica import TokenOutput
 
 from taper_rollout.events import as_json
+from taper_rollout.verl.metrics_host import post_to
 from taper_rollout.verl.profile_trace import ProfileTrace
 from taper_rollout.verl.settings import engine_sampling
 
@@ -37,6 +39,7 @@ class ReplicaServer:
         response_length: int,
         free_cache_engine: bool,
         run: str | None,
+        metrics_host: Any,
         profiles: str,
     ) -> None:
         # Imported here: the trainer's process knows this class too, and must not import the engine.
@@ -46,17 +49,21 @@ class ReplicaServer:
         self._response_length = response_length
         self._free_cache_engine = free_cache_engine
         self._reporter = ray.get_actor(run) if run is not None else None
+        self._metrics_host = metrics_host
         self._profiles = Path(profiles)
         self._profile: ProfileTrace | None = None
         self._step: int | None = None
         self._channel = uuid.uuid4().hex
-        self._last_post: Any = None
+        self._last_posts: dict[str, Any] = {}
         self._coordinator = Coordinator(self._settings, self._emit)
 
     def _emit(self, event: Any) -> None:
+        told = event if isinstance(event, dict) else as_json(event)
         if self._reporter is not None:
-            post = self._reporter.post.remote
-            self._last_post = post(event if isinstance(event, dict) else as_json(event))
+            self._last_posts["run"] = self._reporter.post.remote(told)
+        posted = post_to(self._metrics_host, told)
+        if posted is not None:
+            self._last_posts["metrics"] = posted
 
     def _report_failure(self, error: Exception) -> None:
         _logger.exception("replica %d", self._settings.replica)
@@ -71,9 +78,9 @@ class ReplicaServer:
     async def close(self) -> None:
         """End the engine and its ranks; nothing of them is left afterwards."""
         await self._coordinator.close()
-        if self._last_post is not None:
-            with contextlib.suppress(Exception):  # the reporter may be gone, too
-                await asyncio.wait_for(self._last_post, POST_SECONDS)
+        posts = asyncio.gather(*self._last_posts.values(), return_exceptions=True)
+        with contextlib.suppress(TimeoutError):  # who should hear it may be gone, too
+            await asyncio.wait_for(posts, POST_SECONDS)
 
     async def get_server_address(self) -> tuple[str, int]:
         """Host and port of the replica's status server."""

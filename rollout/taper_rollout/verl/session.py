@@ -22,7 +22,7 @@ from taper_api import RLHFJob
 from taper_rollout.host import HostResources
 from taper_rollout.processes import Descendants
 from taper_rollout.training_failed import TrainingFailed
-from taper_rollout.verl.replica_name import PREFIX
+from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
 from taper_rollout.verl.reporter import Reporter
 from taper_rollout.verl.runner import Runner
 
@@ -235,13 +235,17 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _close_replicas() -> None:
-    """Ask each replica to end its ranks and to clear what they share. Actors that hang are ended with Ray."""
+    """Ask replicas to end their ranks and clear what they share, then metrics hosts to stop listening.
+
+    Actors that hang are ended with Ray.
+    """
     if not ray.is_initialized():
         return
-    names = [name for name in ray.util.list_named_actors() if name.startswith(PREFIX)]
-    closing = [ray.get_actor(name).close.remote() for name in names]
-    if closing:
-        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
+    for prefix in (PREFIX, METRICS_PREFIX):  # what replicas tell last is still counted
+        names = [name for name in ray.util.list_named_actors() if name.startswith(prefix)]
+        closing = [ray.get_actor(name).close.remote() for name in names]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
 
 
 def _keep_logs(ray_directory: Path, logs: Path) -> None:

@@ -3,7 +3,7 @@
 - `ReplayBuffer` waits 2 s between two looks at the finished samples, which hides what a
   switch gains and is most of a small step. VeRL's own remedy, a custom sampler, would
   switch DAPO's filtering off, so the waiting alone is shortened.
-- `Tracking` knows a closed list of loggers: the run's reporter is added as one more.
+- `Tracking` knows a closed list of loggers: one is added that posts to the run's reporter and its metrics.
 - Validation generates with the replicas awake, and training goes on without a pause: replicas are
   told of both ends, or the two would count as one generation stage.
 """
@@ -16,6 +16,8 @@ import numbers
 from typing import Any
 
 import ray
+
+from taper_rollout.verl.metrics_host import post_to_all
 
 POLL_SECONDS = 0.1
 REPORT_SECONDS = 30.0
@@ -87,16 +89,19 @@ def run_of(config: dict[str, Any]) -> str | None:
 
 
 class StepReport:
-    """A VeRL logger that posts each step's numbers to the run's reporter."""
+    """A VeRL logger that posts each step's numbers to the run's reporter, and to its metrics hosts."""
 
     def __init__(self, run: str) -> None:
+        self._run = run
         self._reporter = ray.get_actor(run)
 
     def log(self, data: dict[str, Any], step: int) -> None:
         """Post what is a number in `data`: as the step's, or, before the first step, as a validation's."""
         metrics = {name: float(value) for name, value in data.items() if isinstance(value, numbers.Real)}
         kind = "Step" if "training/global_step" in metrics else "Validation"
-        posted = self._reporter.post.remote({"kind": kind, "step": step, "metrics": metrics})
+        event = {"kind": kind, "step": step, "metrics": metrics}
+        post_to_all(self._run, event)
+        posted = self._reporter.post.remote(event)
         try:
             # Waited for: the last step's post must not be lost with the process that made it.
             ray.get(posted, timeout=REPORT_SECONDS)

@@ -47,6 +47,15 @@ def test_on_a_terminal_the_bars_show_the_running_requests_and_the_layout():
     assert "reward 0.250" in text
 
 
+def test_where_metrics_are_is_told_in_a_line_with_the_node_where_there_are_several():
+    served = {"kind": "MetricsServed", "url": "http://127.0.0.1:9400/metrics", "node": None}
+    text = shown([served, served | {"node": "10.1.2.3"}], is_terminal=False)
+    assert text.splitlines() == [
+        "metrics: http://127.0.0.1:9400/metrics",
+        "metrics: http://127.0.0.1:9400/metrics on 10.1.2.3",
+    ]
+
+
 def test_calibration():
     cells = [(1, 1, 0.035), (1, 4, 0.05), (1, 16, 0.08), (2, 1, 0.03), (2, 4, 0.0375)]
     step_seconds = [

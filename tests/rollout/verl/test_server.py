@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -79,12 +79,24 @@ class FakeCoordinator:
         self.calls.append(("close",))
 
 
-class Posts:
-    """Stands for the reporter's actor handle."""
+class Arrived:
+    """Stands for a post that has arrived: there is nothing to wait for."""
 
-    def __init__(self) -> None:
+    def __await__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class Posts:
+    """Stands for the handle of the reporter or of a metrics host. `arrival` makes what a sender can await."""
+
+    def __init__(self, arrival: Callable[[], Any] = lambda: Arrived()) -> None:
         self.events: list[dict[str, Any]] = []
-        self.post = SimpleNamespace(remote=self.events.append)
+        self._arrival = arrival
+        self.post = SimpleNamespace(remote=self._take)
+
+    def _take(self, event: dict[str, Any]) -> Any:
+        self.events.append(event)
+        return self._arrival()
 
 
 @pytest.fixture
@@ -97,12 +109,15 @@ def posts(monkeypatch: pytest.MonkeyPatch) -> Posts:
     return posts
 
 
-def server_of(tmp_path: Path, *, free_cache_engine: bool = True, run: str | None = "run") -> Any:
+def server_of(
+    tmp_path: Path, *, free_cache_engine: bool = True, run: str | None = "run", metrics_host: Any = None
+) -> Any:
     return server_module.ReplicaServer(
         {"replica": 0, "context_tokens": 80},
         response_length=16,
         free_cache_engine=free_cache_engine,
         run=run,
+        metrics_host=metrics_host or Posts(),
         profiles=str(tmp_path),
     )
 
@@ -148,6 +163,54 @@ def test_events_go_to_the_run(posts: Posts, tmp_path: Path) -> None:
     assert posts.events[0]["kind"] == "StageProgress"
     ask(server_of(tmp_path, run=None), "launch")
     assert len(posts.events) == 1
+
+
+@pytest.mark.parametrize("run", ["run", None])
+def test_events_go_to_the_metrics_with_or_without_a_run(
+    posts: Posts, tmp_path: Path, run: str | None
+) -> None:
+    host = Posts()
+    server = server_of(tmp_path, run=run, metrics_host=host)
+    ask(server, "launch")
+    server._emit({"kind": "LedgerEntry", "replica": 0})  # which may be long, and holds no figure of theirs
+    server._emit({"kind": "Step", "step": 1})
+    assert [event["kind"] for event in host.events] == ["StageProgress", "Step"]
+
+
+def test_a_metrics_host_that_takes_no_posts_disturbs_nobody(posts: Posts, tmp_path: Path) -> None:
+    def swamped() -> None:
+        raise RuntimeError("too many pending calls")
+
+    server = server_of(tmp_path, metrics_host=Posts(swamped))
+    ask(server, "launch")
+    assert ask(server, "generate", "r", [1], {}).token_ids == [7, 8]
+    ask(server, "close")
+    assert [event["kind"] for event in posts.events] == ["StageProgress"]
+
+
+def test_the_last_posts_are_waited_for_and_no_longer_than_the_deadline(
+    posts: Posts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "POST_SECONDS", 1.0)
+
+    async def close(result: Callable[[asyncio.Future[None]], Any]) -> tuple[float, bool]:
+        """Seconds that closing took, and whether the post had arrived by then."""
+        loop = asyncio.get_running_loop()
+        post: asyncio.Future[None] = loop.create_future()
+        server = server_of(tmp_path, metrics_host=Posts(lambda: post))
+        await server.launch()
+        server._emit({"kind": "LedgerEntry", "replica": 0})  # not sent there: the post before it is the last
+        result(post)
+        began = loop.time()
+        await server.close()
+        return loop.time() - began, post.done() and not post.cancelled()
+
+    def soon(post: asyncio.Future[None]) -> None:
+        asyncio.get_running_loop().call_later(0.05, post.set_result, None)
+
+    assert asyncio.run(close(soon))[1]
+    assert asyncio.run(close(lambda post: post.set_exception(RuntimeError("the host died"))))[0] < 0.8
+    assert 0.8 < asyncio.run(close(lambda post: None))[0] < 10
 
 
 @pytest.mark.parametrize(

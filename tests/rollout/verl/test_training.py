@@ -60,6 +60,7 @@ def test_the_job_arrives() -> None:
         "kv_tokens": None,
         "max_running_requests": None,
         "port": None,
+        "metrics": {"host": "127.0.0.1", "port": None},
         "run": None,
         "output": str(OUTPUT),
     }

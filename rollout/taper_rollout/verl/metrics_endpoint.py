@@ -1,0 +1,58 @@
+"""Where a node's metrics are served: `actor_rollout_ref.rollout.custom.metrics`. Pure.
+
+A mapping of `host` and `port`; both, and all of it, may be left out: loopback, and a free port.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from collections.abc import Mapping
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+HIGHEST_PORT = 65535
+KEYS = ("host", "port")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsEndpoint:
+    """Address to listen at; `port` 0 is a free one. `field` is the setting's path, as its author wrote it."""
+
+    host: str
+    port: int
+    field: str
+
+    def refusal(self, error: OSError) -> str:
+        """What is wrong with the setting when `error` came of listening there."""
+        if error.errno == errno.EADDRINUSE:
+            problem = f"is taken on {self.host}; name another one, or leave it out for one that is free"
+            return f"{self.field}.port: {self.port} {problem}"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return f"{self.field}.port: {self.port} may not be used ({error.strerror}); use 1024 or more"
+        return f"{self.field}.host: nobody can listen on {self.host} there ({error.strerror})"
+
+
+def metrics_endpoint(custom: Mapping[str, Any], *, node_address: str) -> MetricsEndpoint:
+    """The endpoint out of `rollout.custom`; the host `node` stands for `node_address`.
+
+    Raises `ValueError` naming the field for what is not understood.
+    """
+    # A job's fields are this setting by another name: `taper run` alone names a run.
+    field = "spec.rollout.metrics" if custom.get("run") else "actor_rollout_ref.rollout.custom.metrics"
+    metrics = custom.get("metrics")
+    if metrics is None:
+        metrics = {}
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"{field}: {metrics!r} is not a mapping; give it {' and '.join(KEYS)}")
+    unknown = sorted(str(name) for name in metrics if name not in KEYS)
+    if unknown:
+        raise ValueError(f"{field}.{unknown[0]}: unknown setting; use one of {', '.join(KEYS)}")
+    host, port = metrics.get("host"), metrics.get("port")
+    if host is not None and not (isinstance(host, str) and host):
+        raise ValueError(f"{field}.host: {host!r} is not an address; use {LOOPBACK}, node or 0.0.0.0")
+    if port is not None and (type(port) is not int or not 0 <= port <= HIGHEST_PORT):
+        raise ValueError(f"{field}.port: {port!r} is not a port; use 1024 to {HIGHEST_PORT}, or 0 for any")
+    return MetricsEndpoint(
+        host=node_address if host == "node" else host or LOOPBACK, port=port or 0, field=field
+    )
