@@ -22,6 +22,7 @@ from taper_policy.decision import Choice, Prices
 from taper_policy.forecast import Forecast, forecast
 from taper_policy.ledger import Finished, Question, StageEnd
 from taper_policy.lengths import LengthHistory
+from taper_policy.opening import ExpectedStage, first_layout
 from taper_policy.predictor import ReplicaSnapshot, Rules, decide
 
 FEW = 8
@@ -46,6 +47,17 @@ class Advisor:
         """The generation stage of global step `step` begins; the first question is due at once."""
         self._history.start_stage(step)
         self._step, self._number, self._due = step, 0, None
+
+    def first_layout(self, expected: ExpectedStage, *, footprint: int) -> Choice:
+        """The layout to begin the stage in, before its first request."""
+        return first_layout(
+            expected,
+            self._prices,
+            self._history,
+            self._rules,
+            footprint=footprint,
+            max_tokens=self._max_tokens,
+        )
 
     def add_finished(self, finished: Iterable[Finished]) -> None:
         """Responses of this stage that have ended. `ValueError` for one without a token."""

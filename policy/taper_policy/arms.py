@@ -5,11 +5,12 @@ Each arm is made anew for each stage. All see only what a coordinator sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from taper_policy.advisor import Advisor
 from taper_policy.forecast import LiveRequest
 from taper_policy.ledger import Finished, Question
+from taper_policy.opening import ExpectedStage
 from taper_policy.predictor import ReplicaSnapshot
 from taper_policy.simulator import Rule, SimulatedReplica, SimulatedRequest
 
@@ -41,6 +42,15 @@ def widen_at_once(degree: int) -> Rule:
     return rule
 
 
+def expected_like(requests: Sequence[SimulatedRequest]) -> ExpectedStage:
+    """A stage of as many requests as these, of as many prompts."""
+    return ExpectedStage(
+        num_requests=len(requests),
+        num_prompts=len({request.prompt for request in requests}),
+        prompt_tokens=sum(request.prompt_tokens for request in requests) // len(requests),
+    )
+
+
 class Predictor:
     """One stage of a replica that asks its job's `advisor`; keeps the questions for the ledger."""
 
@@ -52,7 +62,7 @@ class Predictor:
 
     def __call__(self, replica: SimulatedReplica) -> tuple[int, str] | None:
         """The rule."""
-        if not self._advisor.is_due(len(replica.live), max(one.decoded_tokens for one in replica.live)):
+        if not self._advisor.is_due(len(replica.live), replica.longest_tokens):
             return None
         self.learn(replica.finished)
         live = tuple(

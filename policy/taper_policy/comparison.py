@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taper_policy.advisor import Advisor
-from taper_policy.arms import Predictor, static, threshold, widen_at_once
+from taper_policy.arms import Predictor, expected_like, static, threshold, widen_at_once
 from taper_policy.decision import Prices
 from taper_policy.oracle import best_plan
 from taper_policy.predictor import Rules
@@ -88,7 +88,10 @@ def compare(
         for arm, (degree, rule) in arms.items():
             note(arm, simulate(requests, prices, rule, footprint=footprint, degree=degree, clock=clock))
         predictor = Predictor(advisor, step=step)
-        note(PREDICTOR, simulate(requests, prices, predictor, footprint=footprint, degree=base, clock=clock))
+        # As many requests as the stage before had; how many a job's first one has its settings tell.
+        expected = expected_like(stages[max(0, step - 1)])
+        begin = advisor.first_layout(expected, footprint=footprint).degree
+        note(PREDICTOR, simulate(requests, prices, predictor, footprint=footprint, degree=begin, clock=clock))
         predictor.learn(requests)
         _, best = best_plan(requests, prices, footprint=footprint, degrees=degrees, clock=clock)
         note(ORACLE, best)

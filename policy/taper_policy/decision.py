@@ -6,7 +6,8 @@ cost included, with later widenings allowed in both cases. A later widening happ
 the live count has fallen to a milestone; which one is chosen by backward induction on the
 scenarios' mean, so that nothing is decided by lengths that nobody can know.
 
-A switch is decided only if its expected gain beats the margin and enough scenarios gain.
+A switch is decided only if it is best made now, its expected gain over staying for good beats the
+margin, and enough scenarios gain.
 
 Invariants (asserted by `tests/policy/test_decision.py`):
 - under its own model the decision is never slower than staying for good;
@@ -40,8 +41,8 @@ class Prices(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictorSettings:
-    """When a predicted gain is enough: `margin_seconds` and `margin_share` of what staying takes, in
-    at least the share `confidence` of the scenarios."""
+    """When a predicted gain is enough: `margin_seconds` and `margin_share` of what staying for good
+    takes, in at least the share `confidence` of the scenarios."""
 
     margin_seconds: float = 0.02
     margin_share: float = 0.01
@@ -67,7 +68,11 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The decision: the layout to have, why, and what was weighed. `degree` is the present one to stay."""
+    """The decision: the layout to have, why, and what was weighed. `degree` is the present one to stay.
+
+    `gain_seconds` is what the best other layout saves over staying for good, `gain_share` the share
+    of the scenarios in which it does.
+    """
 
     degree: int
     reason: str
@@ -113,7 +118,31 @@ def choose(
     ways = courses | {degree: staying}
     plans = {other: _plan_seconds(other, ways[other], courses, pauses, present=degree) for other in degrees}
     options = tuple(_option(other, plans[other], ways[other], outlook, pauses, degree) for other in degrees)
-    return _weigh(plans, options, settings, degree, int(outlook.counts[0]))
+    return _weigh(plans, grouped.sum(axis=1), options, settings, degree, int(outlook.counts[0]))
+
+
+def choose_first(outlooks: Mapping[int, Outlook], prices: Prices, *, footprint: int) -> Choice:
+    """The layout to begin in. `outlooks` are, by degree, of the same scenarios, grouped as in that layout.
+
+    No layout is at hand, so no switch is made and nothing stands in for it: the fastest is taken, of
+    equals the narrowest.
+    """
+    any_outlook = next(iter(outlooks.values()))
+    pauses = _Pauses(any_outlook, prices)
+    courses = _courses(any_outlook, prices, pauses, tuple(outlooks), footprint)
+    options = []
+    for degree, outlook in outlooks.items():
+        wider = {other: course for other, course in courses.items() if other > degree}
+        way = _course(outlook.seconds_as_grouped(prices.steps(degree)), degree, wider, pauses)
+        plan = _plan_seconds(degree, way, courses, pauses, present=degree)
+        options.append(_option(degree, plan, way, outlook, pauses, degree))
+    best, *others = sorted(options, key=lambda option: (option.seconds, option.degree))
+    told = "".join(f", degree {option.degree} {option.seconds:.2f} s" for option in others)
+    return Choice(
+        degree=best.degree,
+        reason=f"{any_outlook.counts[0]} expected: degree {best.degree} {best.seconds:.2f} s{told}",
+        options=tuple(options),
+    )
 
 
 def _courses(
@@ -204,26 +233,35 @@ def _option(
 
 def _weigh(
     plans: Mapping[int, Floats],
+    staying_for_good: Floats,
     options: Sequence[Option],
     settings: PredictorSettings,
     degree: int,
     num_live: int,
 ) -> Choice:
+    """The best other layout if now is the moment for it, and it is enough faster than staying for good.
+
+    A margin over waiting would be one over the next moment's switch, which is nearly as good: the
+    switch would be put off again and again.
+    """
     by_degree = {option.degree: option for option in options}
-    staying = by_degree[degree]
+    waiting = by_degree[degree]
     others = [option for option in options if option.degree != degree]
     if not others:
         return Choice(degree=degree, reason="there is no other layout", options=tuple(options))
     best = min(others, key=lambda option: (option.seconds, option.degree))
-    gain = staying.seconds - best.seconds
-    share = float((plans[degree] > plans[best.degree]).mean())
-    told = f"{num_live} live: degree {best.degree} {best.seconds:.2f} s, staying {staying.seconds:.2f} s"
-    margin = settings.margin_seconds + settings.margin_share * staying.seconds
+    staying = float(staying_for_good.mean())
+    gain = staying - best.seconds
+    share = float((staying_for_good > plans[best.degree]).mean())
+    told = f"{num_live} live: degree {best.degree} {best.seconds:.2f} s, staying {staying:.2f} s"
+    margin = settings.margin_seconds + settings.margin_share * staying
+    target = degree
     if gain <= margin:
-        then = "" if staying.next_degree is None else f"; better at {staying.next_at_requests} live"
-        reason, target = f"{told}: no more than the margin of {margin:.2f} s is gained{then}", degree
+        reason = f"{told}: no more than the margin of {margin:.2f} s is gained"
     elif share < settings.confidence:
-        reason, target = f"{told}: only {share:.0%} of the scenarios gain", degree
+        reason = f"{told}: only {share:.0%} of the scenarios gain"
+    elif waiting.seconds <= best.seconds:
+        reason = f"{told}: better at {waiting.next_at_requests} live, {waiting.seconds:.2f} s"
     else:
         reason, target = f"{told}: {gain:.2f} s gained, in {share:.0%} of the scenarios", best.degree
     return Choice(degree=target, reason=reason, gain_seconds=gain, gain_share=share, options=tuple(options))

@@ -65,6 +65,12 @@ def decide(
         return Choice(degree=snapshot.degree, reason=f"cannot be priced: {error}")
 
 
+def scenario_count(num_live: int) -> int:
+    """How many scenarios are drawn for so many requests: fewer of many, whose sums vary less."""
+    fewest, most = SCENARIOS
+    return max(fewest, min(most, SCENARIO_REQUESTS // num_live))
+
+
 def _why_not(snapshot: ReplicaSnapshot, forecast: Forecast, now: float) -> str | None:
     age = now - snapshot.at_seconds
     if not snapshot.live:
@@ -83,9 +89,9 @@ def _why_not(snapshot: ReplicaSnapshot, forecast: Forecast, now: float) -> str |
 def _priced(snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: Rules) -> Choice:
     order = {rid: index for index, rid in enumerate(forecast.rids)}
     live = sorted(snapshot.live, key=lambda request: request.rid)
-    fewest, most = SCENARIOS
-    count = max(fewest, min(most, SCENARIO_REQUESTS // len(live)))
-    remaining = forecast.scenarios(count, settings.seed)[:, [order[request.rid] for request in live]]
+    remaining = forecast.scenarios(scenario_count(len(live)), settings.seed)[
+        :, [order[request.rid] for request in live]
+    ]
     outlook = Outlook.of(
         remaining,
         [request.prompt_tokens + request.decoded_tokens for request in live],

@@ -2,9 +2,10 @@
 
 All requests are there at the start. Each goes to the group with the fewest; each group
 decodes one token a step for all it has, on a clock of its own; a step costs what the
-profile says for its batch and mean context (`timeline`). A rule is asked at the start and whenever a
-response ends. A switch waits until every group is between two steps, takes the profile's pause, and
-groups the live requests as a live switch does.
+profile says for its batch and mean context (`timeline`). A rule is asked at the start, whenever a
+response ends and, while none does, whenever the stage has lasted `PATIENCE` times as long. A switch
+waits until every group is between two steps, takes the profile's pause, and groups the live
+requests as a live switch does.
 
 Not modelled: prefill, requests that wait for room, requests that arrive later.
 
@@ -16,9 +17,10 @@ Invariants (asserted by `tests/policy/test_simulator.py`):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +91,7 @@ class SimulatedReplica:
 
     running: live requests of each group
     live: those requests; what they have made counts the step that is under way
+    longest_tokens: of the longest response, live or the last to end
     finished: requests that have ended, in the order of their ends
     """
 
@@ -97,8 +100,11 @@ class SimulatedReplica:
     at_seconds: float
     running: list[int]
     live: Sequence[Live]
+    longest_tokens: int = 0
     finished: list[SimulatedRequest] = field(default_factory=list)
 
+
+PATIENCE: Final = 1.125
 
 Rule = Callable[[SimulatedReplica], tuple[int, str] | None]
 """The degree to have now and why, or None to stay."""
@@ -154,12 +160,12 @@ class _Layout:
         self.requests, self.batches, self.footprint = requests, batches, clock.footprint
         self.timeline = Timeline(batches, clock)
         self.at_seconds = float(batches.at_seconds[0])
+        self._response_tokens = np.array([request.response_tokens for request in requests])
 
     def follow(self, rule: Rule, finished: list[SimulatedRequest]) -> tuple[int, str] | None:
-        """Ask `rule` now and at every end, until it wants another layout (its answer) or all have ended."""
-        left, groups = self.batches.left[0], self.batches.groups[0].tolist()
-        ends = self.timeline.ends_at[0].tolist()
-        coming = sorted(np.flatnonzero(left).tolist(), key=ends.__getitem__)
+        """Ask `rule` until it wants another layout (its answer) or all have ended."""
+        groups, ends = self.batches.groups[0].tolist(), self.timeline.ends_at[0].tolist()
+        coming = sorted(np.flatnonzero(self.batches.left[0]).tolist(), key=ends.__getitem__)
         running = [0] * (self.footprint // self.batches.degree)
         for index in coming:
             running[groups[index]] += 1
@@ -171,22 +177,32 @@ class _Layout:
             live=(),
             finished=finished,
         )
+        # A switch is an answer already: its layout is questioned at the next moment.
+        is_moment = self.at_seconds == 0
         for place, index in enumerate(coming):
-            if ends[index] > self.at_seconds:
+            while self.at_seconds < ends[index]:
                 replica.at_seconds, replica.live = self.at_seconds, _Lives(self, coming[place:])
-                # A switch is an answer already: the next question is due at the next end.
-                answer = rule(replica) if place or not self.at_seconds else None
+                answer = rule(replica) if is_moment else None
                 if answer is not None and answer[0] != replica.degree:
                     return answer
-                self.at_seconds = ends[index]
+                self.at_seconds = min(ends[index], PATIENCE * self.at_seconds or math.inf)
+                if self.at_seconds < ends[index]:
+                    replica.longest_tokens = self._longest_tokens()
+                is_moment = True
             running[groups[index]] -= 1
             finished.append(self.requests[index])
+            replica.longest_tokens = max(replica.longest_tokens, finished[-1].response_tokens)
         return None
 
     def made(self) -> Whole:
         """Tokens that each request has made in this layout, the step under way included `[requests]`."""
         made: Whole = self.timeline.boundary(np.array([self.at_seconds]))[0][0]
         return made
+
+    def _longest_tokens(self) -> int:
+        """Response tokens of the longest live request."""
+        left = self.batches.left[0] - self.made()
+        return int((self._response_tokens - left)[left > 0].max())
 
     def idle_rank_seconds(self) -> float:
         """What ranks had nothing to do, until now."""

@@ -110,7 +110,7 @@ class _Span:
     batch: Whole
     contexts: Floats
 
-    def seconds(self, steps: Whole) -> Floats:
+    def seconds(self, steps: Whole | Floats) -> Floats:
         """Seconds of so many steps."""
         found: Floats = steps * self.clock.seconds(self.degree, self.batch, self.contexts + 0.5 * steps)
         return found
@@ -118,10 +118,11 @@ class _Span:
     def steps_within(self, seconds: Floats) -> Whole:
         """The fewest steps that take `seconds` or more."""
         enough = seconds - 1e-9
-        # A step's seconds grow with the context, so with the number of steps.
         steps = enough / self.clock.seconds(self.degree, self.batch, self.contexts)
-        each = self.clock.seconds(self.degree, self.batch, self.contexts + 0.5 * steps)
-        found = np.ceil(enough / each).astype(np.int64)
+        for _ in range(3):  # Newton's method: the last step's seconds are the slope
+            slope = self.clock.seconds(self.degree, self.batch, self.contexts + steps)
+            steps = np.maximum(0.0, steps - (self.seconds(steps) - enough) / slope)
+        found = np.ceil(steps).astype(np.int64)
         found -= (found > 0) & (self.seconds(found - 1) >= enough)
         found += self.seconds(found) < enough
         return found

@@ -23,7 +23,9 @@ def request(index: int, tokens: int = 100) -> SimulatedRequest:
 def replica(groups: list[int], degree: int = 1, decoded: int = 10) -> SimulatedReplica:
     live = [Live(request(index), group, decoded) for index, group in enumerate(groups)]
     running = [groups.count(group) for group in range(4 // degree)]
-    return SimulatedReplica(footprint=4, degree=degree, at_seconds=1.0, running=running, live=live)
+    return SimulatedReplica(
+        footprint=4, degree=degree, at_seconds=1.0, running=running, live=live, longest_tokens=decoded
+    )
 
 
 def test_static_stays() -> None:

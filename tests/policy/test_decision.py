@@ -134,6 +134,16 @@ def test_it_waits_for_the_moment_that_is_best() -> None:
     assert "better at 1 live" in made.reason
 
 
+def test_a_margin_does_not_put_a_switch_off_again_and_again() -> None:
+    """One step later a switch is nearly as good; the margin is over staying for good."""
+    live = [([3] * 3, 0)] + [([300] * 3, index) for index in range(1, 8)]
+    made = choice(live, machine_of(shared=40, request=0.1), PredictorSettings(margin_share=0.1))
+    assert made.degree == 4
+    staying = next(option for option in made.options if option.degree == 1)
+    assert staying.next_at_requests == 7
+    assert staying.seconds < made.options[-1].seconds * 1.1
+
+
 def test_a_pause_is_part_of_the_price() -> None:
     made = choice([([100] * 3, 0)], machine_of(pause=5))
     assert made.options[2].pause_seconds == pytest.approx(5 + 0.1 + 0.01)

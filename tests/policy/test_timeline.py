@@ -12,7 +12,7 @@ from taper_policy.timeline import Batches, Timeline
 
 from .linear_machine import LinearMachine
 
-MACHINE = LinearMachine()
+MACHINE = LinearMachine(token=0.1)
 CLOCK = StepClock(MACHINE, footprint=4, max_batch=12, max_context=400)
 ROW = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 200), st.integers(0, 3)), min_size=1, max_size=12)
 
