@@ -23,7 +23,8 @@ Sources.
   arXiv 2605.23945), which gives the prefill rate; scaled by P for 14B, by 8 / d for a group of d.
 - Migration under load has been measured 3 times slower than idle: so it is here.
 - Assumed, without a source: A = 10 us on NVLink and 40 us on PCIe; 50 ms and 1 ms a request
-  fixed for a switch; 10 ms for a prefill; half widths of 25 % of a step, 50 % of the rest.
+  fixed for a switch, whatever becomes of the KV; 10 ms for a prefill; half widths of 25 % of
+  a step, 50 % of the rest.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _profile(model: _Model, card: _Card) -> Profile:
             for degree in degrees
         },
         switch={
-            (one, two): _switch(card, one, two, token_seconds)
+            (one, two): _switch(card, one, two, token_seconds * FOOTPRINT / two)
             for one in degrees
             for two in degrees
             if one != two
@@ -188,6 +189,8 @@ def _switch(card: _Card, one: int, two: int, recomputed_token_seconds: float) ->
     return SwitchTerms(
         fixed_seconds=0.05,
         request_seconds=0.001,
+        exchange_seconds=0.0,
+        migrated_request_seconds=0.0,
         byte_seconds=UNDER_LOAD * moved_share / card.link_bytes_per_second,
         recomputed_token_seconds=recomputed_token_seconds,
         relative_error_p90=OTHER_UNCERTAINTY,

@@ -4,14 +4,20 @@ A profile is a value: it is measured once (`profile_fit`), kept in a file (`prof
 and asked by the decision. It belongs to a model, a device, a dtype and package versions,
 its key; `profile_file.check_profile` refuses it for any other.
 
-A switch takes `fixed + requests * request + bytes * byte + recomputed tokens * recomputed
-token` seconds, with terms of their own for each pair of degrees. Bytes are those of the
-whole KV of the requests that migrate, `migrated tokens * kv_bytes_per_token`, whichever
-part of them crosses ranks.
+A switch takes the sum of its amounts times its terms, which each pair of degrees has of its own:
+
+    fixed + requests * request                       every switch, every live request
+    + exchange + migrated requests * migrated request + bytes * byte     if requests migrate
+    + recomputed tokens * recomputed token
+
+Bytes are those of the whole KV of the requests that migrate, `migrated tokens *
+kv_bytes_per_token`, whichever part of them crosses ranks. Recomputed tokens are those of
+the target group that has most: groups prefill at the same time.
 
 Invariants (asserted by `tests/policy/test_profile.py`):
 - no lookup is negative, and its interval holds its estimate;
-- a switch never takes less with more requests, migrated tokens or recomputed tokens;
+- a switch never takes less with more requests, migrated requests or tokens, or recomputed tokens;
+- a choice per request (`kv_choice`) never takes more than `pause_seconds` says;
 - what cannot be true raises `ValueError` that begins with the field.
 """
 
@@ -25,6 +31,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from taper_policy.kv_choice import KvCosts
 from taper_policy.layout import uniform_degrees
 from taper_policy.surface import Floats, StepCell, StepSurface, check_cells
 
@@ -88,6 +95,8 @@ class SwitchTerms:
 
     fixed_seconds: float
     request_seconds: float
+    exchange_seconds: float
+    migrated_request_seconds: float
     byte_seconds: float
     recomputed_token_seconds: float
     relative_error_p90: float
@@ -95,12 +104,24 @@ class SwitchTerms:
     most_bytes: int | None = None
     most_recomputed_tokens: int | None = None
 
-    def seconds(self, requests: npt.ArrayLike, num_bytes: npt.ArrayLike, recomputed: npt.ArrayLike) -> Floats:
+    def seconds(
+        self,
+        *,
+        requests: npt.ArrayLike,
+        migrated_requests: npt.ArrayLike,
+        num_bytes: npt.ArrayLike,
+        recomputed_tokens: npt.ArrayLike,
+    ) -> Floats:
         """Seconds of switches, elementwise. Raises `ValueError` for negative numbers."""
-        total = np.asarray(self.fixed_seconds, dtype=np.float64)
-        amounts = {"requests": requests, "bytes": num_bytes, "recomputed_tokens": recomputed}
-        rates = (self.request_seconds, self.byte_seconds, self.recomputed_token_seconds)
-        for (name, given), rate in zip(amounts.items(), rates, strict=True):
+        amounts = {
+            "requests": (requests, self.request_seconds),
+            "migrated_requests": (migrated_requests, self.migrated_request_seconds),
+            "bytes": (num_bytes, self.byte_seconds),
+            "recomputed_tokens": (recomputed_tokens, self.recomputed_token_seconds),
+        }
+        is_migrating = np.asarray(migrated_requests, dtype=np.float64) > 0
+        total = np.asarray(self.fixed_seconds + self.exchange_seconds * is_migrating, dtype=np.float64)
+        for name, (given, rate) in amounts.items():
             amount = np.asarray(given, dtype=np.float64)
             if amount.size and not amount.min() >= 0:
                 raise ValueError(f"{name}: {amount.min()} is not 0 or more")
@@ -201,6 +222,7 @@ class Profile:
         to_degree: int,
         *,
         requests: int,
+        migrated_requests: int,
         migrated_tokens: int,
         recomputed_tokens: int,
     ) -> Estimate:
@@ -208,7 +230,14 @@ class Profile:
         measured amounts it grows with the excess. Raises `ValueError` for a pair never measured."""
         terms = self._switch(from_degree, to_degree)
         num_bytes = migrated_tokens * self.kv_bytes_per_token
-        seconds = float(terms.seconds(requests, num_bytes, recomputed_tokens))
+        seconds = float(
+            terms.seconds(
+                requests=requests,
+                migrated_requests=migrated_requests,
+                num_bytes=num_bytes,
+                recomputed_tokens=recomputed_tokens,
+            )
+        )
         excess = terms.excess(requests, num_bytes, recomputed_tokens)
         half = seconds * terms.relative_error_p90 * (1.0 + excess)
         return Estimate.around(seconds, half, is_extrapolated=excess > 0)
@@ -216,9 +245,32 @@ class Profile:
     def pause_seconds(
         self, from_degree: int, to_degree: int, requests: npt.ArrayLike, context_tokens: npt.ArrayLike
     ) -> Floats:
-        """Seconds of switches that migrate all of `context_tokens` (summed over requests), elementwise."""
+        """Seconds of switches of `requests` with `context_tokens`, summed over them, elementwise.
+
+        They migrate all or recompute all, whichever takes less. From totals no more can be told: a
+        choice per request takes as much or less. So that this holds for any spread of the requests
+        over the target groups, one group is taken to recompute all.
+        """
+        terms = self._switch(from_degree, to_degree)
         num_bytes = np.asarray(context_tokens, dtype=np.float64) * self.kv_bytes_per_token
-        return self._switch(from_degree, to_degree).seconds(requests, num_bytes, 0)
+        migrated = terms.seconds(
+            requests=requests, migrated_requests=requests, num_bytes=num_bytes, recomputed_tokens=0
+        )
+        recomputed = terms.seconds(
+            requests=requests, migrated_requests=0, num_bytes=0, recomputed_tokens=context_tokens
+        )
+        cheaper: Floats = np.minimum(migrated, recomputed)
+        return cheaper
+
+    def kv_costs(self, from_degree: int, to_degree: int) -> KvCosts:
+        """What migrating and recomputing cost. Raises `ValueError` for a pair never measured."""
+        terms = self._switch(from_degree, to_degree)
+        return KvCosts(
+            exchange_seconds=terms.exchange_seconds,
+            migrated_request_seconds=terms.migrated_request_seconds,
+            migrated_token_seconds=terms.byte_seconds * self.kv_bytes_per_token,
+            recomputed_token_seconds=terms.recomputed_token_seconds,
+        )
 
     def _switch(self, from_degree: int, to_degree: int) -> SwitchTerms:
         terms = self.switch.get((from_degree, to_degree))
@@ -279,6 +331,6 @@ def _check_numbers(terms: PrefillTerms | SwitchTerms, path: str) -> None:
         if number is not None and not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{path}.{name}: {number} is not 0 or more, and finite")
     if isinstance(terms, SwitchTerms) and not any(
-        (terms.fixed_seconds, terms.request_seconds, terms.byte_seconds, terms.recomputed_token_seconds)
+        getattr(terms, name) for name in terms.__slots__ if name.endswith("_seconds")
     ):
         raise ValueError(f"{path}: a switch that takes no time")

@@ -9,7 +9,8 @@ contexts, give the profile's `held_out_error`: the mean of |predicted - measured
 Switches and prefills. Terms by `robust_fit`, for each pair and degree; their p90 errors are
 cross-validated: each sample is predicted by terms fitted without its fold, which is that share of them.
 A recomputed token that no switch of a pair had costs what it costs the prefill of the
-target's degree. Every pair must have moved requests and bytes: what was never measured
+target's degree; what migrating costs a request, or once, is then not told apart from what
+any switch costs. Every pair must have moved requests and bytes: what was never measured
 does not become free.
 
 Invariants (asserted by `tests/policy/test_profile_fit.py`):
@@ -70,11 +71,18 @@ class PrefillSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchSample:
-    """One switch; `num_bytes` are those of the whole KV of the requests that migrated."""
+    """One switch.
+
+    requests: all that lived through it
+    migrated_requests: those of them that took their KV along
+    num_bytes: of the whole KV of these
+    recomputed_tokens: of the target group that had most
+    """
 
     from_degree: int
     to_degree: int
     requests: int
+    migrated_requests: int
     num_bytes: int
     recomputed_tokens: int
     seconds: float
@@ -265,25 +273,39 @@ def _switch_terms(
 ) -> SwitchTerms:
     path = f"switches: {pair[0]}->{pair[1]}"
     _require_enough(len(samples), path)
-    amounts = np.array(
-        [(1.0, sample.requests, sample.num_bytes, sample.recomputed_tokens) for sample in samples]
+    amounts = np.array([_switch_amounts(sample) for sample in samples])
+    _, most_requests, _, most_migrated, most_bytes, most_recomputed = (
+        int(most) for most in amounts.max(axis=0)
     )
-    _, most_requests, most_bytes, most_recomputed = (int(most) for most in amounts.max(axis=0))
-    if not (most_requests and most_bytes):
+    if not (most_migrated and most_bytes):
         raise ValueError(f"{path}: no sample moved a request and its bytes")
     if pair[1] not in prefill:
         raise ValueError(f"{path}: {pair[1]} is not among the degrees {sorted(prefill)}")
     terms, error = _terms_and_error(amounts, np.array([sample.seconds for sample in samples]), share)
-    recomputed = float(terms[3]) if most_recomputed else prefill[pair[1]].token_seconds
+    fixed, request, exchange, migrated_request, byte, recomputed_token = (float(term) for term in terms)
     return SwitchTerms(
-        fixed_seconds=float(terms[0]),
-        request_seconds=float(terms[1]),
-        byte_seconds=float(terms[2]),
-        recomputed_token_seconds=recomputed,
+        fixed_seconds=fixed,
+        request_seconds=request,
+        exchange_seconds=exchange,
+        migrated_request_seconds=migrated_request,
+        byte_seconds=byte,
+        recomputed_token_seconds=recomputed_token if most_recomputed else prefill[pair[1]].token_seconds,
         relative_error_p90=error,
         most_requests=most_requests,
         most_bytes=most_bytes,
         most_recomputed_tokens=most_recomputed,
+    )
+
+
+def _switch_amounts(sample: SwitchSample) -> tuple[float, ...]:
+    """By term, in the order of `SwitchTerms`. What cannot be told apart is the first one's."""
+    return (
+        1.0,
+        sample.requests,
+        float(sample.migrated_requests > 0),
+        sample.migrated_requests,
+        sample.num_bytes,
+        sample.recomputed_tokens,
     )
 
 

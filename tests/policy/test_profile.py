@@ -7,12 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.estimated import h100_8b
+from taper_policy.kv_choice import HeldKv, choose_recomputed, state_seconds
 from taper_policy.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1"})
 WIDEN = SwitchTerms(
     fixed_seconds=0.01,
     request_seconds=0.002,
+    exchange_seconds=0.003,
+    migrated_request_seconds=0.001,
     byte_seconds=1e-8,
     recomputed_token_seconds=1e-4,
     relative_error_p90=0.1,
@@ -67,9 +70,11 @@ def test_a_prefill_has_its_rate() -> None:
 
 
 def test_a_switch_is_the_sum_of_its_terms() -> None:
-    estimate = profile().switch_seconds(1, 2, requests=5, migrated_tokens=2000, recomputed_tokens=100)
-    assert estimate.seconds == pytest.approx(0.01 + 0.01 + 0.02 + 0.01)
-    assert (estimate.low, estimate.high) == (pytest.approx(0.045), pytest.approx(0.055))
+    estimate = profile().switch_seconds(
+        1, 2, requests=5, migrated_requests=3, migrated_tokens=2000, recomputed_tokens=100
+    )
+    assert estimate.seconds == pytest.approx(0.01 + 0.01 + 0.003 + 0.003 + 0.02 + 0.01)
+    assert (estimate.low, estimate.high) == (pytest.approx(0.0504), pytest.approx(0.0616))
     assert not estimate.is_extrapolated
 
 
@@ -78,19 +83,50 @@ def test_a_switch_is_the_sum_of_its_terms() -> None:
 )
 def test_a_switch_of_more_than_was_measured_is_extrapolated(beyond: dict[str, int]) -> None:
     estimate = profile().switch_seconds(
-        1, 2, **{"requests": 1, "migrated_tokens": 100, "recomputed_tokens": 0} | beyond
+        1,
+        2,
+        **{"requests": 1, "migrated_requests": 1, "migrated_tokens": 100, "recomputed_tokens": 0} | beyond,
     )
     assert estimate.is_extrapolated
     assert estimate.high - estimate.seconds == pytest.approx(estimate.seconds * 0.1 * 2)
 
 
-def test_pauses_of_many_points_are_those_of_each() -> None:
-    requests, tokens = np.array([0.0, 3.0, 10.0]), np.array([0.0, 500.0, 9000.0])
+def test_pauses_of_many_points_are_those_of_each_and_of_the_cheaper_way() -> None:
+    requests, tokens = np.array([0, 3, 3, 10]), np.array([0, 10, 500, 9000])
     alone = [
-        profile().switch_seconds(1, 2, requests=int(r), migrated_tokens=int(t), recomputed_tokens=0).seconds
-        for r, t in zip(requests, tokens, strict=True)
+        min(
+            profile().switch_seconds(1, 2, requests=r, **way).seconds
+            for way in (
+                {"migrated_requests": r, "migrated_tokens": t, "recomputed_tokens": 0},
+                {"migrated_requests": 0, "migrated_tokens": 0, "recomputed_tokens": t},
+            )
+        )
+        for r, t in zip(requests.tolist(), tokens.tolist(), strict=True)
     ]
     assert profile().pause_seconds(1, 2, requests, tokens).tolist() == pytest.approx(alone)
+
+
+live_requests = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5000)), max_size=10)
+
+
+@given(live_requests, st.floats(0, 1e-3), st.floats(0, 1e-3), st.floats(0, 1e-8), st.floats(0, 1e-4))
+def test_a_choice_per_request_takes_no_more_than_the_pause_of_the_totals(
+    live: list[tuple[int, int]], exchange: float, migrated: float, byte: float, recomputed: float
+) -> None:
+    terms = replace(
+        WIDEN,
+        exchange_seconds=exchange,
+        migrated_request_seconds=migrated,
+        byte_seconds=byte,
+        recomputed_token_seconds=recomputed,
+    )
+    asked = profile(switch={(1, 2): terms})
+    held = [HeldKv(f"r{index}", group, tokens) for index, (group, tokens) in enumerate(live)]
+    costs = asked.kv_costs(1, 2)
+    chosen = state_seconds(held, choose_recomputed(held, costs), costs)
+    same_for_all = terms.fixed_seconds + len(held) * terms.request_seconds
+    pause = float(asked.pause_seconds(1, 2, len(held), sum(tokens for _, tokens in live)))
+    assert same_for_all + chosen <= pause * (1 + 1e-9)
 
 
 amounts = st.tuples(st.integers(0, 500), st.integers(0, 10**7), st.integers(0, 10**7))
@@ -102,7 +138,11 @@ def test_a_switch_never_takes_less_with_more(
 ) -> None:
     def seconds(requests: int, migrated: int, recomputed: int) -> float:
         estimate = H100.switch_seconds(
-            *pair, requests=requests, migrated_tokens=migrated, recomputed_tokens=recomputed
+            *pair,
+            requests=requests,
+            migrated_requests=min(requests, migrated),
+            migrated_tokens=migrated,
+            recomputed_tokens=recomputed,
         )
         assert 0 <= estimate.low <= estimate.seconds <= estimate.high
         return estimate.seconds
@@ -155,7 +195,7 @@ def test_what_is_not_known_is_refused(ask: Any, problem: str) -> None:
         ({"switch": {(1, 2): replace(WIDEN, byte_seconds=-1.0)}}, r"^switch\.1->2\.byte_seconds: -1"),
         ({"switch": {(1, 2): replace(WIDEN, most_bytes=-1)}}, r"^switch\.1->2\.most_bytes: -1"),
         (
-            {"switch": {(2, 1): SwitchTerms(**dict.fromkeys(list(SwitchTerms.__slots__)[:5], 0.0))}},  # type: ignore[arg-type]
+            {"switch": {(2, 1): SwitchTerms(**dict.fromkeys(list(SwitchTerms.__slots__)[:7], 0.0))}},  # type: ignore[arg-type]
             "^switch.2->1: a switch that takes no time",
         ),
         ({"held_out_error": None}, "^held_out_error: missing"),

@@ -47,6 +47,8 @@ def profiles(draw: st.DrawFn) -> Profile:
         SwitchTerms,
         fixed_seconds=positive,
         request_seconds=amounts,
+        exchange_seconds=amounts,
+        migrated_request_seconds=amounts,
         byte_seconds=st.floats(0, 1e-6),
         recomputed_token_seconds=amounts,
         relative_error_p90=amounts,
@@ -129,8 +131,8 @@ def refused(change: Change) -> str:
 @pytest.mark.parametrize(
     ("change", "begins"),
     [
-        (lambda d: d.update(format_version=2), "format_version: 2 cannot be read; it must be 1"),
-        (lambda d: d.update(format_version=2, unheard_of=1), "format_version: 2"),
+        (lambda d: d.update(format_version=1), "format_version: 1 cannot be read; it must be 2"),
+        (lambda d: d.update(format_version=1, unheard_of=1), "format_version: 1"),
         (lambda d: d.pop("format_version"), "format_version: None"),
         (lambda d: d.update(extra=1), "extra: unknown"),
         (lambda d: d.pop("footprint"), "footprint: missing"),

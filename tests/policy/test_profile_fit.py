@@ -30,8 +30,9 @@ def true_seconds(degree: int, batch: int, context: float) -> float:
     return ((0.02 if batch > 3 else 0.012) + 0.001 * batch + 2e-7 * batch * context) / degree
 
 
-def true_pause(requests: int, num_bytes: int, recomputed: int) -> float:
-    return 0.05 + 0.002 * requests + 2e-9 * num_bytes + 1e-5 * recomputed
+def true_pause(requests: int, migrated: int, num_bytes: int, recomputed: int) -> float:
+    moving = 0.01 * (migrated > 0) + 0.003 * migrated + 2e-9 * num_bytes
+    return 0.05 + 0.002 * requests + moving + 1e-5 * recomputed
 
 
 def measured(seed: int = 0, *, noise: float = 0.0, per_cell: int = 20, spoilt: float = 0.0) -> Samples:
@@ -60,19 +61,20 @@ def measured(seed: int = 0, *, noise: float = 0.0, per_cell: int = 20, spoilt: f
         for degree in (1, 2)
         for tokens in (64, 256, 1024, 4096) * 3
     ]
-    amounts = [(int(r), int(r * t * KV_BYTES), 0) for r in (0, 1, 4, 16) for t in (100, 1000, 5000)]
-    amounts += [(int(r), 0, int(r * t)) for r in (1, 4, 16) for t in (100, 1000, 5000)]
+    amounts = [(r, r, r * t * KV_BYTES, 0) for r in (0, 1, 4, 16) for t in (100, 1000, 5000)]
+    amounts += [(r, 0, 0, r * t) for r in (1, 4, 16) for t in (100, 1000, 5000)]
     switches = [
         SwitchSample(
             from_degree=pair[0],
             to_degree=pair[1],
             requests=requests,
+            migrated_requests=migrated,
             num_bytes=num_bytes,
             recomputed_tokens=recomputed,
-            seconds=noisy(true_pause(requests, num_bytes, recomputed)),
+            seconds=noisy(true_pause(requests, migrated, num_bytes, recomputed)),
         )
         for pair in ((1, 2), (2, 1))
-        for requests, num_bytes, recomputed in amounts * 2
+        for requests, migrated, num_bytes, recomputed in amounts * 2
     ]
     return Samples(steps=steps, prefills=prefills, switches=switches)
 
@@ -103,6 +105,8 @@ def test_exact_samples_give_cells_and_terms_back() -> None:
     for terms in profile.switch.values():
         assert terms.fixed_seconds == pytest.approx(0.05)
         assert terms.request_seconds == pytest.approx(0.002)
+        assert terms.exchange_seconds == pytest.approx(0.01)
+        assert terms.migrated_request_seconds == pytest.approx(0.003)
         assert terms.byte_seconds == pytest.approx(2e-9)
         assert terms.recomputed_token_seconds == pytest.approx(1e-5)
         assert terms.relative_error_p90 < 1e-9
@@ -117,8 +121,10 @@ def test_spoilt_samples_move_no_cell_by_more_than_the_noise(seed: int) -> None:
     for cell in profile.cells:
         truth = true_seconds(cell.degree, cell.batch, cell.context_tokens)
         assert cell.seconds == pytest.approx(truth, rel=0.025)
-    pause = profile.switch_seconds(1, 2, requests=8, migrated_tokens=16_000, recomputed_tokens=0)
-    assert pause.seconds == pytest.approx(true_pause(8, 16_000 * KV_BYTES, 0), rel=0.05)
+    pause = profile.switch_seconds(
+        1, 2, requests=8, migrated_requests=8, migrated_tokens=16_000, recomputed_tokens=0
+    )
+    assert pause.seconds == pytest.approx(true_pause(8, 8, 16_000 * KV_BYTES, 0), rel=0.05)
 
 
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
@@ -158,7 +164,12 @@ def test_a_pause_is_predicted_without_itself() -> None:
     profile = fitted(replace(samples, switches=few))
     within = [
         abs(
-            profile.switch[1, 2].seconds(sample.requests, sample.num_bytes, sample.recomputed_tokens)
+            profile.switch[1, 2].seconds(
+                requests=sample.requests,
+                migrated_requests=sample.migrated_requests,
+                num_bytes=sample.num_bytes,
+                recomputed_tokens=sample.recomputed_tokens,
+            )
             / sample.seconds
             - 1
         )
@@ -185,7 +196,12 @@ def test_a_recomputed_token_that_was_never_measured_costs_a_prefill() -> None:
     for (_, degree), terms in profile.switch.items():
         assert terms.recomputed_token_seconds == profile.prefill[degree].token_seconds
         assert terms.most_recomputed_tokens == 0
-    asked = profile.switch_seconds(1, 2, requests=1, migrated_tokens=0, recomputed_tokens=10)
+        # Every request migrated, so it is not told apart from what any request costs.
+        assert terms.migrated_request_seconds == 0
+        assert terms.request_seconds == pytest.approx(0.005)
+    asked = profile.switch_seconds(
+        1, 2, requests=1, migrated_requests=0, migrated_tokens=0, recomputed_tokens=10
+    )
     assert asked.is_extrapolated
 
 
