@@ -49,12 +49,15 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def scrape(log: Path) -> Scrape:
-    """What the run's endpoint tells now, the series of a metric added up; nothing before it is there."""
+    """What the run's endpoint tells now, the series of a metric added up; nothing while it is not there."""
     found = METRICS_LINE.search(log.read_text())
     if found is None:
         return {}
-    with urllib.request.urlopen(found[1], timeout=30) as answer:
-        families = list(text_string_to_metric_families(answer.read().decode()))
+    try:
+        with urllib.request.urlopen(found[1], timeout=30) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+    except OSError:  # a run that ended too early says so itself
+        return {}
     told: Scrape = {}
     for sample in (sample for family in families for sample in family.samples):
         told[sample.name] = told.get(sample.name, 0.0) + sample.value
