@@ -27,8 +27,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,30 @@ class KvCosts:
         return self.migrated_request_seconds + num_tokens * self.migrated_token_seconds
 
 
+AUTO: Final = "auto"
+KV_WAYS: Final = (AUTO, "migrate", "recompute")
+"""What a job may ask for: `auto` is a choice by cost."""
+
+KvWay = Literal["migrate", "recompute"] | KvCosts
+"""What becomes of the KV of a switch: one way for all requests, or what each costs."""
+
+
+def kv_as_json(kv: KvWay) -> Any:
+    """What `kv_from_json` reads."""
+    return asdict(kv) if isinstance(kv, KvCosts) else kv
+
+
+def kv_from_json(content: Any) -> KvWay:
+    """The way that `kv_as_json` wrote. Raises `ValueError` for another."""
+    if isinstance(content, dict) and set(content) == set(KvCosts.__slots__):
+        return KvCosts(**content)
+    if content == "migrate":
+        return "migrate"
+    if content == "recompute":
+        return "recompute"
+    raise ValueError(f"kv: {content!r} is not 'migrate', 'recompute' or the costs of both")
+
+
 class HeldKv(NamedTuple):
     """A request with `num_tokens` KV tokens, and the group of the new layout that will serve it.
 
@@ -78,6 +102,13 @@ class _Step(NamedTuple):
     group: int
     rank: int
     held: HeldKv
+
+
+def recomputed_by(requests: Collection[HeldKv], kv: KvWay) -> frozenset[str]:
+    """The ids of the requests that a switch recomputes."""
+    if isinstance(kv, KvCosts):
+        return choose_recomputed(requests, kv)
+    return frozenset(request.id for request in requests if kv == "recompute")
 
 
 def choose_recomputed(requests: Iterable[HeldKv], costs: KvCosts) -> frozenset[str]:

@@ -31,7 +31,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from taper_policy.kv_choice import KvCosts
+from taper_policy.kv_choice import AUTO, KV_WAYS, KvCosts
 from taper_policy.layout import uniform_degrees
 from taper_policy.surface import Floats, StepCell, StepSurface, check_cells
 
@@ -152,6 +152,8 @@ class Profile:
         were held out; None where nothing was measured
     held_out_share: of the samples
     made_at: ISO 8601, with the time zone
+    kv: what the switches that it prices do with the KV cache: `migrate`, `recompute`, or `auto`, which
+        is either, as costs less. A measured one has `auto`; a job that asks for one way prices that.
 
     Raises `ValueError` that begins with the field for what cannot be true.
     """
@@ -167,6 +169,7 @@ class Profile:
     made_at: str
     held_out_share: float = 0.0
     is_estimated: bool = False
+    kv: str = AUTO
     _surfaces: dict[int, StepSurface] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -247,9 +250,9 @@ class Profile:
     ) -> Floats:
         """Seconds of switches of `requests` with `context_tokens`, summed over them, elementwise.
 
-        They migrate all or recompute all, whichever takes less. From totals no more can be told: a
-        choice per request takes as much or less. So that this holds for any spread of the requests
-        over the target groups, one group is taken to recompute all.
+        With `kv: auto` they migrate all or recompute all, whichever takes less. From totals no more can
+        be told: a choice per request takes as much or less. So that this holds for any spread of the
+        requests over the target groups, one group is taken to recompute all.
         """
         terms = self._switch(from_degree, to_degree)
         num_bytes = np.asarray(context_tokens, dtype=np.float64) * self.kv_bytes_per_token
@@ -260,7 +263,7 @@ class Profile:
             requests=requests, migrated_requests=0, num_bytes=0, recomputed_tokens=context_tokens
         )
         cheaper: Floats = np.minimum(migrated, recomputed)
-        return cheaper
+        return {"migrate": migrated, "recompute": recomputed, AUTO: cheaper}[self.kv]
 
     def kv_costs(self, from_degree: int, to_degree: int) -> KvCosts:
         """What migrating and recomputing cost. Raises `ValueError` for a pair never measured."""
@@ -298,7 +301,13 @@ def _check(profile: Profile) -> None:
         if one == two or one not in profile.degrees or two not in profile.degrees:
             raise ValueError(f"switch.{one}->{two}: is no pair of the degrees {list(profile.degrees)}")
         _check_numbers(switch, f"switch.{one}->{two}")
+    _check_kv(profile.kv)
     _check_trust(profile)
+
+
+def _check_kv(kv: str) -> None:
+    if kv not in KV_WAYS:
+        raise ValueError(f"kv: {kv!r} is not one of {', '.join(KV_WAYS)}")
 
 
 def _check_trust(profile: Profile) -> None:

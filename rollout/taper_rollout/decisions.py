@@ -14,19 +14,18 @@ import dataclasses
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from taper_policy.advisor import Advisor
 from taper_policy.decision import PredictorSettings
 from taper_policy.forecast import LiveRequest
-from taper_policy.ledger import Finished, Question
+from taper_policy.ledger import AnyEntry, Finished, Judgement, Outcome, Question, Start
 from taper_policy.predictor import ReplicaSnapshot, Rules
 from taper_policy.profile import Profile
-from taper_policy.profile_file import profile_as_json
 from taper_policy.rules import Rule, rule_from_settings
 from taper_policy.snapshot import Decision, Snapshot
-from taper_rollout.events import LedgerEntry, SwitchRecord
+from taper_rollout.events import LedgerEntry, StageRecord
 from taper_rollout.replica_settings import ReplicaSettings
 
 log = logging.getLogger("taper.decisions")
@@ -59,8 +58,8 @@ class Decider(Protocol):
     def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
         """The layout to switch to now, or None to stay."""
 
-    def end_stage(self, switches: Iterable[SwitchRecord]) -> None:
-        """The stage has ended."""
+    def end_stage(self, record: StageRecord | None) -> None:
+        """The stage has ended; None where it had no response."""
 
 
 class Decisions:
@@ -83,18 +82,18 @@ class Decisions:
         if profile is None:
             log.warning("replica %d has no profile: it will not switch", self._settings.replica)
             return
+        profile = dataclasses.replace(profile, kv=self._settings.kv)
         rules = Rules(degrees=self._settings.degrees, enough=self._policy)
         self._advisor = Advisor(profile, rules, max_tokens=self._settings.response_tokens)
         self._enter(
-            {
-                "entry": "start",
-                "footprint": self._settings.footprint,
-                "degrees": list(self._settings.degrees),
-                "mode": self._settings.mode,
-                "max_tokens": self._settings.response_tokens,
-                "predictor": dataclasses.asdict(self._policy),
-                "profile": profile_as_json(profile),
-            }
+            Start(
+                footprint=self._settings.footprint,
+                degrees=self._settings.degrees,
+                mode=self._settings.mode,
+                max_tokens=self._settings.response_tokens,
+                predictor=self._policy,
+                profile=profile,
+            )
         )
 
     @property
@@ -143,20 +142,22 @@ class Decisions:
             ),
             time.monotonic(),
         )
-        self._enter(question.as_json())
+        self._enter(question)
         return _decision(question) if question.is_switch else None
 
-    def end_stage(self, switches: Iterable[SwitchRecord]) -> None:
-        """The stage has ended; its switches are judged by now."""
+    def end_stage(self, record: StageRecord | None) -> None:
+        """The stage has ended; it and its switches are judged by now."""
         self._in_stage = False
         if self._advisor is None:
             return
         end = self._advisor.end_stage()
-        for switch in switches:
-            self._enter({"entry": "outcome", "step": end.step, "switch": dataclasses.asdict(switch)})
+        for switch in record.switches if record else ():
+            self._enter(Outcome(step=end.step, switch=dataclasses.asdict(switch)))
             if switch.outcome == "committed" and switch.gain_seconds is not None:
                 self._gains.append(switch.gain_seconds)
-        self._enter(end.as_json())
+        if record is not None and record.review is not None:
+            self._enter(Judgement(step=end.step, review=record.review))
+        self._enter(end)
         self._guard()
 
     def _guard(self) -> None:
@@ -173,8 +174,8 @@ class Decisions:
             self._gains.clear()
             self._guarded_stages = GUARD_STAGES
 
-    def _enter(self, entry: dict[str, Any]) -> None:
-        self._tell(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry))
+    def _enter(self, entry: AnyEntry) -> None:
+        self._tell(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry.as_json()))
 
 
 def _decision(question: Question) -> Decision:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.estimated import h100_8b
-from taper_policy.kv_choice import HeldKv, choose_recomputed, state_seconds
+from taper_policy.kv_choice import KV_WAYS, HeldKv, choose_recomputed, state_seconds
 from taper_policy.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1"})
@@ -106,6 +106,13 @@ def test_pauses_of_many_points_are_those_of_each_and_of_the_cheaper_way() -> Non
     assert profile().pause_seconds(1, 2, requests, tokens).tolist() == pytest.approx(alone)
 
 
+def test_a_job_that_asks_for_one_way_prices_that() -> None:
+    ways = {kv: profile(kv=kv).pause_seconds(1, 2, 3, 500).item() for kv in KV_WAYS}
+    assert ways["migrate"] == pytest.approx(0.01 + 0.006 + 0.003 + 0.003 + 0.005)
+    assert ways["recompute"] == pytest.approx(0.01 + 0.006 + 0.05)
+    assert ways["auto"] == ways["migrate"]
+
+
 live_requests = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5000)), max_size=10)
 
 
@@ -200,6 +207,7 @@ def test_what_is_not_known_is_refused(ask: Any, problem: str) -> None:
         ),
         ({"held_out_error": None}, "^held_out_error: missing"),
         ({"held_out_error": float("nan")}, "^held_out_error: nan"),
+        ({"kv": "copy"}, "^kv: 'copy' is not one of auto, migrate, recompute"),
         ({"held_out_share": 1.0}, "^held_out_share: 1.0"),
         ({"made_at": "yesterday"}, "^made_at: 'yesterday' is no ISO"),
         ({"made_at": "2026-11-21T12:00:00"}, "^made_at: .* lacks the time zone"),
