@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from taper_policy.kv_choice import kv_from_json
 from taper_rollout.rendezvous import ArbiterLost, MeetingCancelled, Rendezvous
 from taper_rollout.switching.plans import LiveRequest, SwitchPlan, plan_switch
 
@@ -77,11 +78,11 @@ class RankEngine(Protocol):
 
     def serve(self) -> Command: ...
 
-    def offer(self, degree: int, kv: str) -> Offer: ...
+    def offer(self, degree: int) -> Offer: ...
 
-    def transfer(self, plan: SwitchPlan, offers: list[Offer], kv: str) -> dict[str, float]: ...
+    def transfer(self, plan: SwitchPlan, offers: list[Offer]) -> dict[str, float]: ...
 
-    def commit(self, plan: SwitchPlan, epoch: int, kv: str, began: float) -> dict[str, Any]: ...
+    def commit(self, plan: SwitchPlan, epoch: int, began: float) -> dict[str, Any]: ...
 
     def recover(self) -> None: ...
 
@@ -119,14 +120,14 @@ class Agent:
     def _reply(self, command: Command, result: dict[str, Any], error: str | None = None) -> None:
         self._send(Reply(id=command.id, rank=self._engine.rank, result=result, error=error))
 
-    def _switch(self, *, epoch: int, degree: int, kv: str, deadline_seconds: float) -> dict[str, Any]:
+    def _switch(self, *, epoch: int, degree: int, kv: Any, deadline_seconds: float) -> dict[str, Any]:
         engine, began = self._engine, time.perf_counter()
         if epoch <= self._epoch:
             raise SwitchAborted(f"epoch {epoch} is not newer than {self._epoch}")
         self._epoch = epoch
         parts: dict[str, float] = {}
 
-        offer = engine.offer(degree, kv)
+        offer = engine.offer(degree)
         parts["offer"] = time.perf_counter() - began
         offers = [pickle.loads(raw) for raw in self._meet(epoch, 0, pickle.dumps(offer), deadline_seconds)]
         parts["quiesce"] = time.perf_counter() - began
@@ -138,7 +139,8 @@ class Agent:
         for request in (request for o in offers for request in o.live):
             if live.setdefault(request.id, request) != request:
                 raise SwitchAborted(f"ranks disagree about request {request.id}")
-        plan = plan_switch(live.values(), engine.footprint, engine.degree, degree, engine.num_kv_heads)
+        way = kv_from_json(kv)
+        plan = plan_switch(live.values(), engine.footprint, engine.degree, degree, engine.num_kv_heads, way)
         digests = self._meet(epoch, 1, plan.digest().encode(), deadline_seconds)
         if len(set(digests)) != 1:
             raise SwitchAborted("the ranks' plans differ")
@@ -146,9 +148,9 @@ class Agent:
 
         self._ranks_may_differ = True
         try:
-            parts |= engine.transfer(plan, offers, kv)
+            parts |= engine.transfer(plan, offers)
             self._meet(epoch, 2, b"", deadline_seconds)
-            result = engine.commit(plan, epoch, kv, began) | {"parts": parts}
+            result = engine.commit(plan, epoch, began) | {"parts": parts}
         except MeetingCancelled as cancelled:
             engine.recover()
             self._ranks_may_differ = False

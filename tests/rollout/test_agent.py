@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from taper_policy import layout
+from taper_policy.kv_choice import KvCosts, kv_as_json
 from taper_rollout import rendezvous
 from taper_rollout.agent import Agent, Command, Offer, Reply
 from taper_rollout.pause_phases import MARKS
@@ -42,7 +43,7 @@ class NotedStacks:
     def serve(self) -> Command:
         return self.commands.get(timeout=30)
 
-    def offer(self, degree: int, kv: str) -> Offer:
+    def offer(self, degree: int) -> Offer:
         self._note("offer")
         live = self.live
         if live is None:
@@ -50,16 +51,16 @@ class NotedStacks:
             live = tuple(LiveRequest(id=name, group=self.rank, num_tokens=n) for name, n in mine)
         return Offer(refusal=self.refusal, live=live, packed=b"packed %d" % self.rank)
 
-    def transfer(self, plan: SwitchPlan, offers: list[Offer], kv: str) -> dict[str, float]:
+    def transfer(self, plan: SwitchPlan, offers: list[Offer]) -> dict[str, float]:
         self._note("transfer")
         self.plan = plan
         assert [offer.packed for offer in offers] == [b"packed %d" % rank for rank in range(FOOTPRINT)]
         return {"kv": 0.5}
 
-    def commit(self, plan: SwitchPlan, epoch: int, kv: str, began: float) -> dict[str, Any]:
+    def commit(self, plan: SwitchPlan, epoch: int, began: float) -> dict[str, Any]:
         self._note("commit")
         self.degree = plan.to_degree
-        return {"epoch": epoch, "kv": kv}
+        return {"epoch": epoch}
 
     def recover(self) -> None:
         self._note("recover")
@@ -106,10 +107,10 @@ class Ranks:
         assert {reply.id for reply in replies} == {self._ids}
         return sorted(replies, key=lambda reply: reply.rank)
 
-    def switch(self, epoch: int, degree: int = 2, deadline_seconds: float = 10.0) -> list[Reply]:
-        return self.order(
-            "switch", epoch=epoch, degree=degree, kv="migrate", deadline_seconds=deadline_seconds
-        )
+    def switch(
+        self, epoch: int, degree: int = 2, deadline_seconds: float = 10.0, kv: Any = "migrate"
+    ) -> list[Reply]:
+        return self.order("switch", epoch=epoch, degree=degree, kv=kv, deadline_seconds=deadline_seconds)
 
     def errors(self, replies: list[Reply]) -> set[str | None]:
         return {reply.error for reply in replies}
@@ -142,6 +143,32 @@ def test_a_switch_is_made_by_all_with_one_plan(ranks: Ranks) -> None:
     assert plans[0] is not None
     assert plans[0].target_group == {"a": 0, "b": 0, "c": 1}
     assert all(plan == plans[0] for plan in plans)
+
+
+def test_what_is_recomputed_is_in_every_ranks_plan(ranks: Ranks) -> None:
+    costs = KvCosts(
+        exchange_seconds=0.0,
+        migrated_request_seconds=0.02,
+        migrated_token_seconds=0.0,
+        recomputed_token_seconds=0.001,
+    )
+    for epoch, (kv, recomputed) in enumerate(
+        [("migrate", set()), ("recompute", {"a", "b"}), (kv_as_json(costs), {"b"})], start=1
+    ):
+        for stacks in ranks.stacks:
+            stacks.degree = 1
+        assert ranks.errors(ranks.switch(epoch, kv=kv)) == {None}
+        for stacks in ranks.stacks:
+            assert stacks.plan is not None
+            assert stacks.plan.recomputed == recomputed
+            assert {kv.request for kv in stacks.plan.slices} == {"a", "b"} - recomputed
+
+
+def test_an_unknown_way_changes_nothing(ranks: Ranks) -> None:
+    [error] = ranks.errors(ranks.switch(1, kv="auto"))
+    assert error == "ValueError: kv: 'auto' is not 'migrate', 'recompute' or the costs of both"
+    assert called(ranks) == [["offer"]] * FOOTPRINT
+    assert ranks.errors(ranks.switch(2)) == {None}
 
 
 def test_the_parts_that_pause_phases_takes_for_marks_are_marks(ranks: Ranks) -> None:

@@ -30,6 +30,7 @@ from sglang.srt.managers.io_struct import AbortReq, GenerateReqInput, RpcReqInpu
 from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 from sglang.srt.utils.network import get_zmq_socket
 
+from taper_policy.kv_choice import KvWay, kv_as_json
 from taper_policy.layout import leaders
 from taper_rollout.agent import COMMAND_METHOD, Command
 from taper_rollout.records import RecordReader, check_platform, name_request
@@ -250,8 +251,11 @@ class ElasticEngine:
             if done is not None and len(replies) == self.settings.footprint and not done.done():
                 done.set_result(None)
 
-    async def switch(self, degree: int, *, kv: str, epoch: int, deadline_seconds: float) -> dict[str, Any]:
+    async def switch(self, degree: int, *, kv: KvWay, epoch: int, deadline_seconds: float) -> dict[str, Any]:
         """Change the layout while requests decode. Returns the switch's figures.
+
+        Those of the slowest rank, but `migrated_requests`, `migrated_tokens` and `recomputed_requests`
+        of all groups, and `recomputed_tokens` of the group that has most.
 
         Raises CommandFailed when the ranks refused or called it off (the old layout serves
         on), EngineDied when that cannot be known.
@@ -266,7 +270,7 @@ class ElasticEngine:
                     timeout_seconds=4 * deadline_seconds + 20,
                     epoch=epoch,
                     degree=degree,
-                    kv=kv,
+                    kv=kv_as_json(kv),
                     deadline_seconds=deadline_seconds,
                 )
                 target, groups = degree, {r[0]: r[3] for r in results[0]["requests"]}
@@ -278,7 +282,13 @@ class ElasticEngine:
             finally:
                 self._router.release(target, groups)
         slowest = max(results, key=lambda result: float(result["blocked_seconds"]))
-        return slowest | {"requests": results[0]["requests"]}
+        groups_of_it = [results[rank] for rank in leaders(self.settings.footprint, degree)]
+        state = {
+            name: sum(group[name] for group in groups_of_it)
+            for name in ("migrated_requests", "migrated_tokens", "recomputed_requests")
+        }
+        state["recomputed_tokens"] = max(group["recomputed_tokens"] for group in groups_of_it)
+        return slowest | state | {"requests": results[0]["requests"]}
 
     async def resumed(self, *, deadline_seconds: float) -> dict[str, Any]:
         """Pause and re-admission of the last switch, once all its requests decode again."""

@@ -14,6 +14,7 @@ moves to the end and one token is prefilled.
 from __future__ import annotations
 
 import copy
+import hashlib
 import pickle
 from array import array
 from typing import Any
@@ -50,6 +51,12 @@ def live_requests(scheduler: Any) -> list[Req]:
 def kv_tokens(request: Req) -> int:
     """KV tokens of a request that are worth moving: those of requests that have output."""
     return int(request.kv.kv_committed_len) if request.kv.holds_kv and len(request.output_ids) else 0
+
+
+def prompt_name(request: Req) -> str:
+    """Equal for requests whose prompts have equal KV."""
+    ids = array("q", request.origin_input_ids).tobytes()
+    return hashlib.blake2b(ids + (request.extra_key or "").encode(), digest_size=8).hexdigest()
 
 
 def kv_slots(scheduler: Any, request: Req) -> torch.Tensor:

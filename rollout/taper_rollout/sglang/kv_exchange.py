@@ -1,7 +1,7 @@
 """Moving KV between ranks while the layout changes, one layer at a time, in place.
 
 All stacks share one arena, so the new layout's slots may lie where the old layout's
-data still is. Per layer, every rank first copies all that it holds of the live requests
+data still is. Per layer, every rank first copies all that it holds of the requests that migrate
 into its staging buffer; when all have, each rank reads the head slices that the plan
 gives it, from its own and its peers' staging, and writes them to its new slots. Nothing
 of a layer is written before all of it has been read, and the extra memory is one layer.
@@ -153,10 +153,10 @@ class DeviceStaging:
 
 
 def source_rows(plan: SwitchPlan) -> dict[str, slice]:
-    """Where each request's tokens lie in its group's staging: canonical order, one after another."""
+    """Where the tokens of each request that migrates lie in its group's staging: in canonical order."""
     ends: dict[int, int] = {}
     rows = {}
-    for request in plan.requests:
+    for request in plan.migrated:
         start = ends.get(request.group, 0)
         ends[request.group] = start + request.num_tokens
         rows[request.id] = slice(start, ends[request.group])
@@ -166,13 +166,13 @@ def source_rows(plan: SwitchPlan) -> dict[str, slice]:
 def source_tokens(plan: SwitchPlan) -> list[int]:
     """Tokens that each rank stages."""
     totals = [0] * (plan.footprint // plan.from_degree)
-    for request in plan.requests:
+    for request in plan.migrated:
         totals[request.group] += request.num_tokens
     return [totals[rank // plan.from_degree] for rank in range(plan.footprint)]
 
 
 def picks(plan: SwitchPlan, rank: int, new_slots: dict[str, torch.Tensor]) -> list[Pick]:
-    """What `rank` reads; requests without new slots are left out (they will be recomputed)."""
+    """What `rank` reads; requests without new slots are left out (no room: they will be recomputed)."""
     rows = source_rows(plan)
     mine = shard_rows(rank, plan.to_degree, plan.num_kv_heads)
     chosen = []

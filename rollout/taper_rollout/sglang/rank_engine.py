@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from taper_policy.kv_choice import prefilled_tokens
 from taper_policy.layout import group_of
 from taper_rollout.agent import Command, Offer
 from taper_rollout.records import RecordWriter, Step, request_number
@@ -129,7 +130,7 @@ class RankStacks:
 
     # -- switching ---------------------------------------------------------------------
 
-    def offer(self, degree: int, kv: str) -> Offer:
+    def offer(self, degree: int) -> Offer:
         """This rank's part of a switch. Changes nothing."""
         refusal = None
         if degree not in self._stacks:
@@ -138,25 +139,31 @@ class RankStacks:
             refusal = f"already at degree {degree}"
         scheduler = self.active.scheduler
         requests = handoff.live_requests(scheduler)
+        if not scheduler.leads:
+            return Offer(refusal=refusal, live=(), packed=b"")
         group = group_of(self.rank, self.degree)
-        live = tuple(LiveRequest(id=r.rid, group=group, num_tokens=handoff.kv_tokens(r)) for r in requests)
-        return Offer(
-            refusal=refusal,
-            live=live if scheduler.leads else (),
-            packed=handoff.pack(requests) if scheduler.leads else b"",
+        live = tuple(
+            LiveRequest(
+                id=request.rid,
+                group=group,
+                num_tokens=handoff.kv_tokens(request),
+                prompt=handoff.prompt_name(request),
+                # Less where its prefill is under way.
+                prompt_tokens=min(len(request.origin_input_ids), handoff.kv_tokens(request)),
+            )
+            for request in requests
         )
+        return Offer(refusal=refusal, live=live, packed=handoff.pack(requests))
 
     @torch.inference_mode()
-    def transfer(self, plan: SwitchPlan, offers: list[Offer], kv: str) -> dict[str, float]:
+    def transfer(self, plan: SwitchPlan, offers: list[Offer]) -> dict[str, float]:
         """Drain the old stack and bring requests, and their KV, to the new one. Returns seconds by part."""
         began = time.perf_counter()
         _synchronize()
         mine, self._target_degree = group_of(self.rank, plan.to_degree), plan.to_degree
         with self.active.active() as old:
             own = {request.rid: request for request in handoff.live_requests(old)}
-            old_slots = [
-                handoff.kv_slots(old, own[r.id]) for r in plan.requests if r.id in own and r.num_tokens
-            ]
+            old_slots = [handoff.kv_slots(old, own[r.id]) for r in plan.migrated if r.id in own]
             self._drained = handoff.drain(old)
             old_layers = _layers(old)
         drained = time.perf_counter()
@@ -167,30 +174,34 @@ class RankStacks:
         unpacked = time.perf_counter()
         target = self._stacks[plan.to_degree]
         self._new_slots = {}
-        if kv == "migrate":
+        if plan.slices:
             with target.active() as new:
-                for r in wanted:
-                    slots = handoff.allocate(new, r.num_tokens) if r.num_tokens else None
+                for r in plan.migrated:
+                    slots = handoff.allocate(new, r.num_tokens) if plan.target_group[r.id] == mine else None
                     if slots is not None:
                         self._new_slots[r.id] = slots
                 new_layers = _layers(new)
             slots = torch.cat(old_slots) if old_slots else torch.empty(0, dtype=torch.int64)
-            if plan.slices:
-                kv_exchange.exchange(
-                    self._staging(plan, old_layers[0][0]),
-                    kv_exchange.picks(plan, self.rank, self._new_slots),
-                    slots.to(old_layers[0][0].device),
-                    old_layers,
-                    new_layers,
-                )
+            kv_exchange.exchange(
+                self._staging(plan, old_layers[0][0]),
+                kv_exchange.picks(plan, self.rank, self._new_slots),
+                slots.to(old_layers[0][0].device),
+                old_layers,
+                new_layers,
+            )
             _synchronize()
         moved = time.perf_counter()
         return {"drain": drained - began, "requests": unpacked - drained, "kv": moved - unpacked}
 
     @torch.inference_mode()
-    def commit(self, plan: SwitchPlan, epoch: int, kv: str, began: float) -> dict[str, Any]:
-        """Make the new layout the active one and admit the requests there."""
+    def commit(self, plan: SwitchPlan, epoch: int, began: float) -> dict[str, Any]:
+        """Make the new layout the active one and admit the requests there.
+
+        Those that migrated go first: prefills of the others must not push out what they left in the cache.
+        """
         started = time.perf_counter()
+        figures = self._state_figures(plan)
+        self._kept.sort(key=lambda request: request.rid not in self._new_slots)
         group_before = group_of(self.rank, plan.from_degree)
         self.degree, self._epoch = plan.to_degree, epoch
         with self.active.active() as new:
@@ -211,8 +222,8 @@ class RankStacks:
         self._publish(0.0)
         element_bytes = self.base.runner.token_to_kv_pool.k_buffer[0].element_size()
         per_token_head = 2 * len(_layers(self.base.scheduler)) * self._head_dim * element_bytes
-        return {
-            "moved_bytes": plan.moved_tokens_heads * per_token_head if kv == "migrate" else 0,
+        return figures | {
+            "moved_bytes": plan.moved_tokens_heads * per_token_head,
             "live_requests": len(plan.requests),
             "live_tokens": sum(r.num_tokens for r in plan.requests),
             "requests": [[r.id, r.group, r.num_tokens, plan.target_group[r.id]] for r in plan.requests]
@@ -220,6 +231,19 @@ class RankStacks:
             else [],
             "commit_seconds": time.perf_counter() - started,
             "blocked_seconds": time.perf_counter() - began,
+        }
+
+    def _state_figures(self, plan: SwitchPlan) -> dict[str, int]:
+        """What became of the KV of this rank's new group; what found no room is recomputed too."""
+        group = group_of(self.rank, plan.to_degree)
+        held = [request for request in plan.held if request.group == group]
+        left_behind = {request.id for request in held} - self._new_slots.keys()
+        migrated_tokens = sum(request.num_tokens for request in held if request.id not in left_behind)
+        return {
+            "migrated_requests": len(held) - len(left_behind),
+            "migrated_tokens": migrated_tokens,
+            "recomputed_requests": len(left_behind),
+            "recomputed_tokens": prefilled_tokens(held, left_behind).get(group, 0),
         }
 
     @torch.inference_mode()

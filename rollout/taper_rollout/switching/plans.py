@@ -7,12 +7,15 @@ smallest by at most the largest request). At the old degree each head of a reque
 held by exactly one rank of its group, so the source of every slice is determined; as
 shards are nested, a rank of the old group keeps what it needs and already has.
 
+Which requests take their KV along is `taper_policy.kv_choice`'s to say; the others are
+prefilled again where they go to, and nothing of theirs moves.
+
 The plan is a pure function of the *set* of requests: ranks that list the requests in
 different orders make equal plans. They compare `digest()` before the first byte moves.
 
 Invariants (asserted by `tests/rollout/switching/test_plans.py`):
 - a target group contains, or is contained in, the request's old group;
-- for every request with KV, each rank of the target group gets each head of its shard
+- for every request that migrates, each rank of the target group gets each head of its shard
   exactly once, from a rank of the old group that holds that head;
 - where the target rank itself holds a slice, it is the source;
 - a rank's sends to a peer and that peer's receives from it are the same slices in the
@@ -32,15 +35,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from taper_policy import layout
+from taper_policy.kv_choice import HeldKv, KvWay, recomputed_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRequest:
-    """A request at the switch: its group at the old degree and its KV tokens there (0: not yet prefilled)."""
+    """A request at the switch: its group at the old degree and its KV tokens there (0: not yet prefilled).
+
+    `prompt` names its prompt, of `prompt_tokens` tokens; "" where its siblings are not known.
+    """
 
     id: str
     group: int
     num_tokens: int
+    prompt: str = ""
+    prompt_tokens: int = 0
 
 
 class KvSlice(NamedTuple):
@@ -61,10 +70,11 @@ class KvSlice(NamedTuple):
 class SwitchPlan:
     """What `plan_switch` decided.
 
-    `requests` are sorted by id. `slices` are in the one canonical order, that of
-    `requests`, then target rank, then head; requests without KV have none.
-    `rank_tokens[r]` counts the KV tokens that rank r holds after the switch (each
-    token once, whatever its number of heads): what its arena must have slots for.
+    `requests` are sorted by id. `recomputed` names those that have KV and leave it behind.
+    `slices` are in the one canonical order, that of `requests`, then target rank, then
+    head; requests that do not migrate have none. `rank_tokens[r]` counts the KV tokens
+    that rank r holds after the switch, those that it recomputes among them (each token
+    once, whatever its number of heads): what its arena must have slots for.
     """
 
     footprint: int
@@ -73,12 +83,25 @@ class SwitchPlan:
     num_kv_heads: int
     requests: tuple[LiveRequest, ...]
     target_group: Mapping[str, int]
+    recomputed: frozenset[str]
     slices: tuple[KvSlice, ...]
     rank_tokens: tuple[int, ...]
 
     def requests_of(self, group: int) -> tuple[LiveRequest, ...]:
         """The requests that the new layout's `group` serves, in canonical order."""
         return tuple(request for request in self.requests if self.target_group[request.id] == group)
+
+    @property
+    def migrated(self) -> tuple[LiveRequest, ...]:
+        """The requests that take their KV along, in canonical order."""
+        return tuple(
+            request for request in self.requests if request.num_tokens and request.id not in self.recomputed
+        )
+
+    @property
+    def held(self) -> tuple[HeldKv, ...]:
+        """The requests that have KV, and where they go, in canonical order."""
+        return _held(self.requests, self.target_group)
 
     def sends(self, rank: int) -> tuple[KvSlice, ...]:
         """The slices that `rank` sends to other ranks, in canonical order."""
@@ -105,7 +128,8 @@ class SwitchPlan:
             for request in self.requests
         ]
         slices = [tuple(kv) for kv in self.slices]
-        return hashlib.blake2b(repr((shape, requests, slices)).encode(), digest_size=16).hexdigest()
+        content = (shape, requests, sorted(self.recomputed), slices)
+        return hashlib.blake2b(repr(content).encode(), digest_size=16).hexdigest()
 
 
 def plan_switch(
@@ -114,8 +138,11 @@ def plan_switch(
     from_degree: int,
     to_degree: int,
     num_kv_heads: int,
+    kv: KvWay = "migrate",
 ) -> SwitchPlan:
     """Plan the switch of a whole footprint between two uniform layouts, in O(requests x footprint).
+
+    `kv`: one way for all requests, or what both cost, by which each has its own.
 
     Raises `ValueError` for equal degrees, degrees that do not fit the footprint or the
     KV heads, a duplicate request id, a group out of range and a negative token count.
@@ -128,6 +155,7 @@ def plan_switch(
         target_group = {request.id: request.group // ratio for request in ordered}
     else:
         target_group = _spread(ordered, from_degree // to_degree)
+    recomputed = recomputed_by(_held(ordered, target_group), kv)
     routes = _Routes(from_degree, to_degree, num_kv_heads)
     slices: list[KvSlice] = []
     rank_tokens = [0] * footprint
@@ -137,6 +165,8 @@ def plan_switch(
         target = target_group[request.id]
         for rank in layout.ranks_of(target, to_degree):
             rank_tokens[rank] += request.num_tokens
+        if request.id in recomputed:
+            continue
         slices += [
             KvSlice(request.id, *route, request.num_tokens) for route in routes.between(request.group, target)
         ]
@@ -147,8 +177,23 @@ def plan_switch(
         num_kv_heads=num_kv_heads,
         requests=ordered,
         target_group=target_group,
+        recomputed=recomputed,
         slices=tuple(slices),
         rank_tokens=tuple(rank_tokens),
+    )
+
+
+def _held(requests: Iterable[LiveRequest], target_group: Mapping[str, int]) -> tuple[HeldKv, ...]:
+    return tuple(
+        HeldKv(
+            id=request.id,
+            group=target_group[request.id],
+            num_tokens=request.num_tokens,
+            prompt=request.prompt,
+            prompt_tokens=request.prompt_tokens,
+        )
+        for request in requests
+        if request.num_tokens
     )
 
 
@@ -220,3 +265,8 @@ def _check_requests(ordered: Sequence[LiveRequest], num_groups: int) -> None:
             )
         if request.num_tokens < 0:
             raise ValueError(f"requests[{request.id!r}].num_tokens: {request.num_tokens} is negative")
+        if request.num_tokens and request.num_tokens < request.prompt_tokens:
+            raise ValueError(
+                f"requests[{request.id!r}].prompt_tokens: {request.prompt_tokens} is above the "
+                f"{request.num_tokens} tokens that it has"
+            )

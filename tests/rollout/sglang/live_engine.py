@@ -8,12 +8,22 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from taper_policy.kv_choice import KvCosts, KvWay
 from taper_rollout.records import RankRecord
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings
 
 PROMPTS = [list(range(5 + i, 12 + 2 * i)) for i in range(7)]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 120, "ignore_eos": True}
+# Some short, some long: by `BY_LENGTH` the former are recomputed and the latter migrate, whatever the
+# layout and however far the responses of `GREEDY` have come.
+MIXED_PROMPTS = [*PROMPTS[:4], *(list(range(20 + i, 620 + i)) for i in range(3))]
+BY_LENGTH = KvCosts(
+    exchange_seconds=0.0,
+    migrated_request_seconds=140.0,
+    migrated_token_seconds=0.0,
+    recomputed_token_seconds=1.0,
+)
 LOG_PROB_TOLERANCE = 1e-4
 NOISE_ONLY = 1000.0
 DEADLINE_SECONDS = 30.0
@@ -26,7 +36,7 @@ class SwitchAt:
 
     tokens: int
     degree: int
-    kv: str = "migrate"
+    kv: KvWay = "migrate"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +85,7 @@ class LiveEngine:
     # -- switching ---------------------------------------------------------------------
 
     async def switch(
-        self, degree: int, kv: str = "migrate", deadline_seconds: float = DEADLINE_SECONDS
+        self, degree: int, kv: KvWay = "migrate", deadline_seconds: float = DEADLINE_SECONDS
     ) -> dict[str, Any]:
         self.epoch += 1
         figures = await self.engine.switch(degree, kv=kv, epoch=self.epoch, deadline_seconds=deadline_seconds)
@@ -157,6 +167,18 @@ def differences(reference: StageResult, other: StageResult) -> list[str]:
         gap = max((abs(a - b) for a, b in zip(one, two, strict=False)), default=0.0)
         if gap > LOG_PROB_TOLERANCE:
             found.append(f"request {index}: log-probs differ by {gap:.2g}")
+    return found
+
+
+def mix_faults(figures: dict[str, Any]) -> list[str]:
+    """What shows that a switch of `MIXED_PROMPTS` did not migrate the long ones and recompute the short."""
+    counts = [figures[name] for name in ("migrated_requests", "recomputed_requests")]
+    found = [] if counts == [3, 4] else [f"{counts} migrated and recomputed"]
+    # Of those that migrate one token is prefilled.
+    if figures["prefilled_tokens"] != figures["live_tokens"] - figures["migrated_tokens"] + sum(counts):
+        found.append(f"{figures['prefilled_tokens']} tokens prefilled of {figures['live_tokens']}")
+    if not figures["moved_bytes"]:
+        found.append("no byte moved")
     return found
 
 

@@ -9,12 +9,22 @@ from collections.abc import Callable
 import torch
 
 from taper_policy import layout
+from taper_policy.kv_choice import KvCosts, KvWay
 from taper_rollout.sglang import kv_exchange
 from taper_rollout.switching.plans import LiveRequest, SwitchPlan, plan_switch
 
 NUM_LAYERS = 3
 HEAD_DIM = 2
 POISON = -1
+WAYS: tuple[KvWay, ...] = (
+    "migrate",
+    KvCosts(
+        exchange_seconds=0.0,
+        migrated_request_seconds=0.01,
+        migrated_token_seconds=0.0,
+        recomputed_token_seconds=0.001,
+    ),
+)
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -53,7 +63,8 @@ class ExchangeCase:
 
     def plan(self) -> SwitchPlan:
         live = [LiveRequest(id=f"r{i}", group=g, num_tokens=n) for i, (g, n) in enumerate(self.requests)]
-        return plan_switch(live, self.footprint, self.from_degree, self.to_degree, self.num_kv_heads)
+        kv = WAYS[self.seed % len(WAYS)]
+        return plan_switch(live, self.footprint, self.from_degree, self.to_degree, self.num_kv_heads, kv)
 
     def num_slots(self) -> int:
         """Slots of a rank's arena at the base degree: scarcely enough, so that old and new overlap."""
@@ -85,7 +96,7 @@ class RankArena:
         dice = random.Random(f"{case.seed}")
         without_room = {r.id for r in self.plan.requests if dice.random() < 0.1}
         group = layout.group_of(rank, case.to_degree)
-        wanted = {r.id: r.num_tokens for r in self.plan.requests_of(group) if r.num_tokens}
+        wanted = {r.id: r.num_tokens for r in self.plan.migrated if self.plan.target_group[r.id] == group}
         wanted = {name: tokens for name, tokens in wanted.items() if name not in without_room}
         self.new_slots = self._deal(wanted, case.to_degree, f"new{group}")
         for name, slots in self.old_slots.items():
@@ -130,7 +141,7 @@ class RankArena:
                 tensor[slots] = self._truth(name, self.case.from_degree, layer, part)
 
     def exchange(self, staging: kv_exchange.Staging) -> None:
-        old = [self.old_slots[r.id] for r in self.plan.requests if r.id in self.old_slots]
+        old = [self.old_slots[r.id] for r in self.plan.migrated if r.id in self.old_slots]
         kv_exchange.exchange(
             staging,
             kv_exchange.picks(self.plan, self.rank, self.new_slots),

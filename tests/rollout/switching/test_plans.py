@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 from random import Random
 
@@ -6,9 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy import layout
+from taper_policy.kv_choice import KvCosts, KvWay, choose_recomputed
 from taper_rollout.switching.plans import KvSlice, LiveRequest, SwitchPlan, plan_switch
 
 MAX_TOKENS = 3000
+COSTS = KvCosts(
+    exchange_seconds=0.01,
+    migrated_request_seconds=0.01,
+    migrated_token_seconds=1e-5,
+    recomputed_token_seconds=1e-4,
+)
+WAYS: tuple[KvWay, ...] = ("migrate", "recompute", COSTS)
 
 
 def request(name: str, group: int, num_tokens: int) -> LiveRequest:
@@ -16,7 +25,7 @@ def request(name: str, group: int, num_tokens: int) -> LiveRequest:
 
 
 @st.composite
-def plans(draw: st.DrawFn, *, widen: bool | None = None) -> SwitchPlan:
+def plans(draw: st.DrawFn, *, widen: bool | None = None, kv: KvWay | None = None) -> SwitchPlan:
     footprint = draw(st.sampled_from((2, 4, 8)))
     degrees = layout.uniform_degrees(footprint)
     low, high = sorted(draw(st.sets(st.sampled_from(degrees), min_size=2, max_size=2)))
@@ -33,7 +42,8 @@ def plans(draw: st.DrawFn, *, widen: bool | None = None) -> SwitchPlan:
     )
     requests = [request(f"r{index}", group, tokens) for index, (group, tokens) in enumerate(sizes)]
     num_kv_heads = high * draw(st.integers(1, 3))
-    return plan_switch(requests, footprint, from_degree, to_degree, num_kv_heads)
+    way = draw(st.sampled_from(WAYS)) if kv is None else kv
+    return plan_switch(requests, footprint, from_degree, to_degree, num_kv_heads, way)
 
 
 def heads_of(kv: KvSlice) -> range:
@@ -57,8 +67,7 @@ def test_each_target_rank_gets_each_of_its_heads_exactly_once(plan: SwitchPlan) 
     got = Counter((kv.request, kv.target_rank, head) for kv in plan.slices for head in heads_of(kv))
     wanted = {
         (live.id, rank, head)
-        for live in plan.requests
-        if live.num_tokens
+        for live in plan.migrated
         for rank in layout.ranks_of(plan.target_group[live.id], plan.to_degree)
         for head in layout.shard_rows(rank, plan.to_degree, plan.num_kv_heads)
     }
@@ -126,15 +135,43 @@ def test_narrowing_balances_each_groups_sub_groups(plan: SwitchPlan) -> None:
         assert max(tokens) - min(tokens) <= largest
 
 
-@given(plans(), st.randoms(use_true_random=False))
-def test_the_order_of_requests_is_of_no_matter(plan: SwitchPlan, random: Random) -> None:
+@given(st.sampled_from(WAYS), st.data(), st.randoms(use_true_random=False))
+def test_the_order_of_requests_is_of_no_matter(kv: KvWay, data: st.DataObject, random: Random) -> None:
+    plan = data.draw(plans(kv=kv))
     shuffled = random.sample(plan.requests, len(plan.requests))
-    again = plan_switch(shuffled, plan.footprint, plan.from_degree, plan.to_degree, plan.num_kv_heads)
+    again = plan_switch(shuffled, plan.footprint, plan.from_degree, plan.to_degree, plan.num_kv_heads, kv)
     assert again == plan
     assert again.digest() == plan.digest()
 
 
-@given(plans(), st.data())
+@given(plans())
+def test_what_has_kv_migrates_or_is_recomputed(plan: SwitchPlan) -> None:
+    started = {live.id for live in plan.requests if live.num_tokens}
+    migrated = {live.id for live in plan.migrated}
+    assert migrated | plan.recomputed == started
+    assert not migrated & plan.recomputed
+    assert {kv.request for kv in plan.slices} == migrated
+
+
+@given(st.data())
+def test_each_has_its_own_way_by_cost(data: st.DataObject) -> None:
+    plan = data.draw(plans(kv=COSTS))
+    assert plan.recomputed == choose_recomputed(plan.held, COSTS)
+    assert {held.id: held.group for held in plan.held} == {
+        live.id: plan.target_group[live.id] for live in plan.requests if live.num_tokens
+    }
+
+
+def test_plans_that_recompute_others_have_other_digests() -> None:
+    requests = [request("a", 0, 2000), request("b", 1, 5)]
+    made = [plan_switch(requests, 2, 1, 2, 2, kv) for kv in WAYS]
+    assert [plan.recomputed for plan in made] == [set(), {"a", "b"}, {"b"}]
+    assert len({plan.digest() for plan in made}) == len(WAYS)
+    # Nothing moves in either, but one of them would be prefilled by some ranks only.
+    assert made[1].digest() != dataclasses.replace(made[1], recomputed=frozenset("a")).digest()
+
+
+@given(plans(kv="migrate"), st.data())
 def test_a_plan_of_other_requests_has_another_digest(plan: SwitchPlan, data: st.DataObject) -> None:
     if not plan.requests:
         return
@@ -189,7 +226,7 @@ def test_an_empty_plan_is_a_plan() -> None:
 
 def test_the_digest_is_the_same_everywhere() -> None:
     requests = [request("a", 0, 5), request("b", 1, 9)]
-    assert plan_switch(requests, 2, 1, 2, 2).digest() == "36705a87ecf8c666aee1227d1fd6404b"
+    assert plan_switch(requests, 2, 1, 2, 2).digest() == "f12ef1fc52a57e526b338253c3b3ab48"
 
 
 @pytest.mark.parametrize(
@@ -206,6 +243,10 @@ def test_the_digest_is_the_same_everywhere() -> None:
         ({"requests": [request("a", 4, 1)]}, r"requests\['a'\].group: 4 is not one of the 4 groups"),
         ({"requests": [request("a", -1, 1)]}, r"requests\['a'\].group: -1 is not one of the 4 groups"),
         ({"requests": [request("a", 0, -1)]}, r"requests\['a'\].num_tokens: -1 is negative"),
+        (
+            {"requests": [LiveRequest(id="a", group=0, num_tokens=3, prompt="p", prompt_tokens=4)]},
+            r"requests\['a'\].prompt_tokens: 4 is above the 3 tokens that it has",
+        ),
         ({"requests": [request("a", 0, 1), request("a", 1, 2)]}, r"requests\['a'\]: listed twice"),
     ],
     ids=str,

@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 
+from taper_policy.kv_choice import KvWay
 from taper_rollout.sglang.engine import EngineDied
 from taper_rollout.sglang.engine_settings import EngineSettings
 
 from ..conftest import MakeModel
 from ..live_engine import (
+    BY_LENGTH,
     GREEDY,
+    MIXED_PROMPTS,
     PROMPTS,
     LiveEngine,
     StageResult,
     SwitchAt,
     differences,
     memory_faults,
+    mix_faults,
     seeded,
     split_tokens,
     unseeded_tokens,
@@ -34,7 +38,7 @@ TIMELINES = {
 }
 
 
-def timeline(name: str, kv: str = "migrate") -> list[SwitchAt]:
+def timeline(name: str, kv: KvWay = "migrate") -> list[SwitchAt]:
     return [SwitchAt(tokens=tokens, degree=degree, kv=kv) for tokens, degree in TIMELINES[name]]
 
 
@@ -87,6 +91,16 @@ def test_a_recomputed_stage_is_equal(engine: LiveEngine, unswitched: StageResult
     switched = engine.stage(timeline("through every degree and back", "recompute"), sampling=SHORT)
     assert differences(unswitched, switched) == []
     assert all(figures["moved_bytes"] == 0 for figures in switched.switches)
+
+
+@pytest.mark.parametrize("name", TIMELINES)
+def test_a_stage_is_equal_where_some_migrate_and_others_are_recomputed(engine: LiveEngine, name: str) -> None:
+    unswitched = engine.stage(sampling=SHORT, prompts=MIXED_PROMPTS)
+    switched = engine.stage(timeline(name, BY_LENGTH), sampling=SHORT, prompts=MIXED_PROMPTS)
+    assert differences(unswitched, switched) == []
+    assert memory_faults(engine.command("inspect")) == []
+    for figures in switched.switches:
+        assert mix_faults(figures) == []
 
 
 def test_seeded_stage_is_equal(engine: LiveEngine) -> None:
