@@ -58,7 +58,10 @@ def resolve_paths(job: RLHFJob, folder: Path) -> RLHFJob:
     model = spec.model
     if _is_path(model.path) or (folder / model.path).is_dir():
         model = model.model_copy(update={"path": _absolute(model.path, folder)})
-    resolved = {"model": model, "data": data, "reward": reward, "training": training}
+    rollout = spec.rollout
+    if rollout.profile is not None:
+        rollout = rollout.model_copy(update={"profile": _absolute(rollout.profile, folder)})
+    resolved = {"model": model, "data": data, "reward": reward, "training": training, "rollout": rollout}
     return job.model_copy(update={"spec": spec.model_copy(update=resolved)})
 
 
@@ -69,6 +72,8 @@ def check_files(job: RLHFJob) -> None:
     wanted += [(f"spec.data.validation[{i}]", name) for i, name in enumerate(spec.data.validation)]
     if spec.reward.file is not None:
         wanted.append(("spec.reward.function", str(spec.reward.file[0])))
+    if spec.rollout.profile is not None:
+        wanted.append(("spec.rollout.profile", spec.rollout.profile))
     problems = [*_model_problems(spec.model.path)] if _is_path(spec.model.path) else []
     problems += [
         Problem(

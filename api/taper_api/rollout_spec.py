@@ -172,6 +172,12 @@ class RolloutSpec(Block):
         default=None,
         description="Size of a rank's KV arena in tokens at the first degree. Default: by memory.",
     )
+    profile: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="File of the profile to decide by, as `taper profile` writes it; it must be of this model, "
+        "device, dtype, footprint and these versions. Default: the one in the user's cache directory; where "
+        "none fits, one is measured when the run starts, and kept there.",
+    )
     port: int | None = Field(
         default=None,
         ge=1024,

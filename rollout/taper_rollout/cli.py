@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taper_rollout.commands import simulate
+from taper_rollout.commands import profile, simulate
+from taper_rollout.commands.jobs import RUNS, load_or_sample
 
 if TYPE_CHECKING:
     from taper_api import RLHFJob
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-RUNS = Path("runs")
 FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 EXAMPLES = """\
 examples:
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("-v", "--verbose", action="store_true", help="show all logs, and tracebacks of errors")
     run.set_defaults(execute=_run)
+    profile.add_parser(commands)
     simulate.add_parser(commands)
     return parser
 
@@ -101,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from taper_rollout.training import check_job
 
-    job, output = _job_and_output(options)
+    job = load_or_sample(options.file, options.settings, output=options.output)
+    output = (options.output or RUNS / job.metadata.name).absolute()
     config = check_job(job, output)  # before anything is written to the output directory
     if options.dry_run:
         from omegaconf import OmegaConf
@@ -109,29 +111,6 @@ def _run(options: argparse.Namespace) -> None:
         sys.stdout.write(OmegaConf.to_yaml(config))
         return
     _train(job, output, verbose=options.verbose)
-
-
-def _job_and_output(options: argparse.Namespace) -> tuple[RLHFJob, Path]:
-    from taper_rollout.job_settings import load_job_with
-
-    file: Path | None = options.file
-    if file is None:
-        output = options.output or RUNS / "sample"
-        file = _sample(output)
-    job = load_job_with(file, options.settings)
-    return job, (options.output or RUNS / job.metadata.name).absolute()
-
-
-def _sample(output: Path) -> Path:
-    """The job file of the packaged sample, made in the output directory."""
-    from taper_rollout.report.files import writing
-    from taper_rollout.sample.make import JOB_FILE, make_sample
-
-    directory = output / "sample"
-    sys.stderr.write(f"the packaged sample is made in {directory}\n")
-    with writing(directory):
-        make_sample(directory)
-    return directory / JOB_FILE
 
 
 def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:

@@ -17,6 +17,11 @@ class HostResources:
     num_cpus: int
     flash_attention: bool = False
 
+    @property
+    def device(self) -> str:
+        """Torch's kind of device for the ranks."""
+        return "cuda" if self.num_gpus else "cpu"
+
     @classmethod
     def local(cls) -> Self:
         """Of this machine."""

@@ -19,6 +19,11 @@ class ModelShape:
     num_layers: int
     element_bytes: int
 
+    @property
+    def token_bytes(self) -> int:
+        """K and V of one token, all layers and heads together."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.element_bytes
+
     def staging_bytes(self, kv_tokens: int, base_degree: int) -> int:
         """Staging of a rank that holds `kv_tokens` at the base degree: K and V of one layer, twice."""
         heads = self.num_kv_heads // base_degree

@@ -17,6 +17,8 @@ class ReplicaSettings:
     layout; None leaves sampling to the groups' generators, which start from `random_seed`.
     `response_tokens`: of the longest response, what the predictor takes for the cap.
     `kv_tokens`: arena tokens of a rank at the base degree, None for a default.
+    `profile`: the file of a profile that must fit; without it one is looked for in the directory
+    `profiles` (None: the user's) and, with `calibrate`, measured where none fits.
     """
 
     model_path: str
@@ -40,6 +42,8 @@ class ReplicaSettings:
     port: int = 0
     log_level: str = "error"
     calibrate: bool = True
+    profile: str | None = None
+    profiles: str | None = None
 
 
 def engine_settings(settings: ReplicaSettings) -> EngineSettings:

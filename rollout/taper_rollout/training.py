@@ -8,6 +8,7 @@ last and win. CPU settings are written only for a host without a GPU.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from taper_api import JobError, Problem, RLHFJob, check_files
 from taper_rollout.facts import gather_facts
 from taper_rollout.host import HostResources
+from taper_rollout.job_replica import check_job_profile
 from taper_rollout.overrides import override
 from taper_rollout.support import check_support
 from taper_rollout.training_failed import TrainingFailed
@@ -178,6 +180,7 @@ def _custom(job: RLHFJob, output: Path, run: str | None) -> dict[str, Any]:
         "seed": rollout.sampling.seed,
         "kv_tokens": rollout.kv_tokens,
         "max_running_requests": rollout.max_running_requests,
+        "profile": rollout.profile,
         "port": rollout.port,
         "metrics": {"host": rollout.metrics.host, "port": rollout.metrics.port},
         "run": run,
@@ -256,13 +259,15 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def check_job(job: RLHFJob, output: Path) -> DictConfig:
     """The job's configuration on this machine. Raises `JobError` for what is missing or not supported."""
     check_files(job)
+    host = HostResources.local()
     try:
-        config = compose(verl_overrides(job, host=HostResources.local(), output=output))
+        config = compose(verl_overrides(job, host=host, output=output))
         settings: Any = OmegaConf.to_container(config, resolve=True)
     except ValueError as error:  # all else of the job is checked by now: what VeRL refuses is raw
         message = " ".join(str(error).split())
         raise JobError([Problem(path="spec.verl", message=message)]) from error
     check_support(gather_facts(settings))
+    check_job_profile(job, device="" if os.environ.get("RAY_ADDRESS") else host.device)
     return config
 
 

@@ -59,6 +59,7 @@ def test_the_job_arrives() -> None:
         "seed": 11,
         "kv_tokens": None,
         "max_running_requests": None,
+        "profile": None,
         "port": None,
         "metrics": {"host": "127.0.0.1", "port": None},
         "run": None,

@@ -1,0 +1,32 @@
+"""The job of a command: a file with single fields set, or the packaged sample."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taper_api import RLHFJob
+
+RUNS = Path("runs")
+
+
+def load_or_sample(file: Path | None, settings: Sequence[str], *, output: Path | None = None) -> RLHFJob:
+    """The job in `file`; without one the sample's, made in the output directory. Raises `JobError`."""
+    from taper_rollout.job_settings import load_job_with
+
+    return load_job_with(_sample(output or RUNS / "sample") if file is None else file, settings)
+
+
+def _sample(output: Path) -> Path:
+    """The job file of the packaged sample, made in the output directory."""
+    from taper_rollout.report.files import writing
+    from taper_rollout.sample.make import JOB_FILE, make_sample
+
+    directory = output / "sample"
+    sys.stderr.write(f"the packaged sample is made in {directory}\n")
+    with writing(directory):
+        make_sample(directory)
+    return directory / JOB_FILE

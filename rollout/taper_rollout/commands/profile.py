@@ -1,0 +1,233 @@
+"""`taper profile`: its arguments, the measuring, and what it prints and leaves."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taper_rollout.commands.jobs import load_or_sample
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from taper_policy.profile import Profile
+    from taper_rollout.profile_grid import Grid
+    from taper_rollout.replica_settings import ReplicaSettings
+
+EXAMPLES = """\
+examples:
+  taper profile                                        the packaged sample on this machine
+  taper profile -f job.yaml                            a job's model in the job's layouts
+  taper profile -f job.yaml --quick                    as roughly as a run does it when it finds none
+  taper profile --model path/to/model --footprint 2 --output profile.json
+
+It takes minutes and wants the machine, or the GPUs, to itself. Without --output the profile goes to the
+user's cache ($XDG_CACHE_HOME/taper/profiles), where every later run of the same model on the same device
+with the same versions finds it. A file named by --output is used by jobs that name it in
+spec.rollout.profile. A plot of the decode steps lies next to it.
+"""
+# What a field of a job is called where there is no job.
+OPTIONS = {
+    "spec.model.path": "--model",
+    "spec.rollout.footprint": "--footprint",
+    "spec.rollout.degrees": "--footprint",
+}
+SHARE_TOLD = 0.1
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to argparse's `commands`."""
+    parser = commands.add_parser(
+        "profile",
+        help="measure how fast a model decodes and switches on this machine",
+        description="Measure decode steps, prefills and switches of a model in each layout.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("-f", "--file", type=Path, metavar="JOB", help="a job: its model, layouts and sizes")
+    source.add_argument("--model", metavar="PATH", help="a model's directory or Hugging Face id")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="settings",
+        help="set a field of the job, as for taper run",
+    )
+    for name, default, told in (
+        ("footprint", 2, "ranks of a replica"),
+        ("context-tokens", 2048, "longest prompt and response together"),
+        ("max-running-requests", 64, "most requests that a group decodes at once"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"with --model: {told} (default: {default})",
+        )
+    parser.add_argument("--dtype", default="auto", help="with --model: the weights' dtype (default: auto)")
+    parser.add_argument("--quick", action="store_true", help="a rough profile, in about a minute")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the profile's file")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show all logs, and tracebacks of errors"
+    )
+    parser.set_defaults(execute=profile)
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Measure, print the tables and write file and plot. Raises `JobError` for bad input."""
+    from rich.console import Console
+
+    from taper_rollout.host import HostResources
+    from taper_rollout.profile_grid import FULL, QUICK
+
+    if not options.verbose:
+        # SGLang warns of what is not there, and its ranks draw bars.
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    device = HostResources.local().device
+    settings = _model_settings(options, device) if options.model else _job_settings(options, device)
+    file = _file(options.output, settings)
+    console = Console()
+    found = _measured(settings, QUICK if options.quick else FULL, console)
+    _report(found, file, console)
+
+
+def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
+    from taper_rollout.commands.jobs import RUNS
+    from taper_rollout.job_replica import job_replica
+    from taper_rollout.training import check_job
+
+    # A profile that the job names is what is made here.
+    job = load_or_sample(options.file, [*options.settings, "spec.rollout.profile=null"])
+    config = check_job(job, (RUNS / job.metadata.name).absolute())
+    return job_replica(job, config, device=device)
+
+
+def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
+    """A replica of a model alone: every degree up to the footprint."""
+    from taper_api import JobError, Problem
+    from taper_rollout.facts import Facts, installed_versions, model_config
+    from taper_rollout.job_replica import LOCAL_ADDRESS, local_model
+    from taper_rollout.profile_key import checkpoint_dtype
+    from taper_rollout.replica_settings import ReplicaSettings
+    from taper_rollout.support import check_support
+    from taper_rollout.verl.settings import default_degrees
+
+    degrees = default_degrees(options.footprint)
+    try:
+        config = model_config(options.model)
+        facts = Facts(
+            model=config,
+            settings={},
+            versions=installed_versions(),
+            footprint=options.footprint,
+            degrees=degrees,
+            ranks_per_node=options.footprint,
+        )
+        check_support(facts)
+        path = local_model(options.model, path="--model")
+    except JobError as error:
+        raise JobError(
+            [
+                Problem(
+                    path=OPTIONS.get(problem.path.partition("[")[0], problem.path),
+                    message=problem.message,
+                    remedy=problem.remedy,
+                )
+                for problem in error.problems
+            ]
+        ) from None
+    return ReplicaSettings(
+        model_path=path,
+        dtype=checkpoint_dtype(config) if options.dtype == "auto" else options.dtype,
+        footprint=options.footprint,
+        degrees=degrees,
+        mode="off",
+        policy={"name": "predictor"},
+        kv="migrate",
+        switch_timeout_seconds=30.0,
+        seed=None,
+        kv_tokens=None,
+        max_running_requests=options.max_running_requests,
+        context_tokens=options.context_tokens,
+        response_tokens=options.context_tokens,
+        trust_remote_code=False,
+        device=device,
+        replica=0,
+        random_seed=0,
+        host=LOCAL_ADDRESS,
+    )
+
+
+def _file(output: Path | None, settings: ReplicaSettings) -> Path:
+    """Where the profile goes. Raises `OutputError` where no file can be made there."""
+    from taper_rollout.profile_store import default_directory
+    from taper_rollout.replica_profile import wanted_of
+    from taper_rollout.report.files import writing
+
+    file = output or default_directory(os.environ) / wanted_of(settings).file_name
+    trial = file.with_name(f".{file.name}.trial")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            trial.touch()
+        finally:
+            trial.unlink(missing_ok=True)
+    return file
+
+
+def _measured(settings: ReplicaSettings, grid: Grid, console: Console) -> Profile:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting the engine", total=1.0)
+        told = 0.0
+
+        def on_progress(share: float, doing: str) -> None:
+            nonlocal told
+            bar.update(task, completed=share, description=doing)
+            if not console.is_terminal and share >= told:
+                console.print(f"{share:4.0%} {doing}", highlight=False)
+                told = share + SHARE_TOLD
+
+        return asyncio.run(_on_an_engine(settings, grid, on_progress))
+
+
+async def _on_an_engine(settings: ReplicaSettings, grid: Grid, on_progress: Any) -> Profile:
+    from taper_rollout.profiler import EngineSwitch, measure_profile
+    from taper_rollout.replica_settings import engine_settings
+    from taper_rollout.sglang.engine import ElasticEngine
+
+    engine = ElasticEngine(engine_settings(settings))
+    await engine.start()
+    try:
+        switch = EngineSwitch(engine, settings.switch_timeout_seconds)
+        return await measure_profile(engine, settings, switch, grid=grid, on_progress=on_progress)
+    finally:
+        await engine.close()
+
+
+def _report(found: Profile, file: Path, console: Console) -> None:
+    from taper_policy.profile_file import write_profile
+    from taper_rollout.report.files import writing
+    from taper_rollout.report.profile_plot import plot_profile
+    from taper_rollout.report.profile_table import profile_tables
+
+    plot = file.with_suffix(".png")
+    with writing(file):
+        write_profile(found, file)
+    with writing(plot):
+        plot_profile(found, plot)
+    for table in profile_tables(found):
+        console.print(table)
+    console.print(found.title, highlight=False, soft_wrap=True)
+    console.print(f"written to {file} and {plot.name}", highlight=False, soft_wrap=True)

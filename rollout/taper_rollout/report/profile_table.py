@@ -1,0 +1,81 @@
+"""The tables that `taper profile` ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from taper_policy.profile import Profile
+
+MEBIBYTE = 1 << 20
+
+
+def profile_tables(profile: Profile) -> Iterator[Table]:
+    """Decode steps, prefills and switches."""
+    yield _steps(profile)
+    yield _prefills(profile)
+    if profile.switch:
+        yield _switches(profile)
+
+
+def _steps(profile: Profile) -> Table:
+    """Milliseconds of a step, at the shortest and the longest context that was measured; a row a batch."""
+    contexts = sorted({cell.context_tokens for cell in profile.cells})
+    span = f"{contexts[0]} to {contexts[-1]}" if len(contexts) > 1 else f"{contexts[0]}"
+    table = Table(title=f"Decode step, ms, contexts of {span} tokens", title_justify="left")
+    table.add_column("requests a group", justify="right")
+    groups = sorted({(cell.degree, cell.busy_groups) for cell in profile.cells})
+    for degree, busy in groups:
+        table.add_column(f"TP{degree}, {busy} group{'' if busy == 1 else 's'} busy", justify="right")
+    cells = {cell.place: cell for cell in profile.cells}
+    for batch in sorted({cell.batch for cell in profile.cells}):
+        row = []
+        for degree, busy in groups:
+            line = [cells.get((degree, busy, batch, context)) for context in contexts]
+            known = [cell for cell in line if cell is not None]
+            ends = known if len(known) < 2 else [known[0], known[-1]]
+            row.append(" to ".join(f"{cell.seconds * 1e3:.1f}" for cell in ends))
+        table.add_row(str(batch), *row)
+    return table
+
+
+def _prefills(profile: Profile) -> Table:
+    table = Table(title="Prefill", title_justify="left")
+    for name in ("degree", "fixed, ms", "tokens a second", "error p90, held out"):
+        table.add_column(name, justify="right")
+    for degree, terms in sorted(profile.prefill.items()):
+        table.add_row(
+            f"TP{degree}",
+            f"{terms.fixed_seconds * 1e3:.1f}",
+            f"{1 / terms.token_seconds:,.0f}",
+            f"{terms.relative_error_p90:.0%}",
+        )
+    return table
+
+
+def _switches(profile: Profile) -> Table:
+    table = Table(title="Pause of a switch", title_justify="left")
+    for name in (
+        "switch",
+        "any, ms",
+        "a request",
+        "any KV moved",
+        "a request's KV",
+        "a MiB of KV",
+        "a recomputed token",
+        "error p90, held out",
+    ):
+        table.add_column(name, justify="right")
+    for (one, two), terms in sorted(profile.switch.items()):
+        table.add_row(
+            f"TP{one} → TP{two}",
+            f"{terms.fixed_seconds * 1e3:.1f}",
+            f"{terms.request_seconds * 1e3:.2f}",
+            f"{terms.exchange_seconds * 1e3:.1f}",
+            f"{terms.migrated_request_seconds * 1e3:.2f}",
+            f"{terms.byte_seconds * MEBIBYTE * 1e3:.3f}",
+            f"{terms.recomputed_token_seconds * 1e3:.3f}",
+            f"{terms.relative_error_p90:.0%}",
+        )
+    return table
