@@ -119,9 +119,11 @@ class Sampling(Block):
 class Switch(Block):
     """How a switch is carried out."""
 
-    kv: Literal["migrate", "recompute"] = Field(
-        default="migrate",
-        description="`migrate` moves the KV cache by head slices; `recompute` prefills the token ids again.",
+    kv: Literal["auto", "migrate", "recompute"] = Field(
+        default="auto",
+        description="`migrate` moves the KV cache by head slices; `recompute` prefills the token ids again. "
+        "`auto` does either for each request, as costs less by the replica's profile; without a profile it "
+        "migrates.",
     )
     timeout_seconds: float = Field(
         default=30.0,

@@ -16,15 +16,18 @@ from collections.abc import Callable
 from typing import Any
 
 from taper_policy.forecast import LiveRequest
+from taper_policy.profile import Profile
 from taper_policy.snapshot import Decision, Snapshot
 from taper_policy.step_times import StepTimes
 from taper_rollout.calibration import calibrate
 from taper_rollout.decisions import Decider, Decisions
 from taper_rollout.events import BatchSample, StageProgress, SwitchDone, SwitchRecord
 from taper_rollout.generated import Generated, generated
+from taper_rollout.kv_way import kv_told, kv_way
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
 from taper_rollout.stage import Stage, prompt_digest, request_seed
+from taper_rollout.stage_review import StageReviewer
 from taper_rollout.status_server import StatusServer
 from taper_rollout.switching.states import Event, State, SwitchProtocol
 
@@ -52,8 +55,10 @@ class Coordinator:
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._settings, self._emit = settings, emit
         self.decisions: Decider = Decisions(settings, emit)
+        self._reviewer = StageReviewer(settings)
         self._engine = ElasticEngine(engine_settings(settings))
         self._protocol = SwitchProtocol(timeout_seconds=settings.switch_timeout_seconds)
+        self._profile: Profile | None = None
         self._step_times = StepTimes()
         self._step = 0
         self._stage: Stage | None = None
@@ -81,6 +86,12 @@ class Coordinator:
         except BaseException:
             await self.close()
             raise
+
+    def use(self, profile: Profile | None) -> None:
+        """Decide, and choose what becomes of the KV cache, by `profile`."""
+        self._profile = profile
+        self.decisions.use(profile)
+        self._reviewer.use(profile)
 
     async def close(self) -> None:
         """End the ranks; nothing of the replica is left. A stage that is broken off is not told."""
@@ -153,6 +164,7 @@ class Coordinator:
             response_tokens=len(made.token_ids),
             started_at=started_at,
             finish_reason=made.stop_reason,
+            group=output.get("group"),
         )
         if made.stop_reason != "aborted" and made.token_ids and stage is self._stage:
             self.decisions.add_finished(digest, len(made.token_ids))
@@ -353,7 +365,7 @@ class Coordinator:
             try:
                 figures = await self._engine.switch(
                     degree,
-                    kv=self._settings.kv,
+                    kv=kv_way(self._settings.kv, self._profile, from_degree, degree),
                     epoch=epoch,
                     deadline_seconds=self._settings.switch_timeout_seconds,
                 )
@@ -397,11 +409,13 @@ class Coordinator:
             at=at,
             from_degree=from_degree or self._engine.degree,
             to_degree=decision.degree,
-            kv=self._settings.kv,
+            kv=kv_told(self._settings.kv, figures),
             outcome=outcome,
             reason=decision.reason,
             live_requests=figures.get("live_requests", 0),
             live_tokens=figures.get("live_tokens", 0),
+            migrated_requests=figures.get("migrated_requests", 0),
+            recomputed_requests=figures.get("recomputed_requests", 0),
             moved_bytes=figures.get("moved_bytes", 0),
             prefilled_tokens=figures.get("prefilled_tokens", 0),
             pause_seconds=figures.get("pause_seconds", 0.0),
@@ -412,13 +426,14 @@ class Coordinator:
         )
 
     def _finish_stage(self) -> None:
-        """Tell the stage's record, with each switch's gain by the true lengths."""
+        """Tell the stage's record, judged by the true lengths: each switch's gain, and all other plans."""
         stage, self._stage = self._stage, None
         if stage is None:
             return
         if not stage.requests:
-            self.decisions.end_stage(())
+            self.decisions.end_stage(None)
             return
         record = stage.record(self._settings.replica, self._step, self._step_times.table())
+        record = self._reviewer.judged(stage, record)
         self._emit(record)
-        self.decisions.end_stage(record.switches)
+        self.decisions.end_stage(record)

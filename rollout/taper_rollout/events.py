@@ -47,6 +47,9 @@ class SwitchRecord:
     in the old layout, by measured step times and the true lengths) minus what it
     took; None where no step time of the old layout was measured.
 
+    `kv` is what became of it: `migrate`, `recompute` or `mixed`, with the numbers of requests that
+    did so; where no request had KV, or no switch was made, what the job asks for.
+
     `question` is the number, in its stage's ledger, of the predictor's decision behind it, with the
     gain and the pause that were predicted; None of other rules.
     """
@@ -60,6 +63,8 @@ class SwitchRecord:
     reason: str
     live_requests: int
     live_tokens: int
+    migrated_requests: int
+    recomputed_requests: int
     moved_bytes: int
     prefilled_tokens: int
     pause_seconds: float

@@ -20,6 +20,8 @@ import math
 from typing import Literal
 
 from taper_api.rollout_spec import DEGREES
+from taper_policy.kv_choice import AUTO
+from taper_rollout.kv_way import MIXED
 from taper_rollout.pause_phases import PHASES
 
 # The kinds of events that metrics are made of: others need not be sent to whoever keeps them.
@@ -29,7 +31,8 @@ Kind = Literal["counter", "gauge", "histogram", "summary"]
 
 OTHER = "other"
 MAX_REPLICAS = 128
-MAX_SERIES_PER_REPLICA = 2_000
+# Counted with `other` at each label and with switches to the same degree: half of it is in reach.
+MAX_SERIES_PER_REPLICA = 3_300
 
 PAUSE_BUCKETS_SECONDS = (
     0.001,
@@ -89,7 +92,12 @@ _DEGREES = tuple(str(degree) for degree in DEGREES)
 REPLICA = Label(name="replica", meaning=f"Number of the replica in the run; past {MAX_REPLICAS}: `{OTHER}`")
 FROM_DEGREE = Label(name="from_degree", meaning="TP degree before the switch", values=_DEGREES)
 TO_DEGREE = Label(name="to_degree", meaning="TP degree after it", values=_DEGREES)
-KV = Label(name="kv", meaning="What became of the KV cache", values=("migrate", "recompute"))
+KV = Label(
+    name="kv",
+    meaning="What became of the KV cache; `auto`: nothing was chosen, as no request had any or no switch was "
+    "made",
+    values=("migrate", "recompute", MIXED, AUTO),
+)
 OUTCOME = Label(
     name="outcome",
     meaning="What became of the switch; `advised`: it was only said, as `mode: advise` asks",
@@ -203,8 +211,8 @@ MOVED_BYTES = Metric(
 RECOMPUTED_TOKENS = Metric(
     name="taper_recomputed_tokens_total",
     kind="counter",
-    meaning="Tokens that requests prefilled again after a switch: all of theirs with `recompute`, one with "
-    "`migrate`.",
+    meaning="Tokens that requests prefilled again after a switch: all of theirs where they are recomputed, "
+    "one where they migrate.",
     labels=(REPLICA,),
 )
 PREDICTED_GAIN_SECONDS = Metric(

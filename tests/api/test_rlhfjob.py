@@ -20,7 +20,7 @@ def test_defaults(job: Any) -> None:
     assert spec.rollout.mode == "enforce"
     assert spec.rollout.policy.name == "predictor"
     assert spec.rollout.policy.predictor is None
-    assert spec.rollout.switch.kv == "migrate"
+    assert spec.rollout.switch.kv == "auto"
     assert spec.algorithm.name == "grpo"
     assert spec.training.checkpoints.resume == "auto"
     assert spec.node_pools is None

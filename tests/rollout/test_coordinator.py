@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from taper_policy.estimated import h100_8b
+from taper_policy.kv_choice import KvWay
 from taper_policy.profile import Profile
 from taper_rollout import coordinator as module
 from taper_rollout.coordinator import Coordinator, ReplicaSettings
@@ -73,6 +74,8 @@ class NamedEngine:
         self.sampling: list[dict[str, Any]] = []
         self.switch_fails: Callable[[], Exception | None] = lambda: None
         self.epochs: list[int] = []
+        self.ways: list[KvWay] = []
+        self.became: dict[str, int] = {}
         self.aborts_work = True
         self.records = [
             SimpleNamespace(
@@ -144,14 +147,22 @@ class NamedEngine:
         self.orders.append((name, arguments))
         return [{}, {}]
 
-    async def switch(self, degree: int, *, kv: str, epoch: int, deadline_seconds: float) -> dict[str, Any]:
+    async def switch(self, degree: int, *, kv: KvWay, epoch: int, deadline_seconds: float) -> dict[str, Any]:
         self.epochs.append(epoch)
+        self.ways.append(kv)
         await asyncio.sleep(0.01)
         if error := self.switch_fails():
             raise error
         self.degree = degree
         live = [[f"1-{name}", 0, 5, 0] for name in self.live]
-        return {"requests": live, "live_requests": len(live), "live_tokens": 5 * len(live), "parts": {}}
+        return {
+            "requests": live,
+            "live_requests": len(live),
+            "live_tokens": 5 * len(live),
+            "migrated_requests": len(live),
+            "recomputed_requests": 0,
+            "parts": {},
+        } | self.became
 
     async def resumed(self, *, deadline_seconds: float) -> dict[str, Any]:
         return {"pause_seconds": 0.02, "prefilled_tokens": 1}
@@ -227,6 +238,35 @@ def test_seeds_are_derived_unless_a_request_brings_its_own(play: Play) -> None:
         await asyncio.gather(*requests)
 
     play(scenario, seed=3)
+
+
+def test_a_switch_chooses_by_the_profiles_costs(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        coordinator.use(two_of_eight())
+        engine.became = {"migrated_requests": 2, "recomputed_requests": 1}
+        request = ask(coordinator, "a")
+        await until(lambda: engine.degree == 2)
+        engine.end("a")
+        await request
+        await coordinator.set_global_steps(1)
+        assert engine.ways[0] == two_of_eight().kv_costs(1, 2)
+        [switch] = records(told)[0].switches
+        assert (switch.kv, switch.migrated_requests, switch.recomputed_requests) == ("mixed", 2, 1)
+
+    play(scenario, kv="auto")
+
+
+def test_a_switch_without_a_profile_migrates(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        request = ask(coordinator, "a")
+        await until(lambda: engine.degree == 2)
+        engine.end("a")
+        await request
+        await coordinator.set_global_steps(1)
+        assert engine.ways[0] == "migrate"
+        assert records(told)[0].switches[0].kv == "migrate"
+
+    play(scenario, kv="auto")
 
 
 def test_a_switch_that_fails_three_times_is_given_up_for_the_stage(play: Play) -> None:

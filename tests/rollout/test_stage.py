@@ -51,6 +51,8 @@ def switch(at: float, **changes: Any) -> SwitchRecord:
         "reason": "a test",
         "live_requests": 1,
         "live_tokens": 30,
+        "migrated_requests": 1,
+        "recomputed_requests": 0,
         "moved_bytes": 0,
         "prefilled_tokens": 1,
         "pause_seconds": 0.01,

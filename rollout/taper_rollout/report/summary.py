@@ -22,6 +22,8 @@ SWITCH_FIELDS = (
     "to_degree",
     "kv",
     "live_requests",
+    "migrated_requests",
+    "recomputed_requests",
     "pause_seconds",
     "staying_seconds",
     "actual_seconds",

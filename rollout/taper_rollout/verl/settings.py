@@ -10,6 +10,8 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
+from taper_policy.kv_choice import AUTO, KV_WAYS
+
 CUSTOM_KEYS = frozenset(
     {
         "degrees",
@@ -72,7 +74,7 @@ def replica_settings(
         "degrees": tuple(int(degree) for degree in custom.get("degrees") or default_degrees(footprint)),
         "mode": str(custom.get("mode", "enforce")),
         "policy": dict(custom.get("policy") or {"name": "predictor"}),
-        "kv": str(custom.get("kv", "migrate")),
+        "kv": _kv(custom),
         "switch_timeout_seconds": float(custom.get("switch_timeout_seconds", 30.0)),
         "seed": custom.get("seed"),
         "kv_tokens": custom.get("kv_tokens"),
@@ -89,6 +91,13 @@ def replica_settings(
         "port": int(custom["port"]) + replica if custom.get("port") else 0,
         "log_level": "error",
     }
+
+
+def _kv(custom: Mapping[str, Any]) -> str:
+    kv = str(custom.get("kv", AUTO))
+    if kv not in KV_WAYS:
+        raise ValueError(f"{_CUSTOM}.kv: {kv!r} is not one of {', '.join(KV_WAYS)}")
+    return kv
 
 
 def _loopback(replica: int) -> str:

@@ -73,6 +73,8 @@ def make_switch(at: float, num_ranks: int, *, gain_seconds: float | None, outcom
         "reason": "1 request running",
         "live_requests": 1,
         "live_tokens": 60,
+        "migrated_requests": 1,
+        "recomputed_requests": 0,
         "moved_bytes": 4096,
         "prefilled_tokens": 1,
         "pause_seconds": 0.08,

@@ -41,9 +41,9 @@ def test_defaults() -> None:
         4,
         (1, 2, 4),
         "enforce",
-        "migrate",
+        "auto",
     )
-    assert settings.policy == {"name": "threshold", "threshold": {"requests": 4}}
+    assert settings.policy == {"name": "predictor"}
     assert (settings.dtype, settings.context_tokens, settings.random_seed) == ("bfloat16", 80, 5)
 
 
@@ -67,6 +67,12 @@ def test_the_status_server_listens_on_loopback_unless_told(host: str | None, lis
 def test_an_unknown_setting_is_named() -> None:
     with pytest.raises(ValueError, match=r"custom\.degree: unknown setting; use one of degrees, host, kv"):
         settings_of(custom={"degree": [1]})
+
+
+def test_an_unknown_way_for_the_kv_cache_is_named() -> None:
+    assert settings_of(custom={"kv": "recompute"}).kv == "recompute"
+    with pytest.raises(ValueError, match=r"custom\.kv: 'copy' is not one of auto, migrate, recompute"):
+        settings_of(custom={"kv": "copy"})
 
 
 @pytest.mark.parametrize(("footprint", "degrees"), [(1, (1,)), (2, (1, 2)), (8, (1, 2, 4, 8))])

@@ -54,7 +54,7 @@ def test_the_job_arrives() -> None:
         "degrees": [1, 2],
         "mode": "enforce",
         "policy": {"name": "schedule", "schedule": [{"tokens": 4, "degree": 2}]},
-        "kv": "migrate",
+        "kv": "auto",
         "switch_timeout_seconds": 30.0,
         "seed": 11,
         "kv_tokens": None,
