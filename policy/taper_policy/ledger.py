@@ -1,20 +1,24 @@
 """The decisions of a replica as they are kept: every question with all that its answer followed from.
 
-A ledger is a sequence of entries in the order of time; `replay.replay` asks its questions again.
+A ledger is a sequence of entries in the order of time. A replica's life begins with its `Start`; then
+come, stage by stage, the questions, what became of the switches, how the stage compares with other
+plans, and its end. `replay.replay` asks the questions again.
 
-Invariants (asserted by `tests/policy/test_advisor.py`):
+Invariants (asserted by `tests/policy/test_advisor.py` and `test_ledger.py`):
 - an entry read back from JSON equals the one written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from taper_policy.decision import Choice, Option
+from taper_policy.decision import Choice, Option, PredictorSettings
 from taper_policy.forecast import LiveRequest
-from taper_policy.predictor import ReplicaSnapshot
+from taper_policy.predictor import ReplicaSnapshot, Rules
+from taper_policy.profile import Profile
+from taper_policy.profile_file import profile_as_json, profile_from_json
 
 
 class Finished(NamedTuple):
@@ -22,6 +26,39 @@ class Finished(NamedTuple):
 
     prompt: str
     tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A replica begins to predict, and knows nothing of lengths yet.
+
+    degrees: of the layouts that may be taken, base first
+    mode: `advise` or `enforce`
+    max_tokens: of the longest response
+    """
+
+    footprint: int
+    degrees: tuple[int, ...]
+    mode: str
+    max_tokens: int
+    predictor: PredictorSettings
+    profile: Profile
+
+    def rules(self) -> Rules:
+        """What the questions were asked with."""
+        return Rules(degrees=self.degrees, enough=self.predictor)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "entry": "start",
+            "footprint": self.footprint,
+            "degrees": list(self.degrees),
+            "mode": self.mode,
+            "max_tokens": self.max_tokens,
+            "predictor": asdict(self.predictor),
+            "profile": profile_as_json(self.profile),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,29 +120,91 @@ class StageEnd:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a switch, or of an advice: the fields of the stage's record of it."""
+
+    step: int
+    switch: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"entry": "outcome", "step": self.step, "switch": dict(self.switch)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """How the stage compares with other plans, as its record tells it."""
+
+    step: int
+    review: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"entry": "review", "step": self.step, "review": dict(self.review)}
+
+
 Entry = Question | StageEnd
+AnyEntry = Start | Entry | Outcome | Judgement
 
 
-def entry_from_json(values: Mapping[str, Any]) -> Entry:
+def entry_from_json(values: Mapping[str, Any]) -> AnyEntry:
     """The entry that `as_json` wrote. Raises `ValueError` that says what is wrong with it."""
     try:
-        finished = tuple(Finished(str(prompt), int(tokens)) for prompt, tokens in values["finished"])
-        if values["entry"] == "stage end":
-            return StageEnd(step=int(values["step"]), finished=finished)
-        if values["entry"] != "question":
+        if values["entry"] not in _READERS:
             raise ValueError(f"entry: {values['entry']!r} is unknown")
-        return Question(
-            step=int(values["step"]),
-            number=int(values["number"]),
-            age_seconds=float(values["age_seconds"]),
-            finished=finished,
-            snapshot=_snapshot(values["snapshot"]),
-            choice=_choice(values["choice"]),
-        )
+        return _READERS[values["entry"]](values)
     except KeyError as error:
         raise ValueError(f"{error.args[0]}: missing") from None
     except (TypeError, AttributeError) as error:
         raise ValueError(f"is no ledger entry: {error}") from None
+
+
+def _start(values: Mapping[str, Any]) -> Start:
+    return Start(
+        footprint=int(values["footprint"]),
+        degrees=tuple(int(degree) for degree in values["degrees"]),
+        mode=str(values["mode"]),
+        max_tokens=int(values["max_tokens"]),
+        predictor=PredictorSettings(**values["predictor"]),
+        profile=profile_from_json(values["profile"]),
+    )
+
+
+def _question(values: Mapping[str, Any]) -> Question:
+    return Question(
+        step=int(values["step"]),
+        number=int(values["number"]),
+        age_seconds=float(values["age_seconds"]),
+        finished=_finished(values),
+        snapshot=_snapshot(values["snapshot"]),
+        choice=_choice(values["choice"]),
+    )
+
+
+def _stage_end(values: Mapping[str, Any]) -> StageEnd:
+    return StageEnd(step=int(values["step"]), finished=_finished(values))
+
+
+def _outcome(values: Mapping[str, Any]) -> Outcome:
+    return Outcome(step=int(values["step"]), switch=dict(values["switch"].items()))
+
+
+def _judgement(values: Mapping[str, Any]) -> Judgement:
+    return Judgement(step=int(values["step"]), review=dict(values["review"].items()))
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], AnyEntry]] = {
+    "start": _start,
+    "question": _question,
+    "stage end": _stage_end,
+    "outcome": _outcome,
+    "review": _judgement,
+}
+
+
+def _finished(values: Mapping[str, Any]) -> tuple[Finished, ...]:
+    return tuple(Finished(str(prompt), int(tokens)) for prompt, tokens in values["finished"])
 
 
 def _snapshot(values: Mapping[str, Any]) -> ReplicaSnapshot:

@@ -79,7 +79,12 @@ class SwitchRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
-    """One finished stage of one replica."""
+    """One finished stage of one replica.
+
+    `review` holds it beside other plans on paper (`taper_policy.review.Review`), or under `not_judged`
+    why it cannot; with `mode: advise`, under `advised` what following the predictor would have taken.
+    `regret` is the review's. None of a replica without a profile.
+    """
 
     replica: int
     step: int
@@ -90,6 +95,8 @@ class StageRecord:
     requests: tuple[RequestRecord, ...]
     batch: tuple[BatchSample, ...]
     switches: tuple[SwitchRecord, ...]
+    regret: float | None = None
+    review: dict[str, Any] | None = None
 
     @property
     def generation_seconds(self) -> float:
@@ -122,11 +129,7 @@ class SwitchDone:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """An entry of a replica's ledger, in JSON form: `start`, `question`, `outcome` or `stage end`.
-
-    `start` holds the profile and the rules, `outcome` a switch as its stage's record tells it; the
-    others are `taper_policy.ledger`'s.
-    """
+    """An entry of a replica's ledger, in the JSON form of `taper_policy.ledger`."""
 
     replica: int
     at: float

@@ -29,11 +29,29 @@ def request_seed(seed: int, step: int, prompt: str, sample: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A request that has ended, and the group that it ended in; None where that was not told."""
+
+    record: RequestRecord
+    group: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAtSwitch:
+    """A request that lived through a switch, and the response tokens that it had made by then."""
+
+    engine_id: str
+    old_group: int
+    new_group: int
+    made_tokens: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Moment:
-    """A switch and where its live requests stood: (engine id, old group, output tokens so far)."""
+    """A switch and its live requests: [engine id, old group, KV tokens, new group] of each."""
 
     record: SwitchRecord
-    live: tuple[tuple[str, int, int], ...]
+    live: list[list[Any]]
 
 
 class Stage:
@@ -46,9 +64,9 @@ class Stage:
         self.switches: list[SwitchRecord] = []
         self.failed_attempts = 0
         self.longest_tokens = 0
+        self.samples: list[BatchSample] = []
+        self.ended: dict[str, Ended] = {}
         self._moments: list[_Moment] = []
-        self._samples: list[BatchSample] = []
-        self._lengths: dict[str, tuple[int, int]] = {}
         self._live: dict[int, tuple[str, int]] = {}
         self._siblings: Counter[str] = Counter()
 
@@ -87,13 +105,13 @@ class Stage:
     def observe(self, sample: BatchSample, *, longest_tokens: int) -> None:
         """Keep a sample where something changed."""
         self.longest_tokens = longest_tokens
-        last = self._samples[-1] if self._samples else None
+        last = self.samples[-1] if self.samples else None
         if last is None or (last.running, last.waiting, last.degree) != (
             sample.running,
             sample.waiting,
             sample.degree,
         ):
-            self._samples.append(sample)
+            self.samples.append(sample)
 
     def add_request(
         self,
@@ -106,27 +124,46 @@ class Stage:
         response_tokens: int,
         started_at: float,
         finish_reason: str,
+        group: int | None = None,
     ) -> None:
-        self._lengths[engine_id] = (prompt_tokens, response_tokens)
-        self.requests.append(
-            RequestRecord(
-                request_id=request_id,
-                prompt=prompt,
-                sample=sample,
-                prompt_tokens=prompt_tokens,
-                response_tokens=response_tokens,
-                started_at=started_at,
-                ended_at=time.time(),
-                finish_reason=finish_reason,
-            )
+        record = RequestRecord(
+            request_id=request_id,
+            prompt=prompt,
+            sample=sample,
+            prompt_tokens=prompt_tokens,
+            response_tokens=response_tokens,
+            started_at=started_at,
+            ended_at=time.time(),
+            finish_reason=finish_reason,
         )
+        self.requests.append(record)
+        self.ended[engine_id] = Ended(record=record, group=group)
 
     def add_switch(self, record: SwitchRecord, *, requests: list[list[Any]]) -> None:
         """`requests`: [engine id, old group, KV tokens, new group] of each live request at the switch."""
         self.switches.append(record)
-        self._moments.append(
-            _Moment(record=record, live=tuple((rid, group, tokens) for rid, group, tokens, _ in requests))
-        )
+        self._moments.append(_Moment(record=record, live=requests))
+
+    def switches_made(self) -> list[tuple[SwitchRecord, list[LiveAtSwitch]]]:
+        """The switches that requests lived through, with those requests. Call it when all have ended."""
+        return [
+            (moment.record, self._stood(moment))
+            for moment in self._moments
+            if moment.record.outcome == "committed" and moment.live
+        ]
+
+    def _stood(self, moment: _Moment) -> list[LiveAtSwitch]:
+        stood = []
+        for engine_id, old_group, kv_tokens, new_group in moment.live:
+            ended = self.ended.get(engine_id)
+            # The last sampled token of a live request has no KV yet.
+            made = kv_tokens + 1 - (ended.record.prompt_tokens if ended else 0) if kv_tokens else 0
+            stood.append(
+                LiveAtSwitch(
+                    engine_id=engine_id, old_group=old_group, new_group=new_group, made_tokens=max(0, made)
+                )
+            )
+        return stood
 
     def record(self, replica: int, step: int, step_times: DecodeSeconds) -> StageRecord:
         """The finished stage, each switch with its gain over staying by the true lengths."""
@@ -139,13 +176,13 @@ class Stage:
             ended_at=ended_at,
             idle_rank_seconds=self._idle_rank_seconds(ended_at),
             requests=tuple(self.requests),
-            batch=tuple(self._samples),
+            batch=tuple(self.samples),
             switches=tuple(self._judge(moment, ended_at, step_times) for moment in self._moments),
         )
 
     def _idle_rank_seconds(self, ended_at: float) -> float:
         total = 0.0
-        for sample, following in itertools.pairwise([*self._samples, None]):
+        for sample, following in itertools.pairwise([*self.samples, None]):
             assert sample is not None
             until = following.at if following is not None else ended_at
             idle_groups = sum(running == 0 for running in sample.running)
@@ -164,11 +201,10 @@ class Stage:
         if any(request.started_at > record.at for request in self.requests):
             return record
         groups: list[list[int]] = [[] for _ in range(self.num_ranks // record.from_degree)]
-        for engine_id, group, kv_tokens in moment.live:
-            prompt_tokens, response_tokens = self._lengths.get(engine_id, (0, 0))
-            # The last sampled token of a live request has no KV yet.
-            made = kv_tokens + 1 - prompt_tokens if kv_tokens else 0
-            groups[group].append(max(0, response_tokens - made))
+        for one in self._stood(moment):
+            ended = self.ended.get(one.engine_id)
+            tokens = ended.record.response_tokens if ended else 0
+            groups[one.old_group].append(max(0, tokens - one.made_tokens))
         staying = staying_seconds(groups, step_times, record.from_degree)
         actual = ended_at - record.at
         return dataclasses.replace(

@@ -327,6 +327,7 @@ class ElasticEngine:
     ) -> AsyncIterator[dict[str, Any]]:
         """SGLang's outputs for one request: dictionaries with `output_ids` and `meta_info`.
 
+        And with `group`, which serves it.
         `number` is one of `next_number`; the ranks' records list the request by it.
         """
         if self._fault:
@@ -352,6 +353,7 @@ class ElasticEngine:
                     reason = output["meta_info"]["finish_reason"]
                     if reason and reason["type"] == "fault":
                         raise EngineDied(self._fault or "the engine ended")
+                    output["group"] = self._router.group_of(rid)
                     yield output
         finally:
             self._router.finished(rid)

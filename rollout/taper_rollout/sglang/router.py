@@ -58,6 +58,10 @@ class Router:
         self._group_of[request.rid] = group
         sock_send(self._sockets[heads[group]], request)
 
+    def group_of(self, request_id: str) -> int | None:
+        """The group that serves a request; None for one that is not known."""
+        return self._group_of.get(request_id)
+
     def finished(self, request_id: str) -> None:
         self._group_of.pop(request_id, None)
 

@@ -1,0 +1,119 @@
+"""A ledger cut into lives: what one replica asked from its start to its end, stage by stage.
+
+A replica that is started again (a run that goes on from a checkpoint, an engine that was lost)
+knows nothing of what it had seen before: its questions can only be asked again from its own start.
+
+Invariants (asserted by `tests/policy/test_life.py`):
+- lives of several replicas may lie between each other; none has entries of another;
+- an entry before its replica's first start is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from taper_policy.advisor import Advisor
+from taper_policy.decision import Choice, PredictorSettings
+from taper_policy.ledger import AnyEntry, Judgement, Outcome, Question, StageEnd, Start
+from taper_policy.predictor import Rules
+from taper_policy.replay import replay
+
+# Other builds of numpy add in another order.
+RELATIVE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStage:
+    """What a ledger holds of one stage. `outcomes` are by the number of their question."""
+
+    step: int
+    questions: tuple[Question, ...]
+    outcomes: Mapping[int, Outcome]
+    judgement: Judgement | None
+    has_ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """A replica from one start to the next, or to the end of the ledger; entries in the order of time."""
+
+    replica: int
+    start: Start
+    entries: list[Question | StageEnd | Outcome | Judgement] = field(default_factory=list)
+
+    def stages(self) -> Iterator[LedgerStage]:
+        """Its stages, in order. A stage ends with its `StageEnd`; two may be of one step."""
+        for (_, step), entries in groupby(_numbered(self.entries), key=lambda pair: pair[0]):
+            found = [entry for _, entry in entries]
+            yield LedgerStage(
+                step=step,
+                questions=tuple(entry for entry in found if isinstance(entry, Question)),
+                outcomes={
+                    entry.switch["question"]: entry
+                    for entry in found
+                    if isinstance(entry, Outcome) and entry.switch.get("question") is not None
+                },
+                judgement=next((entry for entry in found if isinstance(entry, Judgement)), None),
+                has_ended=any(isinstance(entry, StageEnd) for entry in found),
+            )
+
+    def asked_again(self, enough: PredictorSettings | None = None) -> Iterator[tuple[Question, Question]]:
+        """Each question as recorded and as it is answered now; with `enough`, by other settings.
+
+        Raises `ValueError` where a stage has no end although another follows.
+        """
+        rules = Rules(degrees=self.start.degrees, enough=enough or self.start.predictor)
+        advisor = Advisor(self.start.profile, rules, max_tokens=self.start.max_tokens)
+        return replay((entry for entry in self.entries if isinstance(entry, Question | StageEnd)), advisor)
+
+
+def lives(entries: Iterable[tuple[int, AnyEntry]]) -> list[Life]:
+    """The lives in a ledger of pairs (replica, entry), in the order of their starts.
+
+    Raises `ValueError` for an entry of a replica that has not begun.
+    """
+    found: list[Life] = []
+    present: dict[int, Life] = {}
+    for replica, entry in entries:
+        if isinstance(entry, Start):
+            present[replica] = Life(replica=replica, start=entry)
+            found.append(present[replica])
+        elif replica not in present:
+            raise ValueError(f"replica {replica}: its start is missing")
+        else:
+            present[replica].entries.append(entry)
+    return found
+
+
+def same_choice(one: Choice, other: Choice) -> bool:
+    """Whether two choices are equal but for the last digits of their numbers."""
+    numbers = [_numbers(choice) for choice in (one, other)]
+    return (
+        one.degree == other.degree
+        and len(numbers[0]) == len(numbers[1])
+        and all(
+            math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
+            for a, b in zip(*numbers, strict=True)
+        )
+    )
+
+
+def _numbers(choice: Choice) -> list[float]:
+    numbers = [choice.gain_seconds, choice.gain_share]
+    for option in choice.options:
+        numbers += [option.degree, option.seconds, option.low_seconds, option.high_seconds]
+        numbers += [option.pause_seconds, option.next_degree or 0, option.next_at_requests or 0]
+    return numbers
+
+
+def _numbered(
+    entries: Sequence[Question | StageEnd | Outcome | Judgement],
+) -> Iterator[tuple[tuple[int, int], Question | StageEnd | Outcome | Judgement]]:
+    """Each entry with how many stages have ended before it, and its step."""
+    ended = 0
+    for entry in entries:
+        yield (ended, entry.step), entry
+        ended += isinstance(entry, StageEnd)
