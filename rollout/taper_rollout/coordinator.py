@@ -9,7 +9,6 @@ a new step). The layout returns to the base one when a stage has drained.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -19,17 +18,16 @@ from taper_policy.forecast import LiveRequest
 from taper_policy.profile import Profile
 from taper_policy.snapshot import Decision, Snapshot
 from taper_policy.step_times import StepTimes
-from taper_rollout.calibration import calibrate
 from taper_rollout.decisions import Decider, Decisions
-from taper_rollout.events import BatchSample, StageProgress, SwitchDone, SwitchRecord
+from taper_rollout.events import BatchSample, StageProgress, SwitchDone
 from taper_rollout.generated import Generated, generated
-from taper_rollout.kv_way import kv_told, kv_way
+from taper_rollout.replica_profile import calibrate
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
-from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
+from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.stage import Stage, prompt_digest, request_seed
 from taper_rollout.stage_review import StageReviewer
 from taper_rollout.status_server import StatusServer
-from taper_rollout.switching.states import Event, State, SwitchProtocol
+from taper_rollout.switcher import Switcher
 
 __all__ = ["Coordinator", "Generated", "ReplicaSettings"]
 
@@ -57,8 +55,7 @@ class Coordinator:
         self.decisions: Decider = Decisions(settings, emit)
         self._reviewer = StageReviewer(settings)
         self._engine = ElasticEngine(engine_settings(settings))
-        self._protocol = SwitchProtocol(timeout_seconds=settings.switch_timeout_seconds)
-        self._profile: Profile | None = None
+        self._switcher = Switcher(self._engine, settings)
         self._step_times = StepTimes()
         self._step = 0
         self._stage: Stage | None = None
@@ -69,27 +66,32 @@ class Coordinator:
         self._open = asyncio.Event()
         self._open.set()
         self._rejecting = False
-        self._switching = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._status = StatusServer(self._describe)
 
     # -- life --------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the engine and the status server, and measure a decode step in each layout."""
+        """Start the engine and the status server, and learn how fast each layout is."""
         await self._engine.start()
         try:
             await self._status.start(self._settings.host, self._settings.port)
-            if self._settings.calibrate:
-                self._emit(await calibrate(self._engine, self._step_times, self._switch_idle, self._settings))
+            await self._calibrate()
             self._watcher = asyncio.create_task(self._watch())
         except BaseException:
             await self.close()
             raise
 
+    async def _calibrate(self) -> None:
+        """Learn, or measure, how fast the engine is."""
+        found = await calibrate(self._engine, self._step_times, self._switcher.change_layout, self._settings)
+        if found.event is not None:
+            self._emit(found.event)
+        self.use(found.profile)
+
     def use(self, profile: Profile | None) -> None:
         """Decide, and choose what becomes of the KV cache, by `profile`."""
-        self._profile = profile
+        self._switcher.use(profile)
         self.decisions.use(profile)
         self._reviewer.use(profile)
 
@@ -112,8 +114,8 @@ class Coordinator:
             "fault": self._engine.fault,
             "replica": self._settings.replica,
             "degree": self._engine.degree,
-            "state": self._protocol.state.value,
-            "epoch": self._protocol.epoch,
+            "state": self._switcher.state.value,
+            "epoch": self._switcher.epoch,
             "step": self._step,
             "outstanding": self._outstanding,
             "asleep": not self._awake.is_set(),
@@ -176,7 +178,7 @@ class Coordinator:
         first = self.decisions.first_degree()
         stage = self._stage = Stage(self._settings.footprint, first)
         if first != self._engine.degree and not self._outstanding:
-            self._tell_switch(await self._switch(None, Decision(degree=first, reason="a stage begins")))
+            await self._switch(None, Decision(degree=first, reason="a stage begins"))
         return stage
 
     async def abort_all(self, *, reject: bool = False) -> None:
@@ -217,7 +219,7 @@ class Coordinator:
 
     async def clear_kv_cache(self) -> None:
         """Drop the prefix caches of all stacks."""
-        async with self._switching:
+        async with self._switcher.lock:
             await self._engine.command("flush")
 
     async def set_global_steps(self, step: int) -> None:
@@ -337,9 +339,9 @@ class Coordinator:
         if self.decisions.mode == "advise":
             if stage.switches and stage.switches[-1].to_degree == decision.degree:
                 return
-            stage.add_switch(self._record(decision, "advised", time.time(), {}), requests=[])
+            stage.add_switch(self._switcher.record(decision, "advised"), requests=[])
             return
-        self._tell_switch(await self._switch(stage, decision))
+        await self._switch(stage, decision)
 
     # -- switching ---------------------------------------------------------------------
 
@@ -347,83 +349,17 @@ class Coordinator:
         """Back to the base layout, when nothing is served."""
         base = self._settings.degrees[0]
         if self._outstanding == 0 and self._engine.degree != base:
-            done = await self._switch(None, Decision(degree=base, reason="the stage has drained"))
-            self._tell_switch(done)
+            await self._switch(None, Decision(degree=base, reason="the stage has drained"))
 
-    async def _switch_idle(self, degree: int, reason: str) -> None:
-        """Switch while nothing is served and nobody needs to know: to measure."""
-        await self._switch(None, Decision(degree=degree, reason=reason))
-
-    async def _switch(self, stage: Stage | None, decision: Decision) -> SwitchRecord | None:
-        """Switch, and record what became of it. A refused or called-off switch leaves the layout."""
-        degree = decision.degree
-        async with self._switching:
-            if self._engine.degree == degree:
-                return None
-            began_at, from_degree, epoch = time.time(), self._engine.degree, self._protocol.epoch + 1
-            self._apply(Event.PROPOSED, epoch)
-            try:
-                figures = await self._engine.switch(
-                    degree,
-                    kv=kv_way(self._settings.kv, self._profile, from_degree, degree),
-                    epoch=epoch,
-                    deadline_seconds=self._settings.switch_timeout_seconds,
-                )
-            except CommandFailed as refused:
-                self._apply(Event.REFUSED, epoch)
-                self._apply(Event.RESUMED, epoch)
-                log.warning("replica %d: switch to degree %d: %s", self._settings.replica, degree, refused)
-                decision = dataclasses.replace(decision, reason=f"{decision.reason}; {refused}")
-                record = self._record(decision, "aborted", began_at, {}, from_degree)
-                if stage is not None:
-                    stage.failed_attempts += 1
-                    stage.add_switch(record, requests=[])
-                return record
-            for event in (Event.ALL_AGREED, Event.PLAN_MATCHED, Event.ALL_DONE, Event.RESUMED):
-                self._apply(event, epoch)
+    async def _switch(self, stage: Stage | None, decision: Decision) -> None:
+        """Switch, and tell what became of it. One that was refused or called off leaves the layout."""
+        done = await self._switcher.switch(decision, is_live=stage is not None)
+        if done is None:
+            return
         if stage is not None:
-            figures |= await self._engine.resumed(deadline_seconds=self._settings.switch_timeout_seconds)
-        record = self._record(decision, "committed", began_at, figures, from_degree)
-        if stage is not None:
-            stage.add_switch(record, requests=figures["requests"])
-        return record
-
-    def _tell_switch(self, switch: SwitchRecord | None) -> None:
-        if switch is not None:
-            self._emit(SwitchDone(replica=self._settings.replica, step=self._step, switch=switch))
-
-    def _apply(self, event: Event, epoch: int) -> None:
-        self._protocol = self._protocol.apply(event, epoch, time.monotonic())
-        assert event is not Event.RESUMED or self._protocol.state is State.SERVING
-
-    def _record(
-        self,
-        decision: Decision,
-        outcome: str,
-        at: float,
-        figures: dict[str, Any],
-        from_degree: int | None = None,
-    ) -> SwitchRecord:
-        return SwitchRecord(
-            epoch=self._protocol.epoch,
-            at=at,
-            from_degree=from_degree or self._engine.degree,
-            to_degree=decision.degree,
-            kv=kv_told(self._settings.kv, figures),
-            outcome=outcome,
-            reason=decision.reason,
-            live_requests=figures.get("live_requests", 0),
-            live_tokens=figures.get("live_tokens", 0),
-            migrated_requests=figures.get("migrated_requests", 0),
-            recomputed_requests=figures.get("recomputed_requests", 0),
-            moved_bytes=figures.get("moved_bytes", 0),
-            prefilled_tokens=figures.get("prefilled_tokens", 0),
-            pause_seconds=figures.get("pause_seconds", 0.0),
-            parts_seconds=figures.get("parts", {}),
-            question=decision.question,
-            predicted_gain_seconds=decision.gain_seconds,
-            predicted_pause_seconds=decision.pause_seconds,
-        )
+            stage.failed_attempts += done.record.outcome == "aborted"
+            stage.add_switch(done.record, requests=done.requests)
+        self._emit(SwitchDone(replica=self._settings.replica, step=self._step, switch=done.record))
 
     def _finish_stage(self) -> None:
         """Tell the stage's record, judged by the true lengths: each switch's gain, and all other plans."""
