@@ -5,8 +5,8 @@ where the tokens made tell that they happened) is put beside each static layout 
 (`oracle`). `regret` compares plans on paper, so that errors of the profile cancel; `model_error`
 compares the paper with what the stage really took.
 
-In other layouts than the first the requests are dealt as the router deals them. The search for the best plan need not find it: the best is therefore
-the best of all that was run.
+In other layouts than the first the requests are dealt as the router deals them. The search for the
+best plan need not find it: the best is therefore the best of all that was run.
 
 Invariants (asserted by `tests/policy/test_review.py`):
 - no plan is faster than the best one: no regret is below 0;

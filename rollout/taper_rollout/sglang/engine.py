@@ -325,9 +325,8 @@ class ElasticEngine:
         stream: bool = True,
         **extra: Any,
     ) -> AsyncIterator[dict[str, Any]]:
-        """SGLang's outputs for one request: dictionaries with `output_ids` and `meta_info`.
+        """SGLang's outputs for one request: dictionaries with `output_ids`, `meta_info`, and our `group`.
 
-        And with `group`, which serves it.
         `number` is one of `next_number`; the ranks' records list the request by it.
         """
         if self._fault:
