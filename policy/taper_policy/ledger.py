@@ -1,8 +1,8 @@
 """The decisions of a replica as they are kept: every question with all that its answer followed from.
 
 A ledger is a sequence of entries in the order of time. A replica's life begins with its `Start`; then
-come, stage by stage, the questions, what became of the switches, how the stage compares with other
-plans, and its end. `replay.replay` asks the questions again.
+come, stage by stage, its opening, the questions, what became of the switches, how the stage compares
+with other plans, and its end. `replay.replay` asks the questions again.
 
 Invariants (asserted by `tests/policy/test_advisor.py` and `test_ledger.py`):
 - an entry read back from JSON equals the one written.
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from taper_policy.decision import Choice, Option, PredictorSettings
 from taper_policy.forecast import LiveRequest
+from taper_policy.opening import ExpectedStage
 from taper_policy.predictor import ReplicaSnapshot, Rules
 from taper_policy.profile import Profile
 from taper_policy.profile_file import profile_as_json, profile_from_json
@@ -62,6 +63,24 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """The layout that a stage began in, by what was expected of it."""
+
+    step: int
+    expected: ExpectedStage
+    choice: Choice
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "entry": "opening",
+            "step": self.step,
+            "expected": asdict(self.expected),
+            "choice": _choice_as_json(self.choice),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One decision.
 
@@ -100,7 +119,7 @@ class Question:
             "age_seconds": self.age_seconds,
             "finished": [list(response) for response in self.finished],
             "snapshot": snapshot,
-            "choice": asdict(self.choice) | {"options": [asdict(option) for option in self.choice.options]},
+            "choice": _choice_as_json(self.choice),
         }
 
 
@@ -144,7 +163,7 @@ class Judgement:
         return {"entry": "review", "step": self.step, "review": dict(self.review)}
 
 
-Entry = Question | StageEnd
+Entry = Opening | Question | StageEnd
 AnyEntry = Start | Entry | Outcome | Judgement
 
 
@@ -168,6 +187,14 @@ def _start(values: Mapping[str, Any]) -> Start:
         max_tokens=int(values["max_tokens"]),
         predictor=PredictorSettings(**values["predictor"]),
         profile=profile_from_json(values["profile"]),
+    )
+
+
+def _opening(values: Mapping[str, Any]) -> Opening:
+    return Opening(
+        step=int(values["step"]),
+        expected=ExpectedStage(**values["expected"]),
+        choice=_choice(values["choice"]),
     )
 
 
@@ -196,6 +223,7 @@ def _judgement(values: Mapping[str, Any]) -> Judgement:
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], AnyEntry]] = {
     "start": _start,
+    "opening": _opening,
     "question": _question,
     "stage end": _stage_end,
     "outcome": _outcome,
@@ -211,6 +239,10 @@ def _snapshot(values: Mapping[str, Any]) -> ReplicaSnapshot:
     names = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
     live = tuple(LiveRequest(**dict(zip(names, row, strict=True))) for row in values["live"])
     return ReplicaSnapshot(**{**values, "live": live})
+
+
+def _choice_as_json(choice: Choice) -> dict[str, Any]:
+    return asdict(choice) | {"options": [asdict(option) for option in choice.options]}
 
 
 def _choice(values: Mapping[str, Any]) -> Choice:

@@ -17,12 +17,15 @@ from itertools import groupby
 
 from taper_policy.advisor import Advisor
 from taper_policy.decision import Choice, PredictorSettings
-from taper_policy.ledger import AnyEntry, Judgement, Outcome, Question, StageEnd, Start
+from taper_policy.ledger import AnyEntry, Judgement, Opening, Outcome, Question, StageEnd, Start
 from taper_policy.predictor import Rules
-from taper_policy.replay import replay
+from taper_policy.replay import Asked, replay
 
 # Other builds of numpy add in another order.
 RELATIVE_TOLERANCE = 1e-9
+
+
+LifeEntry = Opening | Question | StageEnd | Outcome | Judgement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,7 @@ class LedgerStage:
     """What a ledger holds of one stage. `outcomes` are by the number of their question."""
 
     step: int
+    opening: Opening | None
     questions: tuple[Question, ...]
     outcomes: Mapping[int, Outcome]
     judgement: Judgement | None
@@ -42,7 +46,7 @@ class Life:
 
     replica: int
     start: Start
-    entries: list[Question | StageEnd | Outcome | Judgement] = field(default_factory=list)
+    entries: list[LifeEntry] = field(default_factory=list)
 
     def stages(self) -> Iterator[LedgerStage]:
         """Its stages, in order. A stage ends with its `StageEnd`; two may be of one step."""
@@ -50,6 +54,7 @@ class Life:
             found = [entry for _, entry in entries]
             yield LedgerStage(
                 step=step,
+                opening=next((entry for entry in found if isinstance(entry, Opening)), None),
                 questions=tuple(entry for entry in found if isinstance(entry, Question)),
                 outcomes={
                     entry.switch["question"]: entry
@@ -60,14 +65,15 @@ class Life:
                 has_ended=any(isinstance(entry, StageEnd) for entry in found),
             )
 
-    def asked_again(self, enough: PredictorSettings | None = None) -> Iterator[tuple[Question, Question]]:
-        """Each question as recorded and as it is answered now; with `enough`, by other settings.
+    def asked_again(self, enough: PredictorSettings | None = None) -> Iterator[tuple[Asked, Asked]]:
+        """Each opening and question as recorded and as it is answered now; with `enough`, by other settings.
 
         Raises `ValueError` where a stage has no end although another follows.
         """
         rules = Rules(degrees=self.start.degrees, enough=enough or self.start.predictor)
         advisor = Advisor(self.start.profile, rules, max_tokens=self.start.max_tokens)
-        return replay((entry for entry in self.entries if isinstance(entry, Question | StageEnd)), advisor)
+        asked = (entry for entry in self.entries if isinstance(entry, Opening | Question | StageEnd))
+        return replay(asked, advisor, footprint=self.start.footprint)
 
 
 def lives(entries: Iterable[tuple[int, AnyEntry]]) -> list[Life]:
@@ -110,8 +116,8 @@ def _numbers(choice: Choice) -> list[float]:
 
 
 def _numbered(
-    entries: Sequence[Question | StageEnd | Outcome | Judgement],
-) -> Iterator[tuple[tuple[int, int], Question | StageEnd | Outcome | Judgement]]:
+    entries: Sequence[LifeEntry],
+) -> Iterator[tuple[tuple[int, int], LifeEntry]]:
     """Each entry with how many stages have ended before it, and its step."""
     ended = 0
     for entry in entries:

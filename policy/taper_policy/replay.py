@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from taper_policy.advisor import Advisor
-from taper_policy.ledger import Entry, Question
+from taper_policy.ledger import Entry, Opening, Question
+
+Asked = Opening | Question
 
 
-def replay(entries: Iterable[Entry], advisor: Advisor) -> Iterator[tuple[Question, Question]]:
-    """Each question of one replica's ledger, as recorded and as `advisor`, a new one, answers it.
+def replay(entries: Iterable[Entry], advisor: Advisor, *, footprint: int) -> Iterator[tuple[Asked, Asked]]:
+    """Each opening and question of one replica's ledger, as recorded and as `advisor`, a new one, answers.
 
     The advisor hears what ended between the questions in the recorded order. With other rules a
     choice is what they would have chosen there: what came after it is as recorded. Raises
@@ -21,6 +24,11 @@ def replay(entries: Iterable[Entry], advisor: Advisor) -> Iterator[tuple[Questio
             advisor.start_stage(entry.step)
         elif step != entry.step:
             raise ValueError(f"step {entry.step} follows step {step}, whose end is missing")
+        if isinstance(entry, Opening):
+            step = entry.step
+            again = advisor.first_layout(entry.expected, footprint=footprint)
+            yield entry, replace(entry, choice=again)
+            continue
         advisor.add_finished(entry.finished)
         if isinstance(entry, Question):
             step = entry.step

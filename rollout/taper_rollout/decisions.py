@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from typing import Any, Protocol
 from taper_policy.advisor import Advisor
 from taper_policy.decision import PredictorSettings
 from taper_policy.forecast import LiveRequest
-from taper_policy.ledger import AnyEntry, Finished, Judgement, Outcome, Question, Start
+from taper_policy.ledger import AnyEntry, Finished, Judgement, Opening, Outcome, Question, Start
+from taper_policy.opening import ExpectedStage
 from taper_policy.predictor import ReplicaSnapshot, Rules
 from taper_policy.profile import Profile
 from taper_policy.rules import Rule, rule_from_settings
@@ -72,6 +74,8 @@ class Decisions:
         )
         self._advisor: Advisor | None = None
         self._in_stage = False
+        self._step = 0
+        self._expected: ExpectedStage | None = None
         self._gains: deque[float] = deque(maxlen=GUARD_SWITCHES)
         self._guarded_stages = 0
 
@@ -104,13 +108,21 @@ class Decisions:
 
     def start_stage(self, step: int) -> None:
         """A stage of global step `step` begins."""
-        self._in_stage = True
+        self._in_stage, self._step = True, step
         if self._advisor is not None:
             self._advisor.start_stage(step)
 
     def first_degree(self) -> int:
-        """The degree of the layout that the stage begins in."""
-        return self._settings.degrees[0]
+        """The degree of the layout that the stage begins in: about as many requests come as in the last one.
+
+        The base layout in a replica's first stage, and where nothing may be done or predicted.
+        """
+        base = self._settings.degrees[0]
+        if self._advisor is None or self._expected is None:
+            return base
+        choice = self._advisor.first_layout(self._expected, footprint=self._settings.footprint)
+        self._enter(Opening(step=self._step, expected=self._expected, choice=choice))
+        return choice.degree if self.mode == "enforce" else base
 
     def add_finished(self, prompt: str, tokens: int) -> None:
         """A response of this stage came to its own end."""
@@ -150,6 +162,8 @@ class Decisions:
         self._in_stage = False
         if self._advisor is None:
             return
+        if record is not None:
+            self._expected = _expected(record)
         end = self._advisor.end_stage()
         for switch in record.switches if record else ():
             self._enter(Outcome(step=end.step, switch=dataclasses.asdict(switch)))
@@ -176,6 +190,16 @@ class Decisions:
 
     def _enter(self, entry: AnyEntry) -> None:
         self._tell(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry.as_json()))
+
+
+def _expected(record: StageRecord) -> ExpectedStage:
+    """The next stage, as the last one was."""
+    requests = record.requests
+    return ExpectedStage(
+        num_requests=len(requests),
+        num_prompts=len({request.prompt for request in requests}),
+        prompt_tokens=round(statistics.fmean(request.prompt_tokens for request in requests)),
+    )
 
 
 def _decision(question: Question) -> Decision:
