@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ FOLDER = Path(__file__).parent
 MARKED_FOLDERS = {"engine": FOLDER / "rollout" / "sglang", "e2e": FOLDER / "e2e"}
 # Starting an engine is part of the first test that uses it.
 TIMEOUT_SECONDS = {"engine": 600, "e2e": 900}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The user's cache is left alone: profiles measured by tests are kept for this session only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
