@@ -1,10 +1,11 @@
 """What following the predictor would have saved in stages that stayed in the base layout.
 
 Each stage is simulated twice with its true lengths: staying, and under the very rule that a replica
-follows. The rule's advisor learns from stage to stage, as that of a replica does, and is no other's.
+follows, from the layout that it would have begun in. The rule's advisor learns from stage to stage,
+as that of a replica does, and is no other's.
 
 A stage's half width is the profile's part of the uncertainty: what its intervals allow staying and
-switching to differ by from the first switch on; before it both take the same steps. Over stages it
+advice to differ by from where their layouts differ; before that both take the same steps. Over stages it
 adds up, since all are priced by one profile. The spread of the gains over stages does not: it is
 what another run of as many stages would differ by. The two are independent.
 
@@ -22,8 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taper_policy.advisor import Advisor
-from taper_policy.arms import Predictor, static
+from taper_policy.arms import Predictor, expected_like, static
 from taper_policy.ledger import Finished
+from taper_policy.opening import ExpectedStage
 from taper_policy.predictor import Rules
 from taper_policy.profile import Profile
 from taper_policy.review import clock_of
@@ -40,6 +42,7 @@ class AdvisedStage:
     staying_seconds: float
     advised_seconds: float
     half_width_seconds: float
+    first_degree: int
     num_switches: int
 
     @property
@@ -54,6 +57,7 @@ class Advice:
     def __init__(self, profile: Profile, rules: Rules, *, max_tokens: int) -> None:
         self._profile, self._rules = profile, rules
         self._advisor = Advisor(profile, rules, max_tokens=max_tokens)
+        self._expected: ExpectedStage | None = None
 
     def judge(self, step: int, requests: Sequence[SimulatedRequest]) -> AdvisedStage:
         """A stage of these requests with true lengths. Raises `ValueError` for what cannot be priced."""
@@ -61,13 +65,16 @@ class Advice:
         clock = clock_of(requests, self._profile, footprint=footprint)
         staying = simulate(requests, self._profile, static, footprint=footprint, degree=base, clock=clock)
         rule = Predictor(self._advisor, step=step)
-        advised = simulate(requests, self._profile, rule, footprint=footprint, degree=base, clock=clock)
+        first = self._first_degree(footprint)
+        advised = simulate(requests, self._profile, rule, footprint=footprint, degree=first, clock=clock)
         rule.learn(requests)
         self._advisor.end_stage()
+        self._expected = expected_like(requests)
         return AdvisedStage(
             staying_seconds=staying.seconds,
             advised_seconds=advised.seconds,
-            half_width_seconds=self._half_width_seconds(staying, advised),
+            half_width_seconds=self._half_width_seconds(staying, advised, first),
+            first_degree=first,
             num_switches=len(advised.switches),
         )
 
@@ -77,17 +84,25 @@ class Advice:
         self._advisor.add_finished(finished)
         self._advisor.end_stage()
 
-    def _half_width_seconds(self, staying: SimulatedStage, advised: SimulatedStage) -> float:
-        if not advised.switches:
-            return 0.0
-        first = advised.switches[0]
-        parts = [(staying.seconds - first.at_seconds) * self._share(first.from_degree)]
-        ends = [*(switch.at_seconds for switch in advised.switches[1:]), advised.seconds]
-        for switch, end in zip(advised.switches, ends, strict=True):
-            pause = switch.pause_seconds
+    def _first_degree(self, footprint: int) -> int:
+        if self._expected is None:
+            return self._rules.degrees[0]
+        return self._advisor.first_layout(self._expected, footprint=footprint).degree
+
+    def _half_width_seconds(self, staying: SimulatedStage, advised: SimulatedStage, first: int) -> float:
+        base = self._rules.degrees[0]
+        # Layouts one after the other: the degree, and when its first step and its last one end.
+        parts, degree, begin = [], first, 0.0
+        spans: list[tuple[int, float, float]] = []
+        for switch in advised.switches:
+            spans.append((degree, begin, switch.at_seconds))
+            degree, begin = switch.to_degree, switch.at_seconds + switch.pause_seconds
             terms = self._profile.switch[switch.from_degree, switch.to_degree]
-            parts.append(pause * terms.relative_error_p90)
-            parts.append((end - switch.at_seconds - pause) * self._share(switch.to_degree))
+            parts.append(switch.pause_seconds * terms.relative_error_p90)
+        spans.append((degree, begin, advised.seconds))
+        same_until = spans.pop(0)[2] if first == base else 0.0
+        parts += [(end - begin) * self._share(degree) for degree, begin, end in spans]
+        parts.append((staying.seconds - same_until) * self._share(base))
         return math.hypot(*parts)
 
     def _share(self, degree: int) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from taper_policy.advice import Advice, total_gain
 from taper_policy.advisor import Advisor
-from taper_policy.arms import Predictor, static
+from taper_policy.arms import Predictor, expected_like, static
 from taper_policy.decision import PredictorSettings
 from taper_policy.estimated import h100_8b
 from taper_policy.ledger import Finished
@@ -41,13 +41,17 @@ def test_the_gain_is_what_the_simulator_gives() -> None:
         requests = stage(step)
         clock = clock_of(requests, PROFILE, footprint=8)
         rule = Predictor(advisor, step=step)
-        expected = simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
+        first = 1
+        if step > 1:
+            first = advisor.first_layout(expected_like(stage(step - 1)), footprint=8).degree
+        expected = simulate(requests, PROFILE, rule, footprint=8, degree=first, clock=clock)
         rule.learn(requests)
         staying = simulate(requests, PROFILE, static, footprint=8, degree=1, clock=clock)
         found.append(advice.judge(step, requests))
         assert found[-1].gain_seconds == pytest.approx(staying.seconds - expected.seconds)
-        assert found[-1].num_switches == len(expected.switches)
-        assert 0 <= found[-1].half_width_seconds < staying.seconds
+        assert (found[-1].first_degree, found[-1].num_switches) == (first, len(expected.switches))
+        assert 0 < found[-1].half_width_seconds < staying.seconds
+    assert {one.first_degree == 1 for one in found} == {True, False}
     assert any(one.num_switches for one in found)
 
 

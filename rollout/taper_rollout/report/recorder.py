@@ -3,6 +3,7 @@
 - `metrics.jsonl`: a line a step.
 - `traces/stage-<step>-<replica>.json`: a finished stage, as its `events.StageRecord`; a further
   stage of the same step (validation) ends in `-2`, `-3`, ...
+- `ledger.jsonl`: the predictor's decisions, each as it is made (`ledger_file`).
 - `summary.json` and `stages.png`: at the end, from the files above. `calibration` holds the decode
   steps that each replica measured when it started.
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from taper_rollout.report.files import OutputError, read_json, write_json, writing
+from taper_rollout.report.ledger_file import LedgerFile
 from taper_rollout.report.summary import step_line, summarise
 
 METRICS_FILE = "metrics.jsonl"
@@ -44,14 +46,17 @@ class Recorder:
             self._traces.mkdir(parents=True, exist_ok=True)
             # A directory that cannot be written to is found now, not after the first step.
             self._metrics.touch()
+        self._ledger = LedgerFile(directory)
 
     def record(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Write down the stages and steps among the events."""
+        """Write down the stages, steps and decisions among the events."""
         for event in events:
             if event["kind"] == "StageRecord":
                 self._record_stage({name: value for name, value in event.items() if name != "kind"})
             elif event["kind"] == "Step":
                 self._record_step(event["step"], event["metrics"])
+            elif event["kind"] == "LedgerEntry":
+                self._ledger.append(event)
             elif event["kind"] == "Calibration":
                 self._calibration[event["replica"]] = event["step_seconds"]
 
@@ -69,6 +74,7 @@ class Recorder:
         if not self._has_stages:
             self._has_stages = True
             self._forget_traces(stage["step"])
+            self._ledger.continue_from(stage["step"])
         self._stages.append(stage)
         write_json(self._trace_file(stage["step"], stage["replica"]), stage)
 

@@ -1,0 +1,101 @@
+"""Ledgers as the driver hears them: a job of simulated stages, whose advisor is the real one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from taper_policy.advisor import Advisor
+from taper_policy.arms import Predictor, expected_like
+from taper_policy.decision import PredictorSettings
+from taper_policy.estimated import h100_8b
+from taper_policy.ledger import AnyEntry, Judgement, Opening, Outcome, Question, Start
+from taper_policy.predictor import Rules
+from taper_policy.regimes import lengths
+from taper_policy.review import PlayedStage, Served, as_simulated, clock_of, review
+from taper_policy.simulator import SimulatedRequest, SimulatedSwitch, simulate
+
+PROFILE = h100_8b()
+MAX_TOKENS = 4096
+SETTINGS = PredictorSettings(margin_seconds=1.0)
+
+
+def event(entry: AnyEntry, *, replica: int = 0) -> dict[str, Any]:
+    return {"kind": "LedgerEntry", "replica": replica, "at": 1_700_000_000.5, "entry": entry.as_json()}
+
+
+@functools.cache
+def life(steps: tuple[int, ...], *, replica: int = 0, mode: str = "enforce") -> tuple[dict[str, Any], ...]:
+    """The events of one life: its start, and all of the stages of `steps`."""
+    rules = Rules(degrees=PROFILE.degrees, enough=SETTINGS)
+    start = Start(
+        footprint=8,
+        degrees=PROFILE.degrees,
+        mode=mode,
+        max_tokens=MAX_TOKENS,
+        predictor=SETTINGS,
+        profile=PROFILE,
+    )
+    advisor = Advisor(PROFILE, rules, max_tokens=MAX_TOKENS)
+    entries: list[AnyEntry] = [start]
+    before: list[SimulatedRequest] = []
+    for step in steps:
+        played = _drawn(step, replica)
+        entries += _stage(advisor, step, played, before, mode)
+        before = as_simulated(played)
+    return tuple(event(entry, replica=replica) for entry in entries)
+
+
+def _drawn(step: int, replica: int) -> PlayedStage:
+    drawn = lengths(
+        "lognormal", num_prompts=4, num_samples=8, max_tokens=MAX_TOKENS, seed=10 * step + replica
+    )
+    requests = tuple(
+        Served(number=p * 8 + s, prompt=f"p{p}", prompt_tokens=200, response_tokens=int(drawn[p, s]), group=s)
+        for p, s in np.ndindex(*drawn.shape)
+    )
+    return PlayedStage(footprint=8, degree=1, seconds=60.0, requests=requests)
+
+
+def _stage(
+    advisor: Advisor, step: int, played: PlayedStage, before: Sequence[SimulatedRequest], mode: str
+) -> list[AnyEntry]:
+    requests = as_simulated(played)
+    rule = Predictor(advisor, step=step)
+    entries: list[AnyEntry] = []
+    first = 1
+    if before:
+        expected = expected_like(before)
+        choice = advisor.first_layout(expected, footprint=8)
+        entries.append(Opening(step=step, expected=expected, choice=choice))
+        first = choice.degree
+    clock = clock_of(requests, PROFILE, footprint=8)
+    stage = simulate(requests, PROFILE, rule, footprint=8, degree=first, clock=clock)
+    rule.learn(requests)
+    end = advisor.end_stage()
+    entries += rule.questions
+    asked = [question for question in rule.questions if question.is_switch]
+    entries += [_outcome(q, s, mode) for q, s in zip(asked, stage.switches, strict=True)]
+    entries += [Judgement(step=step, review=review(played, PROFILE, PROFILE.degrees).as_json()), end]
+    return entries
+
+
+def _outcome(question: Question, switch: SimulatedSwitch, mode: str) -> Outcome:
+    is_made = mode == "enforce"
+    return Outcome(
+        step=question.step,
+        switch={
+            "from_degree": switch.from_degree,
+            "to_degree": switch.to_degree,
+            "outcome": "committed" if is_made else "advised",
+            "reason": switch.reason,
+            "question": question.number,
+            "pause_seconds": switch.pause_seconds * 1.25 if is_made else 0.0,
+            "predicted_pause_seconds": switch.pause_seconds,
+            "gain_seconds": question.choice.gain_seconds / 2 if is_made else None,
+            "predicted_gain_seconds": question.choice.gain_seconds,
+        },
+    )
