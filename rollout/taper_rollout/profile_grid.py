@@ -29,6 +29,8 @@ FILL_SHARE: Final = 0.9
 STEPS_BEFORE_SWITCH: Final = 3
 # What a request makes from one switch to the next: those steps, and what passes until it is known.
 TOKENS_A_SWITCH: Final = 32
+# SGLang cuts longer prompts into chunks.
+MOST_PREFILL_TOKENS: Final = 4096
 KV_WAYS: Final[tuple[KvWay, ...]] = ("migrate", "recompute")
 
 
@@ -147,8 +149,8 @@ class Grid:
 
     def prefill_tokens(self, room: Room) -> tuple[int, ...]:
         """Sizes of the prefills to measure."""
-        longest = min(self.longest_context, room.context_tokens - CONTEXT_MARGIN_TOKENS)
-        longest = min(longest, room.tokens(room.degrees[0]) // 2)
+        longest = min(MOST_PREFILL_TOKENS, room.context_tokens - CONTEXT_MARGIN_TOKENS)
+        longest = min(longest, self.longest_context, room.tokens(room.degrees[0]) // 2)
         return tuple(round(number) for number in ratios(min(16, longest), longest, self.prefill_sizes))
 
     def loads(self, room: Room) -> list[Load]:

@@ -67,7 +67,7 @@ PREFILL_POLL_SECONDS = 0.0005
 PREFILL_SECONDS = 300.0
 TOKENS_A_PREFILL = 8
 # Sessions whose prefill came and went between two looks are made again.
-PREFILL_ATTEMPTS = 4
+PREFILL_ATTEMPTS = 8
 
 Switch = Callable[[int, KvWay], Awaitable[dict[str, Any]]]
 """Brings the engine to a degree, its requests with their KV or without, and returns the figures of
@@ -302,13 +302,14 @@ class Profiler:
             self._engine.generate(self._prompts.fresh(tokens), ONE_TOKEN, logprobs=True)
         )
         try:
-            while not request.done():
+            is_done = False
+            while not is_done:
                 await asyncio.sleep(PREFILL_POLL_SECONDS)
-                now = reader.read()
+                is_done, now = request.done(), reader.read()
                 prefilled = now.prefilled_tokens_total - before.prefilled_tokens_total
                 if prefilled:
                     # A decode step after it has written its own seconds over those of the prefill.
-                    is_seen = now.steps_total == before.steps_total
+                    is_seen = now.steps_total == before.steps_total and prefilled > tokens // 2
                     if is_seen:
                         self._prefills.append(
                             PrefillSample(degree=now.degree, tokens=prefilled, seconds=now.step_seconds)
