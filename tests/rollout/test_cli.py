@@ -52,7 +52,7 @@ def test_help_and_version_import_nothing_heavy():
         "heavy = {'torch', 'verl', 'sglang', 'ray', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    for arguments in (["--help"], ["run", "--help"], ["--version"]):
+    for arguments in (["--help"], ["run", "--help"], ["profile", "--help"], ["--version"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
         )
