@@ -1,8 +1,8 @@
 """The command `taper`.
 
-Exit codes: 0 for a run that was finished, 1 for one that failed, 2 for bad input (also an
-output directory that cannot be written to), 130 for Ctrl-C, 143 for SIGTERM. Heavy
-packages are imported only once the input is known to be good.
+Exit codes: 0 for a run that was finished, 1 for one that failed (or decisions that are others when they
+are replayed), 2 for bad input (also an output directory that cannot be written to), 130 for Ctrl-C, 143
+for SIGTERM. Heavy packages are imported only once the input is known to be good.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taper_rollout.commands import profile, simulate
+from taper_rollout.commands import explain, profile, replay, simulate
 from taper_rollout.commands.jobs import RUNS, load_or_sample
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _set_up_logging(verbose=options.verbose)
     previous = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        options.execute(options)
-        return DONE
+        code: int | None = options.execute(options)
+        return DONE if code is None else code
     except BaseException as error:
         return _explain(error, verbose=options.verbose)
     finally:
@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(execute=_run)
     profile.add_parser(commands)
     simulate.add_parser(commands)
+    explain.add_parser(commands)
+    replay.add_parser(commands)
     return parser
 
 

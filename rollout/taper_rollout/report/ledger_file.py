@@ -23,6 +23,7 @@ from taper_policy.life import Life, lives
 from taper_rollout.report.files import writing
 
 LEDGER_FILE = "ledger.jsonl"
+CUT_OFF = "the ledger's last line was cut off, as a killed run leaves it; it is left out"
 
 
 class LedgerFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ def life(steps: tuple[int, ...], *, replica: int = 0, mode: str = "enforce") -> 
     return tuple(event(entry, replica=replica) for entry in entries)
 
 
+def asked(events: Sequence[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    """The entries of these kinds, by default all that were decisions."""
+    return [one["entry"] for one in events if one["entry"]["entry"] in (kinds or ("opening", "question"))]
+
+
 def _drawn(step: int, replica: int) -> PlayedStage:
     drawn = lengths(
         "lognormal", num_prompts=4, num_samples=8, max_tokens=MAX_TOKENS, seed=10 * step + replica
@@ -79,7 +85,8 @@ def _stage(
     entries += rule.questions
     asked = [question for question in rule.questions if question.is_switch]
     entries += [_outcome(q, s, mode) for q, s in zip(asked, stage.switches, strict=True)]
-    entries += [Judgement(step=step, review=review(played, PROFILE, PROFILE.degrees).as_json()), end]
+    judged = review(replace(played, seconds=stage.seconds), PROFILE, PROFILE.degrees)
+    entries += [Judgement(step=step, review=judged.as_json()), end]
     return entries
 
 

@@ -73,7 +73,7 @@ def test_a_run_that_goes_on_replaces_what_it_does_again(tmp_path: Path) -> None:
 def test_a_run_from_the_start_replaces_an_older_one(tmp_path: Path) -> None:
     write(tmp_path, *life((1, 2)), *life((1,), replica=1))
     path = write(tmp_path, *life((1,)))
-    assert steps(path) == ["start", 1]
+    assert lines(path) == [{"replica": 0, "at": one["at"], **one["entry"]} for one in life((1,))]
 
 
 def test_a_replica_that_starts_again_in_a_run_loses_nothing(tmp_path: Path) -> None:

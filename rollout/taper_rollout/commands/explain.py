@@ -1,0 +1,56 @@
+"""`taper explain`: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  taper explain runs/first             each stage's switches, or what came closest to one
+  taper explain runs/first --step 7 -v every question of one step
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to argparse's `commands`."""
+    parser = commands.add_parser(
+        "explain",
+        help="why a run switched, and why it did not",
+        description="Tell from a run's ledger why each switch happened or did not, and what became of it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's output directory")
+    parser.add_argument("--step", type=int, metavar="N", help="of this step only")
+    parser.add_argument("--replica", type=int, metavar="R", help="of this replica only")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="tell every question; show tracebacks of errors"
+    )
+    parser.set_defaults(execute=explain_run)
+
+
+def explain_run(options: argparse.Namespace) -> None:
+    """Print why. Raises `JobError` for a ledger that cannot be read, and where it has nothing of it."""
+    from rich.console import Console
+
+    from taper_api import JobError, Problem
+    from taper_rollout.report.explanation import explain
+    from taper_rollout.report.ledger_file import CUT_OFF, read_ledger
+
+    ledger = read_ledger(options.run)
+    console = Console()
+    lines = list(explain(ledger.lives, step=options.step, replica=options.replica, in_full=options.verbose))
+    if not lines:
+        names = [
+            f"--{name} {value}"
+            for name in ("step", "replica")
+            if (value := getattr(options, name)) is not None
+        ]
+        problem = Problem(path=names[0] if names else "RUN", message="the ledger holds no such stage")
+        raise JobError([problem])
+    if ledger.is_cut_off:
+        lines.append(CUT_OFF)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,95 @@
+"""A ledger's decisions, made again: which are the same, and which are not. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+from taper_api import JobError, Problem
+from taper_policy.decision import PredictorSettings
+from taper_policy.ledger import Question
+from taper_policy.life import Life, same_choice
+from taper_policy.replay import Asked
+from taper_policy.rules import rule_from_settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Differing:
+    """A decision of a replica that was answered otherwise."""
+
+    replica: int
+    recorded: Asked
+    again: Asked
+
+    def lines(self) -> Iterator[str]:
+        """What was chosen, and what is chosen now."""
+        recorded = self.recorded
+        about = "its opening"
+        if isinstance(recorded, Question):
+            live, degree = len(recorded.snapshot.live), recorded.snapshot.degree
+            about = f"question {recorded.number}, {live} live in TP{degree}"
+        yield f"step {recorded.step}, replica {self.replica}, {about}:"
+        for name, asked in (("in the run", recorded), ("now", self.again)):
+            yield f"  {name}: TP{asked.choice.degree}, because {asked.choice.reason}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """How many decisions were asked again, and those that are others now."""
+
+    num_decisions: int
+    num_stages: int
+    differing: list[Differing]
+
+    def lines(self) -> Iterator[str]:
+        """Each that differs, then the counts."""
+        for one in self.differing:
+            yield from one.lines()
+        differing = len(self.differing)
+        asked = f"{self.num_decisions} decisions of {self.num_stages} stages"
+        yield f"{asked}: {self.num_decisions - differing} equal, {differing} not"
+
+
+def replayed(lives: Sequence[Life], settings: Sequence[str]) -> Replayed:
+    """Ask everything again, with `settings` ("name=value") in place of the run's.
+
+    With settings of its own a decision differs where another layout is chosen; without, where any number
+    of it does. Raises `JobError` for settings that are none, and for a ledger with a gap.
+    """
+    differing, count = [], 0
+    for life in lives:
+        enough = _changed(life.start.predictor, life.start.degrees, settings) if settings else None
+        try:
+            for recorded, again in life.asked_again(enough):
+                count += 1
+                one, other = recorded.choice, again.choice
+                if one.degree != other.degree if settings else not same_choice(one, other):
+                    differing.append(Differing(replica=life.replica, recorded=recorded, again=again))
+        except ValueError as error:
+            raise JobError([Problem(path="RUN", message=f"replica {life.replica}: {error}")]) from error
+    num_stages = sum(1 for life in lives for _ in life.stages())
+    return Replayed(num_decisions=count, num_stages=num_stages, differing=differing)
+
+
+def _changed(
+    present: PredictorSettings, degrees: Sequence[int], settings: Iterable[str]
+) -> PredictorSettings:
+    values: dict[str, object] = dict(dataclasses.asdict(present))
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in values:
+            raise _bad(setting, f"must be NAME=VALUE, with one of {', '.join(values)}")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise _bad(setting, f"{text!r} is not a number") from None
+        try:
+            changed = rule_from_settings({"name": "predictor", "predictor": values}, degrees)
+        except ValueError as error:
+            raise _bad(setting, str(error).partition(": ")[2]) from None
+    assert isinstance(changed, PredictorSettings)
+    return changed
+
+
+def _bad(setting: str, message: str) -> JobError:
+    return JobError([Problem(path=f"--set {setting}", message=message)])
