@@ -4,9 +4,10 @@ One advisor lives as long as its job. It hears which responses have ended, asks 
 batch has shrunk enough since the last question, and keeps of each question all that is
 needed to ask it again (`ledger`). Live replicas and simulated ones use the same advisor.
 
-Between two questions the live count must fall: one by one when few live, else by a share,
-but never past the count at which the last choice planned to widen. Or the longest response
-must grow by a quarter: that a request goes on, too, tells how long the rest may be.
+Between two questions the live count must fall by a share (one by one when few live), but never past
+the count at which the last choice planned to widen. Or the longest response must grow by a share: that
+a request goes on, too, tells how long the rest may be. In the widest layout, where only narrowing is
+left, questions are rarer.
 
 Invariants (asserted by `tests/policy/test_advisor.py`):
 - the same events give the same questions with the same choices;
@@ -16,6 +17,7 @@ Invariants (asserted by `tests/policy/test_advisor.py`):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from taper_policy.decision import Choice, Prices
@@ -25,10 +27,10 @@ from taper_policy.lengths import LengthHistory
 from taper_policy.opening import ExpectedStage, first_layout
 from taper_policy.predictor import ReplicaSnapshot, Rules, decide
 
-FEW = 8
-SHARE = 0.85
-GROWTH = 1.25
-LEAST_GROWTH_TOKENS = 16
+FEW = 4
+SHARE, SHARE_WIDEST = 0.75, 0.5
+GROWTH, GROWTH_WIDEST = 1.5, 2.0
+LEAST_GROWTH = 1 / 32
 
 
 class Advisor:
@@ -74,7 +76,8 @@ class Advisor:
         choice = self._choice(snapshot, now)
         self._due = _next_question(choice, snapshot.degree, len(snapshot.live))
         longest = max((request.decoded_tokens for request in snapshot.live), default=0)
-        self._due_tokens = max(longest + LEAST_GROWTH_TOKENS, int(GROWTH * longest))
+        growth = GROWTH_WIDEST if _is_widest(choice, snapshot.degree) else GROWTH
+        self._due_tokens = max(longest + math.ceil(LEAST_GROWTH * self._max_tokens), int(growth * longest))
         self._number += 1
         return Question(
             step=self._step,
@@ -102,8 +105,15 @@ class Advisor:
 
 
 def _next_question(choice: Choice, degree: int, num_live: int) -> int:
+    """The live count at which the next question is due."""
+    if _is_widest(choice, degree):
+        return int(SHARE_WIDEST * num_live)
     if num_live <= FEW:
         return num_live - 1
     staying = next((option for option in choice.options if option.degree == degree), None)
     planned = staying.next_at_requests if staying and staying.next_at_requests is not None else 0
     return max(FEW, int(SHARE * num_live), min(planned, num_live - 1))
+
+
+def _is_widest(choice: Choice, degree: int) -> bool:
+    return degree == max((option.degree for option in choice.options), default=0)

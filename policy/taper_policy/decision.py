@@ -219,7 +219,8 @@ def _option(
     present: int,
 ) -> Option:
     leaves = way.leaves(0)
-    low, high = np.quantile(plan, (0.1, 0.9))
+    ordered = np.sort(plan)
+    low, high = np.interp((0.1, 0.9), np.linspace(0.0, 1.0, len(ordered)), ordered)
     return Option(
         degree=degree,
         seconds=float(plan.mean()),
@@ -241,8 +242,8 @@ def _weigh(
 ) -> Choice:
     """The best other layout if now is the moment for it, and it is enough faster than staying for good.
 
-    A margin over waiting would be one over the next moment's switch, which is nearly as good: the
-    switch would be put off again and again.
+    A margin over waiting for the same switch would put it off again and again: a moment later it is
+    nearly as good. Over waiting for another one the margin is due.
     """
     by_degree = {option.degree: option for option in options}
     waiting = by_degree[degree]
@@ -251,7 +252,7 @@ def _weigh(
         return Choice(degree=degree, reason="there is no other layout", options=tuple(options))
     best = min(others, key=lambda option: (option.seconds, option.degree))
     staying = float(staying_for_good.mean())
-    gain = staying - best.seconds
+    gain, ahead = staying - best.seconds, waiting.seconds - best.seconds
     share = float((staying_for_good > plans[best.degree]).mean())
     told = f"{num_live} live: degree {best.degree} {best.seconds:.2f} s, staying {staying:.2f} s"
     margin = settings.margin_seconds + settings.margin_share * staying
@@ -260,8 +261,9 @@ def _weigh(
         reason = f"{told}: no more than the margin of {margin:.2f} s is gained"
     elif share < settings.confidence:
         reason = f"{told}: only {share:.0%} of the scenarios gain"
-    elif waiting.seconds <= best.seconds:
-        reason = f"{told}: better at {waiting.next_at_requests} live, {waiting.seconds:.2f} s"
+    elif ahead <= (0.0 if waiting.next_degree == best.degree else margin):
+        waits = f"degree {waiting.next_degree} at {waiting.next_at_requests} live, {waiting.seconds:.2f} s"
+        reason = f"{told}: waits for {waits}"
     else:
         reason, target = f"{told}: {gain:.2f} s gained, in {share:.0%} of the scenarios", best.degree
     return Choice(degree=target, reason=reason, gain_seconds=gain, gain_share=share, options=tuple(options))

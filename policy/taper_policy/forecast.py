@@ -17,6 +17,7 @@ Invariants (asserted by `tests/policy/test_forecast.py`):
 - 90 % intervals hold 88-92 % of the true lengths on stationary jobs (`test_forecast_coverage.py`);
 - more decoded tokens never make a request's forecast total shorter, in no quantile;
 - a sibling that is longer, ended or live, never makes a forecast shorter, in no quantile;
+- draws of siblings are correlated as far as their prompt's level is not known yet;
 - between 1 and `max_tokens - decoded_tokens`; quantiles never fall;
 - a function of the set of live requests: their order is of no matter.
 """
@@ -34,12 +35,14 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from taper_policy.lengths import Floats, LengthHistory, PastLengths, Whole
+from taper_policy.lengths import Floats, LengthHistory, PastLengths, Whole, normal_scores
 from taper_policy.survivors import NUM_FOLDS, Observed, SurvivorCurves, survivor_curves
 
-NUM_QUANTILES: Final = 32
-PROBABILITIES: Final = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
+# Even ones, and some in the upper tail: a stage lasts as long as the longest of many.
+PROBABILITIES: Final = np.append((np.arange(32) + 0.5) / 32, (0.992, 0.996, 0.999))
+NUM_QUANTILES: Final = len(PROBABILITIES)
 
+_GAPS: Final = np.diff(PROBABILITIES)
 _LEVELS: Final = np.linspace(-4.0, 4.0, 33)
 _KNOTS: Final = np.linspace(-3.6, 5.0, 44)
 # Far below any likelihood that matters, far above what a logarithm or a quotient cannot bear.
@@ -76,13 +79,16 @@ class LiveRequest:
 class Forecast:
     """Remaining tokens of the live requests, in their order.
 
-    rids: of the requests
+    rids, prompts: of the requests
     quantiles: remaining tokens at `PROBABILITIES`, 1 or more [num_live, NUM_QUANTILES]
+    shared: correlation of the scores of a request and its live siblings, by what is known now [num_live]
     source: in words, what each request's forecast is made of
     """
 
     rids: tuple[str, ...]
+    prompts: tuple[str, ...]
     quantiles: Whole
+    shared: Floats
     source: tuple[str, ...]
 
     def interval(self, level: float) -> tuple[Floats, Floats]:
@@ -91,33 +97,40 @@ class Forecast:
         Equal tails, but where the upper bound is already the longest possible (the cap) all
         of `1 - level` lies below `low`. `ValueError` for a level that the quantiles do not reach.
         """
-        widest = 1.0 - 1.0 / NUM_QUANTILES
+        widest = 1.0 - 2.0 * PROBABILITIES[0]
         if not 0.0 < level <= widest:
             raise ValueError(f"level: {level} is not in (0, {widest}]")
-        high = self._at(0.5 + level / 2.0)
-        at_cap = high >= self.quantiles[:, -1]
-        return np.where(at_cap, self._at(1.0 - level), self._at(0.5 - level / 2.0)), high
+        rows = np.arange(len(self.rids))
+        low, low_at_cap, high = (
+            self._at(np.full(len(rows), probability), rows)
+            for probability in (0.5 - level / 2.0, 1.0 - level, 0.5 + level / 2.0)
+        )
+        return np.where(high >= self.quantiles[:, -1], low_at_cap, low), high
 
     def scenarios(self, count: int, seed: int) -> Whole:
         """`count` independent draws of the remaining tokens of every request [count, num_live].
 
-        Stratified: a request's draws are its quantiles at `(k + 0.5) / count`, in an order
-        that depends on `seed` and its rid alone. `ValueError` for a count below 1.
+        Stratified: of a request's draws one lies in each `count`th of its distribution; where in
+        it, and in which order they come, depends on `seed`, its rid and, as far as siblings
+        share their length, its prompt. `ValueError` for a count below 1.
         """
         if count < 1:
             raise ValueError(f"count: {count} is not 1 or more")
-        strata = np.stack([self._at((k + 0.5) / count) for k in range(count)])
-        ids = np.array([crc32(rid.encode()) for rid in self.rids], np.uint64)
-        draws = np.arange(count, dtype=np.uint64)[:, None]
-        keys = _mixed(_mixed(ids ^ _mixed(np.array([seed % 2**64], np.uint64))) + draws)
-        return np.take_along_axis(strata, np.argsort(keys, axis=0, kind="stable"), axis=0).astype(np.int64)
+        own, within = _uniform(self.rids, count, seed), _uniform(self.rids, count, seed + 1)
+        level = _uniform(self.prompts, count, seed + 2)
+        scores = np.sqrt(self.shared) * normal_scores(level) + np.sqrt(1.0 - self.shared) * normal_scores(own)
+        ranks = np.argsort(np.argsort(scores, axis=0, kind="stable"), axis=0)
+        return self._at((ranks + within) / count, np.arange(len(self.rids))).astype(np.int64)
 
-    def _at(self, probability: float) -> Floats:
-        """Quantiles [num_live] at a probability, linear between those kept, the outermost beyond them."""
-        place = min(max(probability * NUM_QUANTILES - 0.5, 0.0), NUM_QUANTILES - 1.0)
-        lower = min(int(place), NUM_QUANTILES - 2)
-        share = place - lower
-        return (1.0 - share) * self.quantiles[:, lower] + share * self.quantiles[:, lower + 1]
+    def _at(self, probabilities: Floats, rows: Whole) -> Floats:
+        """Quantiles of requests `rows` (broadcast), linear between those kept, the outermost beyond them."""
+        lower = np.searchsorted(PROBABILITIES[1:-1], probabilities)
+        share = (probabilities - PROBABILITIES[lower]) / _GAPS[lower]
+        cells = rows * NUM_QUANTILES + lower
+        kept = self.quantiles.ravel()
+        below = kept[cells]
+        found: Floats = below + np.clip(share, 0.0, 1.0) * (kept[cells + 1] - below)
+        return found
 
 
 def forecast(
@@ -132,16 +145,22 @@ def forecast(
     if max_tokens < 1:
         raise ValueError(f"max_tokens: {max_tokens} is not 1 or more")
     if not live:
-        return Forecast(rids=(), quantiles=np.empty((0, NUM_QUANTILES), np.int64), source=())
+        nothing = np.empty((0, NUM_QUANTILES), np.int64)
+        return Forecast(rids=(), prompts=(), quantiles=nothing, shared=np.empty(0), source=())
     rids, prompts, groups, decoded_tokens = zip(*map(_FIELDS, live), strict=True)
     _check(rids, groups, decoded_tokens, max_tokens, num_groups)
     stage = _Stage.of(prompts, decoded_tokens, history, max_tokens)
     curves = stage.curves(history.past, max_tokens)
-    totals = _total_quantiles(stage, curves, history)
+    totals, shared = _total_quantiles(stage, curves, history)
     decoded = stage.decoded_tokens[:, None]
-    quantiles = np.empty_like(totals)
-    quantiles[stage.order] = np.clip(totals - decoded, 1, max_tokens - decoded)
-    return Forecast(rids=rids, quantiles=quantiles, source=_sources(stage, history))
+    back = np.argsort(stage.order)
+    return Forecast(
+        rids=rids,
+        prompts=prompts,
+        quantiles=np.clip(totals - decoded, 1, max_tokens - decoded)[back],
+        shared=shared[stage.live_prompts][back],
+        source=_sources(stage, history),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +222,11 @@ class _Stage:
         return survivor_curves(past, observed, max_tokens=max_tokens)
 
 
-def _total_quantiles(stage: _Stage, curves: SurvivorCurves, history: LengthHistory) -> Whole:
-    """Decoded and remaining tokens together, at `PROBABILITIES` [num_live, NUM_QUANTILES]."""
+def _total_quantiles(stage: _Stage, curves: SurvivorCurves, history: LengthHistory) -> tuple[Whole, Floats]:
+    """Decoded and remaining tokens together, at `PROBABILITIES` [num_live, NUM_QUANTILES].
+
+    And of each prompt the correlation of its live samples' scores [num_prompts].
+    """
     correlation, folds = history.past.correlation, stage.folds[stage.live_prompts]
     passed = curves.scores((stage.decoded_tokens + 1).astype(np.float64), folds)
     own = _tails_at(passed, correlation)
@@ -216,7 +238,8 @@ def _total_quantiles(stage: _Stage, curves: SurvivorCurves, history: LengthHisto
         scores = _score_quantiles(mixture, passed[block], correlation)
         # The tiny step up is for positions that are whole but for rounding, as the cap is.
         totals[block] = curves.positions(scores, folds[block]) + 1e-6
-    return totals
+    spread = weights @ _LEVELS**2 - (weights @ _LEVELS) ** 2
+    return totals, correlation * spread / (correlation * spread + 1.0 - correlation)
 
 
 def _level_weights(stage: _Stage, curves: SurvivorCurves, history: LengthHistory, own: Floats) -> Floats:
@@ -328,6 +351,15 @@ def _check(
     if len(set(rids)) < len(rids):
         index = next(index for index, rid in enumerate(rids) if rid in rids[:index])
         raise ValueError(f"live[{index}].rid: {rids[index]} is there twice")
+
+
+def _uniform(names: Sequence[str], count: int, seed: int) -> Floats:
+    """Numbers in [0, 1) that depend on the name, the draw and `seed` alone [count, num_names]."""
+    ids = np.array([crc32(name.encode()) for name in names], np.uint64)
+    draws = np.arange(count, dtype=np.uint64)[:, None]
+    keys = _mixed(_mixed(ids ^ _mixed(np.array([seed % 2**64], np.uint64))) + draws)
+    uniform: Floats = (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniform
 
 
 def _mixed(

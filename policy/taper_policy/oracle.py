@@ -2,7 +2,7 @@
 
 A plan begins in some layout and widens when the live count has fallen to given numbers. The
 search tries every static layout, then paths of ever more layouts: a path of one more begins with
-the best plans that lack one of its layouts, tries that one at live counts on a coarse ladder, then
+the best plan that lacks one of its layouts, tries that one at live counts on a coarse ladder, then
 at all between. A path that is not better than those it came from is not made longer. Plans of one path
 are simulated together (`timeline`). It is a search, not a proof: regret is therefore taken against
 the best of this and of whatever else was run.
@@ -83,7 +83,7 @@ def best_plan(
             least = min(found.values()).seconds
             tried = _best_on(path, shorter, rehearsals[path[0]], enough=PROMISING * least)
             # One layout more is worth a trial only where each so far has been worth it.
-            if tried < min(shorter, default=tried) and tried.seconds <= PROMISING * least:
+            if shorter and tried < min(shorter) and tried.seconds <= PROMISING * least:
                 found[path] = tried
     best = min(found.values())
     plan = Plan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
@@ -151,16 +151,18 @@ def _static(degree: int, rehearsal: _Rehearsal) -> _Found:
 def _best_on(
     path: tuple[int, ...], shorter: Sequence[_Found], rehearsal: _Rehearsal, *, enough: float
 ) -> _Found:
-    """The best plan found on `path`, beginning with those that lack one of its layouts.
+    """The best plan found on `path`, beginning with the best that lacks one of its layouts.
 
     The search goes on only while the stage takes no more than `enough` seconds.
     """
-    best = _Found(math.inf, path)
-    for counts, at in sorted({(plan.counts, plan.lacks(path)) for plan in shorter}):
-        best = min(best, _placed(path, (*counts[:at], 0, *counts[at:]), at, rehearsal, enough=enough))
-    for at in range(len(best.counts) if len(path) > 2 else 0):
-        if best.seconds <= enough:
-            best = min(best, _placed(path, best.counts, at, rehearsal, enough=enough))
+    if not shorter:
+        return _Found(math.inf, path)
+    base = min(shorter)
+    at = base.lacks(path)
+    best = _placed(path, (*base.counts[:at], 0, *base.counts[at:]), at, rehearsal, enough=enough)
+    for other in range(len(best.counts)):
+        if other != at and best < base:
+            best = min(best, _placed(path, best.counts, other, rehearsal, enough=enough))
     return best
 
 

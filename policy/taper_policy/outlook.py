@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -80,17 +80,19 @@ class Outlook:
         if num_live and (owner.min() < 0 or owner.max() >= num_groups):
             raise ValueError(f"groups: {sorted(set(groups))} are not all in [0, {num_groups})")
         counts = milestones(num_live)
-        ends = np.zeros((len(remaining), num_live + 1))
-        ends[:, 1:] = np.sort(remaining, axis=1)
-        cuts = ends[:, num_live - counts]
-        members = [np.flatnonzero(owner == group) for group in range(num_groups)]
-        made = [_made_until(cuts, remaining[:, mine], context[mine]) for mine in members]
+        # Of those that end at once the one with the longest context counts as the last.
+        order = np.argsort(remaining * (int(context.max(initial=0)) + 1) + context.astype(np.int64), axis=1)
+        ends = np.take_along_axis(remaining, order, axis=1).astype(np.float64)
+        ended = num_live - counts
+        cuts = np.zeros((len(remaining), len(counts)))
+        cuts[:, 1:] = ends[:, ended[1:] - 1]
+        made = _made_until(cuts, ends, context[order], owner[order], ended, num_groups)
         return cls(
             counts=counts,
             steps=np.diff(cuts, axis=1),
-            batch_tokens=np.diff(np.stack([tokens for tokens, _, _ in made]), axis=2),
-            context_tokens=np.diff(np.stack([total for _, total, _ in made]), axis=2),
-            live_context_tokens=np.stack([live for _, _, live in made]).sum(axis=0),
+            batch_tokens=np.diff(made.tokens, axis=2),
+            context_tokens=np.diff(made.context_steps, axis=2),
+            live_context_tokens=made.live_contexts.sum(axis=0),
         )
 
     def seconds_as_grouped(self, steps: StepSeconds) -> Floats:
@@ -121,27 +123,37 @@ class Outlook:
         return steps_made * steps.seconds(np.maximum(1.0, batch), context, busy)
 
 
-def _made_until(cuts: Floats, remaining: Whole, contexts: Floats) -> tuple[Floats, Floats, Floats]:
-    """What the requests of one group have made after `cuts` `[scenarios, cuts]` steps.
+class _Made(NamedTuple):
+    """What the requests of each group have made at each milestone, `[groups, scenarios, milestones]`.
 
-    `remaining` `[scenarios, requests]`, `contexts` `[requests]`. Three arrays like `cuts`: tokens
-    made; the live contexts, which grow by one a step, summed over the steps; the live contexts.
+    Tokens; the live contexts, which grow by one a step, summed over the steps; the live contexts.
     """
-    order = np.argsort(remaining, axis=1, kind="stable")
-    ends, context = np.take_along_axis(remaining, order, axis=1).astype(np.float64), contexts[order]
-    num_scenarios, num_requests = ends.shape
-    # One search for all scenarios: each has a range of its own on the line.
-    lines = np.arange(num_scenarios)[:, None] * (cuts.max(initial=0.0) + 1.0)
-    places = np.searchsorted((ends + lines).ravel(), (cuts + lines).ravel(), side="right")
-    ended = places.reshape(cuts.shape) - np.arange(num_scenarios)[:, None] * num_requests
-    live = num_requests - ended
 
-    def until(values: Floats) -> Floats:
-        sums = np.zeros((num_scenarios, num_requests + 1))
-        np.cumsum(values, axis=1, out=sums[:, 1:])
-        return np.take_along_axis(sums, ended, axis=1)
+    tokens: Floats
+    context_steps: Floats
+    live_contexts: Floats
 
-    live_context = contexts.sum() - until(context)
-    tokens = until(ends) + live * cuts
-    total = until(ends * (context + ends / 2)) + cuts * (live_context + live * cuts / 2)
-    return tokens, total, live_context + live * cuts
+
+def _made_until(
+    cuts: Floats, ends: Floats, contexts: Floats, owners: Whole, ended: Whole, num_groups: int
+) -> _Made:
+    """After `cuts` `[scenarios, milestones]` steps, when `ended` `[milestones]` requests have ended.
+
+    `ends`, `contexts`, `owners` (groups) `[scenarios, live]`, soonest end first.
+    """
+    shape = (num_groups, *cuts.shape)
+    milestone = np.searchsorted(ended, np.arange(ends.shape[1]), side="right")
+    cells = (owners * shape[1] + np.arange(shape[1])[:, None]) * shape[2] + milestone
+
+    def until(values: Floats | None) -> Floats:
+        weights = None if values is None else values.ravel()
+        sums = np.bincount(cells.ravel(), weights, minlength=num_groups * cuts.size)
+        return np.cumsum(sums.reshape(shape), axis=2, dtype=np.float64)
+
+    num_ended, ended_contexts = until(None), until(contexts)
+    live, live_contexts = num_ended[..., -1:] - num_ended, ended_contexts[..., -1:] - ended_contexts
+    return _Made(
+        tokens=until(ends) + live * cuts,
+        context_steps=until(ends * (contexts + 0.5 * ends)) + cuts * (live_contexts + 0.5 * live * cuts),
+        live_contexts=live_contexts + live * cuts,
+    )

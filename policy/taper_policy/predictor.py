@@ -21,7 +21,7 @@ from taper_policy.outlook import Outlook
 
 STALE_SECONDS: Final = 5.0
 SCENARIOS: Final = (8, 32)
-SCENARIO_REQUESTS: Final = 4096
+SCENARIO_REQUESTS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class SimulatedReplica:
 
     running: live requests of each group
     live: those requests; what they have made counts the step that is under way
-    longest_tokens: of the longest response, live or the last to end
+    longest_tokens: about, of the longest response so far, live or ended
     finished: requests that have ended, in the order of their ends
     """
 
@@ -160,7 +160,6 @@ class _Layout:
         self.requests, self.batches, self.footprint = requests, batches, clock.footprint
         self.timeline = Timeline(batches, clock)
         self.at_seconds = float(batches.at_seconds[0])
-        self._response_tokens = np.array([request.response_tokens for request in requests])
 
     def follow(self, rule: Rule, finished: list[SimulatedRequest]) -> tuple[int, str] | None:
         """Ask `rule` until it wants another layout (its answer) or all have ended."""
@@ -175,34 +174,31 @@ class _Layout:
             at_seconds=self.at_seconds,
             running=running,
             live=(),
+            longest_tokens=max((request.response_tokens for request in finished), default=0),
             finished=finished,
         )
         # A switch is an answer already: its layout is questioned at the next moment.
         is_moment = self.at_seconds == 0
         for place, index in enumerate(coming):
-            while self.at_seconds < ends[index]:
-                replica.at_seconds, replica.live = self.at_seconds, _Lives(self, coming[place:])
+            before, until = self.at_seconds, ends[index]
+            longest, grown = replica.longest_tokens, self.requests[index].response_tokens
+            while self.at_seconds < until:
+                replica.at_seconds, replica.live = self.at_seconds, _Lives(self, coming, place)
                 answer = rule(replica) if is_moment else None
                 if answer is not None and answer[0] != replica.degree:
                     return answer
-                self.at_seconds = min(ends[index], PATIENCE * self.at_seconds or math.inf)
-                if self.at_seconds < ends[index]:
-                    replica.longest_tokens = self._longest_tokens()
+                self.at_seconds = min(until, PATIENCE * self.at_seconds or math.inf)
+                share = (self.at_seconds - before) / (until - before)
+                replica.longest_tokens = max(longest, round(longest + share * (grown - longest)))
                 is_moment = True
             running[groups[index]] -= 1
             finished.append(self.requests[index])
-            replica.longest_tokens = max(replica.longest_tokens, finished[-1].response_tokens)
         return None
 
     def made(self) -> Whole:
         """Tokens that each request has made in this layout, the step under way included `[requests]`."""
         made: Whole = self.timeline.boundary(np.array([self.at_seconds]))[0][0]
         return made
-
-    def _longest_tokens(self) -> int:
-        """Response tokens of the longest live request."""
-        left = self.batches.left[0] - self.made()
-        return int((self._response_tokens - left)[left > 0].max())
 
     def idle_rank_seconds(self) -> float:
         """What ranks had nothing to do, until now."""
@@ -215,12 +211,12 @@ class _Layout:
 class _Lives(Sequence[Live]):
     """The live requests of a layout at this moment; made only where a rule looks at them."""
 
-    def __init__(self, layout: _Layout, indices: list[int]) -> None:
-        self._layout, self._indices = layout, indices
+    def __init__(self, layout: _Layout, coming: list[int], place: int) -> None:
+        self._layout, self._coming, self._place = layout, coming, place
         self._made: list[Live] | None = None
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._coming) - self._place
 
     def __iter__(self) -> Iterator[Live]:
         return iter(self._all())
@@ -241,7 +237,7 @@ class _Lives(Sequence[Live]):
             groups = batches.groups[0].tolist()
             self._made = [
                 Live(requests[index], groups[index], requests[index].response_tokens - left[index])
-                for index in sorted(self._indices)
+                for index in sorted(self._coming[self._place :])
             ]
         return self._made
 

@@ -131,7 +131,7 @@ def test_it_waits_for_the_moment_that_is_best() -> None:
     assert made.degree == 1
     assert made.options[0].next_degree == 4
     assert made.options[0].next_at_requests == 1
-    assert "better at 1 live" in made.reason
+    assert "waits for degree 4 at 1 live" in made.reason
 
 
 def test_a_margin_does_not_put_a_switch_off_again_and_again() -> None:
