@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from taper_policy.snapshot import Decision
 from taper_rollout.events import StageRecord
 
 from ..conftest import MakeModel
 from .conftest import GREEDY, RANDOM, Replica, long_tail
 
+TO_WIDE = Decision(degree=2, reason="a test")
 LONG: dict[str, Any] = RANDOM | {"max_new_tokens": 700}
 TOKEN_BYTES = 2 * 4 * 4 * 32 * 4  # K and V of 4 layers, 4 heads of 32, float32
 
@@ -122,7 +124,7 @@ def test_an_abort_in_the_middle_of_a_switch_ends_all_requests(replica: Replica) 
         coordinator = replica.coordinator
         requests = asyncio.create_task(replica.generate([LONG | {"prompt": [5 + i, 6]} for i in range(6)]))
         await replica.decoding(20)
-        switch = asyncio.create_task(coordinator._switch(coordinator._stage, 2, "a test"))
+        switch = asyncio.create_task(coordinator._switch(coordinator._stage, TO_WIDE))
         await asyncio.sleep(0)
         await asyncio.wait_for(coordinator.abort_all(), 10)
         assert {response.stop_reason for response in await requests} == {"aborted"}
