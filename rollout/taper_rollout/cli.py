@@ -160,12 +160,15 @@ def _summarised(recorder: Any, console: Any) -> Iterator[None]:
 
 
 def _show_summary(recorder: Any, console: Any, outcome: str) -> None:
-    from taper_rollout.report.table import summary_table, switch_table
+    from taper_rollout.report.table import advice_text, summary_table, switch_table
 
     summary = recorder.finish(outcome)
     for table in (switch_table(summary), summary_table(summary)):
         if table is not None:
             console.print(table)
+    advice = advice_text(summary)
+    if advice is not None:
+        console.print(advice, highlight=False, soft_wrap=True)
     console.print(f"written to {recorder.directory}", highlight=False, soft_wrap=True)
 
 

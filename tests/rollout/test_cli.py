@@ -75,6 +75,19 @@ def test_a_run_that_is_finished(training, job_file, tmp_path, capsys):
     assert (tmp_path / "out" / "stages.png").is_file()
 
 
+def test_a_run_that_only_advised_ends_with_what_it_would_have_saved(training, job_file, tmp_path, capsys):
+    advised = {"advised": {"gain_seconds": 3.0, "half_width_seconds": 0.25}}
+    review = {"executed_seconds": 9.0, "best_seconds": 9.0, "static_seconds": {"1": 9.0}, "regret": 0.0}
+    stage = make_stage() | {"review": review | advised | {"model_error": 0.0}}
+    training(lambda on_events: on_events([stage, make_step(1, 0.25)]))
+    assert taper("run", "-f", job_file, "--output", tmp_path) == 0
+    *_, line, last = capsys.readouterr().out.splitlines()
+    assert line == "following the advice would have saved 3.00 ± 0.25 s of generation"
+    assert last.startswith("written to ")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["advised_gain_seconds"], summary["advised_gain_half_width_seconds"]) == (3.0, 0.25)
+
+
 def test_the_output_is_named_after_the_job(training, job_file, tmp_path, monkeypatch):
     training(one_step)
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from taper_rollout.report.reviews import advised_figures, review_figures
 from taper_rollout.report.stages import Stage, committed, generation_seconds, length_figures, total
 
 REWARD_METRIC = "critic/score/mean"
@@ -43,6 +44,7 @@ def step_line(step: int, metrics: Mapping[str, float], stages: Sequence[Stage]) 
         "gain_seconds": total(switch["gain_seconds"] for switch in switches),
         "idle_rank_seconds": sum(stage["idle_rank_seconds"] for stage in stages),
         **length_figures(stages),
+        **review_figures(stages),
         "metrics": {name: finite(value) for name, value in metrics.items()},
     }
 
@@ -69,6 +71,8 @@ def summarise(lines: Sequence[Mapping[str, Any]], stages: Sequence[Stage], *, ou
         "gain_seconds": total(switch["gain_seconds"] for switch in switches),
         "idle_rank_seconds": sum(stage["idle_rank_seconds"] for stage in stages),
         **length_figures(stages),
+        **review_figures(stages),
+        **advised_figures(stages),
         "gains": [{field: switch[field] for field in SWITCH_FIELDS} for switch in switches],
     }
 

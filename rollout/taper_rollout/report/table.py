@@ -27,12 +27,36 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("pause, all switches", _seconds(summary["pause_seconds"]))
     table.add_row("measured gain over staying", _seconds(summary["gain_seconds"], sign=True))
     table.add_row("idle rank-seconds", _seconds(summary["idle_rank_seconds"]))
+    if summary["judged_stages"]:
+        _add_review(table, summary)
     if summary["responses"]:
         lengths = [summary[f"response_tokens_{name}"] for name in ("median", "p99", "longest")]
         table.add_row(
             "response tokens, median / p99 / longest", " / ".join(f"{value:.0f}" for value in lengths)
         )
     return table
+
+
+def _add_review(table: Table, summary: Mapping[str, Any]) -> None:
+    table.add_row(f"on paper, {summary['judged_stages']} stages", _seconds(summary["executed_paper_seconds"]))
+    table.add_row("best plans with the true lengths", _seconds(summary["oracle_seconds"]))
+    table.add_row("regret, mean", f"{summary['regret_mean']:.1%}")
+    layout = f"TP{summary['best_static_degree']}"
+    table.add_row(
+        f"gain over the best layout throughout, {layout}", f"{summary['gain_over_best_static']:+.1%}"
+    )
+    table.add_row("stage against paper, median error", f"{summary['stage_error_median']:.1%}")
+    if summary["pause_error_median"] is not None:
+        table.add_row("pause against prediction, median error", f"{summary['pause_error_median']:.1%}")
+
+
+def advice_text(summary: Mapping[str, Any]) -> str | None:
+    """What a run that only advised ends with; None of any other."""
+    gain = summary["advised_gain_seconds"]
+    if gain is None:
+        return None
+    half_width = summary["advised_gain_half_width_seconds"]
+    return f"following the advice would have saved {gain:.2f} ± {half_width:.2f} s of generation"
 
 
 def switch_table(summary: Mapping[str, Any]) -> Table | None:

@@ -59,6 +59,8 @@ def make_stage(
         "requests": requests,
         "batch": batch,
         "switches": switches,
+        "regret": None,
+        "review": None,
     }
 
 
