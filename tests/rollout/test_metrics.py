@@ -86,7 +86,7 @@ def test_every_metric_of_the_table_is_exposed_after_a_run() -> None:
 def test_the_tables_of_events_and_metrics_agree() -> None:
     """The stages made up here have the fields of real ones."""
     made = make_stage()
-    assert {field.name for field in dataclasses.fields(StageRecord)} <= set(made) | {"regret"}
+    assert {field.name for field in dataclasses.fields(StageRecord)} <= set(made) | {"regret", "review"}
     names = {field.name for field in dataclasses.fields(SwitchRecord)}
     assert names <= set(made["switches"][0]) | set(PREDICTED) | {"question"}
     switch = SwitchRecord(**{name: value for name, value in made["switches"][0].items() if name in names})

@@ -59,8 +59,6 @@ def make_stage(
         "requests": requests,
         "batch": batch,
         "switches": switches,
-        "regret": None,
-        "review": None,
     }
 
 
