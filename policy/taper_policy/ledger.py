@@ -4,7 +4,7 @@ A ledger is a sequence of entries in the order of time. A replica's life begins 
 come, stage by stage, its opening, the questions, what became of the switches, how the stage compares
 with other plans, and its end. `replay.replay` asks the questions again.
 
-Invariants (asserted by `tests/policy/test_advisor.py` and `test_ledger.py`):
+Invariants (asserted by `tests/policy/test_life.py`):
 - an entry read back from JSON equals the one written.
 """
 
