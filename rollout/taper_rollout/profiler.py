@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from taper_policy.kv_choice import KvWay
 from taper_policy.profile import Profile
 from taper_policy.profile_fit import (
@@ -31,8 +33,10 @@ from taper_policy.profile_fit import (
     fit_profile,
     needs_more,
 )
+from taper_policy.robust_fit import nonnegative_terms
 from taper_rollout.kv_budget import read_model_shape
 from taper_rollout.profile_grid import (
+    CONTEXT_MARGIN_TOKENS,
     SKIPPED_STEPS,
     STEPS_BEFORE_SWITCH,
     Grid,
@@ -65,7 +69,7 @@ VISIT_ATTEMPTS = 3
 # A prefill is seen in the record between the steps before and after it: look often.
 PREFILL_POLL_SECONDS = 0.0005
 PREFILL_SECONDS = 300.0
-TOKENS_A_PREFILL = 8
+TOKENS_A_PREFILL = 24
 # Sessions whose prefill came and went between two looks are made again.
 PREFILL_ATTEMPTS = 8
 
@@ -286,13 +290,22 @@ class Profiler:
         wanted = [size for _ in range(self._grid.prefill_repeats) for size in sizes]
         for _ in range(PREFILL_ATTEMPTS):
             holder = self._prompts.fresh(min(sizes))
-            room_tokens = self._room.context_tokens - len(holder) - 2
+            room_tokens = self._room.context_tokens - len(holder) - CONTEXT_MARGIN_TOKENS
             at_once = max(1, room_tokens // TOKENS_A_PREFILL)
             session, wanted = wanted[:at_once], wanted[at_once:]
-            async with decoding(self._engine, [holder], max_tokens=room_tokens, group=0):
+            max_tokens = min(room_tokens, TOKENS_A_PREFILL * len(session))
+            async with decoding(self._engine, [holder], max_tokens=max_tokens, group=0):
                 wanted += [size for size in session if not await self._measure_prefill(size)]
-            if not wanted:
+            if not wanted and self._prefill_tells(self._engine.degree):
                 return
+            wanted = wanted or list(sizes)
+
+    def _prefill_tells(self, degree: int) -> bool:
+        """Whether more tokens took more time: on a busy machine a few samples may say otherwise."""
+        samples = [sample for sample in self._prefills if sample.degree == degree]
+        amounts = np.array([(1.0, sample.tokens) for sample in samples])
+        terms = nonnegative_terms(amounts, np.array([sample.seconds for sample in samples]))
+        return bool(terms[1] > 0)
 
     async def _measure_prefill(self, tokens: int) -> bool:
         """Whether the prefill of a prompt was seen; its sample is taken then."""
@@ -310,6 +323,8 @@ class Profiler:
                 if prefilled:
                     # A decode step after it has written its own seconds over those of the prefill.
                     is_seen = now.steps_total == before.steps_total and prefilled > tokens // 2
+                    # Without a step before it, because nothing decoded any more, a prefill has no seconds.
+                    is_seen = is_seen and now.step_seconds > 0
                     if is_seen:
                         self._prefills.append(
                             PrefillSample(degree=now.degree, tokens=prefilled, seconds=now.step_seconds)
