@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from random_qwen3 import M71, M102, M210, VOCABULARY, make_model
 from rich.console import Console
 from rich.table import Table
 
@@ -27,40 +28,10 @@ from taper_rollout.kv_budget import read_model_shape
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings
 
-# By millions of parameters: hidden size, layers, heads, intermediate size.
-SHAPES = {"71M": (2048, 2, 16, 4096), "102M": (1536, 4, 12, 4096), "210M": (1024, 16, 16, 3072)}
-VOCABULARY = 4096
+SHAPES = {"71M": M71, "102M": M102, "210M": M210}
 REQUESTS, PROMPT_TOKENS, RESPONSE_TOKENS = 8, 16, 256
 SWITCHES = ((40, 2), (90, 1), (140, 2), (190, 1))
 TIE = 1e-4
-
-
-def make_model(directory: str, shape: tuple[int, int, int, int]) -> None:
-    """A random Qwen3 in float32, with weights large enough that greedy responses do not settle at once."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from taper_rollout.sample.tokenizer import make_tokenizer
-
-    tokenizer = make_tokenizer(Path(directory))
-    hidden_size, num_layers, num_heads, intermediate_size = shape
-    config = Qwen3Config(
-        hidden_size=hidden_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        intermediate_size=intermediate_size,
-        num_key_value_heads=4,
-        head_dim=64,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=2048,
-        initializer_range=0.05,
-        tie_word_embeddings=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(config).save_pretrained(directory)
 
 
 def prompts() -> list[list[int]]:
@@ -137,7 +108,9 @@ def main() -> int:
     report: dict[str, Any] = {}
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as directory:
-            make_model(directory, SHAPES[name])
+            make_model(
+                Path(directory), SHAPES[name], dtype="float32", max_tokens=2048, initializer_range=0.05
+            )
             found = gaps(directory, *asyncio.run(stages(directory)))
         ties = [each for each in found if each["gap"] < TIE]
         report[name] = {"requests": REQUESTS, "differences": found}

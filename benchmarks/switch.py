@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from random_qwen3 import M210, make_model
 from rich.console import Console
 from rich.table import Table
 
@@ -32,32 +33,6 @@ from taper_rollout.sglang.engine_settings import EngineSettings
 
 REQUESTS, CONTEXT_TOKENS = 8, 512
 STEPS_BETWEEN_SWITCHES = 4
-
-
-def make_model(directory: str, dtype: str) -> None:
-    """A random Qwen3 of 210 million parameters."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from taper_rollout.sample.tokenizer import make_tokenizer
-
-    tokenizer = make_tokenizer(Path(directory))
-    config = Qwen3Config(
-        hidden_size=1024,
-        num_hidden_layers=16,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=64,
-        intermediate_size=3072,
-        vocab_size=4096,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(directory)
 
 
 def response_tokens(repeats: int) -> int:
@@ -226,7 +201,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as directory:
-        make_model(directory, arguments.dtype)
+        make_model(Path(directory), M210, dtype=arguments.dtype, max_tokens=4096)
         rows = asyncio.run(measure(directory, arguments.dtype, arguments.repeats, arguments.kv))
     summary = summarise(rows)
     show(summary)

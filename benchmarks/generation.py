@@ -1,0 +1,245 @@
+"""The same stage under every static layout, the baselines, the predictor and the oracle's plan, live.
+
+One engine of two CPU ranks serves all arms, one after another, interleaved: in each repeat
+every arm runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
+forced by the token limit of each request, which no arm sees), beginning with another arm each
+time. A first repeat is run and not counted: it warms the machine, and the predictor hears one
+stage's lengths, as it would in a job's second step. The oracle's plan is the best found with the
+true lengths and the measured profile, and is run live, too.
+
+    python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7]
+
+Prints a table for each regime and size, writes JSON and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from generation_arms import ORACLE, THRESHOLDS, Planned, arms
+from generation_report import Run, Stages, plot, table
+from random_qwen3 import M71, M210, VOCABULARY, make_model
+from rich.console import Console
+from rich.progress import Progress
+
+from taper_policy.oracle import best_plan
+from taper_policy.profile import Profile
+from taper_policy.profile_file import profile_as_json, read_profile
+from taper_policy.regimes import REGIMES, lengths
+from taper_policy.simulator import SimulatedRequest
+from taper_policy.step_clock import StepClock
+from taper_rollout.coordinator import Coordinator
+from taper_rollout.decisions import Decider
+from taper_rollout.events import StageRecord, as_json
+from taper_rollout.replica_settings import ReplicaSettings
+
+SAMPLES, PROMPT_TOKENS = 8, 32
+SHAPES = {"71M": M71, "210M": M210}
+FOOTPRINT, DEGREES = 2, (1, 2)
+
+
+def replica_settings(model: str, dtype: str, *, most_requests: int, max_tokens: int) -> ReplicaSettings:
+    """A replica with room for all requests of a stage at once in every layout."""
+    context = PROMPT_TOKENS + max_tokens + 8
+    per_group = -(-most_requests // FOOTPRINT)
+    return ReplicaSettings(
+        model_path=model,
+        dtype=dtype,
+        footprint=FOOTPRINT,
+        degrees=DEGREES,
+        mode="enforce",
+        policy={"name": "predictor"},
+        kv="migrate",
+        switch_timeout_seconds=60.0,
+        seed=1,
+        kv_tokens=per_group * context,
+        max_running_requests=per_group,
+        context_tokens=context,
+        response_tokens=max_tokens,
+        trust_remote_code=False,
+        device="cpu",
+        replica=0,
+        random_seed=1,
+        host="127.0.0.1",
+        calibrate=False,
+    )
+
+
+class Replica:
+    """A live replica that runs stages of given lengths."""
+
+    def __init__(self, coordinator: Coordinator, told: list[Any]) -> None:
+        self._coordinator, self._told, self._step = coordinator, told, 0
+
+    async def run(self, decider: Decider, tokens: np.ndarray[Any, Any]) -> StageRecord:
+        """One stage of requests with `tokens` [prompts, samples] response tokens each."""
+        self._coordinator.decisions = decider
+        self._step += 1
+        await self._coordinator.set_global_steps(self._step)
+        await self._coordinator.clear_kv_cache()
+        requests = [
+            self._coordinator.generate(
+                request_id=f"{self._step}-{prompt}-{sample}",
+                prompt_ids=_prompt(self._step, prompt),
+                sampling={
+                    "temperature": 1.0,
+                    "ignore_eos": True,
+                    "max_new_tokens": int(tokens[prompt, sample]),
+                },
+                logprobs=True,
+            )
+            for prompt, sample in np.ndindex(*tokens.shape)
+        ]
+        responses = await asyncio.gather(*requests)
+        made = [len(response.token_ids) for response in responses]
+        if made != tokens.ravel().tolist():
+            raise RuntimeError("a response has not the length that it was given")
+        await self._coordinator.set_global_steps(self._step + 1)
+        return next(event for event in reversed(self._told) if isinstance(event, StageRecord))
+
+
+def _prompt(step: int, prompt: int) -> list[int]:
+    return [2 + (7 * step + 31 * prompt + 11 * k) % (VOCABULARY - 2) for k in range(PROMPT_TOKENS)]
+
+
+def oracle_arm(tokens: np.ndarray[Any, Any], profile: Profile) -> Planned:
+    """The best plan for a stage, by its true lengths."""
+    requests = [
+        SimulatedRequest(
+            rid=f"{prompt:03}-{sample}",
+            prompt=str(prompt),
+            prompt_tokens=PROMPT_TOKENS,
+            response_tokens=int(tokens[prompt, sample]),
+        )
+        for prompt, sample in np.ndindex(*tokens.shape)
+    ]
+    clock = StepClock(
+        profile,
+        footprint=FOOTPRINT,
+        max_batch=len(requests),
+        max_context=PROMPT_TOKENS + int(tokens.max()) + 1,
+    )
+    plan, _ = best_plan(requests, profile, footprint=FOOTPRINT, degrees=DEGREES, clock=clock)
+    return Planned(plan)
+
+
+async def compare(
+    replica: Replica, deciders: dict[str, Decider], profile: Profile, options: argparse.Namespace
+) -> list[Run]:
+    """All stages of all regimes and sizes."""
+    cases = [(regime, size) for regime in options.regimes for size in options.requests]
+    names = [*deciders, ORACLE]
+    runs = []
+    with Progress(transient=True) as progress:
+        task = progress.add_task("stages", total=len(cases) * (options.repeats + 1) * len(names))
+        for regime, size in cases:
+            for repeat in range(options.repeats + 1):
+                tokens = lengths(
+                    regime,
+                    num_prompts=size // SAMPLES,
+                    num_samples=SAMPLES,
+                    max_tokens=options.max_tokens,
+                    seed=options.seed + repeat,
+                )
+                for name in _rotated(names, repeat):
+                    progress.update(task, description=f"{regime}, {size} requests: {name}")
+                    decider = oracle_arm(tokens, profile) if name == ORACLE else deciders[name]
+                    record = as_json(await replica.run(decider, tokens))
+                    progress.advance(task)
+                    if repeat:
+                        runs.append(_run(regime, size, repeat, name, record))
+    return runs
+
+
+def _rotated(names: Sequence[str], by: int) -> Iterator[str]:
+    return (names[(index + by) % len(names)] for index in range(len(names)))
+
+
+def _run(regime: str, size: int, repeat: int, arm: str, record: dict[str, Any]) -> Run:
+    return Run(
+        regime=regime,
+        requests=size,
+        repeat=repeat,
+        arm=arm,
+        seconds=record["ended_at"] - record["started_at"],
+        switches=record["switches"],
+        review=record.get("review"),
+    )
+
+
+async def measure(model: str, options: argparse.Namespace) -> tuple[Profile, list[Run]]:
+    """Start the replica, take its profile, run everything."""
+    settings = replica_settings(
+        model, options.dtype, most_requests=max(options.requests), max_tokens=options.max_tokens
+    )
+    told: list[Any] = []
+    coordinator = Coordinator(settings, told.append)
+    await coordinator.start()
+    try:
+        profile = read_profile(options.profile)
+        deciders = arms(settings, profile, told.append, options.thresholds)
+        return profile, await compare(Replica(coordinator, told), deciders, profile, options)
+    finally:
+        await coordinator.close()
+
+
+def main() -> int:
+    """Run, print, write; the exit code."""
+    options = _options()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory() as directory:
+        make_model(Path(directory), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
+        profile, runs = asyncio.run(measure(directory, options))
+    console = Console()
+    found: dict[tuple[str, int], Stages] = {}
+    for regime in options.regimes:
+        for size in options.requests:
+            stages = Stages([run for run in runs if (run.regime, run.requests) == (regime, size)])
+            found[regime, size] = stages
+            console.print(table(regime, size, stages))
+    options.output.mkdir(parents=True, exist_ok=True)
+    report = {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "settings": {name: str(value) for name, value in vars(options).items()},
+        "profile": profile_as_json(profile),
+        "cases": {f"{regime}-{size}": stages.as_json() for (regime, size), stages in found.items()},
+    }
+    (options.output / "generation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    plot(found, options.output / "generation.png")
+    console.print(f"written to {options.output}", highlight=False)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=list(SHAPES), default="210M")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument(
+        "--profile", type=Path, required=True, help="of this model on this machine: taper profile"
+    )
+    parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES))
+    parser.add_argument("--requests", type=int, nargs="+", default=[64, 192], help="multiples of 8")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--thresholds", type=int, nargs="+", default=list(THRESHOLDS))
+    parser.add_argument("--max-tokens", type=int, default=256, help="cap of a response")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("build/benchmarks/generation"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

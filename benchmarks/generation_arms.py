@@ -1,0 +1,73 @@
+"""The ways to run a stage that `generation.py` compares, each a `Decider` of a live replica."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from taper_policy.oracle import Plan
+from taper_policy.profile import Profile
+from taper_policy.snapshot import Decision, Snapshot
+from taper_rollout.decisions import Decider, Decisions, Live
+from taper_rollout.events import SwitchRecord
+from taper_rollout.replica_settings import ReplicaSettings
+
+THRESHOLDS = (2, 4, 8, 16, 32)
+PREDICTOR, AT_ONCE, ORACLE = "predictor", "widen-at-once", "oracle's plan"
+
+
+class Planned:
+    """Follows a plan made with the true lengths, or stays in one layout: what needs no predicting."""
+
+    mode = "enforce"
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def use(self, profile: Profile | None) -> None:
+        """Nothing is predicted."""
+
+    def start_stage(self, step: int) -> None:
+        """Nothing is remembered."""
+
+    def first_degree(self) -> int:
+        """The plan's first."""
+        return self.plan.degree
+
+    def add_finished(self, prompt: str, tokens: int) -> None:
+        """Nothing is learned."""
+
+    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+        """Widen once so few are live as the plan says."""
+        if not snapshot.arrivals_settled or snapshot.waiting or not snapshot.num_running:
+            return None
+        due = [degree for requests, degree in self.plan.widenings if snapshot.num_running <= requests]
+        return Decision(degree=due[-1], reason="planned") if due and due[-1] > snapshot.degree else None
+
+    def end_stage(self, switches: Iterable[SwitchRecord]) -> None:
+        """Nothing is learned."""
+
+
+def static_arm(degree: int) -> str:
+    """The name of the arm that stays in one layout."""
+    return f"static TP{degree}"
+
+
+def arms(
+    settings: ReplicaSettings, profile: Profile, tell: Callable[[Any], None], thresholds: Iterable[int]
+) -> dict[str, Decider]:
+    """All arms but the oracle's plan, which is another one for each stage; static layouts first."""
+    policies: dict[str, dict[str, Any]] = {AT_ONCE: {"name": AT_ONCE}}
+    policies |= {
+        f"threshold {requests}": {"name": "threshold", "threshold": {"requests": requests}}
+        for requests in thresholds
+    }
+    policies[PREDICTOR] = {"name": PREDICTOR}
+    found: dict[str, Decider] = {
+        static_arm(degree): Planned(Plan(degree=degree)) for degree in settings.degrees
+    }
+    for name, policy in policies.items():
+        found[name] = Decisions(dataclasses.replace(settings, policy=policy), tell)
+        found[name].use(profile)
+    return found

@@ -1,0 +1,158 @@
+"""What the runs of `generation.py` come to: ratios with intervals, a table, a plot. Pure but for the plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from generation_arms import ORACLE, PREDICTOR
+from rich.table import Table
+
+RESAMPLES = 10_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One stage under one arm. `plan_seconds` is what the oracle's plan takes on paper."""
+
+    regime: str
+    requests: int
+    repeat: int
+    arm: str
+    seconds: float
+    switches: Sequence[Mapping[str, Any]]
+    review: Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Mean share of a baseline's seconds that an arm saves, and its 95 % interval over the repeats."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1%} [{self.low:+.1%}, {self.high:+.1%}]"
+
+
+class Stages:
+    """The runs of one regime and size, by arm, repeat after repeat."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.arms = list(dict.fromkeys(run.arm for run in runs))
+        self.seconds = {
+            arm: np.array([run.seconds for run in sorted(self.of(arm), key=lambda run: run.repeat)])
+            for arm in self.arms
+        }
+
+    def of(self, arm: str) -> list[Run]:
+        """The runs of an arm."""
+        return [run for run in self.runs if run.arm == arm]
+
+    @property
+    def best_static(self) -> str:
+        """The static layout that takes least over all repeats."""
+        return min(
+            (a for a in self.arms if a.startswith("static")), key=lambda a: float(self.seconds[a].sum())
+        )
+
+    def gain(self, arm: str, baseline: str) -> Gain:
+        """Paired over repeats, by the bootstrap."""
+        shares = 1.0 - self.seconds[arm] / self.seconds[baseline]
+        picks = np.random.default_rng(0).integers(len(shares), size=(RESAMPLES, len(shares)))
+        low, high = np.quantile(shares[picks].mean(axis=1), (0.025, 0.975))
+        return Gain(mean=float(shares.mean()), low=float(low), high=float(high))
+
+    def pause_errors(self) -> list[float]:
+        """|predicted - measured| / measured, of each of the predictor's pauses."""
+        return [
+            abs(switch["predicted_pause_seconds"] - switch["pause_seconds"]) / switch["pause_seconds"]
+            for run in self.of(PREDICTOR)
+            for switch in run.switches
+            if switch["outcome"] == "committed" and switch["pause_seconds"] > 0
+        ]
+
+    def model_errors(self) -> list[float]:
+        """By how much each stage took longer than its plan on paper, as a share."""
+        return [run.review["model_error"] for run in self.runs if run.review and "model_error" in run.review]
+
+    def as_json(self) -> dict[str, Any]:
+        """Figures by arm, and all runs."""
+        best = self.best_static
+        return {
+            "best_static": best,
+            "arms": {
+                arm: {
+                    "seconds_mean": float(self.seconds[arm].mean()),
+                    "gain_over_best_static": dataclasses.asdict(self.gain(arm, best)),
+                    "gain_over_oracles_plan": dataclasses.asdict(self.gain(arm, ORACLE)),
+                    "switches_per_stage": statistics.fmean(len(run.switches) for run in self.of(arm)),
+                }
+                for arm in self.arms
+            },
+            "share_of_oracle": self.share_of_oracle(),
+            "pause_error_p90": _quantile(self.pause_errors(), 0.9),
+            "model_error_median": _quantile([abs(error) for error in self.model_errors()], 0.5),
+            "runs": [dataclasses.asdict(run) for run in self.runs],
+        }
+
+    def share_of_oracle(self) -> float | None:
+        """The predictor's mean gain over the best static layout as a share of the oracle's."""
+        possible = self.gain(ORACLE, self.best_static).mean
+        return self.gain(PREDICTOR, self.best_static).mean / possible if possible > 0 else None
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    return float(np.quantile(values, share)) if values else None
+
+
+def table(regime: str, requests: int, stages: Stages) -> Table:
+    """A row an arm."""
+    best = stages.best_static
+    repeats = len(stages.seconds[best])
+    made = Table(
+        title=f"{regime}, {requests} requests, {repeats} repeats; gain over {best}, the best static layout",
+        title_justify="left",
+    )
+    for name in ("arm", "seconds", "switches", "gain [95 %]", "against the oracle's plan"):
+        made.add_column(name, justify="left" if name == "arm" else "right")
+    for arm in stages.arms:
+        made.add_row(
+            arm,
+            f"{stages.seconds[arm].mean():.2f}",
+            f"{statistics.fmean(len(run.switches) for run in stages.of(arm)):.1f}",
+            "" if arm == best else str(stages.gain(arm, best)),
+            "" if arm == ORACLE else str(stages.gain(arm, ORACLE)),
+        )
+    return made
+
+
+def plot(found: Mapping[tuple[str, int], Stages], file: Path) -> None:
+    """Gains over the best static layout with their intervals, a panel for each regime and size."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(
+        1, len(found), figsize=(1.5 + 3.2 * len(found), 3.4), sharey=True, squeeze=False
+    )
+    for panel, ((regime, requests), stages) in zip(panels[0], found.items(), strict=True):
+        arms = list(reversed(stages.arms))
+        gains = [stages.gain(arm, stages.best_static) for arm in arms]
+        means = np.array([100 * gain.mean for gain in gains])
+        spread = np.array([[100 * (g.mean - g.low), 100 * (g.high - g.mean)] for g in gains]).T
+        panel.errorbar(means, range(len(arms)), xerr=spread, fmt="o", capsize=3, color="#1f5f8b")
+        panel.axvline(0, color="grey", linewidth=0.8)
+        panel.set_yticks(range(len(arms)), arms)
+        panel.set_title(f"{regime}, {requests} requests", fontsize=9)
+        panel.set_xlabel("gain over the best static layout, %", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
