@@ -112,7 +112,8 @@ def choose(
     """The best layout now, for a stage of which `outlook` tells what may come."""
     pauses = _Pauses(outlook, prices)
     courses = _courses(outlook, prices, pauses, degrees, footprint)
-    grouped = outlook.seconds_as_grouped(prices.steps(degree))
+    is_one_group = degree == footprint
+    grouped = courses[degree].seconds if is_one_group else outlook.seconds_as_grouped(prices.steps(degree))
     wider = {other: course for other, course in courses.items() if other > degree}
     staying = _course(grouped, degree, wider, pauses, first=1)
     ways = courses | {degree: staying}
@@ -121,26 +122,27 @@ def choose(
     return _weigh(plans, grouped.sum(axis=1), options, settings, degree, int(outlook.counts[0]))
 
 
-def choose_first(outlooks: Mapping[int, Outlook], prices: Prices, *, footprint: int) -> Choice:
-    """The layout to begin in. `outlooks` are, by degree, of the same scenarios, grouped as in that layout.
+def choose_first(outlook: Outlook, prices: Prices, *, degrees: Sequence[int], footprint: int) -> Choice:
+    """The layout to begin in. The groups of `outlook` are those of the narrowest of `degrees`; in another
+    layout they are `merged`, as requests that are dealt in turn would be.
 
     No layout is at hand, so no switch is made and nothing stands in for it: the fastest is taken, of
     equals the narrowest.
     """
-    any_outlook = next(iter(outlooks.values()))
-    pauses = _Pauses(any_outlook, prices)
-    courses = _courses(any_outlook, prices, pauses, tuple(outlooks), footprint)
+    pauses = _Pauses(outlook, prices)
+    courses = _courses(outlook, prices, pauses, degrees, footprint)
     options = []
-    for degree, outlook in outlooks.items():
+    for degree in degrees:
         wider = {other: course for other, course in courses.items() if other > degree}
-        way = _course(outlook.seconds_as_grouped(prices.steps(degree)), degree, wider, pauses)
+        dealt = outlook.merged(footprint // degree)
+        way = _course(dealt.seconds_as_grouped(prices.steps(degree)), degree, wider, pauses)
         plan = _plan_seconds(degree, way, courses, pauses, present=degree)
         options.append(_option(degree, plan, way, outlook, pauses, degree))
     best, *others = sorted(options, key=lambda option: (option.seconds, option.degree))
     told = "".join(f", degree {option.degree} {option.seconds:.2f} s" for option in others)
     return Choice(
         degree=best.degree,
-        reason=f"{any_outlook.counts[0]} expected: degree {best.degree} {best.seconds:.2f} s{told}",
+        reason=f"{outlook.counts[0]} expected: degree {best.degree} {best.seconds:.2f} s{told}",
         options=tuple(options),
     )
 

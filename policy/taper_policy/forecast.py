@@ -35,7 +35,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from taper_policy.lengths import Floats, LengthHistory, PastLengths, Whole, normal_scores
+from taper_policy.lengths import Floats, LengthHistory, PastLengths, Whole
 from taper_policy.survivors import NUM_FOLDS, Observed, SurvivorCurves, survivor_curves
 
 # Even ones, and some in the upper tail: a stage lasts as long as the longest of many.
@@ -116,11 +116,16 @@ class Forecast:
         """
         if count < 1:
             raise ValueError(f"count: {count} is not 1 or more")
-        own, within = _uniform(self.rids, count, seed), _uniform(self.rids, count, seed + 1)
-        level = _uniform(self.prompts, count, seed + 2)
-        scores = np.sqrt(self.shared) * normal_scores(level) + np.sqrt(1.0 - self.shared) * normal_scores(own)
-        ranks = np.argsort(np.argsort(scores, axis=0, kind="stable"), axis=0)
-        return self._at((ranks + within) / count, np.arange(len(self.rids))).astype(np.int64)
+        own, level = _keys(self.rids, count, seed), _keys(self.prompts, count, seed + 1)
+        shared = self.shared[:, None]
+        # Logistic scores: they order the draws nearly as normal ones would, and cost a fraction.
+        scores = np.sqrt(shared) * np.arctanh(_signed(level))
+        scores += np.sqrt(1.0 - shared) * np.arctanh(_signed(own))
+        ranks = np.empty(scores.shape)
+        np.put_along_axis(ranks, np.argsort(scores, axis=1), np.arange(float(count))[None, :], axis=1)
+        within = 0.5 + 0.5 * _signed(_mixed(own))
+        rows = np.arange(len(self.rids))[:, None]
+        return self._at((ranks + within) / count, rows).T.astype(np.int64)
 
     def _at(self, probabilities: Floats, rows: Whole) -> Floats:
         """Quantiles of requests `rows` (broadcast), linear between those kept, the outermost beyond them."""
@@ -353,13 +358,18 @@ def _check(
         raise ValueError(f"live[{index}].rid: {rids[index]} is there twice")
 
 
-def _uniform(names: Sequence[str], count: int, seed: int) -> Floats:
-    """Numbers in [0, 1) that depend on the name, the draw and `seed` alone [count, num_names]."""
+def _keys(names: Sequence[str], count: int, seed: int) -> npt.NDArray[np.uint64]:
+    """Numbers that depend on the name, the draw and `seed` alone [num_names, count]."""
     ids = np.array([crc32(name.encode()) for name in names], np.uint64)
-    draws = np.arange(count, dtype=np.uint64)[:, None]
-    keys = _mixed(_mixed(ids ^ _mixed(np.array([seed % 2**64], np.uint64))) + draws)
-    uniform: Floats = (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return uniform
+    draws = np.arange(count, dtype=np.uint64)
+    return _mixed(_mixed(ids ^ _mixed(np.array([seed % 2**64], np.uint64)))[:, None] + draws)
+
+
+def _signed(keys: npt.NDArray[np.uint64]) -> Floats:
+    """Of each key a number in (-1, 1)."""
+    # 52 bits and a half: what a float holds without rounding to an end.
+    signed: Floats = ((keys >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-51 - 1.0
+    return signed
 
 
 def _mixed(

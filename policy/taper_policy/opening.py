@@ -72,12 +72,13 @@ def first_layout(
         remaining = forecast(requests, history, max_tokens=max_tokens).scenarios(
             scenario_count(len(requests)), settings.seed
         )
-        contexts = [request.prompt_tokens for request in requests]
-        outlooks = {}
-        for degree in settings.degrees:
-            num_groups = footprint // degree
-            dealt = [index % num_groups for index in range(len(requests))]
-            outlooks[degree] = Outlook.of(remaining, contexts, dealt, num_groups=num_groups)
-        return choose_first(outlooks, profile, footprint=footprint)
+        num_groups = footprint // settings.degrees[0]
+        outlook = Outlook.of(
+            remaining,
+            [request.prompt_tokens for request in requests],
+            [index % num_groups for index in range(len(requests))],
+            num_groups=num_groups,
+        )
+        return choose_first(outlook, profile, degrees=settings.degrees, footprint=footprint)
     except (ValueError, ArithmeticError) as error:
         return Choice(degree=settings.degrees[0], reason=f"cannot be priced: {error}")

@@ -19,7 +19,7 @@ Invariants (asserted by `tests/policy/test_outlook.py`):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -94,6 +94,14 @@ class Outlook:
             context_tokens=np.diff(made.context_steps, axis=2),
             live_context_tokens=made.live_contexts.sum(axis=0),
         )
+
+    def merged(self, num_groups: int) -> Outlook:
+        """The same with fewer groups: those whose index is equal modulo `num_groups` are one."""
+        tokens, contexts = (
+            part.reshape(-1, num_groups, *part.shape[1:]).sum(axis=0)
+            for part in (self.batch_tokens, self.context_tokens)
+        )
+        return replace(self, batch_tokens=tokens, context_tokens=contexts)
 
     def seconds_as_grouped(self, steps: StepSeconds) -> Floats:
         """Seconds of each block `[scenarios, blocks]` in the layout at hand: the slowest group's."""

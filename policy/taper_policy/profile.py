@@ -255,15 +255,21 @@ class Profile:
         requests over the target groups, one group is taken to recompute all.
         """
         terms = self._switch(from_degree, to_degree)
+        count = np.asarray(requests, dtype=np.float64)
         num_bytes = np.asarray(context_tokens, dtype=np.float64) * self.kv_bytes_per_token
-        migrated = terms.seconds(
-            requests=requests, migrated_requests=requests, num_bytes=num_bytes, recomputed_tokens=0
+        for name, amount in (("requests", count), ("bytes", num_bytes)):
+            if amount.size and not amount.min() >= 0:
+                raise ValueError(f"{name}: {amount.min()} is not 0 or more")
+        # As `SwitchTerms.seconds` of each way, but what they share once: a decision prices many switches.
+        migrated = (
+            terms.exchange_seconds * (count > 0)
+            + terms.migrated_request_seconds * count
+            + terms.byte_seconds * num_bytes
         )
-        recomputed = terms.seconds(
-            requests=requests, migrated_requests=0, num_bytes=0, recomputed_tokens=context_tokens
-        )
-        cheaper: Floats = np.minimum(migrated, recomputed)
-        return {"migrate": migrated, "recompute": recomputed, AUTO: cheaper}[self.kv]
+        recomputed = terms.recomputed_token_seconds * np.asarray(context_tokens, dtype=np.float64)
+        ways = {"migrate": migrated, "recompute": recomputed, AUTO: np.minimum(migrated, recomputed)}
+        total: Floats = terms.fixed_seconds + terms.request_seconds * count + ways[self.kv]
+        return total
 
     def kv_costs(self, from_degree: int, to_degree: int) -> KvCosts:
         """What migrating and recomputing cost. Raises `ValueError` for a pair never measured."""

@@ -36,6 +36,7 @@ import numpy.typing as npt
 
 # Neighbouring cells never are: a unit or a digit is wrong.
 MAX_APART: Final = 300.0
+_MOST: Final = float(np.finfo(np.float64).max)
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -145,8 +146,8 @@ class StepSurface:
         batches = np.asarray(batch, dtype=np.float64)
         contexts = np.asarray(context_tokens, dtype=np.float64)
         busy = np.asarray(busy_groups)
-        _require_range("batch", batches, 0.0, np.finfo(np.float64).max)
-        _require_range("context_tokens", contexts, 0.0, np.finfo(np.float64).max)
+        _require_range("batch", batches, 0.0, _MOST)
+        _require_range("context_tokens", contexts, 0.0, _MOST)
         _require_range("busy_groups", busy, 1, self._num_groups)
         start = (busy.astype(np.intp) - 1) * (len(self._batches) * len(self._contexts))
         if batches.shape != contexts.shape or start.shape:
@@ -184,7 +185,8 @@ class _Places(NamedTuple):
 
 def _places(grid: Floats, points: Floats) -> _Places:
     last = len(grid) - 1
-    below = np.clip(np.searchsorted(grid, points, side="right") - 1, 0, max(last - 1, 0))
+    # The first and the last point do not matter: beyond them the outermost span is carried on.
+    below = np.searchsorted(grid[1:-1], points, side="right")
     # A grid of one point has no slope: whatever its share, both ends are the same.
     spans = np.diff(grid) if last else np.ones(1)
     share = (points - grid.take(below)) / spans.take(below)

@@ -94,6 +94,16 @@ def test_more_to_make_never_takes_less(live: list[tuple[int, int, int]], data: s
         assert price(outlook(more)).sum() >= price(outlook(live)).sum() - 1e-9
 
 
+def test_merged_groups_are_as_if_dealt_to_fewer() -> None:
+    remaining = np.array([[5, 9, 2, 14, 30], [40, 2, 7, 7, 1]])
+    contexts = [3, 7, 20, 1, 6]
+    four, two = (
+        Outlook.of(remaining, contexts, [index % groups for index in range(5)], num_groups=groups)
+        for groups in (4, 2)
+    )
+    np.testing.assert_allclose(four.merged(2).seconds_as_grouped(Affine()), two.seconds_as_grouped(Affine()))
+
+
 def test_scenarios_do_not_mix() -> None:
     contexts, groups = [3, 7], [0, 1]
     both = Outlook.of(np.array([[5, 9], [40, 2]]), contexts, groups, num_groups=2)
