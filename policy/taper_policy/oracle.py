@@ -29,7 +29,8 @@ from taper_policy.simulator import Rule, SimulatedReplica, SimulatedRequest, Sim
 from taper_policy.step_clock import StepClock
 from taper_policy.timeline import Batches, Timeline
 
-# Each count of the ladder is about so many times the one before.
+# Each count of the ladder above `FEW` is about so many times the one before.
+FEW: Final = 16
 LADDER: Final = 1.4
 # About so many counts are tried between two of them.
 FINER: Final = 12
@@ -189,9 +190,9 @@ def _placed(
 
 
 def _ladder(lowest: int, highest: int) -> list[int]:
-    """Live counts from `lowest` to `highest`, each a good step above the one before."""
+    """Live counts from `lowest` to `highest`: all that are few, then each a good step above the last."""
     counts = []
     while lowest < highest:
         counts.append(lowest)
-        lowest = max(lowest + 1, int(lowest * LADDER))
+        lowest = lowest + 1 if lowest < FEW else int(lowest * LADDER)
     return [*counts, highest] if lowest <= highest else counts
