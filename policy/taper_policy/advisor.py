@@ -6,8 +6,8 @@ needed to ask it again (`ledger`). Live replicas and simulated ones use the same
 
 Between two questions the live count must fall by a share (one by one when few live), but never past
 the count at which the last choice planned to widen. Or the longest response must grow by a share: that
-a request goes on, too, tells how long the rest may be. In the widest layout, where only narrowing is
-left, questions are rarer.
+a request goes on, too, tells how long the rest may be. Asking more often gained nothing that
+`benchmarks/regret.py` could see.
 
 Invariants (asserted by `tests/policy/test_advisor.py`):
 - the same events give the same questions with the same choices;
@@ -28,8 +28,8 @@ from taper_policy.opening import ExpectedStage, first_layout
 from taper_policy.predictor import ReplicaSnapshot, Rules, decide
 
 FEW = 4
-SHARE, SHARE_WIDEST = 0.75, 0.5
-GROWTH, GROWTH_WIDEST = 1.5, 2.0
+SHARE = 0.5
+GROWTH = 1.75
 LEAST_GROWTH = 1 / 32
 
 
@@ -76,8 +76,7 @@ class Advisor:
         choice = self._choice(snapshot, now)
         self._due = _next_question(choice, snapshot.degree, len(snapshot.live))
         longest = max((request.decoded_tokens for request in snapshot.live), default=0)
-        growth = GROWTH_WIDEST if _is_widest(choice, snapshot.degree) else GROWTH
-        self._due_tokens = max(longest + math.ceil(LEAST_GROWTH * self._max_tokens), int(growth * longest))
+        self._due_tokens = max(longest + math.ceil(LEAST_GROWTH * self._max_tokens), int(GROWTH * longest))
         self._number += 1
         return Question(
             step=self._step,
@@ -106,14 +105,8 @@ class Advisor:
 
 def _next_question(choice: Choice, degree: int, num_live: int) -> int:
     """The live count at which the next question is due."""
-    if _is_widest(choice, degree):
-        return int(SHARE_WIDEST * num_live)
     if num_live <= FEW:
         return num_live - 1
     staying = next((option for option in choice.options if option.degree == degree), None)
     planned = staying.next_at_requests if staying and staying.next_at_requests is not None else 0
     return max(FEW, int(SHARE * num_live), min(planned, num_live - 1))
-
-
-def _is_widest(choice: Choice, degree: int) -> bool:
-    return degree == max((option.degree for option in choice.options), default=0)

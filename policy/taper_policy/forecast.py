@@ -304,7 +304,7 @@ def _score_quantiles(weights: Floats, passed: Floats, correlation: float) -> Flo
     return found.reshape(len(weights), NUM_QUANTILES)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _tails(correlation: float) -> Floats:
     """P(score > knot | level) of a sample [num_knots, num_levels]; between the knots it is linear."""
     means, spread = math.sqrt(correlation) * _LEVELS, math.sqrt(1.0 - correlation)

@@ -149,7 +149,8 @@ class LengthHistory:
         tokens, weights = _pool(self._stages, half_life)
         self._moments.fade(0.5 ** (len(stage) / half_life))
         self._learn_levels(prompts, counts, _scores_within(tokens, weights, stage))
-        correlation = self._moments.correlation()
+        # Two digits are what it is worth, and tables that hang on it serve many stages.
+        correlation = round(self._moments.correlation(), 2)
         self._past = PastLengths(
             tokens=tokens,
             weights=weights,

@@ -35,7 +35,7 @@ LADDER: Final = 1.4
 # About so many counts are tried between two of them.
 FINER: Final = 12
 # A path is tried with one more layout if it takes no more than so many times the best.
-PROMISING: Final = 1.05
+PROMISING: Final = 1.02
 
 Floats = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
