@@ -502,6 +502,30 @@ def test_a_stage_begins_in_the_layout_that_was_decided(play: Play, monkeypatch: 
     play(scenario)
 
 
+def test_a_stage_is_judged_with_any_policy_and_the_ledger_has_it(play: Play) -> None:
+    for policy in ({"name": "threshold", "threshold": {"requests": 1}}, {"name": "predictor"}):
+
+        async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+            coordinator.use(PROFILE)
+            requests = [ask(coordinator, name) for name in "ab"]
+            await until(lambda: len(engine.live) == 2)
+            engine.end("b", tokens=20)
+            await until(lambda: engine.degree == 2)
+            await asyncio.sleep(0.05)
+            engine.end("a", tokens=2000)
+            await asyncio.gather(*requests)
+            await coordinator.set_global_steps(1)
+            [record] = records(told)
+            assert record.review is not None
+            assert record.regret == record.review["regret"]
+            assert record.review["executed_seconds"] < record.review["static_seconds"]["1"]
+            entries = [event.entry for event in told if isinstance(event, LedgerEntry)]
+            reviews = [entry["review"] for entry in entries if entry["entry"] == "review"]
+            assert reviews == ([record.review] if entries else [])
+
+        play(scenario, policy=policy, response_tokens=4096)
+
+
 def test_without_a_profile_the_predictor_stays(play: Play) -> None:
     async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
         coordinator.decisions.use(None)
