@@ -188,11 +188,15 @@ class Profiler:
             await self._tour(load)
         for visit in range(self._grid.visits):
             for degree in self._room.degrees:
-                await self._switch(degree, "migrate")
+                places = [place for place in self._steps if place.degree == degree]
+                uncertain = [place for place in places if self._is_uncertain(place)]
+                tell(len(places) - len(uncertain), f"TP{degree}")
+                if uncertain:
+                    await self._switch(degree, "migrate")
                 if visit == 0:
                     tell(4, f"TP{degree}: prefills")
                     await self._measure_prefills()
-                for place in (place for place in self._steps if place.degree == degree):
+                for place in uncertain:
                     tell(1, f"TP{degree}: {place.batch} requests of {place.context_tokens} tokens")
                     await self._visit(place)
         on_progress(1.0, "done")
@@ -220,11 +224,12 @@ class Profiler:
 
     # -- decode steps ------------------------------------------------------------------
 
+    def _is_uncertain(self, place: Place) -> bool:
+        return needs_more([sample.seconds for sample in self._steps[place]])
+
     async def _visit(self, place: Place) -> None:
-        """Take a visit's samples of a cell, unless it has enough of them."""
+        """Take a visit's samples of a cell."""
         samples = self._steps[place]
-        if samples and not needs_more([sample.seconds for sample in samples]):
-            return
         tokens = place.context_tokens - self._grid.lead_tokens
         prompts = [
             self._prompts.fixed(group, slot, tokens)

@@ -200,7 +200,7 @@ def test_a_job_is_measured_into_the_users_store(
     assert [file.suffix for file in files] == [".json", ".png"]
     assert read_profile(files[0]) == profile_of_job
     out = capsys.readouterr().out
-    for told in ("TP1, 2 groups busy", "TP1 → TP2", "held-out step error 2.1%", "50% TP1: 4 requests"):
+    for told in ("TP1, 2 groups busy", "TP1→TP2", "held-out step error 2.1%", "50% TP1: 4 requests"):
         assert told in out
     assert f"written to {files[0]} and {files[1].name}" in out
 

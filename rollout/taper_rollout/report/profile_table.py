@@ -55,21 +55,22 @@ def _prefills(profile: Profile) -> Table:
 
 
 def _switches(profile: Profile) -> Table:
-    table = Table(title="Pause of a switch", title_justify="left")
+    """Narrow enough for a terminal of 80 columns."""
+    table = Table(title="Pause of a switch, ms", title_justify="left")
     for name in (
         "switch",
-        "any, ms",
-        "a request",
-        "any KV moved",
-        "a request's KV",
-        "a MiB of KV",
-        "a recomputed token",
+        "any switch",
+        "each request",
+        "if KV moves",
+        "each that moves",
+        "each MiB of KV",
+        "each token anew",
         "error p90, held out",
     ):
         table.add_column(name, justify="right")
     for (one, two), terms in sorted(profile.switch.items()):
         table.add_row(
-            f"TP{one} → TP{two}",
+            f"TP{one}→TP{two}",
             f"{terms.fixed_seconds * 1e3:.1f}",
             f"{terms.request_seconds * 1e3:.2f}",
             f"{terms.exchange_seconds * 1e3:.1f}",
