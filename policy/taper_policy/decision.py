@@ -118,7 +118,7 @@ def choose(
     staying = _course(grouped, degree, wider, pauses, first=1)
     ways = courses | {degree: staying}
     plans = {other: _plan_seconds(other, ways[other], courses, pauses, present=degree) for other in degrees}
-    options = tuple(_option(other, plans[other], ways[other], outlook, pauses, degree) for other in degrees)
+    options = _options(plans, ways, outlook, pauses, degree)
     return _weigh(plans, grouped.sum(axis=1), options, settings, degree, int(outlook.counts[0]))
 
 
@@ -131,19 +131,19 @@ def choose_first(outlook: Outlook, prices: Prices, *, degrees: Sequence[int], fo
     """
     pauses = _Pauses(outlook, prices)
     courses = _courses(outlook, prices, pauses, degrees, footprint)
-    options = []
+    plans, ways = {}, {}
     for degree in degrees:
         wider = {other: course for other, course in courses.items() if other > degree}
         dealt = outlook.merged(footprint // degree)
-        way = _course(dealt.seconds_as_grouped(prices.steps(degree)), degree, wider, pauses)
-        plan = _plan_seconds(degree, way, courses, pauses, present=degree)
-        options.append(_option(degree, plan, way, outlook, pauses, degree))
+        ways[degree] = _course(dealt.seconds_as_grouped(prices.steps(degree)), degree, wider, pauses)
+        plans[degree] = _plan_seconds(degree, ways[degree], courses, pauses, present=degree)
+    options = _options(plans, ways, outlook, pauses, None)
     best, *others = sorted(options, key=lambda option: (option.seconds, option.degree))
     told = "".join(f", degree {option.degree} {option.seconds:.2f} s" for option in others)
     return Choice(
         degree=best.degree,
         reason=f"{outlook.counts[0]} expected: degree {best.degree} {best.seconds:.2f} s{told}",
-        options=tuple(options),
+        options=options,
     )
 
 
@@ -212,26 +212,42 @@ def _plan_seconds(
     return rest
 
 
-def _option(
-    degree: int,
-    plan: Floats,
-    way: _Course,
+def _options(
+    plans: Mapping[int, Floats],
+    ways: Mapping[int, _Course],
     outlook: Outlook,
     pauses: _Pauses,
-    present: int,
-) -> Option:
-    leaves = way.leaves(0)
-    ordered = np.sort(plan)
-    low, high = np.interp((0.1, 0.9), np.linspace(0.0, 1.0, len(ordered)), ordered)
-    return Option(
-        degree=degree,
-        seconds=float(plan.mean()),
-        low_seconds=float(low),
-        high_seconds=float(high),
-        pause_seconds=0.0 if degree == present else float(pauses.of(present, degree)[0]),
-        next_degree=leaves[1] if leaves else None,
-        next_at_requests=int(outlook.counts[leaves[0]]) if leaves else None,
-    )
+    present: int | None,
+) -> tuple[Option, ...]:
+    """What each of `plans` comes to. `present` is the layout at hand, None where there is none yet."""
+    seconds = np.sort(np.stack(list(plans.values())), axis=1)
+    mean = seconds.mean(axis=1).tolist()
+    low, high = (_quantile(seconds, share).tolist() for share in (0.1, 0.9))
+    options = []
+    for index, degree in enumerate(plans):
+        pause = 0.0 if present is None or degree == present else float(pauses.of(present, degree)[0])
+        leaves = ways[degree].leaves(0)
+        options.append(
+            Option(
+                degree=degree,
+                seconds=mean[index],
+                low_seconds=low[index],
+                high_seconds=high[index],
+                pause_seconds=pause,
+                next_degree=leaves[1] if leaves else None,
+                next_at_requests=int(outlook.counts[leaves[0]]) if leaves else None,
+            )
+        )
+    return tuple(options)
+
+
+def _quantile(ordered: Floats, share: float) -> Floats:
+    """Of each row, which ascends, linear between its values."""
+    place = share * (ordered.shape[1] - 1)
+    below = min(int(place), max(0, ordered.shape[1] - 2))
+    above = min(below + 1, ordered.shape[1] - 1)
+    found: Floats = ordered[:, below] + (place - below) * (ordered[:, above] - ordered[:, below])
+    return found
 
 
 def _weigh(

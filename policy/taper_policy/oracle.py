@@ -29,7 +29,7 @@ from taper_policy.simulator import Rule, SimulatedReplica, SimulatedRequest, Sim
 from taper_policy.step_clock import StepClock
 from taper_policy.timeline import Batches, Timeline
 
-# Each count of the ladder above `FEW` is about so many times the one before.
+# So few counts are all tried. Of more, each is about so many times the one before.
 FEW: Final = 16
 LADDER: Final = 1.4
 # About so many counts are tried between two of them.
@@ -190,9 +190,11 @@ def _placed(
 
 
 def _ladder(lowest: int, highest: int) -> list[int]:
-    """Live counts from `lowest` to `highest`: all that are few, then each a good step above the last."""
+    """Live counts from `lowest` to `highest`: all if they are few, else each a good step above the last."""
+    if highest - lowest < FEW:
+        return list(range(lowest, highest + 1))
     counts = []
     while lowest < highest:
         counts.append(lowest)
-        lowest = lowest + 1 if lowest < FEW else int(lowest * LADDER)
-    return [*counts, highest] if lowest <= highest else counts
+        lowest = max(lowest + 1, int(lowest * LADDER))
+    return [*counts, highest]
