@@ -38,6 +38,17 @@ def test_requests_go_to_the_group_with_the_fewest(sent: list[tuple[int, Any]]) -
     assert sent[5:] == [(2, "f"), (1, "g")]
 
 
+def test_it_tells_which_group_serves_a_request(sent: list[tuple[int, Any]]) -> None:
+    router = Router(4, 1, range(4))
+    ask(router, "a", "b", "c")
+    assert [router.group_of(name) for name in "abcd"] == [0, 1, 2, None]
+    router.hold()
+    router.release(2, {"a": 0, "b": 0, "c": 1})
+    assert [router.group_of(name) for name in "abc"] == [0, 0, 1]
+    router.finished("c")
+    assert router.group_of("c") is None
+
+
 @pytest.mark.parametrize(("degree", "ranks"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (4, [0])])
 def test_anything_else_goes_to_the_leaders(
     sent: list[tuple[int, Any]], degree: int, ranks: list[int]
