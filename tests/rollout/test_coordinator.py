@@ -10,6 +10,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +21,10 @@ from taper_policy.kv_choice import KvWay
 from taper_policy.profile import Profile
 from taper_rollout import coordinator as module
 from taper_rollout.coordinator import Coordinator, ReplicaSettings
-from taper_rollout.events import LedgerEntry, StageRecord, SwitchDone
+from taper_rollout.events import LedgerEntry, StageRecord, SwitchDone, as_json
 from taper_rollout.records import LiveRecord, RankRecord
+from taper_rollout.report.ledger_file import LedgerFile, read_ledger
+from taper_rollout.report.replayed import replayed
 from taper_rollout.sglang.engine import CommandFailed, EngineDied
 
 SETTINGS = ReplicaSettings(
@@ -524,6 +527,30 @@ def test_a_stage_is_judged_with_any_policy_and_the_ledger_has_it(play: Play) -> 
             assert reviews == ([record.review] if entries else [])
 
         play(scenario, policy=policy, response_tokens=4096)
+
+
+def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Path) -> None:
+    ledger = LedgerFile(tmp_path)
+
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        coordinator.use(PROFILE)
+        for step in (1, 2, 3):
+            await coordinator.set_global_steps(step)
+            requests = [ask(coordinator, f"{step}{name}") for name in "abcd"]
+            await until(lambda: len(engine.live) == 4)
+            for number, name in enumerate("bcda"):
+                await asyncio.sleep(0.05)
+                engine.end(f"{step}{name}", tokens=100 * step + 700 * number)
+            await asyncio.gather(*requests)
+        await coordinator.set_global_steps(4)
+        for event in told:
+            if isinstance(event, LedgerEntry):
+                ledger.append(json.loads(json.dumps(as_json(event))))
+
+    play(scenario, policy={"name": "predictor"}, response_tokens=4096)
+    found = replayed(read_ledger(tmp_path).lives, [])
+    assert (found.num_stages, found.differing) == (3, [])
+    assert found.num_decisions >= 3 + 2  # a question a stage, and two openings
 
 
 def test_without_a_profile_the_predictor_stays(play: Play) -> None:
