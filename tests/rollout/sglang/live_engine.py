@@ -16,11 +16,11 @@ from taper_rollout.sglang.engine_settings import EngineSettings
 PROMPTS = [list(range(5 + i, 12 + 2 * i)) for i in range(7)]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 120, "ignore_eos": True}
 # Some short, some long, no two with a common beginning. By `BY_LENGTH` the former are recomputed and the
-# latter migrate, whatever the layout and however far the responses of `GREEDY` have come.
-MIXED_PROMPTS = [*PROMPTS[:4], *([5 + (50 + 3 * k + k // 7 + i) % 100 for k in range(600)] for i in range(3))]
+# latter migrate, whatever the layout and however far the responses of `GREEDY` have come (up to 95 tokens).
+MIXED_PROMPTS = [*PROMPTS[:4], *([5 + (50 + 3 * k + k // 7 + i) % 100 for k in range(800)] for i in range(3))]
 BY_LENGTH = KvCosts(
     exchange_seconds=0.0,
-    migrated_request_seconds=140.0,
+    migrated_request_seconds=110.0,
     migrated_token_seconds=0.0,
     recomputed_token_seconds=1.0,
 )
