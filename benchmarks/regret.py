@@ -1,11 +1,13 @@
-"""How far from the best plan? `python benchmarks/regret.py [--profiles FILE ...] [--seeds 101 102]`.
+"""How far from the best plan? `python benchmarks/regret.py [--profiles FILE ...] [--seeds 301 302]`.
 
 Simulated stages of every regime of lengths, priced by a CPU profile and two GPU-shaped ones: the
 predictor's regret against the oracle, which knows the lengths, and its gain over the best static
 layout. A job is a sequence of stages; in its first one the predictor knows nothing but the cap.
 
 The bar: regret mean <= 3 %, p95 <= 8 %, for each profile over all regimes and for each of them.
-Settings were tuned on seeds below 100; `HELD_OUT_SEEDS` were never looked at for that.
+Settings were tuned on seeds below 100. Seeds 101, 102, 201 and 202 were held out at first, but each pair
+missed the bar in one row (4 requests on the CPU: siblings, then uniform), after which the opening's
+margin was set, on seeds 1 to 3. `HELD_OUT_SEEDS` were first looked at when all settings were final.
 
 What this does not show: the GPU-shaped profiles are estimated from published figures, and
 `cpu_71m.json` from a table of measured decode steps, its pause from a measured range. The simulator
@@ -36,7 +38,7 @@ from taper_policy.profile_file import read_profile
 from taper_policy.regimes import REGIMES
 from taper_rollout.simulation import Synthetic
 
-HELD_OUT_SEEDS = (101, 102)
+HELD_OUT_SEEDS = (301, 302)
 CPU_FILE = Path(__file__).parent / "cpu_71m.json"
 MEAN_BAR, P95_BAR = 0.03, 0.08
 

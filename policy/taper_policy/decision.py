@@ -48,6 +48,10 @@ class PredictorSettings:
     margin_share: float = 0.01
     confidence: float = 0.75
 
+    def margin(self, staying_seconds: float) -> float:
+        """Seconds that must be saved of those."""
+        return self.margin_seconds + self.margin_share * staying_seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -122,28 +126,42 @@ def choose(
     return _weigh(plans, grouped.sum(axis=1), options, settings, degree, int(outlook.counts[0]))
 
 
-def choose_first(outlook: Outlook, prices: Prices, *, degrees: Sequence[int], footprint: int) -> Choice:
+def choose_first(
+    outlook: Outlook,
+    prices: Prices,
+    settings: PredictorSettings,
+    *,
+    degrees: Sequence[int],
+    footprint: int,
+) -> Choice:
     """The layout to begin in. The groups of `outlook` are those of the narrowest of `degrees`; in another
     layout they are `merged`, as requests that are dealt in turn would be.
 
-    No layout is at hand, so no switch is made and nothing stands in for it: the fastest is taken, of
-    equals the narrowest.
+    No layout is at hand, so none costs a switch. The fastest is taken, later widenings included, if it
+    beats the best layout to keep for good by the margin. Confidence is not asked for: a widening that
+    is only planned will be judged when it is due.
     """
     pauses = _Pauses(outlook, prices)
     courses = _courses(outlook, prices, pauses, degrees, footprint)
-    plans, ways = {}, {}
+    plans, ways, kept = {}, {}, {}
     for degree in degrees:
         wider = {other: course for other, course in courses.items() if other > degree}
-        dealt = outlook.merged(footprint // degree)
-        ways[degree] = _course(dealt.seconds_as_grouped(prices.steps(degree)), degree, wider, pauses)
+        dealt = outlook.merged(footprint // degree).seconds_as_grouped(prices.steps(degree))
+        ways[degree] = _course(dealt, degree, wider, pauses)
         plans[degree] = _plan_seconds(degree, ways[degree], courses, pauses, present=degree)
-    options = _options(plans, ways, outlook, pauses, None)
-    best, *others = sorted(options, key=lambda option: (option.seconds, option.degree))
-    told = "".join(f", degree {option.degree} {option.seconds:.2f} s" for option in others)
+        kept[degree] = dealt.sum(axis=1)
+    steady = min(degrees, key=lambda degree: (float(kept[degree].mean()), degree))
+    fastest = min(degrees, key=lambda degree: (float(plans[degree].mean()), degree))
+    staying, seconds = float(kept[steady].mean()), float(plans[fastest].mean())
+    share = float((kept[steady] > plans[fastest]).mean())
+    is_enough = staying - seconds > settings.margin(staying)
+    told = f"{outlook.counts[0]} expected: degree {fastest} {seconds:.2f} s"
     return Choice(
-        degree=best.degree,
-        reason=f"{outlook.counts[0]} expected: degree {best.degree} {best.seconds:.2f} s{told}",
-        options=options,
+        degree=fastest if is_enough else steady,
+        reason=f"{told}, degree {steady} for good {staying:.2f} s",
+        gain_seconds=staying - seconds,
+        gain_share=share,
+        options=_options(plans, ways, outlook, pauses, None),
     )
 
 
@@ -273,7 +291,7 @@ def _weigh(
     gain, ahead = staying - best.seconds, waiting.seconds - best.seconds
     share = float((staying_for_good > plans[best.degree]).mean())
     told = f"{num_live} live: degree {best.degree} {best.seconds:.2f} s, staying {staying:.2f} s"
-    margin = settings.margin_seconds + settings.margin_share * staying
+    margin = settings.margin(staying)
     target = degree
     if gain <= margin:
         reason = f"{told}: no more than the margin of {margin:.2f} s is gained"

@@ -3,10 +3,12 @@
 Between two stages a replica is idle, so another layout costs no request a pause. What the stage
 will bring is not known yet; what is expected of it is: about as many requests as in the stage
 before, with lengths as the job has shown so far, or the prior's in its first stage. The layouts
-are priced by their courses to the end, widenings on the way included, and the fastest is taken.
+are priced by their courses to the end, widenings on the way included. The fastest is taken if it
+beats the best layout to keep for good by the margin: a widening that is planned for nothing but a
+sliver costs most where the stage turns out short.
 
 Invariants (asserted by `tests/policy/test_opening.py`):
-- by its own model never slower than beginning in any other layout;
+- by its own model never slower than any layout that is kept for good;
 - equal arguments give equal choices;
 - it does not raise for what cannot be priced: the stage then begins in the narrowest layout.
 """
@@ -79,6 +81,6 @@ def first_layout(
             [index % num_groups for index in range(len(requests))],
             num_groups=num_groups,
         )
-        return choose_first(outlook, profile, degrees=settings.degrees, footprint=footprint)
+        return choose_first(outlook, profile, settings.enough, degrees=settings.degrees, footprint=footprint)
     except (ValueError, ArithmeticError) as error:
         return Choice(degree=settings.degrees[0], reason=f"cannot be priced: {error}")
