@@ -5,7 +5,8 @@ every arm runs a stage of the same prompts and the same lengths (drawn anew for 
 forced by the token limit of each request, which no arm sees), beginning with another arm each
 time. A first repeat is run and not counted: it warms the machine, and the predictor hears one
 stage's lengths, as it would in a job's second step. The oracle's plan is the best found with the
-true lengths and the measured profile, and is run live, too.
+true lengths and the measured profile, and is run live, too. Without `--profile` the replica measures
+one first, as it would at the start of a run.
 
     python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7]
 
@@ -35,7 +36,7 @@ from rich.progress import Progress
 
 from taper_policy.oracle import best_plan
 from taper_policy.profile import Profile
-from taper_policy.profile_file import profile_as_json, read_profile
+from taper_policy.profile_file import profile_as_json
 from taper_policy.regimes import REGIMES, lengths
 from taper_policy.simulator import SimulatedRequest
 from taper_policy.step_clock import StepClock
@@ -49,30 +50,31 @@ SHAPES = {"71M": M71, "210M": M210}
 FOOTPRINT, DEGREES = 2, (1, 2)
 
 
-def replica_settings(model: str, dtype: str, *, most_requests: int, max_tokens: int) -> ReplicaSettings:
+def replica_settings(model: str, options: argparse.Namespace) -> ReplicaSettings:
     """A replica with room for all requests of a stage at once in every layout."""
-    context = PROMPT_TOKENS + max_tokens + 8
-    per_group = -(-most_requests // FOOTPRINT)
+    context = PROMPT_TOKENS + options.max_tokens + 8
+    per_group = -(-max(options.requests) // FOOTPRINT)
     return ReplicaSettings(
         model_path=model,
-        dtype=dtype,
+        dtype=options.dtype,
         footprint=FOOTPRINT,
         degrees=DEGREES,
         mode="enforce",
         policy={"name": "predictor"},
-        kv="migrate",
+        kv="auto",
         switch_timeout_seconds=60.0,
         seed=1,
         kv_tokens=per_group * context,
         max_running_requests=per_group,
         context_tokens=context,
-        response_tokens=max_tokens,
+        response_tokens=options.max_tokens,
         trust_remote_code=False,
         device="cpu",
         replica=0,
         random_seed=1,
         host="127.0.0.1",
-        calibrate=False,
+        profile=str(options.profile) if options.profile else None,
+        profiles=str(options.output / "profiles"),
     )
 
 
@@ -180,14 +182,14 @@ def _run(regime: str, size: int, repeat: int, arm: str, record: dict[str, Any]) 
 
 async def measure(model: str, options: argparse.Namespace) -> tuple[Profile, list[Run]]:
     """Start the replica, take its profile, run everything."""
-    settings = replica_settings(
-        model, options.dtype, most_requests=max(options.requests), max_tokens=options.max_tokens
-    )
+    settings = replica_settings(model, options)
     told: list[Any] = []
     coordinator = Coordinator(settings, told.append)
     await coordinator.start()
     try:
-        profile = read_profile(options.profile)
+        profile = coordinator.profile
+        if profile is None:
+            raise RuntimeError("no profile could be measured")
         deciders = arms(settings, profile, told.append, options.thresholds)
         return profile, await compare(Replica(coordinator, told), deciders, profile, options)
     finally:
@@ -229,7 +231,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", choices=list(SHAPES), default="210M")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument(
-        "--profile", type=Path, required=True, help="of this model on this machine: taper profile"
+        "--profile", type=Path, help="of this model on this machine; default: measured now, quickly, and kept"
     )
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--requests", type=int, nargs="+", default=[64, 192], help="multiples of 8")

@@ -95,6 +95,11 @@ class Coordinator:
         self.decisions.use(profile)
         self._reviewer.use(profile)
 
+    @property
+    def profile(self) -> Profile | None:
+        """What it decides by."""
+        return self._switcher.profile
+
     async def close(self) -> None:
         """End the ranks; nothing of the replica is left. A stage that is broken off is not told."""
         if self._watcher is not None:

@@ -33,12 +33,12 @@ class Switcher:
     def __init__(self, engine: ElasticEngine, settings: ReplicaSettings) -> None:
         self._engine, self._settings = engine, settings
         self._protocol = SwitchProtocol(timeout_seconds=settings.switch_timeout_seconds)
-        self._profile: Profile | None = None
+        self.profile: Profile | None = None
         self.lock = asyncio.Lock()
 
     def use(self, profile: Profile | None) -> None:
         """Choose what becomes of each request's KV cache by the costs in `profile`."""
-        self._profile = profile
+        self.profile = profile
 
     @property
     def state(self) -> State:
@@ -67,7 +67,7 @@ class Switcher:
             if before == decision.degree:
                 return None
             began_at = time.time()
-            kv = kv_way(self._settings.kv, self._profile, before, decision.degree)
+            kv = kv_way(self._settings.kv, self.profile, before, decision.degree)
             try:
                 figures = await self._agree(decision.degree, kv)
             except CommandFailed as refused:
