@@ -230,7 +230,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def table(entries: Sequence[dict[str, Any]]) -> Table:
     """A row an entry."""
-    made = Table(title="Pause of a switch by what becomes of the KV cache: median [quartiles]")
+    made = Table(title="Pause of a switch by what becomes of the KV cache; median and quartiles")
     for name in (
         "requests",
         "switch",
@@ -289,7 +289,8 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     options = _options()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    console = Console()
+    # Also where the output is no terminal, which would be taken for a narrow one.
+    console = Console(width=120)
     with tempfile.TemporaryDirectory() as directory:
         make_model(Path(directory), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
         profile, rows = asyncio.run(measure(directory, options, console))
