@@ -84,8 +84,8 @@ class Policy(Block):
     name: Literal["predictor", "widen-at-once", "threshold", "schedule"] = Field(
         default="predictor",
         description="`predictor`: when that is expected to pay, by the measured profile and the forecast of "
-        "lengths. `widen-at-once`: as soon as a group is idle. `threshold`: by the number of running requests. "
-        "`schedule`: at given token counts.",
+        "lengths. `widen-at-once`: as soon as a group is idle. `threshold`: by the number of running "
+        "requests. `schedule`: at given token counts.",
     )
     predictor: Predictor | None = Field(
         default=None, description="Settings of the predictor; may be given when `name` is `predictor`."
@@ -176,9 +176,9 @@ class RolloutSpec(Block):
     )
     profile: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
-        description="File of the profile to decide by, as `taper profile` writes it; it must be of this model, "
-        "device, dtype, footprint and these versions. Default: the one in the user's cache directory; where "
-        "none fits, one is measured when the run starts, and kept there.",
+        description="File of the profile to decide by, as `taper profile` writes it; it must be of this "
+        "model, device, dtype, footprint and these versions. Default: the one in the user's cache directory; "
+        "where none fits, one is measured when the run starts, and kept there.",
     )
     port: int | None = Field(
         default=None,

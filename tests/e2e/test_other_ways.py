@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from taper_api import load_job
+from taper_rollout import cli
+from taper_rollout.report.ledger_file import read_ledger
 from taper_rollout.training import HostResources, verl_overrides
 from taper_rollout.verl.preparation import prepare
 from taper_rollout.verl.session import CPU_ENVIRONMENT, RAY_ENVIRONMENT
@@ -132,7 +134,11 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def test_a_running_cluster_and_a_rank_that_is_killed(
-    sample: Path, start: Callable[..., Any], cluster: tuple[Any, str], tmp_path: Path
+    sample: Path,
+    start: Callable[..., Any],
+    cluster: tuple[Any, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     head, address = cluster
     output = tmp_path / "output"
@@ -145,6 +151,10 @@ def test_a_running_cluster_and_a_rank_that_is_killed(
         output,
         "--set",
         "spec.training.steps=1000",
+        "--set",
+        "spec.rollout.policy={name: predictor}",
+        "--set",
+        "spec.rollout.responseTokens=160",
         RAY_ADDRESS=address,
         **RAY_ENVIRONMENT,
     )
@@ -166,3 +176,18 @@ def test_a_running_cluster_and_a_rank_that_is_killed(
     assert head.process.poll() is None  # the cluster is not ours to end
     gone = [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]
     assert gone == []
+    check_ledger(output, capsys)
+
+
+def check_ledger(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the predictor decided until the run was lost can be read, and gives the same again."""
+    [life] = read_ledger(output).lives
+    first = next(life.stages())
+    assert first.step == 1 and first.has_ended and first.questions
+    assert first.judgement is not None
+    trace = json.loads((output / "traces" / "stage-00001-0.json").read_text())
+    assert trace["review"] == first.judgement.review
+    assert cli.main(["replay", str(output)]) == 0
+    assert " 0 not" in capsys.readouterr().out
+    assert cli.main(["explain", str(output), "--step", "1"]) == 0
+    assert capsys.readouterr().out.startswith("step 1, replica 0: ")

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import pytest
 
-from taper_policy.rules import rule_from_settings
+from taper_policy.ledger import AnyEntry, entry_from_json
+from taper_policy.profile import Profile
 from taper_rollout.coordinator import Coordinator, Generated, ReplicaSettings
-from taper_rollout.events import StageRecord
+from taper_rollout.decisions import Decisions
+from taper_rollout.events import LedgerEntry, StageRecord
+from taper_rollout.stage_review import StageReviewer
 
 from ..conftest import MakeModel
 
@@ -27,16 +31,27 @@ class Replica:
         self.loop, self.base, self.events = loop, settings, list[Any]()
         self.coordinator = Coordinator(settings, self.events.append)
         self.run(self.coordinator.start())
+        self.profile = self.coordinator.profile
         self.step = 0
 
     def run(self, work: Awaitable[Any], seconds: float = WAIT_SECONDS) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(work, seconds))
 
-    def configure(self, **changes: Any) -> None:
-        """Change settings of the running replica: what it was started with, and `changes`."""
+    def configure(self, profile: Profile | None = None, **changes: Any) -> None:
+        """Change settings of the running replica: what it was started with, and `changes`.
+
+        It decides by `profile`, or by the one that it measured when it started.
+        """
         settings = dataclasses.replace(self.base, **changes)
-        self.coordinator._settings = settings
-        self.coordinator._rule = rule_from_settings(settings.policy, settings.degrees)
+        self.coordinator._settings = self.coordinator._switcher._settings = settings
+        self.coordinator.decisions = Decisions(settings, self.events.append)
+        self.coordinator._reviewer = StageReviewer(settings)
+        self.coordinator.use(profile or self.profile)
+
+    def ledger(self) -> list[AnyEntry]:
+        """What it told for the ledger, since the events were cleared."""
+        told = [event.entry for event in self.events if isinstance(event, LedgerEntry)]
+        return [entry_from_json(json.loads(json.dumps(entry))) for entry in told]
 
     async def generate(self, requests: list[Request], *, logprobs: bool = True) -> list[Generated]:
         """Serve requests, each a dictionary with `prompt` and sampling parameters."""

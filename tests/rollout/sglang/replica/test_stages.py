@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
+from taper_policy.ledger import Judgement, Outcome, Question, StageEnd
+from taper_policy.life import lives, same_choice
 from taper_rollout.coordinator import Generated
 from taper_rollout.events import StageProgress, StageRecord
 from taper_rollout.stage import prompt_digest
 
+from ...test_coordinator import PROFILE
 from .conftest import GREEDY, RANDOM, Replica, long_tail
 
 SCHEDULE = {
@@ -146,3 +150,58 @@ def test_a_new_step_ends_the_stage_before(replica: Replica) -> None:
     replica.run(scenario())
     records = [event for event in replica.events if isinstance(event, StageRecord)]
     assert [(record.step, len(record.requests)) for record in records] == [(20, 3), (21, 3)]
+
+
+def test_the_predictor_switches_and_its_ledger_gives_the_same_again(replica: Replica) -> None:
+    """By a profile in which two ranks are much faster than one, whatever they are here."""
+    replica.events.clear()
+    replica.configure(PROFILE, policy={"name": "predictor"})
+    started = replica.ledger()
+    entries = []
+    for _ in range(2):
+        _, record = replica.stage(long_tail(RANDOM))
+        entries += replica.ledger()
+        assert record.review is not None and record.regret == record.review["regret"]
+        assert record.review["actual_seconds"] == record.ended_at - record.started_at
+    [life] = lives([(3, entry) for entry in [*started, *entries]])
+    switched = [stage for stage in life.stages() if stage.outcomes]
+    assert switched
+    for stage in life.stages():
+        assert stage.has_ended and stage.judgement is not None
+    [outcome, *_] = switched[0].outcomes.values()
+    assert outcome.switch["outcome"] == "committed"
+    assert outcome.switch["predicted_gain_seconds"] > 0 and outcome.switch["gain_seconds"] is not None
+    kinds = [type(entry) for entry in entries]
+    assert kinds.count(StageEnd) == kinds.count(Judgement) == 2 and kinds.count(Outcome) >= 1
+    questions = [entry for entry in entries if isinstance(entry, Question)]
+    assert sum(len(entry.finished) for entry in entries if isinstance(entry, Question | StageEnd)) == 20
+    again = list(life.asked_again())
+    assert len(again) >= len(questions) > 0
+    assert all(same_choice(recorded.choice, now.choice) for recorded, now in again)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "advise"])
+def test_a_stage_is_judged_by_the_profile_that_was_measured(replica: Replica, mode: str) -> None:
+    replica.configure(mode=mode, policy={"name": "predictor"})
+    _, record = replica.stage(long_tail(RANDOM))
+    assert record.review is not None
+    assert set(record.review["static_seconds"]) == {"1", "2"}
+    assert 0 < record.review["best_seconds"] <= record.review["executed_seconds"]
+    assert ("advised" in record.review) == (mode == "advise")
+
+
+def test_requests_are_told_with_the_group_that_served_them(replica: Replica) -> None:
+    """Ten requests are dealt to two groups in turn."""
+    replica.configure(mode="off")
+    groups: list[int | None] = []
+    generate = replica.coordinator._engine.generate
+
+    async def noted(*arguments: Any, **options: Any) -> Any:
+        output = await generate(*arguments, **options)
+        groups.append(output["group"])
+        return output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica.coordinator._engine, "generate", noted)
+        replica.stage(long_tail(RANDOM))
+    assert sorted(groups) == [0] * 5 + [1] * 5
