@@ -9,7 +9,7 @@ the best of this and of whatever else was run.
 
 Invariants (asserted by `tests/policy/test_oracle.py`):
 - never slower than any static layout;
-- on stages small enough to try them all, within 1 % of the best plan of one widening or two;
+- on stages small enough to try them all, within 1 % of the best plan of one widening, 2 % of two;
 - regret is not negative.
 """
 
