@@ -10,7 +10,7 @@ from taper_policy.oracle import Plan
 from taper_policy.profile import Profile
 from taper_policy.snapshot import Decision, Snapshot
 from taper_rollout.decisions import Decider, Decisions, Live
-from taper_rollout.events import SwitchRecord
+from taper_rollout.events import StageRecord
 from taper_rollout.replica_settings import ReplicaSettings
 
 THRESHOLDS = (2, 4, 8, 16, 32)
@@ -45,7 +45,7 @@ class Planned:
         due = [degree for requests, degree in self.plan.widenings if snapshot.num_running <= requests]
         return Decision(degree=due[-1], reason="planned") if due and due[-1] > snapshot.degree else None
 
-    def end_stage(self, switches: Iterable[SwitchRecord]) -> None:
+    def end_stage(self, record: StageRecord | None) -> None:
         """Nothing is learned."""
 
 
