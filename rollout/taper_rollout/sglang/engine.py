@@ -38,7 +38,7 @@ from taper_rollout.segment import Segment
 from taper_rollout.sglang.engine_settings import EngineSettings, environment
 from taper_rollout.sglang.rank_process import RankSettings, SegmentMap, input_address, run_rank
 from taper_rollout.sglang.ranked_engine import RankedEngine
-from taper_rollout.sglang.router import Router
+from taper_rollout.sglang.router import Router, bounded
 
 WORDS_SECONDS = 0.2
 
@@ -143,7 +143,7 @@ class ElasticEngine:
             for rank in range(1, self.settings.footprint)
         ]
         self._sockets = sockets[1:]
-        self._router = Router(self.settings.footprint, self.degree, sockets)
+        self._router = Router(self.settings.footprint, self.degree, [bounded(socket) for socket in sockets])
         manager._dispatch_to_scheduler = self._router.dispatch
         manager._async_dispatch_to_scheduler = self._router.dispatch_async
         with contextlib.suppress(FileNotFoundError):

@@ -8,9 +8,11 @@ before the switch command in the same sockets.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import zmq
 from sglang.srt.managers.io_struct import (
     BatchTokenizedGenerateReqInput,
     TokenizedGenerateReqInput,
@@ -18,6 +20,15 @@ from sglang.srt.managers.io_struct import (
 )
 
 from taper_policy.layout import leaders
+
+# Queues are unbounded: only a socket without its other end has to wait at all.
+SEND_MILLISECONDS = 1000
+
+
+def bounded(socket: Any) -> Any:
+    """The socket, which now gives a message up instead of waiting for ever for its other end."""
+    socket.setsockopt(zmq.SNDTIMEO, SEND_MILLISECONDS)
+    return socket
 
 
 class Router:
@@ -47,7 +58,7 @@ class Router:
     def broadcast(self, message: Any) -> None:
         """Send to the leader of every group, past the hold."""
         for rank in leaders(self.footprint, self.degree):
-            sock_send(self._sockets[rank], message)
+            self._send(rank, message)
 
     def _route(self, request: TokenizedGenerateReqInput) -> None:
         heads = leaders(self.footprint, self.degree)
@@ -56,7 +67,13 @@ class Router:
             loads[group] += 1
         group = self.pinned if self.pinned is not None else loads.index(min(loads))
         self._group_of[request.rid] = group
-        sock_send(self._sockets[heads[group]], request)
+        self._send(heads[group], request)
+
+    def _send(self, rank: int, message: Any) -> None:
+        # A socket whose other end died has nobody to send to, and would wait for ever; the
+        # engine's watch tells of the death and ends what was sent.
+        with contextlib.suppress(zmq.Again):
+            sock_send(self._sockets[rank], message)
 
     def group_of(self, request_id: str) -> int | None:
         """The group that serves a request; None for one that is not known."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import zmq
+from sglang.srt.managers.io_struct import AbortReq
 
 from taper_rollout.sglang import router as module
-from taper_rollout.sglang.router import Router
+from taper_rollout.sglang.router import Router, bounded
 
 
 class Request(SimpleNamespace):
@@ -27,6 +30,15 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
 def ask(router: Router, *names: str) -> None:
     for name in names:
         router.dispatch(Request(rid=name))
+
+
+def test_a_message_for_a_rank_that_died_does_not_hang() -> None:
+    """A socket without its other end would wait for ever."""
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.bind("inproc://rank")
+        began = time.monotonic()
+        Router(1, 1, [bounded(socket)]).dispatch(AbortReq(rid="", abort_all=True))
+        assert time.monotonic() - began < 10
 
 
 def test_requests_go_to_the_group_with_the_fewest(sent: list[tuple[int, Any]]) -> None:
