@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_ray(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Many of Ray's functions start it when it does not run: a test that lets them breaks those after it."""
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None and request.node.get_closest_marker("e2e") is None and ray.is_initialized():
+        ray.shutdown()
+        pytest.fail("this test has started Ray")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

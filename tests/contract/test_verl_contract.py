@@ -181,7 +181,9 @@ def test_steps_and_validations_are_posted_apart(monkeypatch: pytest.MonkeyPatch)
     from taper_rollout.verl import trainer_hooks
 
     posts: list[dict[str, Any]] = []
+    hosts: list[tuple[str, dict[str, Any]]] = []
     reporter = SimpleNamespace(post=SimpleNamespace(remote=posts.append))
+    monkeypatch.setattr(trainer_hooks, "post_to_all", lambda run, event: hosts.append((run, event)))
     monkeypatch.setattr(trainer_hooks.ray, "get_actor", lambda name: reporter)
     monkeypatch.setattr(trainer_hooks.ray, "get", lambda call, timeout: None)
     report = trainer_hooks.StepReport("run")
@@ -189,6 +191,7 @@ def test_steps_and_validations_are_posted_apart(monkeypatch: pytest.MonkeyPatch)
     report.log({"training/global_step": 1, "critic/score/mean": 0.25}, step=1)
     assert [(post["kind"], post["step"]) for post in posts] == [("Validation", 0), ("Step", 1)]
     assert posts[0]["metrics"] == {"val-core/reward/mean@1": 0.5}
+    assert hosts == [("run", post) for post in posts]
     metrics = inspect.getsource(find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._compute_metrics"))
     assert '"training/global_step"' in metrics
 
