@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 from generation_arms import ORACLE, THRESHOLDS, Planned, arms
 from generation_report import Run, Stages, plot, table
-from random_qwen3 import M71, M210, VOCABULARY, make_model
+from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
+from random_qwen3 import M71, M210, make_model
 from rich.console import Console
 from rich.progress import Progress
 
@@ -42,77 +43,9 @@ from taper_policy.simulator import SimulatedRequest
 from taper_policy.step_clock import StepClock
 from taper_rollout.coordinator import Coordinator
 from taper_rollout.decisions import Decider
-from taper_rollout.events import StageRecord, as_json
-from taper_rollout.replica_settings import ReplicaSettings
+from taper_rollout.events import as_json
 
-SAMPLES, PROMPT_TOKENS = 8, 32
 SHAPES = {"71M": M71, "210M": M210}
-FOOTPRINT, DEGREES = 2, (1, 2)
-
-
-def replica_settings(model: str, options: argparse.Namespace) -> ReplicaSettings:
-    """A replica with room for all requests of a stage at once in every layout."""
-    context = PROMPT_TOKENS + options.max_tokens + 8
-    per_group = -(-max(options.requests) // FOOTPRINT)
-    return ReplicaSettings(
-        model_path=model,
-        dtype=options.dtype,
-        footprint=FOOTPRINT,
-        degrees=DEGREES,
-        mode="enforce",
-        policy={"name": "predictor"},
-        kv="auto",
-        switch_timeout_seconds=60.0,
-        seed=1,
-        kv_tokens=per_group * context,
-        max_running_requests=per_group,
-        context_tokens=context,
-        response_tokens=options.max_tokens,
-        trust_remote_code=False,
-        device="cpu",
-        replica=0,
-        random_seed=1,
-        host="127.0.0.1",
-        profile=str(options.profile) if options.profile else None,
-        profiles=str(options.output / "profiles"),
-    )
-
-
-class Replica:
-    """A live replica that runs stages of given lengths."""
-
-    def __init__(self, coordinator: Coordinator, told: list[Any]) -> None:
-        self._coordinator, self._told, self._step = coordinator, told, 0
-
-    async def run(self, decider: Decider, tokens: np.ndarray[Any, Any]) -> StageRecord:
-        """One stage of requests with `tokens` [prompts, samples] response tokens each."""
-        self._coordinator.decisions = decider
-        self._step += 1
-        await self._coordinator.set_global_steps(self._step)
-        await self._coordinator.clear_kv_cache()
-        requests = [
-            self._coordinator.generate(
-                request_id=f"{self._step}-{prompt}-{sample}",
-                prompt_ids=_prompt(self._step, prompt),
-                sampling={
-                    "temperature": 1.0,
-                    "ignore_eos": True,
-                    "max_new_tokens": int(tokens[prompt, sample]),
-                },
-                logprobs=True,
-            )
-            for prompt, sample in np.ndindex(*tokens.shape)
-        ]
-        responses = await asyncio.gather(*requests)
-        made = [len(response.token_ids) for response in responses]
-        if made != tokens.ravel().tolist():
-            raise RuntimeError("a response has not the length that it was given")
-        await self._coordinator.set_global_steps(self._step + 1)
-        return next(event for event in reversed(self._told) if isinstance(event, StageRecord))
-
-
-def _prompt(step: int, prompt: int) -> list[int]:
-    return [2 + (7 * step + 31 * prompt + 11 * k) % (VOCABULARY - 2) for k in range(PROMPT_TOKENS)]
 
 
 def oracle_arm(tokens: np.ndarray[Any, Any], profile: Profile) -> Planned:
@@ -182,7 +115,14 @@ def _run(regime: str, size: int, repeat: int, arm: str, record: dict[str, Any]) 
 
 async def measure(model: str, options: argparse.Namespace) -> tuple[Profile, list[Run]]:
     """Start the replica, take its profile, run everything."""
-    settings = replica_settings(model, options)
+    settings = replica_settings(
+        model,
+        dtype=options.dtype,
+        requests=max(options.requests),
+        max_tokens=options.max_tokens,
+        profile=options.profile,
+        profiles=options.output / "profiles",
+    )
     told: list[Any] = []
     coordinator = Coordinator(settings, told.append)
     await coordinator.start()

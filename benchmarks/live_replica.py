@@ -1,0 +1,88 @@
+"""A live replica of two CPU ranks for benchmarks: it runs stages whose lengths are given beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from random_qwen3 import VOCABULARY
+
+from taper_rollout.coordinator import Coordinator
+from taper_rollout.decisions import Decider
+from taper_rollout.events import StageRecord
+from taper_rollout.replica_settings import ReplicaSettings
+
+SAMPLES, PROMPT_TOKENS = 8, 32
+FOOTPRINT, DEGREES = 2, (1, 2)
+
+
+def replica_settings(
+    model: str, *, dtype: str, requests: int, max_tokens: int, profile: Path | None, profiles: Path
+) -> ReplicaSettings:
+    """A replica with room for all `requests` of a stage at once in every layout."""
+    context = PROMPT_TOKENS + max_tokens + 8
+    per_group = -(-requests // FOOTPRINT)
+    return ReplicaSettings(
+        model_path=model,
+        dtype=dtype,
+        footprint=FOOTPRINT,
+        degrees=DEGREES,
+        mode="enforce",
+        policy={"name": "predictor"},
+        kv="auto",
+        switch_timeout_seconds=60.0,
+        seed=1,
+        kv_tokens=per_group * context,
+        max_running_requests=per_group,
+        context_tokens=context,
+        response_tokens=max_tokens,
+        trust_remote_code=False,
+        device="cpu",
+        replica=0,
+        random_seed=1,
+        host="127.0.0.1",
+        profile=str(profile) if profile else None,
+        profiles=str(profiles),
+    )
+
+
+class Replica:
+    """A live replica that runs stages of given lengths."""
+
+    def __init__(self, coordinator: Coordinator, told: list[Any]) -> None:
+        self._coordinator, self._told, self._step = coordinator, told, 0
+
+    async def run(self, decider: Decider, tokens: np.ndarray[Any, Any]) -> StageRecord:
+        """One stage of requests with `tokens` [prompts, samples] response tokens each.
+
+        Raises `RuntimeError` for a response of another length.
+        """
+        self._coordinator.decisions = decider
+        self._step += 1
+        await self._coordinator.set_global_steps(self._step)
+        await self._coordinator.clear_kv_cache()
+        requests = [
+            self._coordinator.generate(
+                request_id=f"{self._step}-{prompt}-{sample}",
+                prompt_ids=_prompt(self._step, prompt),
+                sampling={
+                    "temperature": 1.0,
+                    "ignore_eos": True,
+                    "max_new_tokens": int(tokens[prompt, sample]),
+                },
+                logprobs=True,
+            )
+            for prompt, sample in np.ndindex(*tokens.shape)
+        ]
+        responses = await asyncio.gather(*requests)
+        made = [len(response.token_ids) for response in responses]
+        if made != tokens.ravel().tolist():
+            raise RuntimeError("a response has not the length that it was given")
+        await self._coordinator.set_global_steps(self._step + 1)
+        return next(event for event in reversed(self._told) if isinstance(event, StageRecord))
+
+
+def _prompt(step: int, prompt: int) -> list[int]:
+    return [2 + (7 * step + 31 * prompt + 11 * k) % (VOCABULARY - 2) for k in range(PROMPT_TOKENS)]
