@@ -3,14 +3,15 @@
 One engine of two CPU ranks serves all arms, one after another, interleaved: in each repeat
 every arm runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
 forced by the token limit of each request, which no arm sees), beginning with another arm each
-time. A first repeat is run and not counted: it warms the machine, and the predictor hears one
-stage's lengths, as it would in a job's second step. The oracle's plan is the best found with the
+time. A stage of the predictor comes first and is not counted: it hears one stage's lengths, as it
+would in a job's second step. The oracle's plan is the best found with the
 true lengths and the measured profile, and is run live, too. Without `--profile` the replica measures
 one first, as it would at the start of a run.
 
     python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7]
 
-Prints a table for each regime and size, writes JSON and a plot.
+Writes a JSON file for each regime and size, anew after each repeat, and at the end a plot of all that
+lie in the output directory: cases may be run one by one. Prints a table for each case that it ran.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generation_arms import ORACLE, THRESHOLDS, Planned, arms
-from generation_report import Run, Stages, plot, table
+from generation_arms import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
+from generation_report import Run, Stages, plot, read_stages, table
 from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
 from random_qwen3 import M71, M210, make_model
 from rich.console import Console
@@ -71,14 +72,16 @@ def oracle_arm(tokens: np.ndarray[Any, Any], profile: Profile) -> Planned:
 
 async def compare(
     replica: Replica, deciders: dict[str, Decider], profile: Profile, options: argparse.Namespace
-) -> list[Run]:
-    """All stages of all regimes and sizes."""
+) -> list[Path]:
+    """All stages of all regimes and sizes; the files that they are kept in."""
     cases = [(regime, size) for regime in options.regimes for size in options.requests]
     names = [*deciders, ORACLE]
-    runs = []
+    files = []
     with Progress(transient=True) as progress:
-        task = progress.add_task("stages", total=len(cases) * (options.repeats + 1) * len(names))
+        task = progress.add_task("stages", total=len(cases) * (1 + options.repeats * len(names)))
         for regime, size in cases:
+            runs: list[Run] = []
+            files.append(options.output / f"{regime}-{size}.json")
             for repeat in range(options.repeats + 1):
                 tokens = lengths(
                     regime,
@@ -87,14 +90,27 @@ async def compare(
                     max_tokens=options.max_tokens,
                     seed=options.seed + repeat,
                 )
-                for name in _rotated(names, repeat):
+                for name in _rotated(names, repeat) if repeat else [PREDICTOR]:
                     progress.update(task, description=f"{regime}, {size} requests: {name}")
                     decider = oracle_arm(tokens, profile) if name == ORACLE else deciders[name]
                     record = as_json(await replica.run(decider, tokens))
                     progress.advance(task)
                     if repeat:
                         runs.append(_run(regime, size, repeat, name, record))
-    return runs
+                if runs:
+                    _keep(files[-1], Stages(runs), profile, options)
+    return files
+
+
+def _keep(file: Path, stages: Stages, profile: Profile, options: argparse.Namespace) -> None:
+    content = {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "settings": {name: str(value) for name, value in vars(options).items()},
+        "profile": profile_as_json(profile),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content | stages.as_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def _rotated(names: Sequence[str], by: int) -> Iterator[str]:
@@ -113,8 +129,8 @@ def _run(regime: str, size: int, repeat: int, arm: str, record: dict[str, Any]) 
     )
 
 
-async def measure(model: str, options: argparse.Namespace) -> tuple[Profile, list[Run]]:
-    """Start the replica, take its profile, run everything."""
+async def measure(model: str, options: argparse.Namespace) -> list[Path]:
+    """Start the replica, take its profile, run everything; the files written."""
     settings = replica_settings(
         model,
         dtype=options.dtype,
@@ -131,7 +147,7 @@ async def measure(model: str, options: argparse.Namespace) -> tuple[Profile, lis
         if profile is None:
             raise RuntimeError("no profile could be measured")
         deciders = arms(settings, profile, told.append, options.thresholds)
-        return profile, await compare(Replica(coordinator, told), deciders, profile, options)
+        return await compare(Replica(coordinator, told), deciders, profile, options)
     finally:
         await coordinator.close()
 
@@ -142,24 +158,15 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as directory:
         make_model(Path(directory), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
-        profile, runs = asyncio.run(measure(directory, options))
+        files = asyncio.run(measure(directory, options))
     console = Console()
-    found: dict[tuple[str, int], Stages] = {}
-    for regime in options.regimes:
-        for size in options.requests:
-            stages = Stages([run for run in runs if (run.regime, run.requests) == (regime, size)])
-            found[regime, size] = stages
-            console.print(table(regime, size, stages))
-    options.output.mkdir(parents=True, exist_ok=True)
-    report = {
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-        "settings": {name: str(value) for name, value in vars(options).items()},
-        "profile": profile_as_json(profile),
-        "cases": {f"{regime}-{size}": stages.as_json() for (regime, size), stages in found.items()},
-    }
-    (options.output / "generation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    plot(found, options.output / "generation.png")
+    for file in files:
+        stages = read_stages(file)
+        console.print(table(stages))
+    plot(
+        [read_stages(file) for file in sorted(options.output.glob("*-*.json"))],
+        options.output / "generation.png",
+    )
     console.print(f"written to {options.output}", highlight=False)
     return 0
 

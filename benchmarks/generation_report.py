@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,11 @@ class Stages:
         """By how much each stage took longer than its plan on paper, as a share."""
         return [run.review["model_error"] for run in self.runs if run.review and "model_error" in run.review]
 
+    @property
+    def title(self) -> str:
+        """The regime and the size."""
+        return f"{self.runs[0].regime}, {self.runs[0].requests} requests"
+
     def as_json(self) -> dict[str, Any]:
         """Figures by arm, and all runs."""
         best = self.best_static
@@ -108,16 +114,21 @@ class Stages:
         return self.gain(PREDICTOR, self.best_static).mean / possible if possible > 0 else None
 
 
+def read_stages(file: Path) -> Stages:
+    """The stages of a case, from the file that `generation.py` keeps them in."""
+    return Stages([Run(**run) for run in json.loads(file.read_text(encoding="utf-8"))["runs"]])
+
+
 def _quantile(values: Sequence[float], share: float) -> float | None:
     return float(np.quantile(values, share)) if values else None
 
 
-def table(regime: str, requests: int, stages: Stages) -> Table:
+def table(stages: Stages) -> Table:
     """A row an arm."""
     best = stages.best_static
     repeats = len(stages.seconds[best])
     made = Table(
-        title=f"{regime}, {requests} requests, {repeats} repeats; gain over {best}, the best static layout",
+        title=f"{stages.title}, {repeats} repeats; gain over {best}, the best static layout",
         title_justify="left",
     )
     for name in ("arm", "seconds", "switches", "gain [95 %]", "against the oracle's plan"):
@@ -133,7 +144,7 @@ def table(regime: str, requests: int, stages: Stages) -> Table:
     return made
 
 
-def plot(found: Mapping[tuple[str, int], Stages], file: Path) -> None:
+def plot(found: Sequence[Stages], file: Path) -> None:
     """Gains over the best static layout with their intervals, a panel for each regime and size."""
     import matplotlib as mpl
 
@@ -143,7 +154,7 @@ def plot(found: Mapping[tuple[str, int], Stages], file: Path) -> None:
     figure, panels = plt.subplots(
         1, len(found), figsize=(1.5 + 3.2 * len(found), 3.4), sharey=True, squeeze=False
     )
-    for panel, ((regime, requests), stages) in zip(panels[0], found.items(), strict=True):
+    for panel, stages in zip(panels[0], found, strict=True):
         arms = list(reversed(stages.arms))
         gains = [stages.gain(arm, stages.best_static) for arm in arms]
         means = np.array([100 * gain.mean for gain in gains])
@@ -151,7 +162,7 @@ def plot(found: Mapping[tuple[str, int], Stages], file: Path) -> None:
         panel.errorbar(means, range(len(arms)), xerr=spread, fmt="o", capsize=3, color="#1f5f8b")
         panel.axvline(0, color="grey", linewidth=0.8)
         panel.set_yticks(range(len(arms)), arms)
-        panel.set_title(f"{regime}, {requests} requests", fontsize=9)
+        panel.set_title(stages.title, fontsize=9)
         panel.set_xlabel("gain over the best static layout, %", fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=150)

@@ -73,11 +73,15 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayedStage:
-    """A stage as it was: began at `degree`, took `seconds`. All requests were there from the start."""
+    """A stage as it was: began at `degree`, took `seconds`. All requests were there from the start.
+
+    prefilled_tokens: of the group with most, before the first switch
+    """
 
     footprint: int
     degree: int
     seconds: float
+    prefilled_tokens: int
     requests: tuple[Served, ...]
     moves: tuple[Move, ...] = ()
 
@@ -86,7 +90,7 @@ class PlayedStage:
 class Review:
     """Seconds of a stage: as it took, and of plans on paper.
 
-    prefill_seconds: of the prompts in the first layout, on paper; no plan's seconds hold it
+    prefill_seconds: of what was prefilled in the first layout, on paper; no plan's seconds hold it
     static_seconds: by degree
     """
 
@@ -150,7 +154,7 @@ def review(stage: PlayedStage, machine: Machine, degrees: Sequence[int]) -> Revi
     return Review(
         actual_seconds=stage.seconds,
         executed_seconds=executed,
-        prefill_seconds=_prefill_seconds(stage, machine),
+        prefill_seconds=machine.prefill_seconds(stage.degree, stage.prefilled_tokens).seconds,
         static_seconds=dict(sorted(static.items())),
         best_seconds=best_seconds,
         best_plan=best_name,
@@ -242,12 +246,3 @@ def _groups_after(requests: Sequence[Served], before: Batches, move: Move) -> Wh
 
 def _last_end(timeline: Timeline) -> float:
     return float(timeline.ends_at.max())
-
-
-def _prefill_seconds(stage: PlayedStage, machine: Machine) -> float:
-    """Of the group with most to prefill: each prompt once, as its siblings share it."""
-    prompts = {(request.group, request.prompt): request.prompt_tokens for request in stage.requests}
-    tokens: dict[int, int] = {}
-    for (group, _), number in prompts.items():
-        tokens[group] = tokens.get(group, 0) + number
-    return machine.prefill_seconds(stage.degree, max(tokens.values())).seconds

@@ -184,6 +184,7 @@ class Coordinator:
         stage = self._stage = Stage(self._settings.footprint, first)
         if first != self._engine.degree and not self._outstanding:
             await self._switch(None, Decision(degree=first, reason="a stage begins"))
+        stage.count_prefills([reader.read().prefilled_tokens_total for reader in self._engine.records])
         return stage
 
     async def abort_all(self, *, reject: bool = False) -> None:
@@ -297,6 +298,7 @@ class Coordinator:
             degree=self._engine.degree,
         )
         stage.observe(sample, longest_tokens=max(r.longest_tokens for r in heads))
+        stage.count_prefills([r.prefilled_tokens_total for r in records])
         return sample
 
     def _tell_progress(self, stage: Stage, sample: BatchSample) -> None:

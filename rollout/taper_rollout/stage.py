@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taper_policy.counterfactual import staying_seconds
@@ -64,9 +64,11 @@ class Stage:
         self.switches: list[SwitchRecord] = []
         self.failed_attempts = 0
         self.longest_tokens = 0
+        self.prefilled_tokens = 0
         self.samples: list[BatchSample] = []
         self.ended: dict[str, Ended] = {}
         self._moments: list[_Moment] = []
+        self._prefilled_before: tuple[int, ...] | None = None
         self._live: dict[int, tuple[str, int]] = {}
         self._siblings: Counter[str] = Counter()
 
@@ -112,6 +114,18 @@ class Stage:
             sample.degree,
         ):
             self.samples.append(sample)
+
+    def count_prefills(self, totals: Sequence[int]) -> None:
+        """Of each rank, the tokens that it has prefilled in its life; first called before the first request.
+
+        `prefilled_tokens` is of the rank with most in the stage's first layout: what a switch makes the
+        ranks prefill again is part of its pause.
+        """
+        if self._prefilled_before is None:
+            self._prefilled_before = tuple(totals)
+        if not any(moment.record.outcome == "committed" for moment in self._moments):
+            pairs = zip(totals, self._prefilled_before, strict=True)
+            self.prefilled_tokens = max(now - before for now, before in pairs)
 
     def add_request(
         self,

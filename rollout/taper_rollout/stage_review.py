@@ -102,6 +102,7 @@ def played_stage(stage: Stage, record: StageRecord) -> PlayedStage:
         footprint=stage.num_ranks,
         degree=first,
         seconds=record.generation_seconds,
+        prefilled_tokens=stage.prefilled_tokens,
         requests=tuple(
             _served(one, number, old_groups.get(engine_id, one.group), num_groups)
             for number, (engine_id, one) in enumerate(ended)

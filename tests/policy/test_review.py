@@ -50,7 +50,9 @@ def played(
         )
         for index, (length, group) in enumerate(zip(lengths, dealt, strict=False))
     )
-    return PlayedStage(footprint=4, degree=degree, seconds=100.0, requests=requests, moves=moves)
+    return PlayedStage(
+        footprint=4, degree=degree, seconds=100.0, prefilled_tokens=20, requests=requests, moves=moves
+    )
 
 
 def widened(
@@ -137,7 +139,7 @@ def test_a_narrowing_is_followed_to_the_groups_that_were_told() -> None:
 
 
 def test_what_the_paper_has_is_told() -> None:
-    """Groups of two and one: 3 prompts of two groups, of which the first group prefills two."""
+    """A prefill takes a second, and another one for each ten of its 20 tokens."""
     stage = played([20, 20, 20], [0, 1, 0])
     found = review(stage, MACHINE, DEGREES)
     assert found.prefill_seconds == pytest.approx(1.0 + 20 / 10)

@@ -86,6 +86,18 @@ def test_a_switch_is_told_by_the_tokens_made_and_the_groups_before_it(clock: Clo
     assert [one.group for one in played.requests] == [0, 0, 1, 1]
 
 
+def test_prefills_are_those_before_the_first_switch_of_the_rank_with_most(clock: Clock) -> None:
+    """What ranks prefilled in earlier stages, and again after the switch, is not among them."""
+    stage = Stage(2, 1)
+    stage.count_prefills([500, 900])
+    stage.count_prefills([540, 930])
+    stage.add_switch(switch(1003.0, outcome="aborted"), requests=[])
+    stage.count_prefills([560, 970])
+    stage.add_switch(switch(1003.5), requests=[["d", 1, 160, 0]])
+    stage.count_prefills([900, 999])
+    assert played_stage(four(clock, stage), told(stage)).prefilled_tokens == 70
+
+
 @pytest.mark.parametrize(
     "changes", [{"outcome": "aborted"}, {"outcome": "advised"}, {"outcome": "refused"}], ids=str
 )

@@ -63,7 +63,7 @@ def _drawn(step: int, replica: int) -> PlayedStage:
         Served(number=p * 8 + s, prompt=f"p{p}", prompt_tokens=200, response_tokens=int(drawn[p, s]), group=s)
         for p, s in np.ndindex(*drawn.shape)
     )
-    return PlayedStage(footprint=8, degree=1, seconds=60.0, requests=requests)
+    return PlayedStage(footprint=8, degree=1, seconds=60.0, prefilled_tokens=800, requests=requests)
 
 
 def _stage(
