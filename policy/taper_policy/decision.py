@@ -6,6 +6,9 @@ cost included, with later widenings allowed in both cases. A later widening happ
 the live count has fallen to a milestone; which one is chosen by backward induction on the
 scenarios' mean, so that nothing is decided by lengths that nobody can know.
 
+A switch waits for the last group to finish its step. How long is known for one that is made now; of
+a later one the mean is taken, groups being out of step.
+
 A switch is decided only if it is best made now, its expected gain over staying for good beats the
 margin, and enough scenarios gain.
 
@@ -36,7 +39,10 @@ class Prices(Protocol):
     def pause_seconds(
         self, from_degree: int, to_degree: int, requests: Floats, context_tokens: Floats
     ) -> Floats:
-        """Seconds of a switch of so many live requests with so many context tokens in all, elementwise."""
+        """Seconds of a switch of so many live requests with so many context tokens in all, elementwise.
+
+        From the moment on when all groups have stopped.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +118,13 @@ def choose(
     degree: int,
     degrees: Sequence[int],
     footprint: int,
+    boundary_seconds: float | None = None,
 ) -> Choice:
-    """The best layout now, for a stage of which `outlook` tells what may come."""
-    pauses = _Pauses(outlook, prices)
+    """The best layout now, for a stage of which `outlook` tells what may come.
+
+    `boundary_seconds`: how long the first group to stop would wait for the last, now; None where unknown.
+    """
+    pauses = _Pauses(outlook, prices, footprint, degree, boundary_seconds)
     courses = _courses(outlook, prices, pauses, degrees, footprint)
     is_one_group = degree == footprint
     grouped = courses[degree].seconds if is_one_group else outlook.seconds_as_grouped(prices.steps(degree))
@@ -141,7 +151,7 @@ def choose_first(
     beats the best layout to keep for good by the margin. Confidence is not asked for: a widening that
     is only planned will be judged when it is due.
     """
-    pauses = _Pauses(outlook, prices)
+    pauses = _Pauses(outlook, prices, footprint)
     courses = _courses(outlook, prices, pauses, degrees, footprint)
     plans, ways, kept = {}, {}, {}
     for degree in degrees:
@@ -177,19 +187,50 @@ def _courses(
 
 
 class _Pauses:
-    """Mean seconds of a switch at each milestone, for each pair of degrees."""
+    """Mean seconds of a switch at each milestone, for each pair of degrees, with the wait for the boundary.
 
-    def __init__(self, outlook: Outlook, prices: Prices) -> None:
+    `boundary_seconds` is that wait in the layout at hand, of `present`, at the first milestone.
+    """
+
+    def __init__(
+        self,
+        outlook: Outlook,
+        prices: Prices,
+        footprint: int,
+        present: int | None = None,
+        boundary_seconds: float | None = None,
+    ) -> None:
         self._requests = outlook.counts.astype(np.float64)
         self._context = outlook.live_context_tokens.mean(axis=0)
-        self._prices = prices
+        self._prices, self._footprint = prices, footprint
+        self._present, self._boundary_seconds = present, boundary_seconds
+        self._waits: dict[int, Floats] = {}
         self._known: dict[tuple[int, int], Floats] = {}
 
     def of(self, from_degree: int, to_degree: int) -> Floats:
         pair = (from_degree, to_degree)
         if pair not in self._known:
-            self._known[pair] = self._prices.pause_seconds(*pair, self._requests, self._context)
+            pauses = self._prices.pause_seconds(*pair, self._requests, self._context)
+            self._known[pair] = pauses + self._wait(from_degree)
         return self._known[pair]
+
+    def _wait(self, degree: int) -> Floats:
+        if degree not in self._waits:
+            wait = self._mean_wait(degree)
+            if degree == self._present and self._boundary_seconds is not None:
+                wait[0] = self._boundary_seconds
+            self._waits[degree] = wait
+        return self._waits[degree]
+
+    def _mean_wait(self, degree: int) -> Floats:
+        """The mean range of as many uniform numbers as groups are busy: each is anywhere in its step."""
+        num_groups = self._footprint // degree
+        busy = np.minimum(num_groups, self._requests)
+        batch = np.maximum(1.0, np.ceil(self._requests / num_groups))
+        context = self._context / np.maximum(1.0, self._requests)
+        step = self._prices.steps(degree).seconds(batch, context, num_groups)
+        wait: Floats = np.where(busy > 1, (busy - 1) / (busy + 1), 0.0) * step
+        return wait
 
 
 def _course(

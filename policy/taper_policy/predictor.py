@@ -33,6 +33,8 @@ class ReplicaSnapshot:
     live: all requests that decode
     waiting: requests that no group has room for yet
     arrivals_settled: no request of this stage is still to come
+    boundary_seconds: how long the first group to stop would wait for the last, if it were told to
+        stop now; None where that is not known
     """
 
     at_seconds: float
@@ -41,6 +43,7 @@ class ReplicaSnapshot:
     live: tuple[LiveRequest, ...]
     waiting: int = 0
     arrivals_settled: bool = True
+    boundary_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,7 @@ def _priced(snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, sett
         degree=snapshot.degree,
         degrees=_with_present(settings.degrees, snapshot.degree),
         footprint=snapshot.footprint,
+        boundary_seconds=snapshot.boundary_seconds,
     )
 
 

@@ -12,7 +12,8 @@ A switch takes the sum of its amounts times its terms, which each pair of degree
 
 Bytes are those of the whole KV of the requests that migrate, `migrated tokens *
 kv_bytes_per_token`, whichever part of them crosses ranks. Recomputed tokens are those of
-the target group that has most: groups prefill at the same time.
+the target group that has most: groups prefill at the same time. The wait of the first group to stop
+for the last is no part of it: it is what is left of a step, and whoever asks knows the steps.
 
 Invariants (asserted by `tests/policy/test_profile.py`):
 - no lookup is negative, and its interval holds its estimate;

@@ -18,6 +18,7 @@ class Snapshot:
     longest_decoded_tokens: tokens decoded so far by the live request that has most (0: none lives)
     total_tokens: tokens decoded in this stage, finished requests included
     switches_done_in_stage: switches attempted in this stage, whatever became of them
+    boundary_seconds: how long the first group to stop would wait for the last; None where unknown
     """
 
     at_seconds: float
@@ -29,6 +30,7 @@ class Snapshot:
     longest_decoded_tokens: int
     total_tokens: int
     switches_done_in_stage: int
+    boundary_seconds: float | None = None
 
     @property
     def num_running(self) -> int:

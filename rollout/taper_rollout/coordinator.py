@@ -21,6 +21,7 @@ from taper_policy.step_times import StepTimes
 from taper_rollout.decisions import Decider, Decisions
 from taper_rollout.events import BatchSample, StageProgress, SwitchDone
 from taper_rollout.generated import Generated, generated
+from taper_rollout.records import boundary_seconds
 from taper_rollout.replica_profile import calibrate
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.sglang.engine import ElasticEngine
@@ -329,6 +330,9 @@ class Coordinator:
             longest_decoded_tokens=stage.longest_tokens,
             total_tokens=sum(request.response_tokens for request in stage.requests),
             switches_done_in_stage=len(stage.switches),
+            boundary_seconds=boundary_seconds(
+                [reader.read() for reader in self._engine.records[:: sample.degree]], time.time()
+            ),
         )
         return self.decisions.decide(snapshot, lambda: self._live(stage))
 

@@ -151,6 +151,7 @@ class Decisions:
                 footprint=self._settings.footprint,
                 degree=snapshot.degree,
                 live=requests,
+                boundary_seconds=snapshot.boundary_seconds,
             ),
             time.monotonic(),
         )

@@ -5,8 +5,9 @@ of the coordinator do; a cell's steps count only while all of its groups run all
 requests, and the first of them are left out. Cells are visited in turns, so that what
 disturbs the machine for a while spoils a part of many cells and not all of one.
 
-A switch's seconds are its pause, as the coordinator measures it: from the last step
-before it to the one after which all of its requests decode again.
+A switch's seconds are its pause, as the coordinator measures it (from the last step
+before it to the one after which all of its requests decode again), without the wait until the
+last group has finished its step: that is part of the step, and differs from switch to switch.
 """
 
 from __future__ import annotations
@@ -368,6 +369,7 @@ class Profiler:
         await until(have_decoded, STEPS_SECONDS, "decode")
 
     def _switch_sample(self, before: int, degree: int, figures: dict[str, Any]) -> SwitchSample:
+        waited = figures["parts"]["quiesce"] - figures["parts"]["offer"]
         return SwitchSample(
             from_degree=before,
             to_degree=degree,
@@ -375,5 +377,5 @@ class Profiler:
             migrated_requests=figures["migrated_requests"],
             num_bytes=figures["migrated_tokens"] * self._kv_bytes_per_token,
             recomputed_tokens=figures["recomputed_tokens"],
-            seconds=figures["pause_seconds"],
+            seconds=figures["pause_seconds"] - waited,
         )

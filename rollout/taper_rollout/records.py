@@ -19,7 +19,7 @@ import dataclasses
 import platform
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,16 @@ class RankRecord:
     finished_total: int
     step_seconds: float
     steps_total: int
+
+
+def boundary_seconds(leaders: Iterable[RankRecord], at: float) -> float:
+    """How long the first group to stop would wait for the last, if all were told to stop at `at`.
+
+    `leaders` are the records of each group's leader. A group stops after the step that it is making,
+    which is taken to be as long as its last one; one without requests does not keep others waiting.
+    """
+    left = [max(0.0, one.step_seconds - (at - one.at)) for one in leaders if one.running]
+    return max(left, default=0.0) - min(left, default=0.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.decision import Choice, PredictorSettings, choose
-from taper_policy.outlook import Outlook
+from taper_policy.outlook import Floats, Outlook
 
 from .linear_machine import LinearMachine
 
@@ -88,11 +88,42 @@ def test_the_plan_to_widen_later_is_the_best_of_all_moments(
     made = choose(found, machine, KEEN, degree=1, degrees=(1, 4), footprint=4)
     narrow = found.seconds_as_grouped(machine.steps(1)).mean(axis=0)
     wide = found.seconds_if_even(machine.steps(4), num_groups=1).mean(axis=0)
-    pauses = machine.pause_seconds(1, 4, found.counts.astype(float), found.live_context_tokens.mean(axis=0))
+    counts, contexts = found.counts.astype(float), found.live_context_tokens.mean(axis=0)
+    pauses = machine.pause_seconds(1, 4, counts, contexts) + mean_waits(machine, counts, contexts)
     plans = [narrow[:at].sum() + pauses[at] + wide[at:].sum() for at in range(len(narrow))]
     staying, switching = made.options
     assert staying.seconds == pytest.approx(min([narrow.sum(), *plans[1:]]))
     assert switching.seconds == pytest.approx(plans[0])
+
+
+def mean_waits(machine: LinearMachine, counts: Floats, contexts: Floats) -> Floats:
+    """Of four groups: k busy ones are apart by (k - 1) / (k + 1) of a step."""
+    waits = [
+        (min(4, count) - 1) / (min(4, count) + 1) * step if count else 0.0
+        for count, step in zip(
+            counts.tolist(),
+            machine.steps(1)
+            .seconds(np.maximum(1, np.ceil(counts / 4)), contexts / np.maximum(1, counts), 4)
+            .tolist(),
+            strict=True,
+        )
+    ]
+    return np.array(waits)
+
+
+@given(LIVE, MACHINES, st.floats(0, 50))
+def test_the_wait_for_the_boundary_is_the_one_at_hand_for_a_switch_now(
+    live: list[tuple[list[int], int]], machine: LinearMachine, wait: float
+) -> None:
+    found = outlook(live, 4)
+    known, unknown = (
+        choose(found, machine, KEEN, degree=1, degrees=(1, 4), footprint=4, boundary_seconds=seconds)
+        for seconds in (wait, None)
+    )
+    mean = mean_waits(machine, found.counts.astype(float), found.live_context_tokens.mean(axis=0))[0]
+    assert known.options[1].pause_seconds - unknown.options[1].pause_seconds == pytest.approx(wait - mean)
+    assert known.options[1].seconds - unknown.options[1].seconds == pytest.approx(wait - mean)
+    assert known.options[0].seconds == unknown.options[0].seconds
 
 
 @given(LIVE, MACHINES, st.permutations(range(12)))

@@ -131,8 +131,8 @@ def refused(change: Change) -> str:
 @pytest.mark.parametrize(
     ("change", "begins"),
     [
-        (lambda d: d.update(format_version=1), "format_version: 1 cannot be read; it must be 2"),
-        (lambda d: d.update(format_version=1, unheard_of=1), "format_version: 1"),
+        (lambda d: d.update(format_version=2), "format_version: 2 cannot be read; it must be 3"),
+        (lambda d: d.update(format_version=2, unheard_of=1), "format_version: 2"),
         (lambda d: d.pop("format_version"), "format_version: None"),
         (lambda d: d.update(extra=1), "extra: unknown"),
         (lambda d: d.pop("footprint"), "footprint: missing"),

@@ -19,6 +19,7 @@ from taper_rollout.records import (
     RecordReader,
     RecordWriter,
     Step,
+    boundary_seconds,
     check_platform,
     name_request,
     request_number,
@@ -233,6 +234,17 @@ def test_a_list_that_is_being_written_is_not_told(ends: Ends) -> None:
     writer.write(**written(0) | {"running": 1, "live": [(7, 3)]})
     struct.pack_into("<Q", segment.memory, OFFSET, 99)
     assert reader.live() is None
+
+
+def test_groups_that_are_stopped_wait_for_the_one_whose_step_ends_last(ends: Ends) -> None:
+    ends[0].write(**written(0))
+    one = ends[1].read()
+    early = dataclasses.replace(one, at=100.0, running=3, step_seconds=0.5)
+    late = dataclasses.replace(one, at=100.3, running=1, step_seconds=0.4)
+    idle = dataclasses.replace(one, at=90.0, running=0, step_seconds=9.0)
+    assert boundary_seconds([early, late, idle], 100.4) == pytest.approx(0.3 - 0.1)
+    assert boundary_seconds([early, late], 100.6) == pytest.approx(0.1)  # the first one's step is overdue
+    assert boundary_seconds([early, idle], 100.1) == boundary_seconds([idle], 100.1) == 0.0
 
 
 def test_a_request_is_named_by_its_number() -> None:
