@@ -1,0 +1,13 @@
+"""A clock that tests move."""
+
+from __future__ import annotations
+
+
+class Clock:
+    """Monotonic seconds, for whoever takes a clock."""
+
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
