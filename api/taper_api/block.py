@@ -2,12 +2,14 @@
 
 Names are camelCase in YAML and snake_case in Python. Unknown fields are errors, values
 never change after validation, and a value of the wrong type is never converted: an API
-server would not convert it either.
+server would not convert it either. A field that is null counts as left out, as it does there.
 """
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -25,3 +27,11 @@ class Block(BaseModel):
         allow_inf_nan=False,
         validate_default=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or None not in content.values():
+            return content
+        known = {*cls.model_fields, *(field.alias for field in cls.model_fields.values())}
+        return {name: value for name, value in content.items() if value is not None or name not in known}

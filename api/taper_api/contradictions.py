@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pydantic import JsonValue
 
 from taper_api.job_error import Problem
+from taper_api.pod_contradictions import POD_RULES
 from taper_api.spec import RLHFJobSpec
 
 # VeRL settings that a field of the job stands for: two places for one choice would contradict each other.
@@ -38,10 +39,17 @@ SETTLED_BY_FIELD = {
     "trainer.resume_mode": "spec.training.checkpoints.resume",
 }
 
+# Mappings of VeRL's that hold such settings.
+SETTLED_GROUPS = frozenset(
+    ".".join(parts[:length])
+    for parts in (name.split(".") for name in SETTLED_BY_FIELD)
+    for length in range(1, len(parts))
+)
+
 
 def contradictions(spec: RLHFJobSpec) -> list[Problem]:
     """Every contradiction between the fields of a spec, in the order of RULES."""
-    return [problem for rule in RULES for problem in rule(spec)]
+    return [problem for rule in RULES.values() for problem in rule(spec)]
 
 
 def _degrees(spec: RLHFJobSpec) -> Iterator[Problem]:
@@ -203,7 +211,8 @@ def _checkpoints(spec: RLHFJobSpec) -> Iterator[Problem]:
 
 
 def _verl(spec: RLHFJobSpec) -> Iterator[Problem]:
-    """`spec.verl` holds plain dotted names, and none that a field of the job stands for (listed below)."""
+    """`spec.verl` holds plain dotted names, and none that a field of the job stands for (listed below) nor
+    a mapping around one."""
     for name in spec.verl:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
             yield Problem(
@@ -211,12 +220,24 @@ def _verl(spec: RLHFJobSpec) -> Iterator[Problem]:
                 message="is not a plain dotted name",
                 remedy="write it without Hydra's + and ~; settings are added where they are missing",
             )
-    for name, full_name in _dotted(spec.verl):
-        for settled, field in SETTLED_BY_FIELD.items():
-            if full_name == settled or full_name.startswith(f"{settled}."):
-                yield Problem(
-                    path=f"spec.verl[{name!r}]", message=f"is set by {field}", remedy="remove it here"
-                )
+    settled = {name: field for name, full in _dotted(spec.verl) if (field := _field_for(full)) is not None}
+    for name, field in settled.items():
+        yield Problem(path=f"spec.verl[{name!r}]", message=f"is set by {field}", remedy="remove it here")
+    for name in spec.verl:
+        if name not in settled and name in SETTLED_GROUPS:
+            yield Problem(
+                path=f"spec.verl[{name!r}]",
+                message="holds settings that fields of the job stand for",
+                remedy=f"give each setting in it by its full name, {name}.<setting>",
+            )
+
+
+def _field_for(setting: str) -> str | None:
+    """The field that stands for a setting of VeRL; None where there is none."""
+    for settled, field in SETTLED_BY_FIELD.items():
+        if setting == settled or setting.startswith(f"{settled}."):
+            return field
+    return None
 
 
 def _dotted(settings: dict[str, JsonValue]) -> Iterator[tuple[str, str]]:
@@ -228,26 +249,9 @@ def _dotted(settings: dict[str, JsonValue]) -> Iterator[tuple[str, str]]:
             yield name, name
 
 
-def _node_pools(spec: RLHFJobSpec) -> Iterator[Problem]:
-    """`nodePools.gpu` agrees with `training.ranks` and `training.nodes`."""
-    if spec.node_pools is None:
-        return
-    pairs = {
-        "gpusPerNode": ("ranks", spec.node_pools.gpu.gpus_per_node, spec.training.ranks),
-        "nodes": ("nodes", spec.node_pools.gpu.nodes, spec.training.nodes),
-    }
-    for name, (counterpart, has, wants) in pairs.items():
-        if has != wants:
-            yield Problem(
-                path=f"spec.nodePools.gpu.{name}",
-                message=f"is {has}, but spec.training.{counterpart} is {wants}",
-                remedy="give both the same number",
-            )
-
-
 Rule = Callable[[RLHFJobSpec], Iterator[Problem]]
 
-RULES: tuple[Rule, ...] = (
+_RULES: tuple[Rule, ...] = (
     _degrees,
     _ranks,
     _batch,
@@ -259,5 +263,5 @@ RULES: tuple[Rule, ...] = (
     _validation,
     _checkpoints,
     _verl,
-    _node_pools,
 )
+RULES: dict[str, Rule] = {rule.__name__.removeprefix("_"): rule for rule in (*_RULES, *POD_RULES)}

@@ -42,29 +42,37 @@ spec:
 def configuration_reference() -> str:
     """The whole page, as Markdown."""
     schema = RLHFJob.model_json_schema(by_alias=True)
-    tables = "\n".join(_tables(schema, schema["$defs"], ""))
+    tables = "\n".join(_tables(schema, schema["$defs"], "", {}))
     return f"{_HEAD}\n{tables}\n{_rules()}\n{_settled()}"
 
 
-def _tables(schema: Schema, definitions: dict[str, Schema], path: str) -> Iterator[str]:
-    """A table for a block, then those of the blocks in it, depth first."""
+def _tables(schema: Schema, definitions: dict[str, Schema], path: str, told: dict[str, str]) -> Iterator[str]:
+    """A table for a block, then those of the blocks in it, depth first. `told`: the paths of tables so far.
+
+    A block that has a table already is not told a second time.
+    """
     blocks: list[tuple[str, Schema]] = []
     rows = []
     required = schema.get("required", [])
     for name, field in schema["properties"].items():
         full_path = f"{path}.{name}" if path else name
         block, is_list = _block(field, definitions)
-        if block is not None:
+        if block is not None and block["title"] not in told:
             blocks.append((f"{full_path}[]" if is_list else full_path, block))
         default = "required" if name in required else "" if block is not None else _default(field)
         meaning = field.get("description") or _summary(block or {})
+        title = (block or {}).get("title", "")
+        if title in told:
+            meaning = f"{meaning} As `{told[title]}`."
         rows.append(f"| `{name}` | {_type(field, definitions)} | {default} | {_escape(meaning)} |")
     yield f"## `{path or 'RLHFJob'}`\n"
     yield f"{_summary(schema)}\n"
     yield "| field | type | default | meaning |\n|---|---|---|---|"
     yield "\n".join(rows) + "\n"
     for block_path, block in blocks:
-        yield from _tables(block, definitions, block_path)
+        if block["title"] not in told:
+            told[block["title"]] = block_path
+            yield from _tables(block, definitions, block_path, told)
 
 
 def _variants(field: Schema) -> list[Schema]:
@@ -91,6 +99,8 @@ def _type(field: Schema, definitions: dict[str, Schema]) -> str:
 def _scalar_type(schema: Schema) -> str:
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("x-kubernetes-int-or-string"):
+        return "number or string"
     kind = str(schema.get("type", "any"))
     if kind == "array":
         return f"list of {_scalar_type(schema['items'])}"
@@ -116,7 +126,7 @@ def _summary(schema: Schema) -> str:
 
 
 def _rules() -> str:
-    lines = [f"- {(rule.__doc__ or '').strip()}" for rule in RULES]
+    lines = [f"- {' '.join((rule.__doc__ or '').split())}" for rule in RULES.values()]
     return "## Rules between fields\n\n" + "\n".join(lines) + "\n"
 
 

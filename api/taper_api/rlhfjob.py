@@ -9,24 +9,26 @@ from pydantic import Field, model_validator
 from taper_api.block import Block
 from taper_api.contradictions import contradictions
 from taper_api.job_error import JobError
+from taper_api.kubernetes_names import Annotations, DnsLabel, Labels
 from taper_api.spec import RLHFJobSpec
 
 API_VERSION = "taper.dev/v1alpha1"
-# The operator appends up to 21 characters to name the objects it makes, which Kubernetes limits to 63.
+# The operator appends up to five characters to name a RayJob, which KubeRay limits to 47.
 MAX_NAME_CHARACTERS = 42
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
 class Metadata(Block):
     """Name and labels, as of any Kubernetes object."""
 
-    name: Annotated[
-        str, Field(max_length=MAX_NAME_CHARACTERS, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    ] = Field(description="Name of the job: at most 42 lower-case letters, digits and inner dashes.")
-    namespace: str | None = Field(
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS, pattern=NAME_PATTERN)] = Field(
+        description="Name of the job: at most 42 lower-case letters, digits and inner dashes; a letter first."
+    )
+    namespace: DnsLabel | None = Field(
         default=None, description="Namespace on a cluster; not read by `taper run`."
     )
-    labels: dict[str, str] = Field(default={}, description="Labels, free to choose.")
-    annotations: dict[str, str] = Field(default={}, description="Annotations, free to choose.")
+    labels: Labels = Field(default={}, description="Labels, free to choose.")
+    annotations: Annotations = Field(default={}, description="Annotations, free to choose.")
 
 
 class RLHFJob(Block):

@@ -27,7 +27,9 @@ def _power_of_two(degree: int) -> int:
 Degree = Annotated[
     int, AfterValidator(_power_of_two), WithJsonSchema({"type": "integer", "enum": list(DEGREES)})
 ]
-Positive = Annotated[int, Field(ge=1)]
+# 2**31 - 1 is far above any sensible value, and products of two such numbers still fit 64 bits.
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 def _top_k(num_tokens: int) -> int:
@@ -93,7 +95,9 @@ class Policy(Block):
     threshold: Threshold | None = Field(
         default=None, description="Settings of the threshold policy; required when `name` is `threshold`."
     )
-    schedule: Annotated[tuple[SchedulePoint, ...], Field(strict=False, min_length=1)] | None = Field(
+    schedule: (
+        Annotated[tuple[SchedulePoint, ...], Field(strict=False, min_length=1, max_length=16)] | None
+    ) = Field(
         default=None,
         description="Planned switches, by ascending tokens; required when `name` is `schedule`.",
     )
@@ -105,7 +109,7 @@ class Sampling(Block):
     temperature: float = Field(default=1.0, ge=0, description="Softmax temperature; 0 is greedy.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass that is kept.")
     top_k: Annotated[int, AfterValidator(_top_k)] = Field(
-        default=-1, ge=-1, description="Number of tokens that are kept; -1 keeps all."
+        default=-1, ge=-1, le=2**31 - 1, description="Number of tokens that are kept; -1 keeps all."
     )
     seed: int | None = Field(
         default=None,
@@ -139,6 +143,7 @@ class Metrics(Block):
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
+        max_length=253,
         description="Address to listen on; `node` is the node's own, by which other machines reach it.",
     )
     port: int | None = Field(
@@ -152,7 +157,7 @@ class RolloutSpec(Block):
     footprint: Degree = Field(
         description="Ranks of one replica, all on one node; the widest degree. 1, 2, 4 or 8."
     )
-    degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1)] = Field(
+    degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1, max_length=4)] = Field(
         default_factory=_degrees_up_to,
         description="Degrees that the replica can serve in, ascending powers of two. The first is the layout "
         "in which each stage starts, the last is the footprint. Default: every degree up to the footprint.",
@@ -174,7 +179,7 @@ class RolloutSpec(Block):
         default=None,
         description="Size of a rank's KV arena in tokens at the first degree. Default: by memory.",
     )
-    profile: Annotated[str, Field(min_length=1)] | None = Field(
+    profile: NonEmpty | None = Field(
         default=None,
         description="File of the profile to decide by, as `taper profile` writes it; it must be of this "
         "model, device, dtype, footprint and these versions. Default: the one in the user's cache directory; "

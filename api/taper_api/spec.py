@@ -1,7 +1,8 @@
-"""`spec` of an RLHFJob: what is trained, on what, how. The rollout has a file of its own."""
+"""`spec` of an RLHFJob: what is trained, on what, how. The rollout and the pods have files of their own."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,10 +10,16 @@ from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from taper_api.block import Block
-from taper_api.rollout_spec import Positive, RolloutSpec
+from taper_api.environment_variable import EnvironmentVariable
+from taper_api.image import Image
+from taper_api.kueue import Kueue
+from taper_api.node_pools import NodePools
+from taper_api.rollout_spec import NonEmpty, Positive, RolloutSpec
+from taper_api.volumes import Volumes
 
 DATA_SUFFIXES = (".parquet", ".jsonl")
-NonEmpty = Annotated[str, Field(min_length=1)]
+REWARD_PATTERN = r"^[^:]+$|^.*\.py:[A-Za-z_][A-Za-z0-9_]*$"
+OPERATOR_NAME = "taper.dev/operator"
 
 
 def _data_file(path: str) -> str:
@@ -26,8 +33,7 @@ def _data_file(path: str) -> str:
 
 
 def _reward_function(name: str) -> str:
-    file, colon, function = name.rpartition(":")
-    if colon and not (file.endswith(".py") and function.isidentifier()):
+    if re.fullmatch(REWARD_PATTERN, name) is None:
         raise PydanticCustomError(
             "reward_function",
             "{name} is neither a built-in reward nor file.py:function",
@@ -36,12 +42,21 @@ def _reward_function(name: str) -> str:
     return name
 
 
+RewardFunction = Annotated[
+    str,
+    Field(min_length=1, max_length=1024),
+    AfterValidator(_reward_function),
+    WithJsonSchema({"type": "string", "maxLength": 1024, "pattern": REWARD_PATTERN}),
+]
 DataFile = Annotated[
     str,
+    Field(max_length=1024),
     AfterValidator(_data_file),
-    WithJsonSchema({"type": "string", "pattern": r"\.(parquet|jsonl)$"}),
+    WithJsonSchema({"type": "string", "maxLength": 1024, "pattern": r"\.(parquet|jsonl)$"}),
 ]
-DataFiles = Annotated[tuple[DataFile, ...], Field(strict=False)]
+DataFiles = Annotated[tuple[DataFile, ...], Field(strict=False, max_length=64)]
+# Values of raw settings: free, so that only their number has a bound.
+Settings = Annotated[dict[NonEmpty, JsonValue], Field(max_length=128)]
 
 
 class ModelSpec(Block):
@@ -83,12 +98,10 @@ class DataSpec(Block):
 class RewardSpec(Block):
     """How a response is scored."""
 
-    function: Annotated[NonEmpty, AfterValidator(_reward_function)] = Field(
+    function: RewardFunction = Field(
         description="Name of a built-in reward, or `file.py:function` with the file relative to the job file."
     )
-    settings: dict[str, JsonValue] = Field(
-        default={}, description="Keyword arguments handed to the reward function."
-    )
+    settings: Settings = Field(default={}, description="Keyword arguments handed to the reward function.")
 
     @property
     def file(self) -> tuple[Path, str] | None:
@@ -156,32 +169,6 @@ class TrainingSpec(Block):
     )
 
 
-class HeadPool(Block):
-    """The pod that drives the job."""
-
-    cpu: NonEmpty = Field(default="4", description="CPUs of the pod, as a Kubernetes quantity.")
-    memory: NonEmpty = Field(default="16Gi", description="Memory of the pod, as a Kubernetes quantity.")
-
-
-class GpuPool(Block):
-    """The pods that train and generate."""
-
-    gpu_type: NonEmpty | None = Field(
-        default=None, description="Value of the node label that names the GPU. Default: any."
-    )
-    gpus_per_node: Positive = Field(description="GPUs of a pod; equals `spec.training.ranks`.")
-    nodes: Positive = Field(default=1, description="Number of pods; equals `spec.training.nodes`.")
-    cpu: NonEmpty = Field(default="16", description="CPUs of a pod, as a Kubernetes quantity.")
-    memory: NonEmpty = Field(default="128Gi", description="Memory of a pod, as a Kubernetes quantity.")
-
-
-class NodePools(Block):
-    """What the job needs of a cluster. `taper run` does not read it."""
-
-    head: HeadPool = Field(default=HeadPool(), description="The pod that drives the job.")
-    gpu: GpuPool = Field(description="The pods that train and generate.")
-
-
 class RLHFJobSpec(Block):
     """All that a job says about itself."""
 
@@ -193,11 +180,68 @@ class RLHFJobSpec(Block):
     )
     training: TrainingSpec = Field(description="How long and on how many ranks.")
     rollout: RolloutSpec = Field(description="The generation stage.")
-    verl: dict[NonEmpty, JsonValue] = Field(
+    verl: Settings = Field(
         default={},
         description="Raw settings of VeRL by dotted name, for what Taper has no field for. They win over "
         "Taper's own choice, except for the settings that Taper's fields stand for: those are refused here.",
     )
-    node_pools: NodePools | None = Field(
-        default=None, description="What the job needs of a cluster; read by the operator only."
+    image: Image = Field(
+        default=Image(), description="The image of the job's pods; read by the operator only."
     )
+    env: Annotated[
+        tuple[EnvironmentVariable, ...],
+        Field(
+            strict=False,
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = Field(default=(), description="Environment variables of the job's pods; read by the operator only.")
+    volumes: Volumes = Field(
+        default=Volumes(), description="What is mounted into the job's pods; read by the operator only."
+    )
+    node_pools: NodePools = Field(
+        default=NodePools(), description="What the job needs of a cluster; read by the operator only."
+    )
+    kueue: Kueue | None = Field(
+        default=None, description="The queue that the job waits in; read by the operator only. Default: none."
+    )
+    submission_mode: Literal["HTTPMode", "K8sJobMode"] = Field(
+        default="HTTPMode",
+        description="How the job is handed to Ray: by KubeRay itself, or by a Kubernetes Job. Read by the "
+        "operator only, as are the fields below.",
+    )
+    backoff_limit: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="Failed attempts after which the job has failed. Attempts that the cluster ended "
+        "(preemption, lost nodes) do not count.",
+    )
+    active_deadline_seconds: Positive | None = Field(
+        default=None,
+        description="Longest that the job may be active, over all attempts; the time for which it is "
+        "suspended does not count. Default: no limit.",
+    )
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        default=None, description="When the job is deleted after it has ended. Default: never."
+    )
+    suspend: bool = Field(
+        default=False,
+        description="Run no attempt. Set on a running job it ends the attempt, which is not counted.",
+    )
+    managed_by: Annotated[
+        str,
+        Field(
+            max_length=63,
+            pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        ),
+    ] = Field(
+        default=OPERATOR_NAME,
+        description="Who reconciles the job; Taper's operator leaves all others alone. Cannot be changed.",
+    )
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs of a pod of the GPU pool; 0 where the ranks are CPU processes."""
+        asked = self.node_pools.gpu.gpus_per_node
+        return self.training.ranks if asked is None else asked

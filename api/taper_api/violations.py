@@ -45,6 +45,8 @@ def path_of(location: Location) -> str:
     """`("spec", "degrees", 1)` as `spec.degrees[1]`."""
     path = ""
     for part in location:
+        if part == "[key]":  # pydantic's mark of a wrong key, which is the part before
+            continue
         if isinstance(part, int):
             path += f"[{part}]"
         elif part and all(character.isalnum() or character in "_-" for character in part):
@@ -79,6 +81,7 @@ _WORDING = {
     "missing": ("is missing", "add it; it has no default"),
     "literal_error": ("{shown} is not allowed", "use {expected}"),
     "too_short": ("is empty", "list at least one"),
+    "too_long": ("has too many entries", "use at most {max_length}"),
     "string_too_short": ("is empty", "give it a value"),
     "invalid_key": ("the name of a field is not text", "quote it"),
     "model_type": _NOT_A_MAPPING,

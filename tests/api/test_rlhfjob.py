@@ -23,7 +23,9 @@ def test_defaults(job: Any) -> None:
     assert spec.rollout.switch.kv == "auto"
     assert spec.algorithm.name == "grpo"
     assert spec.training.checkpoints.resume == "auto"
-    assert spec.node_pools is None
+    assert spec.gpus_per_node == 4
+    assert spec.node_pools.gpu.nodes is None
+    assert (spec.backoff_limit, spec.suspend, spec.submission_mode) == (3, False, "HTTPMode")
 
 
 FIELD_ERRORS = [
@@ -59,7 +61,7 @@ FIELD_ERRORS = [
     (
         {"metadata__name": "A_job"},
         "metadata.name: 'A_job' does not fit; "
-        "Name of the job: at most 42 lower-case letters, digits and inner dashes.",
+        "Name of the job: at most 42 lower-case letters, digits and inner dashes; a letter first.",
     ),
     (
         {"spec__rollout__metrics": {"port": 80}},
@@ -272,7 +274,7 @@ def job_contents(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "apiVersion": "taper.dev/v1alpha1",
         "kind": "RLHFJob",
-        "metadata": {"name": draw(st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?", fullmatch=True))},
+        "metadata": {"name": draw(st.from_regex(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?", fullmatch=True))},
         "spec": {
             "model": {
                 "path": draw(st.text(min_size=1, alphabet=st.characters(codec="ascii", categories=["L"])))

@@ -50,10 +50,15 @@ def test_the_cpu_lock_leaves_out_gpu_kernels() -> None:
     assert not locked & {"flashinfer-python", "sglang-kernel", "torchaudio"}
 
 
-def test_generated_pages_are_up_to_date() -> None:
+def test_generated_files_are_up_to_date() -> None:
     generate = _module(ROOT / "docs" / "generate.py")
-    for name, content in generate.pages().items():
-        assert (ROOT / "docs" / name).read_text() == content, f"docs/{name} is stale; run: make docs"
+    for file, content in generate.files().items():
+        assert file.read_text() == content, f"{file.relative_to(ROOT)} is stale; run: make docs"
+
+
+def test_there_is_no_crd_that_was_not_generated() -> None:
+    generated = {file.name for file in _module(ROOT / "docs" / "generate.py").files()}
+    assert [file.name for file in (ROOT / "manifests" / "crds").iterdir() if file.name not in generated] == []
 
 
 def _markdown_files() -> list[Path]:

@@ -1,0 +1,193 @@
+"""The CRDs: structural, bounded, and of one mind with the parser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+
+from taper_api import JobError, parse_job
+from taper_api.cel_rule import FIELD, IMMUTABILITY, CelRule, escaped
+from taper_api.contradictions import RULES
+from taper_api.crd import crd_files, rlhfjob_crd, tpprofile_crd
+from taper_api.immutability import CHANGES_WHILE_SUSPENDED, NEVER_CHANGES, refused_changes
+from taper_api.rlhfjob_rules import rlhfjob_rules
+from taper_api.tpprofile_rules import tpprofile_rules
+from taper_api.yaml12 import Yaml12Loader
+
+from .admission import Schema, admitted, errors
+from .job_mutations import MutatedJob, broken_fields
+from .job_specs import valid_jobs
+from .rule_violations import CHANGES, FULL, VIOLATIONS, broken
+
+ROOT = Path(__file__).parents[2]
+CRDS = {"RLHFJob": rlhfjob_crd(), "TPProfile": tpprofile_crd()}
+SCHEMAS = {kind: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for kind, crd in CRDS.items()}
+SAMPLES = sorted([*ROOT.glob("rollout/**/sample/*.yaml"), *ROOT.glob("manifests/samples/*.yaml")])
+JOB = SCHEMAS["RLHFJob"]
+RULES_OF_JOBS = rlhfjob_rules()
+
+
+def nodes(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
+    """Every schema within a schema, with its path."""
+    yield path, schema
+    for name, field in schema.get("properties", {}).items():
+        yield from nodes(field, f"{path}.{name}")
+    for keyword in ("items", "additionalProperties"):
+        if keyword in schema:
+            yield from nodes(schema[keyword], f"{path}[]")
+
+
+NODES = [node for kind, schema in SCHEMAS.items() for node in nodes(schema, kind)]
+
+
+def test_there_is_one_type_and_nothing_that_no_structural_schema_has() -> None:
+    forbidden = {"$ref", "$defs", "anyOf", "oneOf", "allOf", "not", "const", "title", "patternProperties"}
+    assert [path for path, node in NODES if forbidden & set(node)] == []
+    assert [path for path, node in NODES if ("type" in node) == ("x-kubernetes-int-or-string" in node)] == []
+
+
+def test_all_has_a_bound() -> None:
+    bounds = {"string": {"maxLength", "enum"}, "array": {"maxItems"}, "integer": {"maximum", "enum"}}
+    loose = [path for path, node in NODES if not bounds.get(node.get("type", ""), set(node)) & set(node)]
+    maps = [path for path, node in NODES if "additionalProperties" in node and "maxProperties" not in node]
+    assert (loose, maps) == ([], [])
+    quantities = [node for _, node in NODES if "x-kubernetes-int-or-string" in node]
+    assert all("maxLength" in node for node in quantities)
+
+
+def test_all_is_described_and_only_raw_settings_are_free() -> None:
+    fields = [(path, node) for path, node in NODES if not path.endswith(("[]", ".metadata"))]
+    assert [path for path, node in fields if not node.get("description")] == []
+    free = {path for path, node in NODES if node.get("x-kubernetes-preserve-unknown-fields")}
+    assert {path for path in free if not path.startswith("RLHFJob.spec.verl.")} == {
+        "RLHFJob.spec.reward.settings",
+        "RLHFJob.spec.verl",
+    }
+
+
+def test_defaults_are_right_by_themselves() -> None:
+    wrong = {path: errors(node["default"], node) for path, node in NODES if "default" in node}
+    assert {path: found for path, found in wrong.items() if found} == {}
+
+
+@pytest.mark.parametrize("kind", CRDS)
+def test_names_and_columns(kind: str) -> None:
+    spec = CRDS[kind]["spec"]
+    assert spec["names"]["shortNames"]
+    (version,) = spec["versions"]
+    assert version["subresources"] == {"status": {}}
+    paths = {path.removeprefix(kind) for path, _ in NODES if path.startswith(kind)}
+    columns = {column["jsonPath"] for column in version["additionalPrinterColumns"]}
+    assert columns - paths == {".metadata.creationTimestamp"}
+
+
+def test_files_say_what_the_models_say() -> None:
+    for name, content in crd_files().items():
+        assert yaml.safe_load(content) == next(
+            crd for crd in CRDS.values() if crd["spec"]["names"]["plural"] in name
+        )
+
+
+# Jobs that are right.
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
+def test_samples_are_right(sample: Path) -> None:
+    for document in yaml.load_all(sample.read_text(), Loader=Yaml12Loader):
+        if document.get("kind") in SCHEMAS:
+            assert errors(document, SCHEMAS[document["kind"]]) == []
+
+
+@given(valid_jobs())
+def test_right_jobs_are_taken_by_both(job: dict[str, Any]) -> None:
+    assert errors(job, JOB) == []
+    parsed = parse_job(json.dumps(job), "job.yaml")
+    # The server's defaults are the parser's own.
+    assert parse_job(json.dumps(admitted(job, JOB)), "job.yaml") == parsed
+
+
+def test_the_job_of_the_violations_is_right() -> None:
+    assert errors(FULL, JOB) == []
+    parse_job(json.dumps(FULL), "job.yaml")
+
+
+# Jobs with one thing wrong.
+
+
+@settings(max_examples=300)
+@given(broken_fields(JOB))
+def test_one_wrong_field_is_refused_by_both(mutated: MutatedJob) -> None:
+    with pytest.raises(JobError):
+        parse_job(json.dumps(mutated.job), "job.yaml")
+    # Keys of maps are checked by CEL, of which this is not told.
+    assert errors(mutated.job, JOB) or mutated.what == "a key that does not fit"
+
+
+@pytest.mark.parametrize("start", VIOLATIONS)
+def test_each_violation_breaks_its_rules_twin(start: str) -> None:
+    (rule,) = [rule for rule in RULES_OF_JOBS if rule.message.startswith(start)]
+    with pytest.raises(JobError) as caught:
+        parse_job(json.dumps(broken(VIOLATIONS[start])), "job.yaml")
+    (problem, *others) = caught.value.problems
+    assert not others or rule.twin == "mounts"  # which tells both volumes of a pair
+    blamed = f"{rule.at}{rule.field_path}".removesuffix("[]").replace("[]", "[0]") or "metadata.name"
+    if rule.twin not in ("batch", "mounts"):
+        assert problem.path.startswith(blamed)
+    assert problem.remedy
+    assert not errors(broken(VIOLATIONS[start]), JOB) or rule.twin == FIELD
+
+
+# The table of rules.
+
+
+@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *tpprofile_rules()], ids=lambda rule: rule.message[:60])
+def test_each_rule_names_a_path_a_remedy_and_a_twin(rule: CelRule) -> None:
+    place, colon, remedy = rule.message.partition(": ")
+    assert colon and remedy
+    assert place.startswith(("spec", "metadata"))
+    assert "\n" not in rule.message + rule.rule
+    assert rule.twin in {*RULES, FIELD, IMMUTABILITY, "profile"}
+
+
+@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *tpprofile_rules()], ids=lambda rule: rule.message[:60])
+def test_each_rule_blames_a_field_that_is_there(rule: CelRule) -> None:
+    kind = "RLHFJob" if rule in RULES_OF_JOBS else "TPProfile"
+    assert f"{kind}{'.' if rule.at else ''}{rule.at}{rule.field_path}" in {path for path, _ in NODES}
+
+
+def test_each_rule_has_a_violation_and_each_check_a_rule() -> None:
+    between = [rule.message for rule in RULES_OF_JOBS if rule.twin != IMMUTABILITY]
+    assert [message for message in between if not message.startswith(tuple(VIOLATIONS))] == []
+    assert {rule.twin for rule in RULES_OF_JOBS} == {*RULES, FIELD, IMMUTABILITY}
+
+
+def test_names_are_escaped_as_in_cel() -> None:
+    assert escaped("actor_rollout_ref.model.path") == "actor_rollout_ref__dot__model__dot__path"
+    with pytest.raises(ValueError, match="escape"):
+        escaped("a__b")
+
+
+# What may change.
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("suspended", [False, True])
+def test_changes(name: str, suspended: bool) -> None:
+    before = broken({"spec.suspend": suspended})
+    old, new = (
+        parse_job(json.dumps(job), "job.yaml").spec for job in (before, broken(CHANGES[name], before))
+    )
+    is_allowed = suspended and name in CHANGES_WHILE_SUSPENDED
+    assert [problem.path for problem in refused_changes(old, new)] == ([] if is_allowed else [f"spec.{name}"])
+
+
+def test_the_rest_may_change_at_any_time() -> None:
+    assert {*NEVER_CHANGES, *CHANGES_WHILE_SUSPENDED} == set(CHANGES)
+    free = set(JOB["properties"]["spec"]["properties"]) - set(CHANGES)
+    assert free == {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}

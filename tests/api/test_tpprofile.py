@@ -1,0 +1,100 @@
+"""TPProfile says what a profile's file says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from taper_api.crd import tpprofile_crd
+from taper_api.job_error import JobError
+from taper_api.tpprofile import TPProfile, TPProfileSpec
+from taper_api.violations import problems_of
+from taper_policy.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile_file import profile_as_json, profile_from_json
+
+from .admission import errors
+
+SCHEMA = tpprofile_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def profile() -> Profile:
+    cells = [
+        StepCell(
+            degree=degree,
+            batch=batch,
+            context_tokens=context,
+            busy_groups=1,
+            seconds=0.01 * batch / degree,
+            half_width_seconds=0,
+            num_samples=8,
+        )
+        for degree in (1, 2)
+        for batch in (1, 8)
+        for context in (32, 256)
+    ]
+    terms = dict.fromkeys(SwitchTerms.__dataclass_fields__, 0.25) | {
+        "most_requests": 8,
+        "most_bytes": None,
+        "most_recomputed_tokens": 1000,
+    }
+    prefill = PrefillTerms(fixed_seconds=0.01, token_seconds=0.001, relative_error_p90=0.1)
+    return Profile(
+        key=ProfileKey(model="m", device="H100", dtype="bfloat16", versions={"sglang": "0.5.23"}),
+        footprint=2,
+        degrees=(1, 2),
+        kv_bytes_per_token=1024,
+        cells=tuple(cells),
+        prefill={1: prefill, 2: prefill},
+        switch={(1, 2): SwitchTerms(**terms)},  # type: ignore[arg-type]
+        held_out_error=0.02,
+        made_at="2026-11-21T12:00:00+00:00",
+    )
+
+
+def resource(**changes: Any) -> dict[str, Any]:
+    spec = TPProfileSpec.of_document(profile_as_json(profile())).model_dump(mode="json", exclude_none=True)
+    metadata = {"name": "h100"}
+    return {
+        "apiVersion": "taper.dev/v1alpha1",
+        "kind": "TPProfile",
+        "metadata": metadata,
+        "spec": spec | changes,
+    }
+
+
+def test_a_profiles_file_comes_back_as_it_was() -> None:
+    spec = TPProfileSpec.of_document(profile_as_json(profile()))
+    assert spec.document() == profile_as_json(profile())
+    through_a_server = TPProfile.model_validate(json.loads(json.dumps(resource())))
+    assert profile_from_json(through_a_server.spec.document()) == profile()
+
+
+def test_a_server_takes_it() -> None:
+    assert errors(resource(), SCHEMA) == []
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"degrees": [2, 1]}, "spec.degrees"),
+    ({"footprint": 4}, "spec.degrees"),
+    ({"prefill": {"1": {"fixedSeconds": 0, "tokenSeconds": 1, "relativeErrorP90": 0}}}, "spec.prefill"),
+    ({"switch": {"1->1": resource()["spec"]["switch"]["1->2"]}}, "spec.switch"),
+    ({"switch": {"1->4": resource()["spec"]["switch"]["1->2"]}}, "spec.switch"),
+    ({"cells": [resource()["spec"]["cells"][0] | {"degree": 8}]}, "spec.cells"),
+    ({"heldOutError": None}, "spec.heldOutError"),
+    ({"kv": "both"}, "spec.kv"),
+    ({"formatVersion": 1}, "spec.formatVersion"),
+    ({"kvBytesPerToken": 0}, "spec.kvBytesPerToken"),
+    ({"cells": []}, "spec.cells"),
+]
+
+
+@pytest.mark.parametrize(("changes", "path"), WRONG)
+def test_what_cannot_be_is_told_with_its_path(changes: dict[str, Any], path: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TPProfile.model_validate(resource(**changes))
+    (problem, *_) = problems_of(caught.value, TPProfile)
+    assert problem.path == path
+    assert str(JobError([problem]))
