@@ -204,7 +204,9 @@ class LeaseClaim:
         self._next = Verb.REPLACE
         deadline = self._sent_at + self._times.renew_deadline_seconds
         if now < deadline:
-            self.state, self._deadline = State.LEADING, deadline
+            # In this order, or another thread could see a leader whose time is up.
+            self._deadline = deadline
+            self.state = State.LEADING
         elif self.state is State.FOLLOWING:
             # It took so long that others may have taken over since.
             self._next = Verb.READ

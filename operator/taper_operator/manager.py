@@ -1,0 +1,121 @@
+"""Puts the operator together: clients, caches, reflectors, queue, elector and controller.
+
+There are three clients, each with connections of its own: the elector's, which nothing may
+keep waiting; the reader's; and the writer's, which asks the elector before it sends. All
+share a circuit breaker, since they share an API server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from taper_operator.api_server import ApiServer, connect, fence_connections
+from taper_operator.circuit_breaker import CircuitBreaker
+from taper_operator.controller import Controller, Reconcile
+from taper_operator.leader_elector import LeaderElector, sleepless_clock
+from taper_operator.metrics import OperatorMetrics
+from taper_operator.object_cache import KeysOf, ObjectCache
+from taper_operator.reflector import Reflector
+from taper_operator.resource import ObjectKey, Resource
+from taper_operator.settings import Settings
+from taper_operator.work_queue import WorkQueue
+
+FIELD_MANAGER = "taper-operator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedKind:
+    """A kind that is kept in a cache.
+
+    keys_of: the keys to reconcile when an object of it changes
+    labels: by which the cache can be asked
+    is_optional: the operator works also where the kind is not served
+    """
+
+    resource: Resource
+    keys_of: KeysOf
+    labels: tuple[str, ...] = ()
+    label_selector: str = ""
+    is_optional: bool = False
+
+
+class Manager:
+    """See the module's docstring.
+
+    reader, writer: for whoever plans and executes
+    caches: by kind, filled once the controller reconciles
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        kinds: Sequence[WatchedKind],
+        *,
+        make_client: Callable[[str], Any] = connect,
+    ) -> None:
+        """Raises SettingsError. Nothing is started or asked yet."""
+        self._settings = settings
+        self._make_client = make_client
+        self._random = Random()
+        self._breaker = CircuitBreaker(clock=time.monotonic, random=self._random)
+        self.metrics = OperatorMetrics()
+        self.queue: WorkQueue[ObjectKey] = WorkQueue(clock=time.monotonic, random=self._random)
+        self.elector = LeaderElector(
+            self._api_server(connect_seconds=settings.lease_times.retry_period_seconds),
+            key=ObjectKey(settings.namespace, settings.lease_name),
+            identity=settings.identity,
+            times=settings.lease_times,
+            clock=sleepless_clock,
+            random=self._random,
+        )
+        self.reader = self._api_server()
+        self.writer = self._api_server(write_seconds_left=self.elector.write_seconds_left)
+        self.caches = {kind.resource: ObjectCache(keys_of=kind.keys_of, labels=kind.labels) for kind in kinds}
+        self.reflectors = [
+            self._reflector(kind, namespace) for kind in kinds for namespace in settings.watched_namespaces
+        ]
+
+    def controller(self, reconcile: Reconcile) -> Controller:
+        """What runs it all."""
+        self.metrics.watch(
+            queue=self.queue, reflectors=self.reflectors, elector=self.elector, breaker=self._breaker
+        )
+        return Controller(
+            reflectors=self.reflectors,
+            queue=self.queue,
+            elector=self.elector,
+            reconcile=reconcile,
+            metrics=self.metrics,
+            workers=self._settings.workers,
+            address=self._settings.address,
+        )
+
+    def _api_server(self, **options: Any) -> ApiServer:
+        client = self._make_client(self._settings.kubeconfig)
+        if "write_seconds_left" in options:
+            fence_connections(client, options["write_seconds_left"])
+        return ApiServer(
+            client,
+            breaker=self._breaker,
+            clock=time.monotonic,
+            field_manager=FIELD_MANAGER,
+            observe=self.metrics.observe_request,
+            **options,
+        )
+
+    def _reflector(self, kind: WatchedKind, namespace: str) -> Reflector:
+        return Reflector(
+            self.reader,
+            kind.resource,
+            self.caches[kind.resource],
+            deliver=self.queue.add,
+            clock=time.monotonic,
+            random=self._random,
+            namespace=namespace,
+            label_selector=kind.label_selector,
+            is_optional=kind.is_optional,
+        )

@@ -1,0 +1,128 @@
+"""What the operator tells Prometheus about itself.
+
+What is counted is counted where it happens; the rest is asked for when Prometheus asks.
+Labels have few values: none names a job, a namespace of users or a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from taper_operator.circuit_breaker import CircuitBreaker
+from taper_operator.leader_elector import LeaderElector
+from taper_operator.reflector import Reflector
+from taper_operator.work_queue import WorkQueue
+
+PREFIX = "taper_operator_"
+_BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+class OperatorMetrics:
+    """See the module's docstring. Its methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._reconciles = Counter(
+            f"{PREFIX}reconciles", "Keys reconciled, by how that ended.", ["result"], registry=self._registry
+        )
+        self._reconcile_seconds = Histogram(
+            f"{PREFIX}reconcile_seconds",
+            "How long it took to reconcile a key.",
+            buckets=_BUCKETS_SECONDS,
+            registry=self._registry,
+        )
+        self._requests = Counter(
+            f"{PREFIX}api_requests",
+            "Requests to the API server by method and HTTP status; status 0 is no answer.",
+            ["method", "status"],
+            registry=self._registry,
+        )
+
+    def observe_reconcile(self, result: str, seconds: float) -> None:
+        """A key has been reconciled."""
+        self._reconciles.labels(result).inc()
+        self._reconcile_seconds.observe(seconds)
+
+    def observe_request(self, method: str, status: int) -> None:
+        """A request to the API server has ended."""
+        self._requests.labels(method, str(status)).inc()
+
+    def watch(
+        self,
+        *,
+        queue: WorkQueue[Any],
+        reflectors: list[Reflector],
+        elector: LeaderElector,
+        breaker: CircuitBreaker,
+    ) -> None:
+        """Ask these when Prometheus asks."""
+
+        def figures() -> Iterator[Metric]:
+            yield from _queue_figures(queue)
+            yield from _reflector_figures(reflectors)
+            yield _gauge("leader", "Whether this replica leads.", elector.is_leader_now())
+            yield _gauge("api_server_reachable", "Whether the API server answered last.", not breaker.is_open)
+
+        self._registry.register(_Asked(figures))
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics, and their content type, in the format that an HTTP `Accept` header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class _Asked(Collector):
+    def __init__(self, figures: Callable[[], Iterator[Metric]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._figures()
+
+    def describe(self) -> Iterator[Metric]:
+        yield from ()
+
+
+def _queue_figures(queue: WorkQueue[Any]) -> Iterator[Metric]:
+    yield _gauge("queue_depth", "Keys that wait to be reconciled.", queue.depth())
+    yield _gauge(
+        "queue_oldest_wait_seconds", "Wait of the key that waits longest.", queue.oldest_wait_seconds()
+    )
+    yield _gauge(
+        "queue_longest_handled_seconds",
+        "For how long the key that is reconciled longest has been.",
+        queue.longest_handled_seconds(),
+    )
+    yield CounterMetricFamily(f"{PREFIX}queue_adds", "Keys added to the queue.", queue.num_adds)
+    yield CounterMetricFamily(f"{PREFIX}queue_retries", "Keys that failed and wait anew.", queue.num_retries)
+
+
+def _reflector_figures(reflectors: list[Reflector]) -> Iterator[Metric]:
+    """One series a kind, however many namespaces are watched."""
+    kinds = sorted({str(reflector.resource) for reflector in reflectors})
+    of_kind = {kind: [r for r in reflectors if str(r.resource) == kind] for kind in kinds}
+    synced = _family(GaugeMetricFamily, "cache_synced", "Whether the cache of the kind has been filled.")
+    objects = _family(GaugeMetricFamily, "cache_objects", "Objects of the kind in the cache.")
+    lists = _family(CounterMetricFamily, "lists", "Lists of the kind that were begun.")
+    watches = _family(CounterMetricFamily, "watches", "Watches of the kind that were begun.")
+    for kind, members in of_kind.items():
+        synced.add_metric([kind], float(all(member.has_synced for member in members)))
+        objects.add_metric([kind], members[0].cache.num_objects())
+        lists.add_metric([kind], sum(member.num_lists for member in members))
+        watches.add_metric([kind], sum(member.num_watches for member in members))
+    yield from (synced, objects, lists, watches)
+
+
+def _family(kind: type[Any], name: str, meaning: str) -> Any:
+    return kind(f"{PREFIX}{name}", meaning, labels=["kind"])
+
+
+def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{PREFIX}{name}", meaning, float(value))

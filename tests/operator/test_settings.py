@@ -1,0 +1,103 @@
+"""What the operator may be told, and how it says what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taper_operator.settings import Address, LeaseTimes, SettingsError, settings_from
+
+ENVIRONMENT = {
+    "TAPER_OPERATOR_NAMESPACES": "*",
+    "POD_NAME": "taper-operator-7d9f",
+    "POD_NAMESPACE": "taper-system",
+}
+
+
+def test_the_defaults() -> None:
+    settings = settings_from([], ENVIRONMENT)
+    assert settings.namespaces == ()
+    assert settings.watched_namespaces == ("",)
+    assert (settings.identity, settings.namespace) == ("taper-operator-7d9f", "taper-system")
+    assert settings.lease_times == LeaseTimes(
+        duration_seconds=10, renew_deadline_seconds=7, retry_period_seconds=2
+    )
+    assert settings.address == Address("", 8080)
+    assert (settings.workers, settings.lease_name) == (4, "taper-operator")
+
+
+def test_a_flag_goes_before_its_variable() -> None:
+    environment = ENVIRONMENT | {"TAPER_OPERATOR_WORKERS": "2", "TAPER_OPERATOR_LOG_LEVEL": "debug"}
+    settings = settings_from(["--workers=8", "--namespaces", "b, a,b"], environment)
+    assert (settings.workers, settings.log_level) == (8, "debug")
+    assert settings.watched_namespaces == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":0", Address("", 0)),
+        ("127.0.0.1:9000", Address("127.0.0.1", 9000)),
+        ("[::1]:9000", Address("::1", 9000)),
+    ],
+)
+def test_addresses(text: str, address: Address) -> None:
+    assert settings_from(["--address", text], ENVIRONMENT).address == address
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("--namespaces", ""),
+        ("--namespaces", "a,,b"),
+        ("--namespaces", "*,a"),
+        ("--namespaces", "Team"),
+        ("--identity", ""),
+        ("--identity", "a/b"),
+        ("--namespace", "a" * 64),
+        ("--lease-name", "-a"),
+        ("--lease-seconds", "10/7"),
+        ("--lease-seconds", "7/10/2"),
+        ("--lease-seconds", "10/7/0"),
+        ("--lease-seconds", "10.5/7/2"),
+        ("--lease-seconds", "nan/7/2"),
+        ("--lease-seconds", "inf/7/2"),
+        ("--address", "8080"),
+        ("--address", "localhost:8080"),
+        ("--address", ":65536"),
+        ("--address", "127.0.0.1:"),
+        ("--workers", "0"),
+        ("--workers", "many"),
+        ("--log-level", "loud"),
+    ],
+)
+def test_what_is_wrong_is_told_with_the_settings_name(name: str, text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_from([f"{name}={text}"], ENVIRONMENT)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{name} (")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_from(["--workers=0"], {})
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "--namespaces (TAPER_OPERATOR_NAMESPACES)",
+        "--identity (POD_NAME)",
+        "--namespace (POD_NAMESPACE)",
+        "--workers (TAPER_OPERATOR_WORKERS)",
+    ]
+
+
+def test_an_unknown_flag_is_told_by_its_name() -> None:
+    with pytest.raises(SettingsError, match="--worker=3"):
+        settings_from(["--worker=3"], ENVIRONMENT)
+
+
+@given(st.sampled_from(["--namespaces", "--lease-seconds", "--address", "--workers"]), st.text(max_size=12))
+def test_no_text_is_worse_than_a_settings_error(name: str, text: str) -> None:
+    try:
+        settings_from([f"{name}={text}"], ENVIRONMENT)
+    except SettingsError as error:
+        assert error.problems
