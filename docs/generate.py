@@ -1,4 +1,4 @@
-"""Makes what follows from the code, pages of docs/ and the CRDs: `make docs`. A test fails when one is stale."""
+"""Makes what follows from the code, pages of docs/ and CRDs: `make docs`. A test fails when one is stale."""
 
 from __future__ import annotations
 

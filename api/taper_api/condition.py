@@ -8,8 +8,12 @@ from pydantic import Field, WithJsonSchema
 
 from taper_api.block import Block
 
-# RFC 3339, as Kubernetes writes times.
-Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 64})]
+# RFC 3339, as Kubernetes writes times; the server knows the format by its name.
+Time = Annotated[
+    str,
+    Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$"),
+    WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 64}),
+]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Reason = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
 Message = Annotated[str, Field(max_length=4096)]

@@ -13,12 +13,14 @@ from taper_api.affinity import Affinity
 from taper_api.block import Block
 from taper_api.kubernetes_names import DnsSubdomain, LabelValue, NodeLabels
 from taper_api.pod_overlay import PodOverlay
-from taper_api.quantity import Bytes, Cpu
+from taper_api.quantity import Bytes, Cpu, bytes_of
 from taper_api.toleration import Toleration
 from taper_api.topology import Topology
 
 # VeRL asks Ray for three CPUs with each GPU.
 CPUS_PER_GPU = 3
+# What a pod gets where nothing is asked for: one more, for what Ray does not count.
+CPUS_PER_RANK = 4
 
 
 class Rdma(Block):
@@ -58,6 +60,11 @@ class Pool(Block):
     )
     runtime_class_name: DnsSubdomain | None = Field(default=None, description="Their RuntimeClass.")
     overlay: PodOverlay = Field(default=PodOverlay(), description="Further properties of the pods.")
+
+    @property
+    def shared_memory_bytes(self) -> int:
+        """Size of /dev/shm."""
+        return bytes_of(self.shared_memory) if self.shared_memory else bytes_of(self.memory) // 4
 
 
 class HeadPool(Pool):

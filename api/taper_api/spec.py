@@ -13,7 +13,7 @@ from taper_api.block import Block
 from taper_api.environment_variable import EnvironmentVariable
 from taper_api.image import Image
 from taper_api.kueue import Kueue
-from taper_api.node_pools import NodePools
+from taper_api.node_pools import CPUS_PER_RANK, NodePools
 from taper_api.rollout_spec import NonEmpty, Positive, RolloutSpec
 from taper_api.volumes import Volumes
 
@@ -245,3 +245,8 @@ class RLHFJobSpec(Block):
         """GPUs of a pod of the GPU pool; 0 where the ranks are CPU processes."""
         asked = self.node_pools.gpu.gpus_per_node
         return self.training.ranks if asked is None else asked
+
+    @property
+    def gpu_pool_cpu(self) -> str:
+        """CPUs of a pod of the GPU pool, as a Kubernetes quantity."""
+        return self.node_pools.gpu.cpu or str(CPUS_PER_RANK * self.training.ranks)

@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from taper_api import JobError, RLHFJob, parse_job
 from taper_api.spec import RewardSpec
 
+from .job_specs import valid_jobs
+
 
 def test_defaults(job: Any) -> None:
     spec = job().spec
@@ -246,49 +248,7 @@ def test_reward_file() -> None:
     assert (str(file), function) == ("some/mine.py", "score")
 
 
-@st.composite
-def job_contents(draw: st.DrawFn) -> dict[str, Any]:
-    """Jobs that are right, over the fields that depend on each other."""
-    degrees = sorted(draw(st.sets(st.sampled_from([1, 2, 4, 8]), min_size=1)))
-    footprint = degrees[-1]
-    ranks = footprint * draw(st.integers(1, 4))
-    response_tokens = draw(st.integers(16, 4096))
-    rollout: dict[str, Any] = {
-        "footprint": footprint,
-        "degrees": degrees,
-        "mode": draw(st.sampled_from(["off", "advise", "enforce"])),
-        "samplesPerPrompt": draw(st.integers(2, 8)),
-        "responseTokens": response_tokens,
-        "sampling": {
-            "temperature": draw(st.floats(0, 2)),
-            "seed": draw(st.none() | st.integers(0, 2**31 - 1)),
-        },
-    }
-    if len(degrees) > 1 and draw(st.booleans()):
-        tokens = sorted(draw(st.sets(st.integers(1, response_tokens - 1), min_size=1, max_size=6)))
-        wide, narrow = degrees[-1], degrees[0]
-        points = [{"tokens": at, "degree": narrow if i % 2 else wide} for i, at in enumerate(tokens)]
-        rollout["policy"] = {"name": "schedule", "schedule": points}
-    else:
-        rollout["policy"] = {"name": "threshold", "threshold": {"requests": draw(st.integers(1, 64))}}
-    return {
-        "apiVersion": "taper.dev/v1alpha1",
-        "kind": "RLHFJob",
-        "metadata": {"name": draw(st.from_regex(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?", fullmatch=True))},
-        "spec": {
-            "model": {
-                "path": draw(st.text(min_size=1, alphabet=st.characters(codec="ascii", categories=["L"])))
-            },
-            "data": {"train": ["a.jsonl"]},
-            "reward": {"function": "math"},
-            "algorithm": {"learningRate": draw(st.floats(1e-9, 1))},
-            "training": {"steps": draw(st.integers(1, 9)), "batchPrompts": ranks, "ranks": ranks},
-            "rollout": rollout,
-        },
-    }
-
-
-@given(job_contents())
+@given(valid_jobs())
 def test_right_jobs_survive_a_round_trip(content: dict[str, Any]) -> None:
     first = parse_job(json.dumps(content), "job.yaml")
     dumped = first.model_dump(mode="json", exclude_none=True)
@@ -296,7 +256,7 @@ def test_right_jobs_survive_a_round_trip(content: dict[str, Any]) -> None:
     assert first.spec.rollout.degrees[-1] == first.spec.rollout.footprint
 
 
-@given(job_contents(), st.data())
+@given(valid_jobs(), st.data())
 def test_one_wrong_value_is_told_with_its_path(content: dict[str, Any], data: st.DataObject) -> None:
     wrong = data.draw(st.sampled_from([None, -1, "zz", [], {}, 1.5, True]))
     section, field = data.draw(
