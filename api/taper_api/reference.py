@@ -8,6 +8,7 @@ from typing import Any
 
 from taper_api.contradictions import RULES, SETTLED_BY_FIELD
 from taper_api.rlhfjob import RLHFJob
+from taper_api.rollout_spec import MAX_INTEGER
 
 Schema = dict[str, Any]
 
@@ -107,7 +108,8 @@ def _scalar_type(schema: Schema) -> str:
     if kind == "object":
         return "mapping"
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {_number(schema[key])}" for key, sign in limits.items() if key in schema]
+    told = {key: sign for key, sign in limits.items() if schema.get(key, MAX_INTEGER) != MAX_INTEGER}
+    bounds = [f"{sign} {_number(schema[key])}" for key, sign in told.items()]
     return f"{kind} {', '.join(bounds)}".strip()
 
 

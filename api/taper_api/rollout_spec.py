@@ -27,8 +27,9 @@ def _power_of_two(degree: int) -> int:
 Degree = Annotated[
     int, AfterValidator(_power_of_two), WithJsonSchema({"type": "integer", "enum": list(DEGREES)})
 ]
-# 2**31 - 1 is far above any sensible value, and products of two such numbers still fit 64 bits.
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+# Far above any sensible value, and products of two such numbers still fit 64 bits.
+MAX_INTEGER = 2**31 - 1
+Positive = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -109,7 +110,7 @@ class Sampling(Block):
     temperature: float = Field(default=1.0, ge=0, description="Softmax temperature; 0 is greedy.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass that is kept.")
     top_k: Annotated[int, AfterValidator(_top_k)] = Field(
-        default=-1, ge=-1, le=2**31 - 1, description="Number of tokens that are kept; -1 keeps all."
+        default=-1, ge=-1, le=MAX_INTEGER, description="Number of tokens that are kept; -1 keeps all."
     )
     seed: int | None = Field(
         default=None,

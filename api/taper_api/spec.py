@@ -14,7 +14,7 @@ from taper_api.environment_variable import EnvironmentVariable
 from taper_api.image import Image
 from taper_api.kueue import Kueue
 from taper_api.node_pools import CPUS_PER_RANK, NodePools
-from taper_api.rollout_spec import NonEmpty, Positive, RolloutSpec
+from taper_api.rollout_spec import MAX_INTEGER, NonEmpty, Positive, RolloutSpec
 from taper_api.volumes import Volumes
 
 DATA_SUFFIXES = (".parquet", ".jsonl")
@@ -222,7 +222,7 @@ class RLHFJobSpec(Block):
         description="Longest that the job may be active, over all attempts; the time for which it is "
         "suspended does not count. Default: no limit.",
     )
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = Field(
         default=None, description="When the job is deleted after it has ended. Default: never."
     )
     suspend: bool = Field(
