@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from taper_policy.kv_choice import kv_from_json
+from taper_policy.layout import group_of
 from taper_rollout.rendezvous import ArbiterLost, MeetingCancelled, Rendezvous
 from taper_rollout.switching.plans import LiveRequest, SwitchPlan, plan_switch
 
@@ -130,6 +131,10 @@ class Agent:
         offer = engine.offer(degree)
         parts["offer"] = time.perf_counter() - began
         offers = [pickle.loads(raw) for raw in self._meet(epoch, 0, pickle.dumps(offer), deadline_seconds)]
+        group = group_of(engine.rank, engine.degree)
+        if not any(request.num_tokens and request.group == group for o in offers for request in o.live):
+            # It had nothing to decode: while others finished their step it waited, and paused nobody.
+            began, parts["offer"] = time.perf_counter(), 0.0
         parts["quiesce"] = time.perf_counter() - began
         refusals = [f"rank {rank}: {o.refusal}" for rank, o in enumerate(offers) if o.refusal]
         if refusals:

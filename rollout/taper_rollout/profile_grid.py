@@ -213,14 +213,14 @@ QUICK: Final = Grid(
     most_recomputed_tokens=1024,
     tours=1,
 )
-# For `taper profile`: until the intervals are narrow.
+# For `taper profile`: until the intervals are narrow, or four visits have not made them so.
 FULL: Final = Grid(
     batches=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256),
     context_ratio=3.5,
     longest_context=32768,
     most_cell_tokens=262144,
     steps=16,
-    visits=12,
+    visits=4,
     prefill_sizes=8,
     prefill_repeats=3,
     switch_requests=(1, 2, 4, 8, 16, 32),

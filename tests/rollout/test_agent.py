@@ -60,7 +60,7 @@ class NotedStacks:
     def commit(self, plan: SwitchPlan, epoch: int, began: float) -> dict[str, Any]:
         self._note("commit")
         self.degree = plan.to_degree
-        return {"epoch": epoch}
+        return {"epoch": epoch, "began": began}
 
     def recover(self) -> None:
         self._note("recover")
@@ -173,11 +173,19 @@ def test_an_unknown_way_changes_nothing(ranks: Ranks) -> None:
 
 def test_the_parts_that_pause_phases_takes_for_marks_are_marks(ranks: Ranks) -> None:
     """Seconds since the rank took up the switch, not those of the part alone."""
-    for stacks in ranks.stacks:
-        stacks.faults["offer"] = lambda: time.sleep(0.05)
-    for reply in ranks.switch(1):
-        marks = [reply.result["parts"][name] for name in MARKS]
-        assert 0.05 <= marks[0] <= marks[1] <= marks[2]
+    """Ranks 0 and 1 decode: they wait for each other. The others' clocks begin when both have stopped."""
+    began_at = time.perf_counter()
+    ranks.stacks[0].faults["offer"] = lambda: time.sleep(0.05)
+    ranks.stacks[1].faults["offer"] = lambda: time.sleep(0.25)
+    replies = ranks.switch(1)
+    marks = [[reply.result["parts"][name] for name in MARKS] for reply in replies]
+    for one in marks[:2]:
+        assert 0.05 <= one[0] <= one[1] <= one[2]
+    assert marks[0][1] - marks[0][0] >= 0.1
+    for rank in (2, 3):
+        assert marks[rank][0] == 0.0
+        assert 0.0 <= marks[rank][1] <= 0.05
+        assert replies[rank].result["began"] >= began_at + 0.25
 
 
 def test_switches_follow_each_other(ranks: Ranks) -> None:

@@ -25,10 +25,10 @@ examples:
   taper profile -f job.yaml --quick                    as roughly as a run does it when it finds none
   taper profile --model path/to/model --footprint 2 --output profile.json
 
-It takes minutes and wants the machine, or the GPUs, to itself. Without --output the profile goes to the
-user's cache ($XDG_CACHE_HOME/taper/profiles), where every later run of the same model on the same device
-with the same versions finds it. A file named by --output is used by jobs that name it in
-spec.rollout.profile. A plot of the decode steps lies next to it.
+It takes minutes on GPUs and up to an hour on CPUs, and wants them to itself. Without --output the
+profile goes to the user's cache ($XDG_CACHE_HOME/taper/profiles), where every later run of the same model
+on the same device with the same versions finds it. A file named by --output is used by jobs that name it
+in spec.rollout.profile. A plot of the decode steps lies next to it.
 """
 # What a field of a job is called where there is no job.
 OPTIONS = {

@@ -211,7 +211,7 @@ class RankStacks:
                 handoff.admit(new, request)
         started_requests = {r.id for r in plan.requests if r.num_tokens}
         self._readmitting = {q.rid: 1 for q in self._kept if q.rid in started_requests}
-        # A rank that had nothing to decode before the switch pauses nobody until it begins.
+        # A rank that had nothing to decode before the switch pauses nobody until all have stopped: `began`.
         decoded = any(r.num_tokens and r.group == group_before for r in plan.requests)
         self._resumed = {"last_step_at": self._last_decode_at if decoded else began, "prefilled_tokens": 0}
         if not self._readmitting:
