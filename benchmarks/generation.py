@@ -5,7 +5,7 @@ every arm runs a stage of the same prompts and the same lengths (drawn anew for 
 forced by the token limit of each request, which no arm sees), beginning with another arm each
 time. A stage of the predictor comes first and is not counted: it hears one stage's lengths, as it
 would in a job's second step. The oracle's plan is the best found with the
-true lengths and the measured profile, and is run live, too. Without `--profile` the replica measures
+true lengths and the measured profile, corrected as the predictor's is, and is run live, too. Without `--profile` the replica measures
 one first, as it would at the start of a run.
 
     python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7]
@@ -36,6 +36,8 @@ from random_qwen3 import M71, M210, make_model
 from rich.console import Console
 from rich.progress import Progress
 
+from taper_policy.correction import CorrectedPrices
+from taper_policy.decision import Prices
 from taper_policy.oracle import best_plan
 from taper_policy.profile import Profile
 from taper_policy.profile_file import profile_as_json
@@ -49,7 +51,7 @@ from taper_rollout.events import as_json
 SHAPES = {"71M": M71, "210M": M210}
 
 
-def oracle_arm(tokens: np.ndarray[Any, Any], profile: Profile) -> Planned:
+def oracle_arm(tokens: np.ndarray[Any, Any], prices: Prices) -> Planned:
     """The best plan for a stage, by its true lengths."""
     requests = [
         SimulatedRequest(
@@ -61,12 +63,12 @@ def oracle_arm(tokens: np.ndarray[Any, Any], profile: Profile) -> Planned:
         for prompt, sample in np.ndindex(*tokens.shape)
     ]
     clock = StepClock(
-        profile,
+        prices,
         footprint=FOOTPRINT,
         max_batch=len(requests),
         max_context=PROMPT_TOKENS + int(tokens.max()) + 1,
     )
-    plan, _ = best_plan(requests, profile, footprint=FOOTPRINT, degrees=DEGREES, clock=clock)
+    plan, _ = best_plan(requests, prices, footprint=FOOTPRINT, degrees=DEGREES, clock=clock)
     return Planned(plan)
 
 
@@ -92,7 +94,8 @@ async def compare(
                 )
                 for name in _rotated(names, repeat) if repeat else [PREDICTOR]:
                     progress.update(task, description=f"{regime}, {size} requests: {name}")
-                    decider = oracle_arm(tokens, profile) if name == ORACLE else deciders[name]
+                    prices = CorrectedPrices(profile, replica.coordinator.correction)
+                    decider = oracle_arm(tokens, prices) if name == ORACLE else deciders[name]
                     record = as_json(await replica.run(decider, tokens))
                     progress.advance(task)
                     if repeat:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from taper_policy.correction import Correction
 from taper_policy.oracle import Plan
 from taper_policy.profile import Profile
 from taper_policy.snapshot import Decision, Snapshot
@@ -28,7 +29,7 @@ class Planned:
     def use(self, profile: Profile | None) -> None:
         """Nothing is predicted."""
 
-    def start_stage(self, step: int) -> None:
+    def start_stage(self, step: int, correction: Correction) -> None:
         """Nothing is remembered."""
 
     def first_degree(self) -> int:

@@ -14,7 +14,9 @@ from taper_rollout.decisions import Decider
 from taper_rollout.events import StageRecord
 from taper_rollout.replica_settings import ReplicaSettings
 
-SAMPLES, PROMPT_TOKENS = 8, 32
+SAMPLES = 8
+# As the lengths are: a published prompt of some hundred tokens, scaled from a cap of 24,576 to one of 256.
+PROMPT_TOKENS = 4
 FOOTPRINT, DEGREES = 2, (1, 2)
 
 
@@ -52,19 +54,19 @@ class Replica:
     """A live replica that runs stages of given lengths."""
 
     def __init__(self, coordinator: Coordinator, told: list[Any]) -> None:
-        self._coordinator, self._told, self._step = coordinator, told, 0
+        self.coordinator, self._told, self._step = coordinator, told, 0
 
     async def run(self, decider: Decider, tokens: np.ndarray[Any, Any]) -> StageRecord:
         """One stage of requests with `tokens` [prompts, samples] response tokens each.
 
         Raises `RuntimeError` for a response of another length.
         """
-        self._coordinator.decisions = decider
+        self.coordinator.decisions = decider
         self._step += 1
-        await self._coordinator.set_global_steps(self._step)
-        await self._coordinator.clear_kv_cache()
+        await self.coordinator.set_global_steps(self._step)
+        await self.coordinator.clear_kv_cache()
         requests = [
-            self._coordinator.generate(
+            self.coordinator.generate(
                 request_id=f"{self._step}-{prompt}-{sample}",
                 prompt_ids=_prompt(self._step, prompt),
                 sampling={
@@ -80,7 +82,7 @@ class Replica:
         made = [len(response.token_ids) for response in responses]
         if made != tokens.ravel().tolist():
             raise RuntimeError("a response has not the length that it was given")
-        await self._coordinator.set_global_steps(self._step + 1)
+        await self.coordinator.set_global_steps(self._step + 1)
         return next(event for event in reversed(self._told) if isinstance(event, StageRecord))
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from taper_policy.correction import CorrectedPrices, Correction
 from taper_policy.decision import Choice, Prices
 from taper_policy.forecast import Forecast, forecast
 from taper_policy.ledger import Finished, Question, StageEnd
@@ -37,7 +38,8 @@ class Advisor:
     """See the module's docstring. `max_tokens` is the longest response. Not thread-safe."""
 
     def __init__(self, prices: Prices, rules: Rules, *, max_tokens: int) -> None:
-        self._prices, self._rules, self._max_tokens = prices, rules, max_tokens
+        self._profile, self._rules, self._max_tokens = prices, rules, max_tokens
+        self._prices: Prices = prices
         self._history = LengthHistory()
         self._step = 0
         self._number = 0
@@ -49,6 +51,10 @@ class Advisor:
         """The generation stage of global step `step` begins; the first question is due at once."""
         self._history.start_stage(step)
         self._step, self._number, self._due = step, 0, None
+
+    def correct(self, correction: Correction) -> None:
+        """Price steps with this correction from now on."""
+        self._prices = CorrectedPrices(self._profile, correction)
 
     def first_layout(self, expected: ExpectedStage, *, footprint: int) -> Choice:
         """The layout to begin the stage in, before its first request."""

@@ -1,8 +1,9 @@
 """The decisions of a replica as they are kept: every question with all that its answer followed from.
 
 A ledger is a sequence of entries in the order of time. A replica's life begins with its `Start`; then
-come, stage by stage, its opening, the questions, what became of the switches, how the stage compares
-with other plans, and its end. `replay.replay` asks the questions again.
+come, stage by stage, how its profile is corrected (where that is news), its opening, the questions,
+what became of the switches, how the stage compares with other plans, and its end.
+`replay.replay` asks the questions again.
 
 Invariants (asserted by `tests/policy/test_life.py`):
 - an entry read back from JSON equals the one written.
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from taper_policy.correction import Correction
 from taper_policy.decision import Choice, Option, PredictorSettings
 from taper_policy.forecast import LiveRequest
 from taper_policy.opening import ExpectedStage
@@ -60,6 +62,18 @@ class Start:
             "predictor": asdict(self.predictor),
             "profile": profile_as_json(self.profile),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrected:
+    """How the profile's steps are corrected from this stage on."""
+
+    step: int
+    correction: Correction
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"entry": "correction", "step": self.step, "factors": self.correction.as_json()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +177,7 @@ class Judgement:
         return {"entry": "review", "step": self.step, "review": dict(self.review)}
 
 
-Entry = Opening | Question | StageEnd
+Entry = Corrected | Opening | Question | StageEnd
 AnyEntry = Start | Entry | Outcome | Judgement
 
 
@@ -188,6 +202,10 @@ def _start(values: Mapping[str, Any]) -> Start:
         predictor=PredictorSettings(**values["predictor"]),
         profile=profile_from_json(values["profile"]),
     )
+
+
+def _corrected(values: Mapping[str, Any]) -> Corrected:
+    return Corrected(step=int(values["step"]), correction=Correction.from_json(values["factors"]))
 
 
 def _opening(values: Mapping[str, Any]) -> Opening:
@@ -223,6 +241,7 @@ def _judgement(values: Mapping[str, Any]) -> Judgement:
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], AnyEntry]] = {
     "start": _start,
+    "correction": _corrected,
     "opening": _opening,
     "question": _question,
     "stage end": _stage_end,

@@ -17,7 +17,7 @@ from itertools import groupby
 
 from taper_policy.advisor import Advisor
 from taper_policy.decision import Choice, PredictorSettings
-from taper_policy.ledger import AnyEntry, Judgement, Opening, Outcome, Question, StageEnd, Start
+from taper_policy.ledger import AnyEntry, Corrected, Judgement, Opening, Outcome, Question, StageEnd, Start
 from taper_policy.predictor import Rules
 from taper_policy.replay import Asked, replay
 
@@ -25,7 +25,7 @@ from taper_policy.replay import Asked, replay
 RELATIVE_TOLERANCE = 1e-9
 
 
-LifeEntry = Opening | Question | StageEnd | Outcome | Judgement
+LifeEntry = Corrected | Opening | Question | StageEnd | Outcome | Judgement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,9 @@ class Life:
         """
         rules = Rules(degrees=self.start.degrees, enough=enough or self.start.predictor)
         advisor = Advisor(self.start.profile, rules, max_tokens=self.start.max_tokens)
-        asked = (entry for entry in self.entries if isinstance(entry, Opening | Question | StageEnd))
+        asked = (
+            entry for entry in self.entries if isinstance(entry, Corrected | Opening | Question | StageEnd)
+        )
         return replay(asked, advisor, footprint=self.start.footprint)
 
 

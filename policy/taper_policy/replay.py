@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from taper_policy.advisor import Advisor
-from taper_policy.ledger import Entry, Opening, Question
+from taper_policy.ledger import Corrected, Entry, Opening, Question
 
 Asked = Opening | Question
 
@@ -24,6 +24,10 @@ def replay(entries: Iterable[Entry], advisor: Advisor, *, footprint: int) -> Ite
             advisor.start_stage(entry.step)
         elif step != entry.step:
             raise ValueError(f"step {entry.step} follows step {step}, whose end is missing")
+        if isinstance(entry, Corrected):
+            step = entry.step
+            advisor.correct(entry.correction)
+            continue
         if isinstance(entry, Opening):
             step = entry.step
             again = advisor.first_layout(entry.expected, footprint=footprint)

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from taper_policy.correction import CorrectedPrices, Correction
 from taper_policy.decision import Prices
 from taper_policy.oracle import best_plan, regret
 from taper_policy.profile import Estimate
@@ -131,8 +132,10 @@ class Review:
         }
 
 
-def review(stage: PlayedStage, machine: Machine, degrees: Sequence[int]) -> Review:
-    """The stage beside every static layout of `degrees`, and the best plan.
+def review(
+    stage: PlayedStage, machine: Machine, degrees: Sequence[int], correction: Correction | None = None
+) -> Review:
+    """The stage beside every static layout of `degrees`, and the best plan; steps with `correction`.
 
     Raises `ValueError` for a stage without requests, a response of no tokens, and what the profile
     cannot price.
@@ -140,14 +143,15 @@ def review(stage: PlayedStage, machine: Machine, degrees: Sequence[int]) -> Revi
     if not stage.requests:
         raise ValueError("requests: a stage without any")
     requests = as_simulated(stage)
-    clock = clock_of(requests, machine, footprint=stage.footprint)
-    executed = _executed_seconds(stage, machine, clock)
+    prices = CorrectedPrices(machine, correction or Correction())
+    clock = clock_of(requests, prices, footprint=stage.footprint)
+    executed = _executed_seconds(stage, prices, clock)
     static = {
         degree: _last_end(Timeline(start(requests, footprint=stage.footprint, degree=degree), clock))
         for degree in degrees
     }
     static[stage.degree] = _last_end(Timeline(_first(stage), clock))
-    plan, best = best_plan(requests, machine, footprint=stage.footprint, degrees=degrees, clock=clock)
+    plan, best = best_plan(requests, prices, footprint=stage.footprint, degrees=degrees, clock=clock)
     tried = [(best.seconds, str(plan)), (executed, "as it was played")]
     tried += [(seconds, f"degree {degree}") for degree, seconds in static.items()]
     best_seconds, best_name = min(tried)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from taper_policy.correction import Correction
 from taper_policy.forecast import LiveRequest
 from taper_policy.profile import Profile
 from taper_policy.snapshot import Decision, Snapshot
@@ -28,6 +29,7 @@ from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.stage import Stage, prompt_digest, request_seed
 from taper_rollout.stage_review import StageReviewer
 from taper_rollout.status_server import StatusServer
+from taper_rollout.step_learner import StepLearner
 from taper_rollout.switcher import Switcher
 
 __all__ = ["Coordinator", "Generated", "ReplicaSettings"]
@@ -58,6 +60,7 @@ class Coordinator:
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings)
         self._step_times = StepTimes()
+        self._learner = StepLearner(footprint=settings.footprint, replica=settings.replica)
         self._step = 0
         self._stage: Stage | None = None
         self._outstanding = 0
@@ -95,11 +98,17 @@ class Coordinator:
         self._switcher.use(profile)
         self.decisions.use(profile)
         self._reviewer.use(profile)
+        self._learner.use(profile)
 
     @property
     def profile(self) -> Profile | None:
         """What it decides by."""
         return self._switcher.profile
+
+    @property
+    def correction(self) -> Correction:
+        """What its stages have shown of the profile."""
+        return self._learner.correction
 
     async def close(self) -> None:
         """End the ranks; nothing of the replica is left. A stage that is broken off is not told."""
@@ -180,9 +189,10 @@ class Coordinator:
 
     async def _begin_stage(self) -> Stage:
         """A new stage, in the layout that it is to begin in. Its requests wait for that in the router."""
-        self.decisions.start_stage(self._step)
+        self.decisions.start_stage(self._step, self._learner.correction)
         first = self.decisions.first_degree()
         stage = self._stage = Stage(self._settings.footprint, first)
+        stage.correction = self._learner.correction
         if first != self._engine.degree and not self._outstanding:
             await self._switch(None, Decision(degree=first, reason="a stage begins"))
         stage.count_prefills([reader.read().prefilled_tokens_total for reader in self._engine.records])
@@ -291,6 +301,7 @@ class Coordinator:
         for reader in self._engine.records[:: self._engine.degree]:
             for step in reader.new_steps():
                 self._step_times.add(step.degree, step.batch, step.seconds)
+                self._learner.add(step)
         heads = records[:: self._engine.degree]
         sample = BatchSample(
             at=time.time(),
@@ -377,6 +388,7 @@ class Coordinator:
         stage, self._stage = self._stage, None
         if stage is None:
             return
+        self._learner.end_stage()
         if not stage.requests:
             self.decisions.end_stage(None)
             return

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from taper_policy.advisor import Advisor
+from taper_policy.correction import Correction
 from taper_policy.decision import PredictorSettings
 from taper_policy.forecast import LiveRequest
-from taper_policy.ledger import AnyEntry, Finished, Judgement, Opening, Outcome, Question, Start
+from taper_policy.ledger import AnyEntry, Corrected, Finished, Judgement, Opening, Outcome, Question, Start
 from taper_policy.opening import ExpectedStage
 from taper_policy.predictor import ReplicaSnapshot, Rules
 from taper_policy.profile import Profile
@@ -48,8 +49,8 @@ class Decider(Protocol):
     def use(self, profile: Profile | None) -> None:
         """Predict by `profile`."""
 
-    def start_stage(self, step: int) -> None:
-        """A stage of global step `step` begins."""
+    def start_stage(self, step: int, correction: Correction) -> None:
+        """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
 
     def first_degree(self) -> int:
         """The degree of the layout that it begins in."""
@@ -76,6 +77,7 @@ class Decisions:
         self._in_stage = False
         self._step = 0
         self._expected: ExpectedStage | None = None
+        self._correction = Correction()
         self._gains: deque[float] = deque(maxlen=GUARD_SWITCHES)
         self._guarded_stages = 0
 
@@ -89,6 +91,7 @@ class Decisions:
         profile = dataclasses.replace(profile, kv=self._settings.kv)
         rules = Rules(degrees=self._settings.degrees, enough=self._policy)
         self._advisor = Advisor(profile, rules, max_tokens=self._settings.response_tokens)
+        self._correction = Correction()
         self._enter(
             Start(
                 footprint=self._settings.footprint,
@@ -106,11 +109,16 @@ class Decisions:
         guarded = self._guarded_stages > 0 and self._settings.mode == "enforce"
         return "advise" if guarded else self._settings.mode
 
-    def start_stage(self, step: int) -> None:
-        """A stage of global step `step` begins."""
+    def start_stage(self, step: int, correction: Correction) -> None:
+        """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
         self._in_stage, self._step = True, step
-        if self._advisor is not None:
-            self._advisor.start_stage(step)
+        if self._advisor is None:
+            return
+        self._advisor.start_stage(step)
+        if correction != self._correction:
+            self._correction = correction
+            self._advisor.correct(correction)
+            self._enter(Corrected(step=step, correction=correction))
 
     def first_degree(self) -> int:
         """The degree of the layout that the stage begins in: about as many requests come as in the last one.

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from taper_policy.correction import Correction
 from taper_policy.counterfactual import staying_seconds
 from taper_policy.forecast import LiveRequest
 from taper_policy.step_times import DecodeSeconds
@@ -65,6 +66,7 @@ class Stage:
         self.failed_attempts = 0
         self.longest_tokens = 0
         self.prefilled_tokens = 0
+        self.correction = Correction()
         self.samples: list[BatchSample] = []
         self.ended: dict[str, Ended] = {}
         self._moments: list[_Moment] = []

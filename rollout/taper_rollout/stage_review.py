@@ -70,7 +70,7 @@ class StageReviewer:
 
     def _review(self, profile: Profile, stage: Stage, record: StageRecord) -> dict[str, Any]:
         played = played_stage(stage, record)
-        found = review(played, profile, self._settings.degrees).as_json()
+        found = review(played, profile, self._settings.degrees, stage.correction).as_json()
         if self._advice is not None:
             advised = self._advice.judge(record.step, as_simulated(played))
             found["advised"] = dataclasses.asdict(advised) | {"gain_seconds": advised.gain_seconds}

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from taper_policy.advisor import Advisor
 from taper_policy.arms import Predictor
+from taper_policy.correction import Correction
 from taper_policy.decision import PredictorSettings
 from taper_policy.estimated import h100_8b
 from taper_policy.forecast import LiveRequest
-from taper_policy.ledger import Entry, Finished, Opening, Question, StageEnd, entry_from_json
+from taper_policy.ledger import Corrected, Entry, Finished, Opening, Question, StageEnd, entry_from_json
 from taper_policy.opening import ExpectedStage
 from taper_policy.predictor import ReplicaSnapshot, Rules
 from taper_policy.regimes import lengths
@@ -33,7 +34,7 @@ def new_advisor(**enough: float) -> Advisor:
 
 
 def recorded(num_stages: int, seed: int = 3) -> list[Entry]:
-    """The ledger of a job of so many simulated stages."""
+    """The ledger of a job of so many simulated stages; from the second on, narrow steps take longer."""
     advisor, entries = new_advisor(), list[Entry]()
     clock = StepClock(PROFILE, footprint=8, max_batch=32, max_context=MAX_TOKENS + 200)
     for step in range(num_stages):
@@ -45,6 +46,10 @@ def recorded(num_stages: int, seed: int = 3) -> list[Entry]:
             for p, s in np.ndindex(*drawn.shape)
         ]
         rule = Predictor(advisor, step=step)
+        if step:
+            correction = Correction({1: {0: 1.0 + step}, 8: {0: 1.0 + 0.1 * step}})
+            advisor.correct(correction)
+            entries.append(Corrected(step=step, correction=correction))
         expected = ExpectedStage(num_requests=32, num_prompts=4, prompt_tokens=200)
         opened = advisor.first_layout(expected, footprint=8)
         entries.append(Opening(step=step, expected=expected, choice=opened))
@@ -67,10 +72,12 @@ def snapshot(decoded: Sequence[int], at_seconds: float = 10.0) -> ReplicaSnapsho
 def test_a_ledger_asked_again_gives_the_same_choices() -> None:
     entries = recorded(3)
     pairs = list(replay(entries, new_advisor(), footprint=8))
-    assert len(pairs) == sum(not isinstance(entry, StageEnd) for entry in entries)
+    assert len(pairs) == sum(isinstance(entry, Opening | Question) for entry in entries)
     assert any(question.is_switch for question in entries if isinstance(question, Question))
     for question, again in pairs:
         assert again == question
+    uncorrected = [entry for entry in entries if not isinstance(entry, Corrected)]
+    assert any(question != again for question, again in replay(uncorrected, new_advisor(), footprint=8))
 
 
 def test_other_rules_choose_otherwise() -> None:
