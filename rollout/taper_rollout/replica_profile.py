@@ -84,7 +84,11 @@ async def obtain_profile(
         return None
     wanted = wanted_of(settings)
     directory = Path(settings.profiles) if settings.profiles else default_directory(os.environ)
-    places = grid.places(await find_room(engine, settings))
+    try:
+        places = grid.places(await find_room(engine, settings))
+    except ValueError as error:
+        log.warning("replica %d: no profile can be measured: %s", settings.replica, error)
+        return None
     batches = [max(place.batch for place in places if place.degree == degree) for degree in settings.degrees]
     found = kept_profile(directory, wanted, batches=batches)
     if found is not None:

@@ -127,6 +127,22 @@ def test_a_named_file_that_does_not_fit_stops_the_replica(
     assert measured == []
 
 
+def test_a_replica_serves_where_contexts_are_too_short_to_be_measured(
+    settings: ReplicaSettings,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def room(*_: object) -> Room:
+        return Room(footprint=2, degrees=(1, 2), max_running_requests=4, kv_tokens=8192, context_tokens=14)
+
+    monkeypatch.setattr(replica_profile, "find_room", room)
+    with caplog.at_level(logging.WARNING):
+        assert obtained(settings) is None
+    assert "no profile can be measured: a context of 6 tokens is too short" in caplog.text
+    assert measured == []
+
+
 def test_without_calibration_nothing_is_looked_for(settings: ReplicaSettings, measured: list[str]) -> None:
     assert obtained(dataclasses.replace(settings, calibrate=False, model_path="none")) is None
     assert measured == []
