@@ -105,8 +105,9 @@ class ObjectCache:
 
     def _put(self, obj: KubeObject) -> set[ObjectKey]:
         key = key_of(obj)
-        told = self._remove(key)
+        # An object that cannot be understood raises here, before anything has changed.
         entry = self._entry(obj)
+        told = self._remove(key)
         self._entries[key] = entry
         for index_key in entry.index_keys:
             self._index.setdefault(index_key, set()).add(key)

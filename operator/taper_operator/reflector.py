@@ -13,6 +13,7 @@ A list asks for the latest state, never for a cached one: the cache would go bac
 Invariants (asserted by `tests/operator/test_reflector.py`):
 - whatever is dropped, broken off, answered with 410 or told twice, the cache becomes the API server's
   state once that answers, and every key whose object came, changed or went has been told after it did;
+- an object in the cache never goes back to an older version (but for an API server that did);
 - failures in a row are at most ten a minute; a broken watch that had lived goes on at once;
 - `has_synced` never becomes true before the first list is in the cache and its keys are told.
 """
@@ -116,8 +117,8 @@ class Reflector:
             error = caught
             self._note(caught)
         except Exception:
-            log.exception("%s: the reflector failed; it lists again", self)
-            self._resource_version = 0
+            # The event comes again, since what has been taken ends before it.
+            log.exception("%s: the reflector failed", self)
         return self._wait_seconds(self._clock() - began, error)
 
     def _list(self) -> None:

@@ -116,12 +116,12 @@ class WorkQueue(Generic[K]):
     def oldest_wait_seconds(self) -> float:
         """How long the key that has waited longest has waited."""
         with self._changed:
-            return self._clock() - min(self._waiting.values(), default=self._clock())
+            return self._seconds_since(self._waiting)
 
     def longest_handled_seconds(self) -> float:
         """For how long the key that is handled longest has been: a worker that is stuck shows here."""
         with self._changed:
-            return self._clock() - min(self._handled.values(), default=self._clock())
+            return self._seconds_since(self._handled)
 
     # -- under the lock ----------------------------------------------------------------
 
@@ -158,6 +158,10 @@ class WorkQueue(Generic[K]):
             if self._due_at.get(key) == due_at:
                 del self._due_at[key]
                 self._add(key)
+
+    def _seconds_since(self, began: dict[K, float]) -> float:
+        now = self._clock()
+        return now - min(began.values(), default=now)
 
     def _seconds_to_next(self) -> float | None:
         return max(0.0, self._delayed[0][0] - self._clock()) if self._delayed else None

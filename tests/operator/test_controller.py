@@ -129,12 +129,17 @@ def test_a_follower_has_warm_caches_and_takes_over_when_the_leader_stops(
     wait_for(lambda: follower.manager.elector.holder)
     assert follower.reconciled == []
     assert follower.get("/healthz")[0] == 200
+    # Its last write takes a while, and is waited for.
+    fake.fault = lambda method, path: time.sleep(0.2 if method == "PUT" else 0)
     assert leader.stop() < 3
+    fake.fault = lambda method, path: None
     assert fake.all(LEASES)[ObjectKey("taper", "taper-operator")]["spec"]["holderIdentity"] == ""
     wait_for(lambda: set(follower.reconciled) == keys("a", "b", "c"), seconds=3)
 
 
-def test_a_replica_that_has_lost_the_lease_ends(fake: FakeApiServer, run: Any) -> None:
+def test_a_replica_that_has_lost_the_lease_ends(
+    fake: FakeApiServer, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     replica = run(lease_seconds="3/0.3/0.1")
     wait_for(lambda: replica.reconciled)
     key = ObjectKey("taper", "taper-operator")
@@ -142,6 +147,7 @@ def test_a_replica_that_has_lost_the_lease_ends(fake: FakeApiServer, run: Any) -
     fake.put(LEASES, lease | {"spec": lease["spec"] | {"holderIdentity": "another"}})
     replica.thread.join(5)
     assert replica.exit_code == 1
+    assert "the lease was lost" in caplog.text
     assert fake.all(LEASES)[key]["spec"]["holderIdentity"] == "another"
 
 
@@ -154,6 +160,21 @@ def test_writes_of_a_replica_that_does_not_lead_are_not_sent(fake: FakeApiServer
         follower.manager.writer.create(JOBS, make_object(JOBS, "mine"))
     leader.manager.writer.create(JOBS, make_object(JOBS, "mine"))
     assert ObjectKey("team", "mine") in fake.all(JOBS)
+
+
+def test_a_worker_that_does_not_lead_reconciles_nothing(run: Any, fake: FakeApiServer) -> None:
+    """Such as one that took a key right before its process was stopped."""
+    settings = settings_from(["--namespaces=*", "--identity=x", "--namespace=y"], {})
+    manager = Manager(settings, KINDS, make_client=lambda _: _client(fake))
+    reconciled: list[ObjectKey] = []
+    controller = manager.controller(reconciled.append)
+    worker = threading.Thread(target=controller._work)
+    worker.start()
+    manager.queue.add(ObjectKey("team", "a"))
+    wait_for(lambda: manager.queue.depth() == 0 and manager.queue.longest_handled_seconds() == 0)
+    manager.queue.shut_down()
+    worker.join(10)
+    assert reconciled == []
 
 
 FAILURES = [
@@ -263,6 +284,20 @@ def test_metrics_tell_of_queue_caches_and_leader(run: Any) -> None:
         'taper_operator_api_requests_total{method="POST",status="201"} 1.0',
     ):
         assert line in text
+
+
+def test_only_the_writers_connections_are_fenced(fake: FakeApiServer) -> None:
+    pools: list[Any] = []
+
+    def make_client(kubeconfig: str) -> Any:
+        client = _client(fake)
+        pools.append(client.rest_client.pool_manager)
+        return client
+
+    settings = settings_from(["--namespaces=*", "--identity=x", "--namespace=y"], {})
+    Manager(settings, KINDS, make_client=make_client)
+    stock = urllib3.PoolManager().pool_classes_by_scheme
+    assert [pool.pool_classes_by_scheme is stock for pool in pools] == [True, True, False]
 
 
 def test_a_manager_has_a_reflector_for_each_kind_and_namespace(fake: FakeApiServer) -> None:

@@ -52,8 +52,8 @@ def test_what_is_told_again_is_recorded_once() -> None:
     fake = FakeApiServer(JOBS)
     job = job_in(fake)
     server = fake.api_server()
-    for occasion in ("1", "1", "2"):
-        record_event(server, event_of(job, occasion=occasion, at=AT + timedelta(seconds=1)))
+    for second, occasion in enumerate(("1", "1", "2")):
+        record_event(server, event_of(job, occasion=occasion, at=AT + timedelta(seconds=second)))
     assert len(fake.all(EVENTS)) == 2
 
 
