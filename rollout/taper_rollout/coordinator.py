@@ -195,6 +195,7 @@ class Coordinator:
         stage.correction = self._learner.correction
         if first != self._engine.degree and not self._outstanding:
             await self._switch(None, Decision(degree=first, reason="a stage begins"))
+            stage.open(self._engine.degree)
         stage.count_prefills([reader.read().prefilled_tokens_total for reader in self._engine.records])
         return stage
 

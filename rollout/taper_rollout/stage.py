@@ -74,6 +74,11 @@ class Stage:
         self._live: dict[int, tuple[str, int]] = {}
         self._siblings: Counter[str] = Counter()
 
+    def open(self, degree: int) -> None:
+        """The layout that it begins in is there: what was seen before is no part of it."""
+        self.base_degree = degree
+        self.samples.clear()
+
     def next_sample(self, prompt: str) -> int:
         """The index of this request among those of its prompt."""
         self._siblings[prompt] += 1

@@ -107,6 +107,17 @@ def test_a_switch_that_was_not_made_is_no_part_of_it(clock: Clock, changes: dict
     assert played_stage(four(clock, stage), told(stage)).moves == ()
 
 
+def test_the_first_layout_is_the_one_after_the_switch_that_opened_the_stage(clock: Clock) -> None:
+    """Requests wait while the layout is made for them, and the watcher sees the old one."""
+    stage = Stage(2, 2)
+    stage.observe(BatchSample(at=1000.1, running=(0, 0), waiting=4, degree=1), longest_tokens=0)
+    stage.open(2)
+    stage.observe(BatchSample(at=1000.5, running=(4,), waiting=0, degree=2), longest_tokens=1)
+    played = played_stage(four(clock, stage), told(stage))
+    assert played.degree == 2
+    assert {request.group for request in played.requests} == {0}
+
+
 def test_the_first_layout_is_the_one_that_was_seen(clock: Clock) -> None:
     stage = Stage(2, 1)
     stage.observe(BatchSample(at=1000.1, running=(4,), waiting=0, degree=2), longest_tokens=1)
