@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
+from taper_operator.pod_policy import ALL, PodPolicy
+
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
@@ -63,6 +65,7 @@ class Settings:
     address: where health and metrics are served
     workers: how many keys are reconciled at a time
     kubeconfig: empty inside a cluster
+    pod_policy: what jobs' pods may have
     """
 
     identity: str
@@ -74,6 +77,7 @@ class Settings:
     workers: int
     log_level: str
     kubeconfig: str
+    pod_policy: PodPolicy
 
     @property
     def watched_namespaces(self) -> tuple[str, ...]:
@@ -83,10 +87,23 @@ class Settings:
 
 def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Read the settings. Raises SettingsError; `--help` ends the process, as argparse does."""
-    flags = vars(_parser().parse_args(list(arguments)))
+    values = _values(arguments, environment, (*_SETTINGS, *_POD_SETTINGS))
+    policy = {setting.field: values.pop(setting.field) for setting in _POD_SETTINGS}
+    return Settings(**values, pod_policy=PodPolicy(**policy))
+
+
+def pod_policy_from(arguments: Sequence[str], environment: Mapping[str, str]) -> PodPolicy:
+    """Read only what the settings say about jobs' pods. Raises SettingsError."""
+    return PodPolicy(**_values(arguments, environment, _POD_SETTINGS))
+
+
+def _values(
+    arguments: Sequence[str], environment: Mapping[str, str], settings: Sequence[_Setting]
+) -> dict[str, Any]:
+    flags = vars(_parser(settings).parse_args(list(arguments)))
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for setting in _SETTINGS:
+    for setting in settings:
         text = flags[setting.field]
         if text is None:
             text = environment.get(setting.variable, setting.default)
@@ -96,7 +113,7 @@ def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             problems.append(f"{setting.flag} ({setting.variable}): {error}")
     if problems:
         raise SettingsError(problems)
-    return Settings(**values)
+    return values
 
 
 # -- what each text must be ------------------------------------------------------------
@@ -156,6 +173,40 @@ def _address(text: str) -> Address:
 def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 64:
         raise ValueError(f"{text!r} is not a number from 1 to 64")
+    return int(text)
+
+
+def _image(text: str) -> str:
+    """Empty: every job must name its own."""
+    if text and not re.fullmatch(r"[A-Za-z0-9][-A-Za-z0-9._:/@]*", text):
+        raise ValueError(f"{text!r} is no name of an image")
+    return text
+
+
+def _secrets(text: str) -> frozenset[str]:
+    """None unless named; all must be asked for in so many words."""
+    names = [name.strip() for name in text.split(",")] if text else []
+    return frozenset(name if name == ALL else _name(name) for name in names)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def _qualified_name(text: str) -> str:
+    prefix, slash, name = text.rpartition("/")
+    if not re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", name) or (
+        slash and not _DNS_SUBDOMAIN.fullmatch(prefix)
+    ):
+        raise ValueError(f"{text!r} should look like nvidia.com/gpu")
+    return text
+
+
+def _grace_seconds(text: str) -> int:
+    if not text.isdecimal() or not 10 <= int(text) <= 3600:
+        raise ValueError(f"{text!r} is not a number of seconds from 10 to 3600")
     return int(text)
 
 
@@ -223,14 +274,76 @@ _SETTINGS = (
 )
 
 
+# What jobs' pods may have; `render` reads these only.
+_POD_SETTINGS = (
+    _Setting("image", "--image", "TAPER_OPERATOR_IMAGE", "", _image, "image of jobs that name none"),
+    _Setting(
+        "allowed_secrets",
+        "--allowed-secrets",
+        "TAPER_OPERATOR_ALLOWED_SECRETS",
+        "",
+        _secrets,
+        "secrets that jobs may name, with commas between them, or * for all of their namespace",
+    ),
+    _Setting(
+        "allows_ipc_lock",
+        "--allow-ipc-lock",
+        "TAPER_OPERATOR_ALLOW_IPC_LOCK",
+        "false",
+        _yes_or_no,
+        "whether pods with RDMA may have the capability IPC_LOCK: true or false",
+    ),
+    _Setting(
+        "gpu_resource",
+        "--gpu-resource",
+        "TAPER_OPERATOR_GPU_RESOURCE",
+        "nvidia.com/gpu",
+        _qualified_name,
+        "resource of a GPU",
+    ),
+    _Setting(
+        "gpu_label",
+        "--gpu-label",
+        "TAPER_OPERATOR_GPU_LABEL",
+        "nvidia.com/gpu.product",
+        _qualified_name,
+        "node label that names the type of a GPU",
+    ),
+    _Setting(
+        "kuberay_namespace",
+        "--kuberay-namespace",
+        "TAPER_OPERATOR_KUBERAY_NAMESPACE",
+        "kuberay-system",
+        _namespace,
+        "namespace of KubeRay's operator, which may reach heads",
+    ),
+    _Setting(
+        "prometheus_namespace",
+        "--prometheus-namespace",
+        "TAPER_OPERATOR_PROMETHEUS_NAMESPACE",
+        "monitoring",
+        _namespace,
+        "namespace of Prometheus, which may reach metrics",
+    ),
+    _Setting(
+        "grace_seconds",
+        "--grace-seconds",
+        "TAPER_OPERATOR_GRACE_SECONDS",
+        "60",
+        _grace_seconds,
+        "time that pods have to end, where the job says nothing",
+    ),
+)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError([message])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(settings: Sequence[_Setting]) -> argparse.ArgumentParser:
     parser = _Parser(prog="taper-operator", allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
-    for setting in _SETTINGS:
+    for setting in settings:
         default = f" [{setting.default}]" if setting.default else ""
         parser.add_argument(
             setting.flag, dest=setting.field, help=f"{setting.meaning} ({setting.variable}){default}"

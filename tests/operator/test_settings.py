@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_operator.settings import Address, LeaseTimes, SettingsError, settings_from
+from taper_operator.pod_policy import PodPolicy
+from taper_operator.settings import Address, LeaseTimes, SettingsError, pod_policy_from, settings_from
 
 ENVIRONMENT = {
     "TAPER_OPERATOR_NAMESPACES": "*",
@@ -32,6 +33,14 @@ def test_a_flag_goes_before_its_variable() -> None:
     settings = settings_from(["--workers=8", "--namespaces", "b, a,b"], environment)
     assert (settings.workers, settings.log_level) == (8, "debug")
     assert settings.watched_namespaces == ("a", "b")
+
+
+def test_what_pods_may_have_is_little_unless_asked_for() -> None:
+    assert settings_from([], ENVIRONMENT).pod_policy == PodPolicy()
+    assert pod_policy_from([], {}) == PodPolicy()
+    environment = {"TAPER_OPERATOR_ALLOWED_SECRETS": "b, a", "TAPER_OPERATOR_ALLOW_IPC_LOCK": "true"}
+    policy = pod_policy_from(["--grace-seconds=120"], environment)
+    assert policy == PodPolicy(allowed_secrets=frozenset("ab"), allows_ipc_lock=True, grace_seconds=120)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +79,14 @@ def test_addresses(text: str, address: Address) -> None:
         ("--workers", "0"),
         ("--workers", "many"),
         ("--log-level", "loud"),
+        ("--image", "a b"),
+        ("--allowed-secrets", "a,,b"),
+        ("--allow-ipc-lock", "yes"),
+        ("--gpu-resource", "nvidia.com/"),
+        ("--gpu-label", "a/b/c"),
+        ("--kuberay-namespace", ""),
+        ("--prometheus-namespace", "a.b"),
+        ("--grace-seconds", "9"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_settings_name(name: str, text: str) -> None:

@@ -1,0 +1,27 @@
+"""The PodMonitor of a job, where the cluster has the Prometheus operator."""
+
+from __future__ import annotations
+
+from taper_operator.kinds import POD_MONITORS
+from taper_operator.object_names import ATTEMPT_LABEL, JOB_LABEL, JobIdentity
+from taper_operator.resource import KubeObject
+
+METRICS_PORT_NAME = "metrics"
+RAY_METRICS_PORT_NAME = "ray-metrics"
+
+
+def pod_monitor(identity: JobIdentity) -> KubeObject:
+    """It reads the replicas' metrics and Ray's own, with job and attempt as labels."""
+    return {
+        "apiVersion": POD_MONITORS.api_version,
+        "kind": POD_MONITORS.kind,
+        "metadata": identity.metadata(identity.shared_name),
+        "spec": {
+            "selector": {"matchLabels": identity.selector},
+            "podTargetLabels": [JOB_LABEL, ATTEMPT_LABEL],
+            "podMetricsEndpoints": [
+                {"port": METRICS_PORT_NAME, "interval": "15s"},
+                {"port": RAY_METRICS_PORT_NAME, "interval": "30s"},
+            ],
+        },
+    }

@@ -1,0 +1,90 @@
+"""The RayJob of an attempt, for KubeRay 1.7.
+
+It is created once and never changed: Kueue writes node selectors and `suspend` into it, which a
+second apply would revert. KubeRay's own retries are off, for they cannot tell a lost node from a
+failure; each attempt is a RayJob of its own.
+
+Invariants (asserted by `tests/operator/test_ray_job.py`, for every job that the parser takes):
+- it is valid by KubeRay's CRD, and `docs`' rules: a name of at most 47 characters, min and max replicas
+  given, shutdown set as `suspend` and a TTL need it, no deletion rules, no `clusterSelector`, at most 18
+  pod sets, a submitter's template in K8sJobMode only;
+- the entrypoint is the same text for every job: nothing of a job is ever read by a shell;
+- it is suspended at first exactly if the job waits in a queue.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from taper_api import RLHFJob
+from taper_operator.kinds import RAY_JOBS
+from taper_operator.object_names import JOB_DIRECTORY, JOB_FILE, WORK_DIRECTORY, JobIdentity
+from taper_operator.pod_policy import PodPolicy
+from taper_operator.pod_template import gpu_template, head_template, submitter_template
+from taper_operator.resource import KubeObject
+
+RAY_VERSION: Final = "2.60.0"
+ENTRYPOINT: Final = f"taper run --file {JOB_DIRECTORY}/{JOB_FILE} --output {WORK_DIRECTORY}/output"
+# A new head would have no workers, and the job would be handed in to it anew.
+NO_HEAD_RESTART: Final = "ray.io/disable-provisioned-head-restart"
+# As long as it takes to fetch the last lines of a log.
+CLUSTER_TTL_SECONDS: Final = 30
+GPU_GROUP: Final = "gpu"
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
+
+
+def ray_job(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
+    """The RayJob of an attempt."""
+    spec = job.spec
+    metadata = identity.metadata(identity.attempt_name(number), identity.attempt_labels(number))
+    metadata["labels"] = metadata["labels"] | _queue_labels(job)
+    metadata["annotations"] = {NO_HEAD_RESTART: "true"}
+    content: KubeObject = {
+        "entrypoint": ENTRYPOINT,
+        "submissionMode": spec.submission_mode,
+        "suspend": spec.kueue is not None,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": CLUSTER_TTL_SECONDS,
+        "backoffLimit": 0,
+        "preRunningDeadlineSeconds": spec.node_pools.startup_timeout_seconds,
+        "rayClusterSpec": _cluster(job, identity, number, policy),
+    }
+    if spec.submission_mode == "K8sJobMode":
+        content["submitterPodTemplate"] = submitter_template(job, identity, number, policy)
+    return {
+        "apiVersion": RAY_JOBS.api_version,
+        "kind": RAY_JOBS.kind,
+        "metadata": metadata,
+        "spec": content,
+    }
+
+
+def _cluster(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
+    num_pods = job.spec.training.nodes
+    return {
+        "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "token"},
+        "headGroupSpec": {
+            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-gpus": "0"},
+            "template": head_template(job, identity, number, policy),
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": GPU_GROUP,
+                "replicas": num_pods,
+                "minReplicas": num_pods,
+                "maxReplicas": num_pods,
+                "rayStartParams": {"num-gpus": str(job.spec.gpus_per_node)},
+                "template": gpu_template(job, identity, number, policy),
+            }
+        ],
+    }
+
+
+def _queue_labels(job: RLHFJob) -> dict[str, str]:
+    kueue = job.spec.kueue
+    if kueue is None:
+        return {}
+    priority = {PRIORITY_LABEL: kueue.priority_class} if kueue.priority_class else {}
+    return {QUEUE_LABEL: kueue.queue_name} | priority
