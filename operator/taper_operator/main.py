@@ -1,0 +1,109 @@
+"""The command `taper-operator`: `run` runs the operator, `render` shows what it would make."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from taper_api import JobError, parse_job
+from taper_operator.executor import Executor
+from taper_operator.kinds import POD_MONITORS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
+from taper_operator.manager import Manager, WatchedKind
+from taper_operator.object_names import JOB_LABEL, job_key
+from taper_operator.observer import MADE_KINDS, Observer
+from taper_operator.pod_policy import PodPolicy
+from taper_operator.reconcile import Reconciler
+from taper_operator.render import rendered
+from taper_operator.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.settings import SettingsError, pod_policy_from, settings_from
+
+log = logging.getLogger(__name__)
+
+# As for `taper`: what the user got wrong.
+_WRONG = 2
+_OPTIONAL = frozenset({RAY_JOBS, RAY_CLUSTERS, POD_MONITORS})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 where the operator could not go on, 2 for what the user got wrong."""
+    parser = argparse.ArgumentParser(prog="taper-operator", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("run", help="run the operator", add_help=False)
+    render = commands.add_parser("render", help="show what the operator would make for a job")
+    render.add_argument(
+        "-f", "--file", type=Path, required=True, metavar="JOB", help="a file with an RLHFJob"
+    )
+    known, rest = parser.parse_known_args(arguments)
+    try:
+        if known.command == "run":
+            return run(rest)
+        return _render(known.file, rest)
+    except (SettingsError, JobError) as error:
+        sys.stderr.write(f"{error}\n")
+        return _WRONG
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the operator until a signal asks it to end. Raises SettingsError."""
+    settings = settings_from(arguments, os.environ)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    manager = Manager(settings, watched_kinds())
+    controller = manager.controller(_reconciler(manager, settings.identity, settings.pod_policy))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: controller.stop())
+    return controller.run()
+
+
+def watched_kinds() -> tuple[WatchedKind, ...]:
+    """What the operator keeps in caches: jobs, and what bears the name of one."""
+    labelled = (RAY_JOBS, RAY_CLUSTERS, PODS, *MADE_KINDS)
+    return (
+        WatchedKind(resource=RLHF_JOBS, keys_of=own_key),
+        *(
+            WatchedKind(
+                resource=kind,
+                keys_of=_job_keys,
+                labels=(JOB_LABEL,),
+                label_selector=JOB_LABEL,
+                is_optional=kind in _OPTIONAL,
+            )
+            for kind in labelled
+        ),
+    )
+
+
+def _job_keys(obj: KubeObject) -> Iterable[ObjectKey]:
+    key = job_key(obj)
+    return () if key is None else (key,)
+
+
+def _reconciler(manager: Manager, identity: str, policy: PodPolicy) -> Reconciler:
+    def is_served(kind: Resource) -> bool:
+        return all(each.is_served for each in manager.reflectors if each.resource == kind)
+
+    observer = Observer(manager.reader, manager.caches, is_served=is_served, clock=time.monotonic)
+    executor = Executor(manager.writer, instance=identity, clock=_now)
+    return Reconciler(observer, executor, policy=policy, clock=_now)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _render(file: Path, arguments: Sequence[str]) -> int:
+    policy = pod_policy_from(arguments, os.environ)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"--file: {file} cannot be read: {error}"]) from error
+    sys.stdout.write(rendered(parse_job(text, str(file)), policy))
+    return 0
