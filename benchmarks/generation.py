@@ -150,6 +150,8 @@ async def measure(model: str, options: argparse.Namespace) -> list[Path]:
         if profile is None:
             raise RuntimeError("no profile could be measured")
         deciders = arms(settings, profile, told.append, options.thresholds)
+        if options.without:
+            deciders = {name: decider for name, decider in deciders.items() if name not in options.without}
         return await compare(Replica(coordinator, told), deciders, profile, options)
     finally:
         await coordinator.close()
@@ -186,7 +188,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--requests", type=int, nargs="+", default=[64, 192], help="multiples of 8")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--thresholds", type=int, nargs="+", default=list(THRESHOLDS))
+    parser.add_argument("--thresholds", type=int, nargs="*", default=list(THRESHOLDS))
+    parser.add_argument(
+        "--without", nargs="+", metavar="ARM", help="arms to leave out, for more repeats of others"
+    )
     parser.add_argument("--max-tokens", type=int, default=256, help="cap of a response")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/generation"))
