@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 
 from taper_api import parse_job
@@ -20,6 +21,16 @@ def test_what_is_written_is_read_as_the_same_job(content: Fields) -> None:
     job, identity = parsed(as_served(content))
     attempt = attempt_job(job, identity, 2)
     assert parse_job(job_text(attempt), "job.yaml") == attempt
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "0o7", "off", "null", "~", "2024-01-01", "a: b", "# a", "\u2028", "\U0001f600"]
+)
+def test_a_text_stays_a_text_to_every_reader_of_yaml(text: str) -> None:
+    job, _ = parsed(resource({"spec.model": {"path": text}}))
+    written = job_text(job)
+    assert parse_job(written, "job.yaml").spec.model.path == text
+    assert yaml.safe_load(written)["spec"]["model"]["path"] == text
 
 
 @given(valid_jobs())

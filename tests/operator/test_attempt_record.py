@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from taper_api.progress import Progress
 from taper_api.rlhfjob_status import RLHFJobStatus
-from taper_operator.attempt_record import active_attempt, backoff_seconds, with_end, with_new_attempt
+from taper_operator.attempt_record import (
+    active_attempt,
+    backoff_seconds,
+    with_end,
+    with_new_attempt,
+    with_news,
+)
 from taper_operator.verdict import Verdict
 
 from .job_objects import NOW
@@ -54,3 +61,13 @@ def test_ten_are_kept() -> None:
 def test_what_counts(ends: list[Verdict], counts: tuple[int, int, int]) -> None:
     status = after(*ends)
     assert (status.failures, status.disruptions, status.disruptions_in_a_row) == counts
+
+
+def test_a_late_report_of_an_earlier_attempt_is_not_the_next_ones() -> None:
+    status = with_new_attempt(after(DISRUPTED), "a-2", NOW)
+    attempt = active_attempt(status)
+    assert attempt is not None
+    facts = {"sequence": 1, "time": "2026-11-21T12:00:00Z", "step": 7, "steps": 9, "last_checkpoint_step": 7}
+    for number, step in ((1, None), (2, 7)):
+        told = with_news(status, attempt, None, (), Progress(attempt=number, **facts), NOW)
+        assert told.attempts[-1].last_checkpoint_step == step

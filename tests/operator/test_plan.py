@@ -149,6 +149,27 @@ def test_a_cluster_without_pods_is_waited_for_too() -> None:
     assert plan(Observation(resource=obj, ray_clusters=(cluster,)), POLICY, NOW).actions == ()
 
 
+def test_a_pod_without_a_cluster_is_waited_for_too() -> None:
+    """Such as one on a node that nobody hears of any more."""
+    pod = {"metadata": {"name": "full-9-abcde-0", "labels": {"taper.dev/job": "full"}}}
+    planned = plan(Observation(resource=resource(), pods=(pod,)), POLICY, NOW)
+    assert planned.actions == ()
+    assert planned.status is not None
+    assert planned.status.attempt == 0
+
+
+def test_an_attempt_that_was_claimed_waits_for_what_came_since() -> None:
+    cluster = ClusterModel(resource())
+    cluster.reconcile(most_actions=0)
+    assert cluster.status.attempt == 1
+    pod = {"metadata": {"name": "full-9-abcde-0", "labels": {"taper.dev/job": "full"}}}
+    cluster.objects[PODS, "full-9-abcde-0"] = pod
+    assert cluster.reconcile().actions == ()
+    del cluster.objects[PODS, "full-9-abcde-0"]
+    assert cluster.reconcile().actions[-1].resource == RAY_JOBS
+    assert cluster.status.attempt == 1
+
+
 def test_a_name_that_another_has_taken_is_left_to_it() -> None:
     account = {"metadata": {"name": "taper-full", "namespace": "team", "uid": "x"}}
     observation = Observation(resource=resource(), made=((SERVICE_ACCOUNTS, account),))
