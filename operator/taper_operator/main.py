@@ -18,11 +18,10 @@ from taper_operator.kinds import POD_MONITORS, PODS, RAY_CLUSTERS, RAY_JOBS, RLH
 from taper_operator.manager import Manager, WatchedKind
 from taper_operator.object_names import JOB_LABEL, job_key
 from taper_operator.observer import MADE_KINDS, Observer
-from taper_operator.pod_policy import PodPolicy
 from taper_operator.reconcile import Reconciler
 from taper_operator.render import rendered
 from taper_operator.resource import KubeObject, ObjectKey, Resource, own_key
-from taper_operator.settings import SettingsError, pod_policy_from, settings_from
+from taper_operator.settings import Settings, SettingsError, pod_policy_from, settings_from
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     manager = Manager(settings, watched_kinds())
-    controller = manager.controller(_reconciler(manager, settings.identity, settings.pod_policy))
+    controller = manager.controller(make_reconciler(manager, settings))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop())
     return controller.run()
@@ -86,13 +85,15 @@ def _job_keys(obj: KubeObject) -> Iterable[ObjectKey]:
     return () if key is None else (key,)
 
 
-def _reconciler(manager: Manager, identity: str, policy: PodPolicy) -> Reconciler:
+def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:
+    """What reconciles the jobs that a manager watches."""
+
     def is_served(kind: Resource) -> bool:
         return all(each.is_served for each in manager.reflectors if each.resource == kind)
 
     observer = Observer(manager.reader, manager.caches, is_served=is_served, clock=time.monotonic)
-    executor = Executor(manager.writer, instance=identity, clock=_now)
-    return Reconciler(observer, executor, policy=policy, clock=_now)
+    executor = Executor(manager.writer, instance=settings.identity, clock=_now)
+    return Reconciler(observer, executor, policy=settings.pod_policy, clock=_now)
 
 
 def _now() -> datetime:

@@ -357,9 +357,8 @@ def _line(type_: str, obj: Any) -> bytes:
 
 def _selected(obj: KubeObject, selector: str) -> bool:
     labels = obj["metadata"].get("labels", {})
-    return all(
-        labels.get(k) == v for k, _, v in (term.partition("=") for term in selector.split(",") if term)
-    )
+    terms = (term.partition("=") for term in selector.split(",") if term)
+    return all(labels.get(key) == value if equals else key in labels for key, equals, value in terms)
 
 
 def _merge(into: dict[str, Any], what: Mapping[str, Any]) -> None:
