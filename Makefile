@@ -41,7 +41,7 @@ layers: env
 
 unit: env
 	@echo "check: unit tests"
-	@$(BIN)/python -m pytest -q -m "not engine and not e2e"
+	@$(BIN)/python -m pytest -q -m "not engine and not e2e" --hypothesis-profile=quick
 
 fix: env ## Format, and repair what the linter can
 	@$(BIN)/ruff format

@@ -15,6 +15,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure of a property.
 settings.register_profile("taper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For `make check`, which is to take less than three minutes: fewer examples of each property.
+settings.register_profile("quick", settings.get_profile("taper"), max_examples=25)
 settings.load_profile("taper")
 
 FOLDER = Path(__file__).parent
@@ -26,7 +28,7 @@ TIMEOUT_SECONDS = {"engine": 600, "e2e": 900}
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The user's cache is left alone: profiles measured by tests are kept for this session only."""
+    """The user's cache is left alone: profiles measured by tests are kept until they end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

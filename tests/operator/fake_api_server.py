@@ -104,7 +104,14 @@ class FakeApiServer:
         """Forget what happened: resourceVersions of before are too old now."""
         with self.changed:
             self.oldest = self.version
-            self.history.clear()
+            # As etcd, it keeps what is there: lists that have begun since go on after a later change.
+            self.history = sorted(
+                (
+                    (int(obj["metadata"]["resourceVersion"]), "ADDED", kind, copy.deepcopy(obj))
+                    for (kind, _), obj in self.objects.items()
+                ),
+                key=lambda event: event[0],
+            )
 
     def all(self, resource: Resource, namespace: str = "") -> dict[ObjectKey, KubeObject]:
         return {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taper_operator.api_error import Unreachable
@@ -104,6 +104,14 @@ ACTION = st.one_of(
 )
 
 
+# A change between two pages of a list, of an object whose last change was compacted away.
+@example(
+    seed=67,
+    actions=[("put", "c", "team"), ("put", "d", "team"), ("step", None, None), ("step", None, None)],
+    fault_share=0.2,
+    page=1,
+    namespace="",
+)
 @settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**32),
