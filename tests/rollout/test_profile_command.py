@@ -238,6 +238,10 @@ def test_a_model_alone_is_measured_into_a_file(
         (["--model", "no/such"], "taper: --model: "),
         (["--model", "MODEL", "--footprint", "3"], "taper: --footprint: 3 is none of 1, 2, 4, 8"),
         (["--model", "MODEL", "--footprint", "8"], "taper: --footprint: 8 ranks are more than"),
+        (
+            ["--model", "MODEL", "--context-tokens", "14"],
+            "taper: --context-tokens: a context of 6 tokens is too",
+        ),
         (["-f", "none.yaml"], "taper: none.yaml: there is no such file"),
         (["-f", "JOB", "--set", "spec.rollout.degrees=[1, 3]"], "taper: spec.rollout.degrees[1]: 3 is not"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,9 +96,31 @@ def profile(options: argparse.Namespace) -> None:
     device = HostResources.local().device
     settings = _model_settings(options, device) if options.model else _job_settings(options, device)
     file = _file(options.output, settings)
+    grid = QUICK if options.quick else FULL
+    _check_contexts(
+        settings, grid, path="--context-tokens" if options.model else "spec.rollout.responseTokens"
+    )
     console = Console()
-    found = _measured(settings, QUICK if options.quick else FULL, console)
+    found = _measured(settings, grid, console)
     _report(found, file, console)
+
+
+def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None:
+    """Before an engine is started: whether steps can be measured at all. Raises `JobError`."""
+    from taper_api import JobError, Problem
+    from taper_rollout.profile_grid import Room
+
+    room = Room(
+        footprint=settings.footprint,
+        degrees=settings.degrees,
+        max_running_requests=settings.max_running_requests or 1,
+        kv_tokens=settings.kv_tokens or sys.maxsize,
+        context_tokens=settings.context_tokens,
+    )
+    try:
+        grid.contexts(room)
+    except ValueError as error:
+        raise JobError([Problem(path=path, message=str(error), remedy="allow longer ones")]) from None
 
 
 def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
