@@ -30,3 +30,7 @@ class JobError(ValueError):
         assert problems, "a JobError names at least one problem"
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[type[JobError], tuple[tuple[Problem, ...]]]:
+        """An exception is pickled by its text, which is no problem to make it from."""
+        return type(self), (self.problems,)

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from taper_api import RLHFJob
+from taper_api.attempt_directory import AttemptDirectory
 from taper_operator.object_names import WORK_DIRECTORY, JobIdentity
 
 _METRICS_PORTS = (8090, 18090, 28090, 38090, 48090)
@@ -57,7 +58,7 @@ def checkpoint_directory(job: RLHFJob, identity: JobIdentity, number: int) -> st
     shared = posixpath.normpath(
         posixpath.join(root, job.spec.training.checkpoints.directory or identity.name)
     )
-    return posixpath.join(shared, f"attempt-{identity.uid}-{number:04d}")
+    return posixpath.join(shared, AttemptDirectory(identity.uid, number).name)
 
 
 def metrics_port(job: RLHFJob) -> int:

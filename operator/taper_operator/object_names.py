@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from taper_api import RLHFJob
+from taper_api.attempt_directory import MAX_ATTEMPTS
 from taper_operator.kinds import RLHF_JOBS
 from taper_operator.resource import KubeObject, ObjectKey
 
@@ -21,8 +22,6 @@ HEAD_ROLE = "head"
 GPU_ROLE = "gpu"
 SUBMITTER_ROLE = "submitter"
 DIGEST_ANNOTATION = "taper.dev/digest"
-
-MAX_ATTEMPTS = 9999
 
 JOB_DIRECTORY = "/etc/taper"
 JOB_FILE = "job.yaml"

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from taper_api import JobError, RLHFJob, job_of_resource
+from taper_api.attempt_directory import MAX_ATTEMPTS
 from taper_api.rlhfjob_status import PodCounts, RLHFJobStatus
 from taper_api.spec import OPERATOR_NAME
 from taper_operator.action import Action, Happening
@@ -30,7 +31,7 @@ from taper_operator.attempt_record import active_attempt, with_end, with_new_att
 from taper_operator.job_conditions import Finish, Standing, conditions, holds, phase, refused_conditions
 from taper_operator.json_field import field_at
 from taper_operator.moment import seconds_between, seconds_until, timestamp
-from taper_operator.object_names import MAX_ATTEMPTS, identity_of
+from taper_operator.object_names import identity_of
 from taper_operator.observation import Observation
 from taper_operator.plan_actions import Scene, actions_for
 from taper_operator.pod_policy import PodPolicy

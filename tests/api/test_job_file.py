@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taper_api import JobError, RLHFJob, check_files, load_job, parse_job
+from taper_api import JobError, Problem, RLHFJob, check_files, load_job, parse_job
 
 JOB = """\
 apiVersion: taper.dev/v1alpha1
@@ -165,3 +166,11 @@ def test_a_model_directory_that_is_not_there(tmp_path: Path) -> None:
         "spec.model.path: there is no directory /none/there; "
         "name a model directory in Hugging Face form, or a Hugging Face id"
     )
+
+
+def test_an_error_comes_through_a_pickle_with_its_problems() -> None:
+    error = JobError(
+        [Problem(path="spec.a", message="is bad", remedy="mend it"), Problem(path="spec.b", message="too")]
+    )
+    copied = pickle.loads(pickle.dumps(error))
+    assert (type(copied), copied.problems, str(copied)) == (JobError, error.problems, str(error))

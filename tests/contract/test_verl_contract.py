@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from taper_rollout.support import VERSIONS
 from taper_rollout.training import compose
+from taper_rollout.verl import checkpoints
 
 # (module, dotted name in it, who relies on it)
 NAMES = [
@@ -296,3 +297,37 @@ def test_the_fake_coordinator_of_the_server_test_is_the_real_ones_twin() -> None
             node_address="10.1.2.3",
         )
     )
+
+
+@pytest.mark.parametrize("content", list(checkpoints.SHARD_PREFIXES))
+def test_a_rank_saves_its_shards_under_the_names_that_are_looked_for(content: str) -> None:
+    manager = importlib.import_module("verl.utils.checkpoint.fsdp_checkpoint_manager").FSDPCheckpointManager
+    name = f"{checkpoints.SHARD_PREFIXES[content]}_world_size_{{self.world_size}}_rank_{{self.rank}}.pt"
+    assert f'"{name}"' in inspect.getsource(manager.save_checkpoint)
+    assert f'"{name}"' in inspect.getsource(manager.load_checkpoint)
+
+
+def test_the_number_of_the_step_is_written_after_the_checkpoint() -> None:
+    trainer = find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer")
+    source = inspect.getsource(trainer._save_checkpoint)
+    written = [
+        "actor_rollout_wg.save_checkpoint(",
+        f'"{checkpoints.DATA_FILE}"',
+        "torch.save(",
+        checkpoints.TRACKER_FILE,
+    ]
+    places = [source.rindex(text) for text in written]
+    assert places == sorted(places)
+
+
+def test_a_run_goes_on_from_the_path_that_it_is_told() -> None:
+    source = inspect.getsource(find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._load_checkpoint"))
+    for text in (
+        'resume_mode == "disable"',
+        'resume_mode == "resume_path"',
+        'split("global_step_")',
+        '"actor"',
+    ):
+        assert text in source
+    assert str(find("verl.trainer.ppo.utils", "Role.Critic")) == "critic"
+    assert compose(["trainer.resume_mode=auto"]).trainer.resume_from_path is None

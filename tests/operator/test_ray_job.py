@@ -11,8 +11,8 @@ import pytest
 import yaml
 from hypothesis import given
 
+from taper_api.attempt_directory import MAX_ATTEMPTS
 from taper_operator.kuberay_definition import kuberay_of
-from taper_operator.object_names import MAX_ATTEMPTS
 from taper_operator.ray_job import ENTRYPOINT, RAY_VERSION
 from taper_operator.resource import KubeObject
 

@@ -61,11 +61,17 @@ class ProgressDisplay:
                     self._print(calibration_text(event))
                 case "MetricsServed":
                     self._print(metrics_text(event))
+                case "Resumed":
+                    self._show_resumed(event)
                 case "EventsLost":
                     self._print(f"{event['count']} events of the run were lost")
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _show_resumed(self, event: Mapping[str, Any]) -> None:
+        self._bars.update(self._steps, completed=event["step"])
+        self._print(resumed_text(event))
 
     def _show_stage(self, glance: Mapping[str, Any]) -> None:
         if glance["replica"] not in self._glances:
@@ -118,6 +124,16 @@ def switch_text(switch: Mapping[str, Any], num_ranks: int) -> str:
     pause = f"pause {switch['pause_seconds'] * 1000:.0f} ms"
     live = f"{switch['live_requests']} request{'' if switch['live_requests'] == 1 else 's'}"
     return f"  switch {before} → {after} with {live} running: {pause}{gain}"
+
+
+def resumed_text(event: Mapping[str, Any]) -> str:
+    """Where the run goes on from, and which newer checkpoints it does not, a line each."""
+    lines = [f"checkpoint {each['directory']} {each['reason']}" for each in event["passed_over"]]
+    if event["directory"] is None:
+        lines.append("no checkpoint to go on from: training begins anew")
+    else:
+        lines.append(f"goes on from step {event['step']}: {event['directory']}")
+    return "\n".join(lines)
 
 
 def metrics_text(event: Mapping[str, Any]) -> str:

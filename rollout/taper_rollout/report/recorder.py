@@ -5,7 +5,8 @@
   stage of the same step (validation) ends in `-2`, `-3`, ...
 - `ledger.jsonl`: the predictor's decisions, each as it is made (`ledger_file`).
 - `summary.json` and `stages.png`: at the end, from the files above. `calibration` holds the decode
-  steps that each replica measured when it started.
+  steps that each replica measured when it started; `resumed` the checkpoint that the run went on from
+  and those that it passed over, None for a run from the beginning.
 
 A run that goes on from a checkpoint continues the files of the run before it: steps that
 are done again replace their old lines and traces. A step that was saved in a checkpoint
@@ -41,6 +42,7 @@ class Recorder:
         self._traces = directory / TRACES
         self._stages: list[dict[str, Any]] = []
         self._calibration: dict[int, list[dict[str, Any]]] = {}
+        self._resumed: dict[str, Any] | None = None
         self._has_steps = self._has_stages = False
         with writing(directory):
             self._traces.mkdir(parents=True, exist_ok=True)
@@ -59,12 +61,15 @@ class Recorder:
                 self._ledger.append(event)
             elif event["kind"] == "Calibration":
                 self._calibration[event["replica"]] = event["step_seconds"]
+            elif event["kind"] == "Resumed":
+                self._resumed = {name: value for name, value in event.items() if name != "kind"}
 
     def finish(self, outcome: str) -> dict[str, Any]:
         """Write summary and plot; the summary's content. A plot that fails is logged, no more."""
         stages = [read_json(path) for path in self._trace_files()]
         summary = summarise(self._lines(), stages, outcome=outcome)
         summary["calibration"] = self._calibration
+        summary["resumed"] = self._resumed
         write_json(self.directory / SUMMARY_FILE, summary, indent=2)
         if stages:
             self._plot(stages)

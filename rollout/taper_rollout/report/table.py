@@ -18,6 +18,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     first, last = summary["reward_first"], summary["reward_last"]
     rise = f"  ({last - first:+.3f})" if first is not None and last is not None else ""
     table.add_row("steps", str(summary["steps"]))
+    resumed = summary.get("resumed")
+    if resumed is not None and resumed["directory"] is not None:
+        table.add_row("went on from", f"step {resumed['step']}")
     table.add_row("reward, first → last", f"{_number(first, 3)} → {_number(last, 3)}{rise}")
     table.add_row("generation", _seconds(summary["generation_seconds"]))
     table.add_row("switches", f"{summary['switches']} in {summary['steps_with_switches']} steps")

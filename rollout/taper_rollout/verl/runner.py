@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+TELL_SECONDS = 30.0
+
 
 class Runner:
     """VeRL's trainer for one job."""
@@ -18,8 +20,24 @@ class Runner:
         from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
         auto_set_device(config)
+        has_critic = need_critic(config)
         validate_config(
-            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+            config=config, use_reference_policy=need_reference_policy(config), use_critic=has_critic
         )
+        _resume(config, has_critic=has_critic)
         # The class inside Ray's wrapper: this process is the actor already.
         TaskRunnerV1.__ray_metadata__.modified_class().run(config)
+
+
+def _resume(config: Any, *, has_critic: bool) -> None:
+    """Choose the checkpoint to go on from, and tell the run which."""
+    import ray
+
+    from taper_rollout.verl.resume import resume, resumed_event
+    from taper_rollout.verl.trainer_hooks import run_of
+
+    found = resume(config, has_critic=has_critic)
+    run = run_of(config)
+    if found is None or run is None or (found.checkpoint is None and not found.passed_over):
+        return
+    ray.get(ray.get_actor(run).post.remote(resumed_event(found)), timeout=TELL_SECONDS)

@@ -18,7 +18,7 @@ import psutil
 import ray
 from omegaconf import DictConfig
 
-from taper_api import RLHFJob
+from taper_api import JobError, RLHFJob
 from taper_rollout.host import HostResources
 from taper_rollout.processes import Descendants
 from taper_rollout.training_failed import TrainingFailed
@@ -91,7 +91,7 @@ class Session:
             _close(descendants, ray_directory, output / "logs")
 
     def train(self, config: DictConfig, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
-        """Run VeRL's trainer to its end. Raises `TrainingFailed`, or what `on_events` raises."""
+        """Run VeRL's trainer to its end. Raises `TrainingFailed`, `JobError`, or what `on_events` raises."""
         try:
             self._train(config, on_events)
         except BaseException:
@@ -111,6 +111,9 @@ class Session:
             ray.get(result)
         except ray.exceptions.RayError as error:
             self._listen(on_events)  # what the failed part itself said comes first
+            innermost = _innermost(error)
+            if isinstance(innermost, JobError):
+                raise innermost from error
             raise TrainingFailed(first_cause(error)) from error
         self._listen(on_events)
 
@@ -143,10 +146,15 @@ def _ray_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{RAY_DIRECTORY}{os.getpid()}-"))
 
 
-def first_cause(error: BaseException) -> str:
-    """The innermost error of a chain of Ray errors, as one line of text."""
+def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
+    return error
+
+
+def first_cause(error: BaseException) -> str:
+    """The innermost error of a chain of Ray errors, as one line of text."""
+    error = _innermost(error)
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

@@ -56,6 +56,22 @@ def test_where_metrics_are_is_told_in_a_line_with_the_node_where_there_are_sever
     ]
 
 
+def test_where_a_run_goes_on_from_and_what_it_passed_over():
+    resumed = {
+        "kind": "Resumed",
+        "step": 2,
+        "directory": "/c/attempt-a-0001/global_step_2",
+        "passed_over": [],
+    }
+    damaged = {"directory": "/c/attempt-a-0001/global_step_4", "reason": "is damaged: data.pt is missing"}
+    text = shown([resumed, resumed | {"passed_over": [damaged]}], is_terminal=False)
+    goes_on = "goes on from step 2: /c/attempt-a-0001/global_step_2"
+    passed = "checkpoint /c/attempt-a-0001/global_step_4 is damaged: data.pt is missing"
+    assert text.splitlines() == [goes_on, passed, goes_on]
+    text = shown([resumed | {"directory": None, "step": 0, "passed_over": [damaged]}], is_terminal=False)
+    assert text.splitlines() == [passed, "no checkpoint to go on from: training begins anew"]
+
+
 def test_calibration():
     cells = [(1, 1, 0.035), (1, 4, 0.05), (1, 16, 0.08), (2, 1, 0.03), (2, 4, 0.0375)]
     step_seconds = [

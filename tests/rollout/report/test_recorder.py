@@ -115,6 +115,14 @@ def test_a_disk_that_fills_up_is_one_clear_error(small_disk):
     assert not list(small_disk.rglob("*.partial"))
 
 
+def test_the_summary_says_where_the_run_went_on_from(tmp_path):
+    assert record_steps(tmp_path, 1).finish("completed")["resumed"] is None
+    recorder = Recorder(tmp_path)
+    told = {"step": 1, "directory": "/c/global_step_1", "passed_over": []}
+    recorder.record([{"kind": "Resumed"} | told])
+    assert recorder.finish("completed")["resumed"] == told
+
+
 def test_the_summary_keeps_what_replicas_measured_at_their_start(tmp_path):
     recorder = Recorder(tmp_path)
     cells = [{"degree": 1, "batch": 4, "seconds": 0.05, "num_samples": 9}]
