@@ -47,7 +47,7 @@ fix: env ## Format, and repair what the linter can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-docs: env ## Make the generated pages of docs/ and the CRDs of manifests/crds anew
+docs: env ## Make what follows from the code anew: pages of docs/, CRDs, copies in the chart
 	@$(BIN)/python docs/generate.py
 
 locks: ## Make env/cpu.lock and env/gpu.lock anew from pyproject.toml (LOCK_FLAGS=--upgrade for newer ones)

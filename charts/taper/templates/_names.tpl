@@ -1,0 +1,51 @@
+{{/* Name of what is made; of the Lease too. Room is left for suffixes. */}}
+{{- define "taper.name" -}}
+{{- if contains "taper" .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-taper" .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Name of what has no namespace: two releases of one name are told apart. */}}
+{{- define "taper.clusterName" -}}
+{{- printf "%s-%s" (include "taper.name" .) .Release.Namespace -}}
+{{- end -}}
+
+{{- define "taper.selector" -}}
+app.kubernetes.io/name: taper-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "taper.labels" -}}
+{{ include "taper.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: taper
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "taper.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "taper.name" .) -}}
+{{- end -}}
+
+{{/* The namespaces that are served, with commas between them; * for all. */}}
+{{- define "taper.namespaces" -}}
+{{- .Values.watchNamespaces | default (list .Release.Namespace) | join "," -}}
+{{- end -}}
+
+{{- define "taper.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether to make what needs another's API: "yes", or nothing. Takes a list of `create`, the API and the root. */}}
+{{- define "taper.isMade" -}}
+{{- $create := index . 0 -}}
+{{- if or (eq $create "always") (and (eq $create "auto") ((index . 2).Capabilities.APIVersions.Has (index . 1))) -}}
+yes
+{{- end -}}
+{{- end -}}

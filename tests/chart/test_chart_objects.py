@@ -1,0 +1,292 @@
+"""What the chart makes, by the values; that its security holds for every one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from taper_api.crd import crd_files
+
+from .chart import (
+    CHART,
+    MONITORING,
+    NAMESPACE,
+    RELEASE,
+    Values,
+    helm,
+    objects,
+    of_kind,
+    template,
+    text,
+)
+from .kubernetes_types import problems_of
+
+ALWAYS = [
+    "ClusterRole taper-taper-system-cluster",
+    "ClusterRole taper-taper-system-editor",
+    "ClusterRole taper-taper-system-viewer",
+    "ClusterRoleBinding taper-taper-system-cluster",
+    "ConfigMap taper-dashboards",
+    "Deployment taper",
+    "NetworkPolicy taper",
+    "PodDisruptionBudget taper",
+    "Role taper-lease",
+    "RoleBinding taper-lease",
+    "Service taper-metrics",
+    "ServiceAccount taper",
+]
+MONITORED = ["PrometheusRule taper", "ServiceMonitor taper"]
+SCOPES: dict[str, tuple[Values, list[str]]] = {
+    "its own": (
+        {},
+        [
+            "Role taper-taper-system in taper-system",
+            "RoleBinding taper-taper-system in taper-system",
+        ],
+    ),
+    "several": (
+        {"watchNamespaces": ["a", "b"]},
+        [
+            f"{kind} taper-taper-system in {namespace}"
+            for kind in ("Role", "RoleBinding")
+            for namespace in ("a", "b")
+        ],
+    ),
+    "all": (
+        {"watchNamespaces": ["*"]},
+        ["ClusterRole taper-taper-system", "ClusterRoleBinding taper-taper-system"],
+    ),
+}
+# Of the parts that can be left out, what each brings.
+PARTS: dict[str, tuple[Values, list[str]]] = {
+    "service account": ({"serviceAccount": {"create": False, "name": "taper"}}, ["ServiceAccount taper"]),
+    "network policy": ({"networkPolicy": {"enabled": False}}, ["NetworkPolicy taper"]),
+    "budget": ({"podDisruptionBudget": {"enabled": False}}, ["PodDisruptionBudget taper"]),
+    "one replica": ({"replicas": 1}, ["PodDisruptionBudget taper"]),
+    "dashboards": ({"dashboards": {"create": False}}, ["ConfigMap taper-dashboards"]),
+    "monitor": ({"serviceMonitor": {"create": "never"}}, ["ServiceMonitor taper"]),
+    "alerts": ({"alerts": {"create": "never"}}, ["PrometheusRule taper"]),
+    "user roles": (
+        {"rbac": {"userRoles": False}},
+        ["ClusterRole taper-taper-system-editor", "ClusterRole taper-taper-system-viewer"],
+    ),
+    "the definition": (
+        {"rbac": {"readKuberayDefinition": False}},
+        ["ClusterRole taper-taper-system-cluster", "ClusterRoleBinding taper-taper-system-cluster"],
+    ),
+}
+# One of each way to render the pods.
+VARIANTS: list[Values] = [
+    {},
+    *(values for values, _ in SCOPES.values()),
+    {
+        "nodeSelector": {"pool": "system"},
+        "tolerations": [{"key": "system", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "imagePullSecrets": ["registry"],
+        "priorityClassName": "high",
+        "podLabels": {"team": "ml"},
+        "podAnnotations": {"a": "b"},
+        "serviceAccount": {"annotations": {"a": "b"}},
+        "dashboards": {"annotations": {"a": "b"}},
+        "rbac": {"aggregateUserRoles": True, "updateFinalizers": True},
+    },
+]
+
+
+def names(values: Values, *, has_monitoring: bool = False) -> list[str]:
+    """Kind and name of each object, with its namespace where that depends on the values."""
+    found = objects(values, has_monitoring=has_monitoring)
+    return sorted(
+        f"{obj['kind']} {obj['metadata']['name']}"
+        + (f" in {obj['metadata']['namespace']}" if _is_scoped(obj) else "")
+        for obj in found
+    )
+
+
+def _is_scoped(obj: dict[str, Any]) -> bool:
+    return obj["kind"] in ("Role", "RoleBinding") and not obj["metadata"]["name"].endswith("-lease")
+
+
+def operator_pod(values: Values | None = None) -> dict[str, Any]:
+    (deployment,) = of_kind("Deployment", objects(values))
+    return dict(deployment["spec"]["template"]["spec"])
+
+
+def test_helm_finds_no_fault() -> None:
+    told = helm("lint", str(CHART), "--strict")
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_is_made_for_each_scope(scope: str) -> None:
+    values, expected = SCOPES[scope]
+    assert names(values) == sorted(ALWAYS + expected)
+    assert names(values, has_monitoring=True) == sorted(ALWAYS + expected + MONITORED)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_can_be_left_out_and_brings_nothing_else(part: str) -> None:
+    values, brought = PARTS[part]
+    everything = names({}, has_monitoring=True)
+    assert sorted(set(everything) - set(names(values, has_monitoring=True))) == brought
+
+
+def test_what_needs_another_api_can_be_had_without_asking_for_it() -> None:
+    made = names({"serviceMonitor": {"create": "always"}, "alerts": {"create": "always"}})
+    assert set(MONITORED) <= set(made)
+
+
+def test_no_roles_are_made_where_others_make_them() -> None:
+    values = {"rbac": {"create": False, "userRoles": False}}
+    assert [name for name in names(values) if "Role" in name] == []
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+def test_every_field_is_one_of_kubernetes(values: Values) -> None:
+    own = [obj for obj in objects(values) if obj["apiVersion"] != MONITORING]
+    assert len(own) >= len(ALWAYS)
+    assert [problem for obj in own for problem in problems_of(obj)] == []
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+def test_every_object_is_the_releases_and_in_a_namespace_that_is_meant(values: Values) -> None:
+    for obj in objects(values):
+        labels = obj["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == RELEASE
+        assert labels["app.kubernetes.io/part-of"] == "taper"
+        namespace = obj["metadata"].get("namespace")
+        if obj["kind"].startswith("Cluster"):
+            assert namespace is None
+        elif not _is_scoped(obj):
+            assert namespace == NAMESPACE
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+def test_the_pods_meet_the_restricted_profile(values: Values) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards, and a root that is read-only."""
+    pod = operator_pod(values)
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert "volumes" not in pod
+    assert not {name for name in pod if name.startswith("host")}
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not any("hostPort" in port for port in container["ports"])
+    assert "initContainers" not in pod
+
+
+def test_replicas_take_turns_and_are_probed() -> None:
+    (deployment,) = of_kind("Deployment", objects())
+    assert deployment["spec"]["replicas"] == 2
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("liveness", "readiness", "startup")}
+    assert probes == {
+        "liveness": {"path": "/healthz", "port": "metrics"},
+        "readiness": {"path": "/readyz", "port": "metrics"},
+        "startup": {"path": "/healthz", "port": "metrics"},
+    }
+    (spread,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    chosen = spread["podAffinityTerm"]["labelSelector"]["matchLabels"]
+    assert chosen.items() <= labels.items()
+
+
+@pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "PodDisruptionBudget", "Deployment"])
+def test_what_selects_pods_selects_the_operators(kind: str) -> None:
+    found = objects({"podLabels": {"team": "ml"}})
+    (deployment,) = of_kind("Deployment", found)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    (spec,) = (obj["spec"] for obj in of_kind(kind, found))
+    selector = spec.get("podSelector") or spec["selector"]
+    chosen = selector.get("matchLabels", selector)
+    assert chosen
+    assert chosen.items() <= labels.items()
+
+
+def test_the_monitor_finds_the_service_and_its_port() -> None:
+    found = objects()
+    (monitor,) = of_kind("ServiceMonitor", found)
+    (service,) = of_kind("Service", found)
+    chosen = monitor["spec"]["selector"]["matchLabels"]
+    assert chosen.items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    (port,) = service["spec"]["ports"]
+    assert endpoint["port"] == port["name"]
+    (container,) = operator_pod()["containers"]
+    assert port["targetPort"] in [each["name"] for each in container["ports"]]
+
+
+def test_only_prometheus_reaches_the_operator_and_it_reaches_only_the_api_server() -> None:
+    values = {"prometheusNamespace": "watchers", "networkPolicy": {"apiServerPorts": [8443]}}
+    (policy,) = of_kind("NetworkPolicy", objects(values))
+    (ingress,) = policy["spec"]["ingress"]
+    (peer,) = ingress["from"]
+    assert peer == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watchers"}}}
+    assert ingress["ports"] == [{"port": "metrics", "protocol": "TCP"}]
+    assert policy["spec"]["egress"] == [{"ports": [{"port": 8443, "protocol": "TCP"}]}]
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_the_definitions_are_those_that_are_generated_and_are_kept() -> None:
+    generated = {crd["metadata"]["name"]: crd for crd in map(yaml.safe_load, crd_files().values())}
+    found = yaml.load_all(text(), yaml.CSafeLoader)
+    made = of_kind("CustomResourceDefinition", [obj for obj in found if obj is not None])
+    assert len(made) == len(generated) == 2
+    for crd in made:
+        assert crd["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert crd == generated[crd["metadata"]["name"]]
+
+
+def test_the_definitions_can_go_with_the_release_or_be_left_out() -> None:
+    assert "resource-policy" not in text({"crds": {"keep": False}})
+    assert "CustomResourceDefinition" not in text({"crds": {"install": False}})
+
+
+@pytest.mark.parametrize(
+    ("release", "name"), [("taper", "taper"), ("blue", "blue-taper"), ("x" * 53, "x" * 40)]
+)
+def test_names_follow_the_release(release: str, name: str) -> None:
+    told = helm("template", release, str(CHART), values={"crds": {"install": False}})
+    (deployment,) = of_kind("Deployment", list(yaml.safe_load_all(told.stdout)))
+    assert deployment["metadata"]["name"] == name
+
+
+def notes(values: Values) -> str:
+    """helm shows notes of what it installs; a dry run in the client needs no cluster."""
+    told = helm("install", RELEASE, str(CHART), "--dry-run=client", f"--namespace={NAMESPACE}", values=values)
+    assert told.returncode == 0, told.stderr
+    return told.stdout.partition("NOTES:")[2]
+
+
+def test_the_notes_warn_of_what_gives_more_than_it_seems() -> None:
+    told = notes({"jobs": {"allowedSecrets": ["*"]}, "crds": {"keep": False}})
+    assert "has pods made of it: granting taper-taper-system-editor" in told
+    assert "can read every secret" in told
+    assert "deletes them, and with them every RLHFJob" in told
+    assert "has no RayJob" in told
+    assert "must name its own" in told
+
+
+def test_the_notes_are_quiet_about_what_is_right() -> None:
+    told = notes({"jobs": {"image": "taper/rollout:1", "allowedSecrets": ["token"]}})
+    assert "every secret" not in told
+    assert "must name its own" not in told
+    assert "stay when it is uninstalled" in told
+
+
+def test_an_old_kubernetes_is_told_so() -> None:
+    told = template({}, "--kube-version=1.28.0")
+    assert told.returncode != 0
+    assert "incompatible with Kubernetes v1.28.0" in told.stderr

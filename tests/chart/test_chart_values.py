@@ -1,0 +1,214 @@
+"""Every value is in the schema, changes what is made, reaches the operator, and is refused when wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from taper_operator.settings import settings_from
+
+from .chart import CHART, Values, nested, objects, of_kind, refusal, text
+
+VALUES: Values = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+# Of each value another one that is right, and one that is wrong.
+OTHERS: dict[str, tuple[Any, Any]] = {
+    "watchNamespaces": (["a", "b"], ["Not-a-namespace"]),
+    "replicas": (3, 0),
+    "image.repository": ("example/operator", "A B"),
+    "image.tag": ("1.2.3", "a:b"),
+    "image.digest": ("sha256:" + "0" * 64, "sha256:12"),
+    "image.pullPolicy": ("Always", "Sometimes"),
+    "imagePullSecrets": (["registry"], [{"name": "registry"}]),
+    "logLevel": ("debug", "loud"),
+    "workers": (8, 65),
+    "leaseSeconds": ("15/10/2", "10"),
+    "resources": ({"limits": {"memory": "1Gi"}}, {"claims": []}),
+    "nodeSelector": ({"pool": "system"}, {"pool": 1}),
+    "tolerations": ([{"key": "system", "operator": "Exists"}], {"key": "system"}),
+    "affinity": ({"nodeAffinity": {}}, []),
+    "priorityClassName": ("high", "High!"),
+    "podLabels": ({"team": "ml"}, {"app.kubernetes.io/name": "other"}),
+    "podAnnotations": ({"a": "b"}, {"a": True}),
+    "jobs.image": ("taper/rollout:1", "-a"),
+    "jobs.allowedSecrets": (["token"], ["To_ken"]),
+    "jobs.allowIpcLock": (True, "true"),
+    "jobs.gpuResource": ("amd.com/gpu", "/gpu"),
+    "jobs.gpuLabel": ("example.com/gpu", "a b"),
+    "jobs.graceSeconds": (120, 5),
+    "kuberayNamespace": ("rays", "a.b"),
+    "prometheusNamespace": ("watchers", ""),
+    "serviceAccount.create": (False, "no"),
+    "serviceAccount.name": ("other", "Other"),
+    "serviceAccount.annotations": ({"a": "b"}, {"a": None}),
+    "rbac.create": (False, 0),
+    "rbac.readKuberayDefinition": (False, "false"),
+    "rbac.updateFinalizers": (True, "true"),
+    "rbac.userRoles": (False, "false"),
+    "rbac.aggregateUserRoles": (True, "true"),
+    "networkPolicy.enabled": (False, "false"),
+    "networkPolicy.apiServerPorts": ([8443], [0]),
+    "crds.install": (False, "false"),
+    "crds.keep": (False, "false"),
+    "podDisruptionBudget.enabled": (False, "false"),
+    "serviceMonitor.create": ("never", True),
+    "serviceMonitor.interval": ("1m", "often"),
+    "serviceMonitor.labels": ({"release": "prometheus"}, {"helm.sh/chart": "other"}),
+    "alerts.create": ("never", False),
+    "alerts.labels": ({"release": "prometheus"}, {"a": "no label value"}),
+    "dashboards.create": (False, "false"),
+    "dashboards.namespace": ("grafana", "Grafana"),
+    "dashboards.labels": ({"dashboards": "yes"}, {"a/b/c": "d"}),
+    "dashboards.annotations": ({"folder": "taper"}, {"folder": 1}),
+}
+# Values that are wrong only together with others.
+CONTRADICTIONS: dict[str, tuple[Values, str]] = {
+    "all and some namespaces": ({"watchNamespaces": ["*", "a"]}, "watchNamespaces"),
+    "all and some secrets": ({"jobs": {"allowedSecrets": ["*", "a"]}}, "jobs.allowedSecrets"),
+    "no account": ({"serviceAccount": {"create": False}}, "serviceAccount.name"),
+    "a namespace twice": ({"watchNamespaces": ["a", "a"]}, "watchNamespaces"),
+    "lease times the wrong way round": ({"leaseSeconds": "7/10/2"}, "leaseSeconds"),
+    "equal lease times": ({"leaseSeconds": "10/10/2"}, "leaseSeconds"),
+    "an unknown value": ({"replica": 3}, "replica"),
+    "an unknown value in a block": ({"jobs": {"secrets": ["a"]}}, "secrets"),
+}
+
+
+def leaves(values: Values, schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Paths of all values that are set by themselves."""
+    for name, value in values.items():
+        field = schema["properties"][name]
+        is_block = (
+            isinstance(value, dict) and field.get("additionalProperties") is False and name != "resources"
+        )
+        if is_block:
+            yield from leaves(value, field, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def blocks(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if "properties" in schema:
+        yield path, schema
+        for name, field in schema["properties"].items():
+            yield from blocks(field, f"{path}.{name}")
+
+
+def values_of(path: str, value: Any) -> Values:
+    """The value in a chart of which each part is made, so that it can be seen."""
+    values = nested(path, value)
+    if path == "serviceAccount.create":
+        values["serviceAccount"]["name"] = "other"
+    if path != "crds.install" and path != "crds.keep":
+        values["crds"] = {"install": False}
+    return values
+
+
+@pytest.fixture(scope="module")
+def by_default() -> dict[bool, str]:
+    """The chart as it is, with the CRDs and without."""
+    return {has_crds: text({"crds": {"install": has_crds}}) for has_crds in (True, False)}
+
+
+def test_every_value_is_tried_here() -> None:
+    assert sorted(leaves(VALUES, SCHEMA)) == sorted(OTHERS)
+
+
+def test_the_schema_has_no_value_that_the_chart_lacks() -> None:
+    """`global` is there for a chart that has this one in it."""
+    assert set(SCHEMA["properties"]) - set(VALUES) == {"global"}
+    for path, block in blocks(SCHEMA):
+        found: Any = VALUES
+        for name in path.split(".")[1:]:
+            found = found.get(name, {})
+        if path not in ("", ".resources"):
+            assert set(block["properties"]) == set(found), path
+
+
+def test_the_schema_lets_nothing_unknown_in_and_tells_what_each_is() -> None:
+    for path, block in blocks(SCHEMA):
+        assert block["additionalProperties"] is False, path
+        if path != ".resources":
+            assert all(field.get("description") for field in block["properties"].values()), path
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_every_value_changes_what_is_made(path: str, by_default: dict[bool, str]) -> None:
+    assert text(values_of(path, OTHERS[path][0])) != by_default[path.startswith("crds.")]
+
+
+def test_wrong_values_are_named_all_at_once() -> None:
+    wrong: Values = {}
+    for path, (_, value) in OTHERS.items():
+        block, _, name = path.rpartition(".")
+        (wrong.setdefault(block, {}) if block else wrong)[name] = value
+    told = refusal(wrong)
+    assert [path for path in OTHERS if f"at '/{path.replace('.', '/')}" not in told] == []
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_values_that_contradict_each_other_are_named(case: str) -> None:
+    values, name = CONTRADICTIONS[case]
+    told = refusal(values)
+    assert name in told or name.replace(".", "/") in told
+
+
+def environment(values: Values) -> dict[str, str]:
+    """The operator's environment, with what the kubelet fills in."""
+    (deployment,) = of_kind("Deployment", objects(values))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert [*container["command"], *container["args"]] == ["taper-operator", "run"]
+    filled = {"metadata.name": "taper-5d8f-x2x", "metadata.namespace": "taper-system"}
+    return {
+        each["name"]: each["value"] if "value" in each else filled[each["valueFrom"]["fieldRef"]["fieldPath"]]
+        for each in container["env"]
+    }
+
+
+def test_the_operator_takes_the_settings_that_the_chart_gives() -> None:
+    settings = settings_from([], environment({}))
+    assert settings.namespaces == (settings.namespace,) == ("taper-system",)
+    assert settings.identity == "taper-5d8f-x2x"
+    assert settings.address.port == 8080
+    assert settings.pod_policy.allowed_secrets == frozenset()
+    assert settings.pod_policy.allows_ipc_lock is False
+
+
+def test_values_reach_the_operators_settings() -> None:
+    values = {
+        "watchNamespaces": ["*"],
+        "workers": 9,
+        "logLevel": "debug",
+        "leaseSeconds": "20/15/1.5",
+        "kuberayNamespace": "rays",
+        "prometheusNamespace": "watchers",
+        "jobs": {
+            "image": "taper/rollout:1",
+            "allowedSecrets": ["a", "b"],
+            "allowIpcLock": True,
+            "gpuResource": "amd.com/gpu",
+            "gpuLabel": "example.com/gpu",
+            "graceSeconds": 90,
+        },
+    }
+    settings = settings_from([], environment(values))
+    assert settings.namespaces == ()
+    assert (settings.workers, settings.log_level) == (9, "debug")
+    assert settings.lease_times.renew_deadline_seconds == 15
+    policy = settings.pod_policy
+    assert (policy.image, policy.grace_seconds) == ("taper/rollout:1", 90)
+    assert (policy.allowed_secrets, policy.allows_ipc_lock) == (frozenset({"a", "b"}), True)
+    assert (policy.gpu_resource, policy.gpu_label) == ("amd.com/gpu", "example.com/gpu")
+    assert (policy.kuberay_namespace, policy.prometheus_namespace) == ("rays", "watchers")
+
+
+def test_every_setting_of_the_operator_can_be_reached() -> None:
+    from taper_operator.settings import _POD_SETTINGS, _SETTINGS
+
+    variables = {setting.variable for setting in (*_SETTINGS, *_POD_SETTINGS)}
+    # Inside a cluster there is no kubeconfig.
+    assert variables - {"KUBECONFIG"} == set(environment({}))
