@@ -103,7 +103,7 @@ class GpuPool(Pool):
 
 
 class NodePools(Block):
-    """What the job needs of a cluster. `taper run` does not read it."""
+    """What the job needs of a cluster. `taper run` reads `startupTimeoutSeconds` only."""
 
     head: HeadPool = Field(default=HeadPool(), description="The pod that drives the job.")
     gpu: GpuPool = Field(default=GpuPool(), description="The pods that train and generate.")
@@ -111,5 +111,6 @@ class NodePools(Block):
         default=1800,
         ge=60,
         le=86400,
-        description="How long an attempt waits for all of its pods; past it, it has failed.",
+        description="How long an attempt waits for all of its pods, and `taper run` on a Ray cluster for the "
+        "job's GPUs; past it, it has failed.",
     )

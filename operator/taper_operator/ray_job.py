@@ -9,6 +9,7 @@ Invariants (asserted by `tests/operator/test_ray_job.py`, for every job that the
   given, shutdown set as `suspend` and a TTL need it, no deletion rules, no `clusterSelector`, at most 18
   pod sets, a submitter's template in K8sJobMode only;
 - the entrypoint is the same text for every job: nothing of a job is ever read by a shell;
+- Ray has a GPU and three CPUs for each rank, and CPUs for VeRL's helpers, whatever the pods have;
 - it is suspended at first exactly if the job waits in a queue.
 """
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 from typing import Final
 
 from taper_api import RLHFJob
+from taper_api.node_pools import CPUS_PER_GPU
+from taper_api.quantity import cpus_of
 from taper_operator.kinds import RAY_JOBS
 from taper_operator.object_names import JOB_DIRECTORY, JOB_FILE, WORK_DIRECTORY, JobIdentity
 from taper_operator.pod_policy import PodPolicy
@@ -30,6 +33,8 @@ NO_HEAD_RESTART: Final = "ray.io/disable-provisioned-head-restart"
 # As long as it takes to fetch the last lines of a log.
 CLUSTER_TTL_SECONDS: Final = 30
 GPU_GROUP: Final = "gpu"
+# Ray counts CPUs and pins nothing to them: as many as VeRL's trainer, queue and storage ask Ray for.
+HEAD_RAY_CPUS: Final = 12
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
 
@@ -61,12 +66,14 @@ def ray_job(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy)
 
 
 def _cluster(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
-    num_pods = job.spec.training.nodes
+    num_pods, num_ranks = job.spec.training.nodes, job.spec.training.ranks
+    head_cpus = max(int(cpus_of(job.spec.node_pools.head.cpu or "0")), HEAD_RAY_CPUS)
+    gpu_cpus = max(int(cpus_of(job.spec.gpu_pool_cpu)), CPUS_PER_GPU * num_ranks)
     return {
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
-            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-gpus": "0"},
+            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-gpus": "0", "num-cpus": str(head_cpus)},
             "template": head_template(job, identity, number, policy),
         },
         "workerGroupSpecs": [
@@ -75,7 +82,8 @@ def _cluster(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy
                 "replicas": num_pods,
                 "minReplicas": num_pods,
                 "maxReplicas": num_pods,
-                "rayStartParams": {"num-gpus": str(job.spec.gpus_per_node)},
+                # A rank takes one of Ray's GPUs also where it is a CPU process.
+                "rayStartParams": {"num-gpus": str(num_ranks), "num-cpus": str(gpu_cpus)},
                 "template": gpu_template(job, identity, number, policy),
             }
         ],

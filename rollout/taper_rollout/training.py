@@ -280,8 +280,8 @@ def run_job(
 ) -> None:
     """Train. `on_events` gets what happened, about four times a second, in the caller's thread.
 
-    Attaches to the Ray cluster that `RAY_ADDRESS` names, or starts a local one. Raises
-    `JobError` for what is wrong with the job, `TrainingFailed` with the first real cause
+    Attaches to the Ray cluster that `RAY_ADDRESS` names, or starts a local one, and waits for its GPUs.
+    Raises `JobError` for what is wrong with the job, `TrainingFailed` with the first real cause
     of a failure, and whatever `on_events` raises. Ray, its actors and all their processes
     are gone when it returns or raises, also on Ctrl-C.
     """
@@ -291,6 +291,6 @@ def run_job(
     output = output.absolute()
     check_job(job, output)
     prepare(job, output)
-    with Session.open(job, output, verbose=verbose) as session:
+    with Session.open(job, output, verbose=verbose, on_events=on_events) as session:
         overrides = verl_overrides(job, host=session.host, output=output, run=session.run_name)
         session.train(compose(overrides), on_events)

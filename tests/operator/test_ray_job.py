@@ -107,3 +107,16 @@ def test_it_waits_if_and_only_if_the_job_is_queued(content: Fields) -> None:
 def test_rays_version_is_the_one_that_is_installed() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert f"ray[default]=={RAY_VERSION}" in project["optional-dependencies"]["rollout"]
+
+
+@given(valid_jobs())
+def test_ray_has_room_for_the_ranks_and_for_verls_helpers(content: Fields) -> None:
+    """VeRL waits for ever for CPUs that Ray does not count."""
+    training = content["spec"]["training"]
+    cluster = ray_job_of(content)["spec"]["rayClusterSpec"]
+    head = cluster["headGroupSpec"]["rayStartParams"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert int(group["rayStartParams"]["num-gpus"]) == training["ranks"]
+    assert int(group["rayStartParams"]["num-cpus"]) >= 3 * training["ranks"]
+    assert (head["num-gpus"], group["replicas"]) == ("0", training.get("nodes", 1))
+    assert int(head["num-cpus"]) >= 12

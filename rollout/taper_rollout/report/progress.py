@@ -61,6 +61,8 @@ class ProgressDisplay:
                     self._print(calibration_text(event))
                 case "MetricsServed":
                     self._print(metrics_text(event))
+                case "Waiting":
+                    self._print(event["text"])
                 case "Resumed":
                     self._show_resumed(event)
                 case "EventsLost":

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from taper_rollout.processes import Descendants
 from taper_rollout.training_failed import TrainingFailed
 from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
 from taper_rollout.verl.reporter import Reporter
+from taper_rollout.verl.room import LOCAL_SECONDS, Room, look_at_ray, wait_for_room
 from taper_rollout.verl.runner import Runner
 
 SLICE_SECONDS = 0.25
@@ -31,9 +33,6 @@ CLOSE_SECONDS = 20.0
 REPORTER_SECONDS = 60.0
 RAY_DIRECTORY = "taper-ray-"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# VeRL gives each rank a bundle of 3 CPUs; its helpers (queue, rewards, agents, storage) want about 8 more.
-CPUS_PER_RANK = 3
-HELPER_CPUS = 8
 
 # What VeRL's `get_ppo_ray_runtime_env` and `run_ppo` set for every process, without importing VeRL here.
 VERL_ENVIRONMENT = {
@@ -61,6 +60,9 @@ RAY_ENVIRONMENT = {
 }
 
 
+OnEvents = Callable[[list[dict[str, Any]]], None]
+
+
 class Session:
     """Ray with the run's reporter on it. Use `open` as a context."""
 
@@ -74,15 +76,18 @@ class Session:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, job: RLHFJob, output: Path, *, verbose: bool) -> Iterator[Self]:
-        """Attach to `RAY_ADDRESS`, or start Ray here. Raises `TrainingFailed` if Ray cannot serve the job."""
+    def open(
+        cls, job: RLHFJob, output: Path, *, verbose: bool, on_events: OnEvents = lambda events: None
+    ) -> Iterator[Self]:
+        """Attach to `RAY_ADDRESS`, or start Ray here, and wait for the job's GPUs.
+
+        Raises `TrainingFailed` if Ray cannot serve the job.
+        """
         address = os.environ.get("RAY_ADDRESS")
-        num_ranks = job.spec.training.ranks * job.spec.training.nodes
         ray_directory = None if address else _ray_directory()
         descendants = Descendants()
         try:
-            host = _connect(address, ray_directory, num_ranks, verbose=verbose)
-            _check_room(num_ranks)
+            host = _connect(address, ray_directory, job, on_events, verbose=verbose)
             run_name = f"taper_run_{uuid.uuid4().hex}"
             reporter = ray.remote(Reporter).options(name=run_name, num_cpus=0).remote()
             environment = _environment(host, ray_directory, verbose=verbose)
@@ -90,7 +95,7 @@ class Session:
         finally:
             _close(descendants, ray_directory, output / "logs")
 
-    def train(self, config: DictConfig, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
+    def train(self, config: DictConfig, on_events: OnEvents) -> None:
         """Run VeRL's trainer to its end. Raises `TrainingFailed`, `JobError`, or what `on_events` raises."""
         try:
             self._train(config, on_events)
@@ -98,7 +103,7 @@ class Session:
             self._hear_last(on_events)
             raise
 
-    def _train(self, config: DictConfig, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
+    def _train(self, config: DictConfig, on_events: OnEvents) -> None:
         # All of VeRL's processes are started below this one and inherit its environment.
         options = {"num_cpus": 1, "runtime_env": {"env_vars": self._environment}}
         runner = ray.remote(Runner).options(**options).remote()
@@ -117,14 +122,14 @@ class Session:
             raise TrainingFailed(first_cause(error)) from error
         self._listen(on_events)
 
-    def _hear_last(self, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
+    def _hear_last(self, on_events: OnEvents) -> None:
         """What was on its way when the run broke off, and what replicas tell when they are closed."""
         with _uninterrupted(), contextlib.suppress(Exception):
             _close_replicas()
             events = ray.get(self._reporter.drain.remote(), timeout=CLOSE_SECONDS)
             on_events([event for event in events if event["kind"] != "Failure"])
 
-    def _listen(self, on_events: Callable[[list[dict[str, Any]]], None]) -> None:
+    def _listen(self, on_events: OnEvents) -> None:
         """Hand new events on. Raises `TrainingFailed` for a failure that somebody reported."""
         try:
             events = ray.get(self._reporter.drain.remote(), timeout=REPORTER_SECONDS)
@@ -166,29 +171,41 @@ def first_cause(error: BaseException) -> str:
 
 
 def _connect(
-    address: str | None, ray_directory: Path | None, num_ranks: int, *, verbose: bool
+    address: str | None, ray_directory: Path | None, job: RLHFJob, on_events: OnEvents, *, verbose: bool
 ) -> HostResources:
-    """Join Ray at `address`, or start it here; the resources that decide between GPU and CPU settings."""
+    """Join Ray at `address`, or start it here, and wait for room.
+
+    Returns the resources that decide between GPU and CPU settings: of a cluster they are known only then.
+    """
+    room = Room(ranks=job.spec.training.ranks, nodes=job.spec.training.nodes)
     quiet: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "INFO" if verbose else "WARNING"}
     if address:
         ray.init(address=address, **quiet)
-        return HostResources.of_cluster(ray.cluster_resources())
+        return _wait(room, job.spec.node_pools.startup_timeout_seconds, on_events)
     host = HostResources.local()
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(
-        num_gpus=host.num_gpus or num_ranks,
-        num_cpus=_num_cpus(host, num_ranks),
+        num_gpus=host.num_gpus or room.num_gpus,
+        # Enough for VeRL's placement, which counts and does not pin.
+        num_cpus=max(host.num_cpus, room.num_cpus(has_real_gpus=host.num_gpus > 0)),
         include_dashboard=False,
         _temp_dir=str(ray_directory),
         **quiet,
     )
+    _wait(room, LOCAL_SECONDS, on_events)
     return host
 
 
-def _num_cpus(host: HostResources, num_ranks: int) -> int:
-    """CPUs that Ray is told of: enough for VeRL's placement, which counts and does not pin."""
-    return max(host.num_cpus, CPUS_PER_RANK * num_ranks + HELPER_CPUS)
+def _wait(room: Room, seconds: float, on_events: OnEvents) -> HostResources:
+    return wait_for_room(
+        room,
+        seconds=seconds,
+        tell=lambda text: on_events([{"kind": "Waiting", "text": text}]),
+        look=look_at_ray,
+        clock=time.monotonic,
+        sleep=time.sleep,
+    )
 
 
 def _environment(host: HostResources, ray_directory: Path | None, *, verbose: bool) -> dict[str, str]:
@@ -201,18 +218,6 @@ def _environment(host: HostResources, ray_directory: Path | None, *, verbose: bo
         temporary.mkdir()
         environment["TMPDIR"] = str(temporary)
     return environment
-
-
-def _check_room(num_ranks: int) -> None:
-    """VeRL waits for ever, without a word, for CPUs that the cluster does not have."""
-    resources = ray.cluster_resources()
-    wanted = {"GPU": num_ranks, "CPU": CPUS_PER_RANK * num_ranks + HELPER_CPUS}
-    for name, amount in wanted.items():
-        if resources.get(name, 0) < amount:
-            raise TrainingFailed(
-                f"the Ray cluster has {resources.get(name, 0):g} {name}s and the job needs {amount} "
-                f"({num_ranks} ranks); lower spec.training.ranks or nodes, or use a larger cluster"
-            )
 
 
 def _close(descendants: Descendants, ray_directory: Path | None, logs: Path) -> None:

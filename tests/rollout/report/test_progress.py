@@ -56,6 +56,10 @@ def test_where_metrics_are_is_told_in_a_line_with_the_node_where_there_are_sever
     ]
 
 
+def test_a_wait_is_told():
+    assert shown([{"kind": "Waiting", "text": "waiting for room"}], is_terminal=False) == "waiting for room\n"
+
+
 def test_where_a_run_goes_on_from_and_what_it_passed_over():
     resumed = {
         "kind": "Resumed",
