@@ -1,4 +1,4 @@
-"""Tests are told apart by their folder: unit tests, tests of the real engine, the main job end to end."""
+"""Tests are told apart by their folder: unit tests, tests on a cluster, of the real engine, the main job."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ settings.load_profile("taper")
 
 FOLDER = Path(__file__).parent
 # In the order in which they run: what fails fast comes first.
-MARKED_FOLDERS = {"engine": FOLDER / "rollout" / "sglang", "e2e": FOLDER / "e2e"}
-# Starting an engine is part of the first test that uses it.
-TIMEOUT_SECONDS = {"engine": 600, "e2e": 900}
+MARKED_FOLDERS = {
+    "cluster": FOLDER / "cluster",
+    "engine": FOLDER / "rollout" / "sglang",
+    "e2e": FOLDER / "e2e",
+}
+# Starting a cluster or an engine is part of the first test that uses it.
+TIMEOUT_SECONDS = {"cluster": 300, "engine": 600, "e2e": 900}
 
 
 @pytest.fixture(scope="session", autouse=True)

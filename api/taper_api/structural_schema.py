@@ -66,9 +66,8 @@ def _converted(node: Schema, definitions: dict[str, Schema], path: str) -> Schem
     if "const" in node:
         schema["enum"] = [node["const"]]
     schema |= _bounds(node)
-    if node.get("default") is not None:
-        # A block's default is what its own fields have by default: the server fills those in.
-        schema["default"] = {} if "properties" in node else node["default"]
+    if node.get("default") is not None and "properties" not in node:
+        schema["default"] = node["default"]
     if "items" in node:
         schema["items"] = _converted(node["items"], definitions, f"{path}[]")
     if "properties" in node:
@@ -78,6 +77,10 @@ def _converted(node: Schema, definitions: dict[str, Schema], path: str) -> Schem
             name: _converted(field, definitions, f"{path}.{name}")
             for name, field in node["properties"].items()
         }
+        if node.get("default") is not None:
+            # In full: a server checks a default by the rules before it fills in those of its fields.
+            fields = schema["properties"].items()
+            schema["default"] = {name: field["default"] for name, field in fields if "default" in field}
     elif node.get("type") == "object":
         schema |= _map(node, definitions, path)
     return schema

@@ -77,6 +77,16 @@ def test_defaults_are_right_by_themselves() -> None:
     assert {path: found for path, found in wrong.items() if found} == {}
 
 
+def test_defaults_are_given_in_full() -> None:
+    """A server checks them by the rules as they stand, and fills in those of their fields later."""
+    short = [
+        path
+        for path, node in NODES
+        if "default" in node and admitted(node["default"], node) != node["default"]
+    ]
+    assert short == []
+
+
 @pytest.mark.parametrize("kind", CRDS)
 def test_names_and_columns(kind: str) -> None:
     spec = CRDS[kind]["spec"]

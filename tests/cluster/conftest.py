@@ -1,0 +1,74 @@
+"""One cluster for all tests of this folder; each has namespaces and nodes of its own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .child_process import Remover
+from .cluster import Cluster
+from .cluster_tools import NoTools
+from .control_plane import ControlPlane
+from .jobs_api import ScriptedJobs
+from .kuberay_definitions import definitions
+from .kuberay_stand_in import KubeRayStandIn
+
+CRDS = Path(__file__).parents[2] / "manifests" / "crds"
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """etcd and the API server."""
+    folder = Path(tempfile.mkdtemp(prefix="taper-cluster-"))
+    remover = Remover(folder)
+    try:
+        plane = ControlPlane(folder)
+    except NoTools as error:
+        remover.close()
+        pytest.skip(str(error))
+    try:
+        plane.start()
+        yield plane
+    finally:
+        plane.stop()
+        remover.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def api(control_plane: ControlPlane) -> Cluster:
+    """The API server, with Taper's kinds."""
+    cluster = Cluster(control_plane)
+    cluster.define(*(yaml.safe_load(file.read_text()) for file in sorted(CRDS.glob("*.yaml"))))
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(api: Cluster) -> Cluster:
+    """The whole cluster, with KubeRay's kinds. Its controllers start once all kinds are defined."""
+    api.define(*definitions())
+    try:
+        api.plane.start_controllers()
+    except NoTools as error:
+        pytest.skip(str(error))
+    return api
+
+
+@pytest.fixture(scope="session")
+def jobs() -> ScriptedJobs:
+    """Who runs what is handed in to heads."""
+    return ScriptedJobs()
+
+
+@pytest.fixture(scope="session")
+def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRayStandIn]:
+    """A stand-in for KubeRay, for all namespaces."""
+    stand_in = KubeRayStandIn(cluster.new_api(), jobs, period_seconds=0.5)
+    stand_in.start()
+    yield stand_in
+    stand_in.stop()

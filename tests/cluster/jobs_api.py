@@ -1,0 +1,116 @@
+"""Who runs what a RayJob's head is given: a script, or a real Ray head.
+
+This is what KubeRay asks of Ray's Jobs API: whether it knows a job, to take one, to stop one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import urllib3
+import yaml
+
+from taper_operator.resource import KubeObject
+
+
+class HeadUnreachable(Exception):
+    """The head does not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInfo:
+    """What Ray says of a job. start_ms, end_ms: since 1970, 0 for not yet"""
+
+    status: str
+    message: str = ""
+    start_ms: int = 0
+    end_ms: int = 0
+
+
+class JobsApi(Protocol):
+    """See the module's docstring. All raise HeadUnreachable."""
+
+    def info(self, job_id: str) -> JobInfo | None:
+        """None for a job that it does not know."""
+
+    def submit(self, job_id: str, ray_job: KubeObject) -> None: ...
+
+    def stop(self, job_id: str) -> None: ...
+
+
+class ScriptedJobs:
+    """Jobs that run until a test says how they end. Called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: dict[str, JobInfo] = {}
+
+    def info(self, job_id: str) -> JobInfo | None:
+        with self._lock:
+            found = self._jobs.get(job_id)
+            if found is not None and found.status == "PENDING":
+                # Seen so once: then it runs.
+                self._jobs[job_id] = replace(found, status="RUNNING", start_ms=1_000)
+            return found
+
+    def submit(self, job_id: str, ray_job: KubeObject) -> None:
+        with self._lock:
+            assert job_id not in self._jobs, "Ray refuses an id that it knows"
+            self._jobs[job_id] = JobInfo(status="PENDING")
+
+    def stop(self, job_id: str) -> None:
+        self.end(job_id, "STOPPED")
+
+    def end(self, job_id: str, status: str, message: str = "") -> None:
+        """Have a job end, if it has not."""
+        with self._lock:
+            found = self._jobs.get(job_id)
+            if found is not None and found.status in ("PENDING", "RUNNING"):
+                self._jobs[job_id] = replace(found, status=status, message=message, end_ms=2_000)
+
+
+class RayHeadJobs:
+    """The Jobs API of a real head. environment: variables for the driver, as the head's pod has them"""
+
+    def __init__(self, url: str, environment: Callable[[KubeObject], dict[str, str]]) -> None:
+        self._url = url
+        self._environment = environment
+        self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2, read=10))
+
+    def info(self, job_id: str) -> JobInfo | None:
+        answer = self._ask("GET", f"/api/jobs/{job_id}")
+        if answer.status == 404:
+            return None
+        told = answer.json()
+        return JobInfo(
+            status=told["status"],
+            message=told.get("message") or "",
+            start_ms=told.get("start_time") or 0,
+            end_ms=told.get("end_time") or 0,
+        )
+
+    def submit(self, job_id: str, ray_job: KubeObject) -> None:
+        spec = ray_job["spec"]
+        runtime_env: dict[str, Any] = yaml.safe_load(spec.get("runtimeEnvYAML") or "{}")
+        variables = runtime_env.get("env_vars", {}) | self._environment(ray_job)
+        body = {
+            "entrypoint": spec["entrypoint"],
+            "submission_id": job_id,
+            "runtime_env": runtime_env | {"env_vars": variables},
+            "metadata": spec.get("metadata") or {},
+        }
+        answer = self._ask("POST", "/api/jobs/", body)
+        if answer.status >= 300:
+            raise HeadUnreachable(answer.data.decode(errors="replace"))
+
+    def stop(self, job_id: str) -> None:
+        self._ask("POST", f"/api/jobs/{job_id}/stop")
+
+    def _ask(self, method: str, path: str, body: object = None) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._pool.request(method, f"{self._url}{path}", json=body)
+        except urllib3.exceptions.HTTPError as error:
+            raise HeadUnreachable(str(error)) from error
