@@ -24,14 +24,18 @@ Values = dict[str, Any]
 KubeObject = dict[str, Any]
 
 
-def helm(*arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
-    """What helm says; a test without helm is skipped with the reason."""
+def helm_program() -> Path:
+    """A test without helm is skipped with the reason."""
     try:
-        program = find("helm")
+        return find("helm")
     except NoTools as error:
         pytest.skip(str(error))
+
+
+def helm(*arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
+    """What helm says."""
     return subprocess.run(
-        [program, *arguments, "--values=-"],
+        [helm_program(), *arguments, "--values=-"],
         input=json.dumps(values or {}),
         capture_output=True,
         text=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import tomllib
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from .chart import (
     RELEASE,
     Values,
     helm,
+    helm_program,
     objects,
     of_kind,
     template,
@@ -271,7 +274,7 @@ def notes(values: Values) -> str:
 
 
 def test_the_notes_warn_of_what_gives_more_than_it_seems() -> None:
-    told = notes({"jobs": {"allowedSecrets": ["*"]}, "crds": {"keep": False}})
+    told = notes({"jobs": {"image": "", "allowedSecrets": ["*"]}, "crds": {"keep": False}})
     assert "has pods made of it: granting taper-taper-system-editor" in told
     assert "can read every secret" in told
     assert "deletes them, and with them every RLHFJob" in told
@@ -280,7 +283,7 @@ def test_the_notes_warn_of_what_gives_more_than_it_seems() -> None:
 
 
 def test_the_notes_are_quiet_about_what_is_right() -> None:
-    told = notes({"jobs": {"image": "taper/rollout:1", "allowedSecrets": ["token"]}})
+    told = notes({"jobs": {"allowedSecrets": ["token"]}})
     assert "every secret" not in told
     assert "must name its own" not in told
     assert "stay when it is uninstalled" in told
@@ -290,3 +293,41 @@ def test_an_old_kubernetes_is_told_so() -> None:
     told = template({}, "--kube-version=1.28.0")
     assert told.returncode != 0
     assert "incompatible with Kubernetes v1.28.0" in told.stderr
+
+
+def test_the_images_are_of_the_charts_own_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    assert chart["appVersion"] == chart["version"] == version
+    (container,) = operator_pod()["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert container["image"] == f"taper/operator:{version}"
+    assert env["TAPER_OPERATOR_IMAGE"] == f"taper/rollout:{version}"
+
+
+@pytest.mark.parametrize("path", ["all-namespaces", "one-namespace", "monitoring"])
+def test_what_is_there_without_helm_is_the_chart_rendered(path: str, rendered: dict[str, str]) -> None:
+    file = CHART.parents[1] / "manifests" / "install" / f"{path}.yaml"
+    assert file.read_text() == rendered[file.name], f"{path} is stale; run: make manifests"
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, str]:
+    render = runpy.run_path(str(CHART.parent / "render.py"))
+    return {file.name: content for file, content in render["files"](helm_program()).items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("all-namespaces", {"watchNamespaces": ["*"]}), ("one-namespace", {})]
+)
+def test_without_helm_the_same_is_made(name: str, values: Values, rendered: dict[str, str]) -> None:
+    made = list(yaml.safe_load_all(rendered[f"{name}.yaml"]))
+    namespace, *others = made
+    assert (namespace["kind"], namespace["metadata"]["name"]) == ("Namespace", NAMESPACE)
+    by_helm = objects(values | {"dashboards": {"create": False}}, has_monitoring=False)
+    assert sorted(_name(obj) for obj in others) == sorted(_name(obj) for obj in by_helm)
+    assert all("Helm" not in obj["metadata"]["labels"].values() for obj in others)
+
+
+def _name(obj: dict[str, Any]) -> tuple[str, str]:
+    return obj["kind"], obj["metadata"]["name"]

@@ -34,7 +34,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "priorityClassName": ("high", "High!"),
     "podLabels": ({"team": "ml"}, {"app.kubernetes.io/name": "other"}),
     "podAnnotations": ({"a": "b"}, {"a": True}),
-    "jobs.image": ("taper/rollout:1", "-a"),
+    "jobs.image": ("", "-a"),
     "jobs.allowedSecrets": (["token"], ["To_ken"]),
     "jobs.allowIpcLock": (True, "true"),
     "jobs.gpuResource": ("amd.com/gpu", "/gpu"),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 
 from taper_api.attempt_directory import MAX_ATTEMPTS
@@ -19,28 +16,17 @@ from taper_operator.resource import KubeObject
 from ..api.admission import errors
 from ..api.job_specs import Fields, valid_jobs
 from .job_objects import as_served, made_for, pod_templates, resource
-
-REPOSITORY = Path(__file__).parents[2]
-PLACES = [
-    Path(os.environ.get("TAPER_KUBERAY_CRDS", REPOSITORY / "no-such-place")),
-    REPOSITORY / "shared" / "data" / "kuberay",
-    REPOSITORY.parent / "shared" / "data" / "kuberay",
-]
+from .kuberay_schema import REPOSITORY, WHY_NOT, rayjob_definition, rayjob_schema
 
 
 @pytest.fixture(scope="module")
 def definition() -> Any:
-    for place in PLACES:
-        file = place / "ray.io_rayjobs.yaml"
-        if file.is_file():
-            return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return pytest.skip("KubeRay's CRDs are not here: set TAPER_KUBERAY_CRDS to the folder that holds them")
+    return rayjob_definition() or pytest.skip(WHY_NOT)
 
 
 @pytest.fixture(scope="module")
-def schema(definition: Any) -> Any:
-    (version,) = (each for each in definition["spec"]["versions"] if each["name"] == "v1")
-    return version["schema"]["openAPIV3Schema"]
+def schema() -> Any:
+    return rayjob_schema() or pytest.skip(WHY_NOT)
 
 
 def ray_job_of(content: Fields, number: int = 1) -> KubeObject:
