@@ -1,39 +1,30 @@
-"""The last words of a job that failed: `TAPER_ERROR {json}` at the end of its log, which Ray hands on.
+"""Why a job failed, from the end of its log, which Ray hands on.
 
-Without them the end of the log has to do.
+Without last words of the job's own (`taper_api.last_words`) the end of the log has to do.
 
-Invariant (asserted by `tests/operator/test_last_words.py`): no log raises, and what it says stays in bounds.
+Invariant (asserted by `tests/operator/test_last_words.py`): no log raises, and what is told stays in bounds.
 """
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
-from taper_operator.json_field import text_at
-
-_MARK = "TAPER_ERROR "
-_MAX_MESSAGE_CHARACTERS = 2_000
+from taper_api.last_words import INVALID_JOB, MAX_MESSAGE_CHARACTERS, words_in
 
 
-class LastWords(NamedTuple):
-    """reason: in one word, empty if it said none"""
+class FailureCause(NamedTuple):
+    """reason: in one word, empty if the job said none
+    is_final: another attempt would end the same way
+    """
 
     reason: str
     message: str
+    is_final: bool = False
 
 
-def last_words(log: str) -> LastWords:
+def failure_cause(log: str) -> FailureCause:
     """What a failed job has said of why, or the end of its log."""
-    for line in reversed(log.splitlines()):
-        _, mark, told = line.partition(_MARK)
-        if not mark:
-            continue
-        try:
-            content = json.loads(told)
-        except (ValueError, RecursionError):
-            continue
-        if text_at(content, "message"):
-            message = text_at(content, "message")
-            return LastWords(text_at(content, "reason"), message[:_MAX_MESSAGE_CHARACTERS])
-    return LastWords("", log[-_MAX_MESSAGE_CHARACTERS:])
+    words = words_in(log)
+    if words is None:
+        return FailureCause("", log[-MAX_MESSAGE_CHARACTERS:])
+    return FailureCause(words.reason, words.text[:MAX_MESSAGE_CHARACTERS], words.reason == INVALID_JOB)

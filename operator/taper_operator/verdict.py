@@ -18,7 +18,7 @@ from typing import Literal
 from taper_api.attempt import Attempt
 from taper_api.spec import RLHFJobSpec
 from taper_operator.disruption import reason_of
-from taper_operator.last_words import last_words
+from taper_operator.last_words import failure_cause
 from taper_operator.moment import seconds_between
 from taper_operator.ray_job_state import VALIDATION_FAILED, RayJobState
 
@@ -80,10 +80,10 @@ def _failure(attempt: Attempt, ray_job: RayJobState, now: datetime) -> Verdict:
     disruption = attempt.disruption
     if disruption is not None and seconds_between(disruption.time, now) <= DISRUPTION_WINDOW_SECONDS:
         return Verdict(outcome="Disrupted", reason=disruption.reason, message=disruption.message)
-    words = last_words(ray_job.message)
+    cause = failure_cause(ray_job.message)
     return Verdict(
         outcome="Failed",
-        reason=reason_of(words.reason or ray_job.cause, "JobFailed"),
-        message=words.message,
-        is_final=ray_job.deployment_status == VALIDATION_FAILED,
+        reason=reason_of(cause.reason or ray_job.cause, "JobFailed"),
+        message=cause.message,
+        is_final=cause.is_final or ray_job.deployment_status == VALIDATION_FAILED,
     )

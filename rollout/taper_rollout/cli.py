@@ -2,19 +2,21 @@
 
 Exit codes: 0 for a run that was finished, 1 for one that failed (or decisions that are others when they
 are replayed), 2 for bad input (also an output directory that cannot be written to), 130 for Ctrl-C, 143
-for SIGTERM. Heavy packages are imported only once the input is known to be good.
+for SIGTERM. A `taper run` that ends badly says why once more, for programs, in its last line
+(`taper_api.last_words`), but on a terminal. Heavy packages are imported only once the input is known to
+be good.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +25,10 @@ from taper_rollout.commands.jobs import RUNS, load_or_sample
 
 if TYPE_CHECKING:
     from taper_api import RLHFJob
+    from taper_api.last_words import LastWords
+    from taper_rollout.failure import Failure
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+DONE, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 2, 130, 143
 EXAMPLES = """\
 examples:
   taper run                                    train the packaged sample; no GPU is needed
@@ -40,16 +43,27 @@ Started again after it was killed, a job goes on from its newest checkpoint in i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _options(sys.argv[1:] if arguments is None else list(arguments))
     _set_up_logging(verbose=options.verbose)
     previous = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         code: int | None = options.execute(options)
         return DONE if code is None else code
     except BaseException as error:
-        return _explain(error, verbose=options.verbose)
+        return _end(_failure(error, verbose=options.verbose), options)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(arguments)
+    except SystemExit as end:
+        if end.code and arguments[:1] == ["run"]:
+            from taper_api.last_words import LastWords
+
+            _say_last(LastWords(reason="BadArguments", message=f"taper {' '.join(arguments)} is no command"))
+        raise
 
 
 class _Terminated(BaseException):
@@ -105,6 +119,7 @@ def _run(options: argparse.Namespace) -> None:
     from taper_rollout.training import check_job
 
     job = load_or_sample(options.file, options.settings, output=options.output)
+    options.secret_variables = {variable.name for variable in job.spec.env if variable.secret is not None}
     output = (options.output or RUNS / job.metadata.name).absolute()
     config = check_job(job, output)  # before anything is written to the output directory
     if options.dry_run:
@@ -188,37 +203,48 @@ def _signal_behind(error: BaseException) -> signal.Signals | None:
     return None
 
 
-def _explain(error: BaseException, *, verbose: bool) -> int:
-    """Say what went wrong, on standard error; the exit code."""
+def _failure(error: BaseException, *, verbose: bool) -> Failure:
+    """What an error means for the user."""
+    from taper_rollout.failure import Failure, failure_of
+
     match _signal_behind(error):
         case signal.SIGINT:
-            return _complain("interrupted", INTERRUPTED)
+            return Failure(
+                code=INTERRUPTED, reason="Interrupted", text="interrupted", message="ended by SIGINT"
+            )
         case signal.SIGTERM:
-            return _complain("terminated", TERMINATED)
+            return Failure(
+                code=TERMINATED, reason="Terminated", text="terminated", message="ended by SIGTERM"
+            )
     if verbose:
         logging.getLogger(__name__).error("the run ended", exc_info=error)
-    from taper_api import JobError
-    from taper_rollout.report.files import OutputError
-
-    if isinstance(error, JobError | OutputError):
-        return _complain(str(error), BAD_INPUT)
-    if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
-        return _complain(
-            f"--output: {error.filename or 'a file'} cannot be written: {error.strerror}", BAD_INPUT
-        )
-    if isinstance(error, ModuleNotFoundError):
-        return _complain(f"{error}; install taper with the extra [rollout]", BAD_INPUT)
-    from taper_rollout.training_failed import TrainingFailed
-
-    if isinstance(error, TrainingFailed):
-        return _complain(str(error), FAILED)
-    return _complain(f"{type(error).__name__}: {error} (-v shows where)", FAILED)
+    return failure_of(error)
 
 
-def _complain(text: str, code: int) -> int:
-    for line in text.splitlines():
+def _end(failure: Failure, options: argparse.Namespace) -> int:
+    """Say what went wrong on standard error, and nothing after that; the exit code."""
+    from taper_rollout.redaction import redacted
+
+    secrets = getattr(options, "secret_variables", ())
+    for line in redacted(failure.text, os.environ, secrets).splitlines():
         sys.stderr.write(f"taper: {line}\n")
-    return code
+    if options.command == "run":
+        words = failure.words
+        message = redacted(words.message, os.environ, secrets)
+        _say_last(words.model_copy(update={"message": message}))
+    return failure.code
+
+
+def _say_last(words: LastWords) -> None:
+    """Last words for programs; on a terminal people have read it all already."""
+    from taper_api.last_words import line_of
+
+    # Ray's log has both streams: what waits in the other one would come after this.
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    if not sys.stderr.isatty():
+        sys.stderr.write(f"{line_of(words)}\n")
+        sys.stderr.flush()
 
 
 def _set_up_logging(*, verbose: bool) -> None:

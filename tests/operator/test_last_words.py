@@ -6,21 +6,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_operator.last_words import last_words
+from taper_api.last_words import LastWords
+from taper_operator.last_words import failure_cause
+
+from ..api.failure_lines import LINES
+
+# As Ray words it.
+RAY = "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\n"
 
 
-def test_what_the_job_says_last_is_why() -> None:
-    log = (
-        'TAPER_ERROR {"message": "first"}\nnoise\nx: TAPER_ERROR {"reason": "NoGpus", "message": "late"}\nend'
-    )
-    assert last_words(log) == ("NoGpus", "late")
+@pytest.mark.parametrize(("line", "words"), LINES.items())
+def test_what_the_job_says_last_is_why(line: str, words: LastWords) -> None:
+    cause = failure_cause(f"{RAY}taper: something\n{line}")
+    assert (cause.reason, cause.message) == (words.reason, words.text)
+    assert cause.is_final == (words.reason == "InvalidJob")
 
 
-@pytest.mark.parametrize("told", ["", "{", "[]", "1", '{"message": 1}', "[" * 100_000])
+def test_field_and_remedy_are_told() -> None:
+    line = next(line for line in LINES if "remedy" in line)
+    assert failure_cause(line).message == "spec.rollout.degrees[1]: 3 is not a power of two; use 1, 2, 4 or 8"
+
+
+@pytest.mark.parametrize("told", ["", "{", "[]", "1", '{"message": 1}', '{"message": ""}', "[" * 100_000])
 def test_without_words_the_end_of_the_log_has_to_do(told: str) -> None:
-    assert last_words(f"TAPER_ERROR {told}\nKeyError: 'x'").message.endswith("KeyError: 'x'")
+    cause = failure_cause(f"TAPER_ERROR {told}\nKeyError: 'x'")
+    assert cause.message.endswith("KeyError: 'x'")
+    assert not cause.is_final
 
 
 @given(st.text() | st.text().map(lambda text: f"TAPER_ERROR {text}"))
 def test_no_log_raises(log: str) -> None:
-    assert len(last_words(log * 3).message) <= 2_000
+    assert len(failure_cause(log * 3).message) <= 2_000

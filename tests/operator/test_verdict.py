@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -49,6 +50,15 @@ def test_a_success_is_one_whatever_else_there_is(facts: dict[str, Any]) -> None:
 
 def test_a_failure() -> None:
     assert ended(FAILED) == Verdict(outcome="Failed", reason="AppFailed")
+
+
+def test_a_job_that_will_never_run_is_not_tried_again() -> None:
+    words = 'TAPER_ERROR {"reason": "InvalidJob", "message": "is bad", "field": "spec.a"}'
+    told = replace(FAILED, message=words)
+    assert ended(told) == Verdict(
+        outcome="Failed", reason="InvalidJob", message="spec.a: is bad", is_final=True
+    )
+    assert outcome(told, ago=5) == "Disrupted"
 
 
 @pytest.mark.parametrize(("ago", "expected"), [(0, "Disrupted"), (600, "Disrupted"), (601, "Failed")])

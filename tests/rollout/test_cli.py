@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from taper_api import JobError, Problem
+from taper_api.last_words import MARK
 from taper_rollout import cli
 from taper_rollout.training_failed import TrainingFailed
 
@@ -33,6 +34,12 @@ def training(monkeypatch):
         )
 
     return replace
+
+
+def said(line):
+    """What a last line says."""
+    assert line.startswith(MARK), line
+    return json.loads(line.removeprefix(MARK))
 
 
 def one_step(on_events):
@@ -152,7 +159,9 @@ def test_each_problem_is_a_line(training, job_file, tmp_path, capsys):
 
     training(refuse)
     assert taper("run", "-f", job_file, "--output", tmp_path) == 2
-    assert capsys.readouterr().err.splitlines() == ["taper: spec.a: is bad", "taper: spec.b: is worse"]
+    *told, last = capsys.readouterr().err.splitlines()
+    assert told == ["taper: spec.a: is bad", "taper: spec.b: is worse"]
+    assert said(last) == {"reason": "InvalidJob", "message": "is bad (and 1 more)", "field": "spec.a"}
 
 
 def test_a_run_that_fails_says_why_and_keeps_what_was_done(training, job_file, tmp_path, capsys):
@@ -162,7 +171,10 @@ def test_a_run_that_fails_says_why_and_keeps_what_was_done(training, job_file, t
 
     training(fail)
     assert taper("run", "-f", job_file, "--output", tmp_path) == 1
-    assert capsys.readouterr().err == "taper: the reward reward.py:f failed: ValueError: no\n"
+    told, last = capsys.readouterr().err.splitlines()
+    cause = "the reward reward.py:f failed: ValueError: no"
+    assert told == f"taper: {cause}"
+    assert said(last) == {"reason": "TrainingFailed", "message": cause}
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["outcome"], summary["steps"]) == ("failed", 1)
 
@@ -187,7 +199,7 @@ def test_a_signal_that_ray_turns_into_a_fault_is_still_told_as_one(training, job
 
     training(wrapped)
     assert taper("run", "-f", job_file, "--output", tmp_path) == 143
-    assert capsys.readouterr().err == "taper: terminated\n"
+    assert capsys.readouterr().err.splitlines()[0] == "taper: terminated"
     assert json.loads((tmp_path / "summary.json").read_text())["outcome"] == "interrupted"
 
 
@@ -207,7 +219,9 @@ def test_a_signal_in_mid_step_ends_the_run_with_its_summary(
     training(interrupted)
     before = signal.getsignal(signal.SIGTERM)
     assert taper("run", "-f", job_file, "--output", tmp_path) == code
-    assert capsys.readouterr().err == f"taper: {word}\n"
+    told, last = capsys.readouterr().err.splitlines()
+    assert told == f"taper: {word}"
+    assert said(last)["reason"] == word.capitalize()
     assert json.loads((tmp_path / "summary.json").read_text())["outcome"] == "interrupted"
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -228,6 +242,50 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line(training, job_file, sma
 
     training(train)
     assert taper("run", "-f", job_file, "--output", small_disk) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "cannot be written: No space left on device" in error
+    told, last = capsys.readouterr().err.splitlines()
+    assert "cannot be written: No space left on device" in told
+    assert (said(last)["reason"], said(last)["field"]) == ("OutputNotWritable", "--output")
+
+
+def test_a_run_that_is_finished_has_no_last_words(training, job_file, tmp_path, capsys):
+    training(one_step)
+    taper("run", "-f", job_file, "--output", tmp_path)
+    text = capsys.readouterr()
+    assert "TAPER_ERROR" not in text.out + text.err
+
+
+def test_last_words_come_after_all_else_that_was_said(job_file, tmp_path):
+    """In one file, as Ray keeps a driver's log."""
+    code = (
+        "import sys; from taper_rollout import cli; sys.stdout.write('said before\\n'); sys.exit(cli.main())"
+    )
+    command = [sys.executable, "-c", code, "run", "-f", job_file, "--set", "spec.rollout.degrees=[3]"]
+    with (tmp_path / "log").open("w") as log:
+        assert subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode == 2
+    first, *_, last = (tmp_path / "log").read_text().splitlines()
+    assert first == "said before"
+    assert said(last)["field"] == "spec.rollout.degrees[0]"
+
+
+def test_on_a_terminal_people_are_told_once(training, job_file, tmp_path, capsys, monkeypatch):
+    training(lambda _: (_ for _ in ()).throw(TrainingFailed("no")))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert taper("run", "-f", job_file, "--output", tmp_path) == 1
+    assert capsys.readouterr().err == "taper: no\n"
+
+
+def test_a_command_line_that_is_none_has_last_words_too(capsys):
+    with pytest.raises(SystemExit):
+        taper("run", "--colour", "red")
+    assert said(capsys.readouterr().err.splitlines()[-1])["reason"] == "BadArguments"
+
+
+def test_no_secret_is_told(training, job_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
+    monkeypatch.setenv("PLAIN", "taken-from-a-secret")
+    training(lambda _: (_ for _ in ()).throw(TrainingFailed("no hf_abcdefgh for taken-from-a-secret")))
+    secret = 'spec.env=[{"name": "PLAIN", "secret": {"name": "a", "key": "b"}}]'
+    assert taper("run", "-f", job_file, "--output", tmp_path, "--set", secret) == 1
+    told, last = capsys.readouterr().err.splitlines()
+    assert told == "taper: no [hidden] for [hidden]"
+    assert said(last)["message"] == "no [hidden] for [hidden]"
