@@ -1,11 +1,13 @@
 # `make demo` and `make test` work on a fresh machine; each makes what it needs and reuses what is there.
 BIN := .venv/bin
+UNIT_TESTS := $(BIN)/python -m pytest -q -m "not cluster and not engine and not e2e" -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check static format lint types layers unit fix docs locks clean
+.PHONY: help env demo test check static format lint types layers unit fix docs manifests locks clean
+.PHONY: cluster-test cluster-tools
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
 
 env: ## Make .venv from the lock for this machine (CPU, or GPU where nvidia-smi works)
 	@bash env/install.sh
@@ -14,9 +16,11 @@ demo: env ## Train the packaged sample: VeRL on SGLang, with live switches
 	@echo "demo: taper run"
 	@$(BIN)/taper run
 
-test: static ## All checks and all tests: unit, real engine, end to end
-	@echo "test: unit, engine and end-to-end tests"
-	@$(BIN)/python -m pytest -q
+test: static cluster-tools ## All checks and all tests: unit, cluster, real engine, end to end
+	@echo "test: unit tests"
+	@$(UNIT_TESTS)
+	@echo "test: cluster, engine and end-to-end tests, one at a time"
+	@$(BIN)/python -m pytest -q -m "cluster or engine or e2e"
 
 check: static unit ## The checks and the unit tests: under 3 minutes
 
@@ -41,7 +45,13 @@ layers: env
 
 unit: env
 	@echo "check: unit tests"
-	@$(BIN)/python -m pytest -q -m "not engine and not e2e" --hypothesis-profile=quick
+	@$(UNIT_TESTS) --hypothesis-profile=quick
+
+cluster-test: env cluster-tools ## The tests on a Kubernetes control plane that runs here
+	@$(BIN)/python -m pytest -q -m cluster
+
+cluster-tools: env # Their programs, built once into the user's cache; nothing where there is no Go
+	@$(BIN)/python tests/cluster/cluster_tools.py
 
 fix: env ## Format, and repair what the linter can
 	@$(BIN)/ruff format
@@ -49,6 +59,9 @@ fix: env ## Format, and repair what the linter can
 
 docs: env ## Make what follows from the code anew: pages of docs/, CRDs, copies in the chart
 	@$(BIN)/python docs/generate.py
+
+manifests: env ## Render the chart for those without helm into manifests/install; needs helm
+	@$(BIN)/python charts/render.py
 
 locks: ## Make env/cpu.lock and env/gpu.lock anew from pyproject.toml (LOCK_FLAGS=--upgrade for newer ones)
 	@bash env/lock.sh $(LOCK_FLAGS)

@@ -8,7 +8,7 @@ would in a job's second step. The oracle's plan is the best found with the true 
 measured profile, corrected as the predictor's is, and is run live, too. Without `--profile` the
 replica measures one first, as it would at the start of a run.
 
-    python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7]
+    python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7] [--more]
 
 Writes a JSON file for each regime and size, anew after each repeat, and at the end a plot of all that
 lie in the output directory: cases may be run one by one. Prints a table for each case that it ran.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -32,7 +33,7 @@ import numpy as np
 from generation_arms import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
 from generation_report import Run, Stages, plot, read_stages, table
 from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
-from random_qwen3 import M71, M210, make_model
+from random_qwen3 import M71, M210, W210, make_model
 from rich.console import Console
 from rich.progress import Progress
 
@@ -48,7 +49,9 @@ from taper_rollout.coordinator import Coordinator
 from taper_rollout.decisions import Decider
 from taper_rollout.events import as_json
 
-SHAPES = {"71M": M71, "210M": M210}
+SHAPES = {"71M": M71, "210M": W210, "210M-deep": M210}
+# Of two runs that are put together, these have to be the same.
+SAME = ("model", "dtype", "max_tokens", "thresholds", "without", "seed")
 
 
 def oracle_arm(tokens: np.ndarray[Any, Any], prices: Prices) -> Planned:
@@ -82,9 +85,10 @@ async def compare(
     with Progress(transient=True) as progress:
         task = progress.add_task("stages", total=len(cases) * (1 + options.repeats * len(names)))
         for regime, size in cases:
-            runs: list[Run] = []
-            files.append(options.output / f"{regime}-{size}.json")
-            for repeat in range(options.repeats + 1):
+            files.append(case_file(options, regime, size))
+            runs = _earlier_runs(files[-1], options)
+            first = 1 + max((run.repeat for run in runs), default=0)
+            for repeat in range(first - 1, first + options.repeats):
                 tokens = lengths(
                     regime,
                     num_prompts=size // SAMPLES,
@@ -92,17 +96,35 @@ async def compare(
                     max_tokens=options.max_tokens,
                     seed=options.seed + repeat,
                 )
-                for name in _rotated(names, repeat) if repeat else [PREDICTOR]:
+                counts = repeat >= first
+                for name in _rotated(names, repeat) if counts else [PREDICTOR]:
                     progress.update(task, description=f"{regime}, {size} requests: {name}")
                     prices = CorrectedPrices(profile, replica.coordinator.correction)
                     decider = oracle_arm(tokens, prices) if name == ORACLE else deciders[name]
                     record = as_json(await replica.run(decider, tokens))
                     progress.advance(task)
-                    if repeat:
+                    if counts:
                         runs.append(_run(regime, size, repeat, name, record))
-                if runs:
+                if counts:
                     _keep(files[-1], Stages(runs), profile, options)
     return files
+
+
+def case_file(options: argparse.Namespace, regime: str, size: int) -> Path:
+    """Where a case is kept."""
+    file: Path = options.output / f"{regime}-{size}.json"
+    return file
+
+
+def _earlier_runs(file: Path, options: argparse.Namespace) -> list[Run]:
+    """The runs to add to, with `--more`. Raises `ValueError` where they are of other settings."""
+    if not options.more or not file.exists():
+        return []
+    settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    for name in SAME:
+        if settings[name] != str(getattr(options, name)):
+            raise ValueError(f"{file}: made with {name} {settings[name]}, not {getattr(options, name)}")
+    return list(read_stages(file).runs)
 
 
 def _keep(file: Path, stages: Stages, profile: Profile, options: argparse.Namespace) -> None:
@@ -160,6 +182,12 @@ async def measure(model: str, options: argparse.Namespace) -> list[Path]:
 def main() -> int:
     """Run, print, write; the exit code."""
     options = _options()
+    try:
+        for regime, size in itertools.product(options.regimes, options.requests):
+            _earlier_runs(case_file(options, regime, size), options)
+    except ValueError as error:
+        print(f"generation: {error}", file=sys.stderr)
+        return 2
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as directory:
         make_model(Path(directory), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
@@ -188,11 +216,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--requests", type=int, nargs="+", default=[64, 192], help="multiples of 8")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--more", action="store_true", help="add the repeats to those that the output directory holds"
+    )
     parser.add_argument("--thresholds", type=int, nargs="*", default=list(THRESHOLDS))
     parser.add_argument(
         "--without", nargs="+", metavar="ARM", help="arms to leave out, for more repeats of others"
     )
-    parser.add_argument("--max-tokens", type=int, default=256, help="cap of a response")
+    parser.add_argument("--max-tokens", type=int, default=128, help="cap of a response")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/generation"))
     return parser.parse_args()
