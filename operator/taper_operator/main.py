@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # As for `taper`: what the user got wrong.
 _WRONG = 2
 _OPTIONAL = frozenset({RAY_JOBS, RAY_CLUSTERS, POD_MONITORS})
+# Longer than a job may have to wait until it is looked after.
+_DEPARTED_SECONDS = 120.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +76,7 @@ def watched_kinds() -> tuple[WatchedKind, ...]:
                 labels=(JOB_LABEL,),
                 label_selector=JOB_LABEL,
                 is_optional=kind in _OPTIONAL,
+                departed_seconds=_DEPARTED_SECONDS if kind == PODS else 0.0,
             )
             for kind in labelled
         ),

@@ -34,6 +34,7 @@ class WatchedKind:
     keys_of: the keys to reconcile when an object of it changes
     labels: by which the cache can be asked
     is_optional: the operator works also where the kind is not served
+    departed_seconds: for how long the cache keeps objects that have gone
     """
 
     resource: Resource
@@ -41,6 +42,7 @@ class WatchedKind:
     labels: tuple[str, ...] = ()
     label_selector: str = ""
     is_optional: bool = False
+    departed_seconds: float = 0.0
 
 
 class Manager:
@@ -74,7 +76,12 @@ class Manager:
         )
         self.reader = self._api_server()
         self.writer = self._api_server(write_seconds_left=self.elector.write_seconds_left)
-        self.caches = {kind.resource: ObjectCache(keys_of=kind.keys_of, labels=kind.labels) for kind in kinds}
+        self.caches = {
+            kind.resource: ObjectCache(
+                keys_of=kind.keys_of, labels=kind.labels, departed_seconds=kind.departed_seconds
+            )
+            for kind in kinds
+        }
         self.reflectors = [
             self._reflector(kind, namespace) for kind in kinds for namespace in settings.watched_namespaces
         ]

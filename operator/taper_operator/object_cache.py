@@ -6,16 +6,21 @@ own, nobody can change the cache by accident, and a pod takes some 5 KB instead 
 Every change answers with the keys to reconcile because of it: those of the object as it is
 and as it was, so that the former owner hears of it too.
 
+What has gone can be kept for a while as it was last: a pod that is taken away says why for some
+milliseconds only, which is less than its job may have to wait for a worker.
+
 Invariants (asserted by `tests/operator/test_object_cache.py`):
 - after `replace` a scope holds exactly what was listed, and the keys of each object that came, changed or
   went are told;
-- an index finds an object if and only if the object as it is now has that owner or label.
+- an index finds an object if and only if the object as it is now has that owner or label;
+- what has departed is told for its time, and never beside an object of its name.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 
@@ -41,14 +46,27 @@ class ObjectCache:
 
     keys_of: the keys to reconcile when an object changes
     labels: the labels that can be asked for
+    departed_seconds: for how long objects that have gone are kept
+    clock: monotonic seconds
     """
 
-    def __init__(self, *, keys_of: KeysOf, labels: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        keys_of: KeysOf,
+        labels: Collection[str] = (),
+        departed_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._keys_of = keys_of
         self._labels = frozenset(labels)
+        self._departed_seconds = departed_seconds
+        self._clock = clock
         self._lock = threading.Lock()
         self._entries: dict[ObjectKey, _Entry] = {}
         self._index: dict[Hashable, set[ObjectKey]] = {}
+        # With the time until which each is kept, the first to be dropped first.
+        self._departed: dict[ObjectKey, tuple[float, _Entry]] = {}
 
     # -- reading -----------------------------------------------------------------------
 
@@ -76,6 +94,18 @@ class ObjectCache:
         assert label in self._labels, f"label {label} is not indexed"
         found = self._found(("label", label, value))
         return [obj for obj in found if namespace in ("", key_of(obj).namespace)]
+
+    def departed(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
+        """The objects (of a namespace) with that label that have gone lately, each as it was last."""
+        index_key = ("label", label, value)
+        with self._lock:
+            self._forget_departed()
+            found = [
+                entry
+                for key, (_, entry) in self._departed.items()
+                if namespace in ("", key.namespace) and index_key in entry.index_keys
+            ]
+        return [_parsed(entry) for entry in found]
 
     # -- writing, by reflectors --------------------------------------------------------
 
@@ -108,6 +138,7 @@ class ObjectCache:
         # An object that cannot be understood raises here, before anything has changed.
         entry = self._entry(obj)
         told = self._remove(key)
+        self._departed.pop(key, None)
         self._entries[key] = entry
         for index_key in entry.index_keys:
             self._index.setdefault(index_key, set()).add(key)
@@ -122,7 +153,18 @@ class ObjectCache:
             found.discard(key)
             if not found:
                 del self._index[index_key]
+        if self._departed_seconds:
+            self._forget_departed()
+            self._departed[key] = (self._clock() + self._departed_seconds, entry)
         return set(entry.keys)
+
+    def _forget_departed(self) -> None:
+        now = self._clock()
+        while self._departed:
+            key = next(iter(self._departed))
+            if self._departed[key][0] > now:
+                return
+            del self._departed[key]
 
     def _entry(self, obj: KubeObject) -> _Entry:
         metadata = obj["metadata"]

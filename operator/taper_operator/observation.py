@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from taper_api.rlhfjob_status import RLHFJobStatus
 from taper_operator.json_field import field_at, mappings_at, text_at
+from taper_operator.object_names import JOB_UID_LABEL
 from taper_operator.pod_state import PodState, pod_state
 from taper_operator.ray_job_state import RayJobState, ray_job_state
 from taper_operator.resource import KubeObject, Resource, key_of
@@ -21,6 +22,7 @@ KubeRay = Literal["served", "missing", "too_old"]
 class Observation:
     """resource: the RLHFJob
     ray_jobs, ray_clusters, pods: those labelled with the job's name, of whichever job of that name
+    departed_pods: such pods that have gone lately, as they were last
     made: what else was made for it, by kind
     """
 
@@ -28,6 +30,7 @@ class Observation:
     ray_jobs: tuple[KubeObject, ...] = ()
     ray_clusters: tuple[KubeObject, ...] = ()
     pods: tuple[KubeObject, ...] = ()
+    departed_pods: tuple[KubeObject, ...] = ()
     made: tuple[tuple[Resource, KubeObject], ...] = ()
     kuberay: KubeRay = "served"
     has_pod_monitors: bool = False
@@ -71,6 +74,14 @@ class Observation:
     def pods_of(self, number: int) -> tuple[PodState, ...]:
         """The pods of an attempt."""
         return tuple(pod for pod in self.pod_states if pod.attempt == number)
+
+    def traces_of(self, number: int) -> tuple[PodState, ...]:
+        """The pods of an attempt, also those that have gone, which may say why."""
+        own = (
+            pod for pod in self.departed_pods if text_at(pod, "metadata", "labels", JOB_UID_LABEL) == self.uid
+        )
+        departed = (replace(pod_state(pod), is_going=True) for pod in own)
+        return (*self.pods_of(number), *(pod for pod in departed if pod.attempt == number))
 
     def found(self, resource: Resource, name: str) -> KubeObject | None:
         """What was made of that kind and name, whoever owns it."""

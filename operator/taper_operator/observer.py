@@ -75,6 +75,7 @@ class Observer:
             ray_jobs=tuple(find(RAY_JOBS, namespace, name)),
             ray_clusters=tuple(find(RAY_CLUSTERS, namespace, name)),
             pods=tuple(find(PODS, namespace, name)),
+            departed_pods=tuple(self._caches[PODS].departed(JOB_LABEL, name, namespace=namespace)),
             made=tuple((kind, obj) for kind in MADE_KINDS for obj in find(kind, namespace, name)),
             kuberay=self._kuberay_now(),
             has_pod_monitors=self._is_served(POD_MONITORS),

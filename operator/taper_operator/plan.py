@@ -116,7 +116,7 @@ def _settled(scene: Scene, before: RLHFJobStatus) -> tuple[RLHFJobStatus, Verdic
         is_over = before.completion_time is None and is_past_deadline
         return before, deadline_verdict(spec) if is_over else None
     ray_job = observation.ray_job(attempt.ray_job)
-    pods = observation.pods_of(attempt.number)
+    pods = observation.traces_of(attempt.number)
     status = with_news(before, attempt, ray_job, pods, observation.status.progress, scene.now)
     attempt = status.attempts[-1]
     end = verdict(

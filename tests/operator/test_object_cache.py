@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from taper_operator.object_cache import ObjectCache
 from taper_operator.resource import KubeObject, ObjectKey, key_of, own_key
 
+from .clock import Clock
 from .fake_api_server import PODS, make_object
 
 LABEL = "taper.dev/job"
@@ -134,3 +135,31 @@ def test_an_object_that_moved_is_told_to_its_former_owner_too() -> None:
     pod["metadata"] |= {"labels": {LABEL: "two"}, "resourceVersion": "2"}
     assert cache.put(pod) == {ObjectKey("team", "one"), ObjectKey("team", "two")}
     assert cache.remove(key_of(pod)) == {ObjectKey("team", "two")}
+
+
+def test_what_has_gone_is_told_for_a_while_as_it_was_last() -> None:
+    clock = Clock()
+    cache = ObjectCache(keys_of=job_of, labels=[LABEL], departed_seconds=60.0, clock=clock)
+    pod = make_object(PODS, "a", labels={LABEL: "one"})
+    for version in "12":
+        pod["metadata"]["resourceVersion"] = version
+        cache.put(pod)
+    assert cache.departed(LABEL, "one") == []
+    cache.remove(key_of(pod))
+    for namespace, value, found in (("team", "one", [pod]), ("other", "one", []), ("team", "two", [])):
+        assert cache.departed(LABEL, value, namespace=namespace) == found
+    clock.now += 59.0
+    assert cache.departed(LABEL, "one") == [pod]
+    clock.now += 1.0
+    assert cache.departed(LABEL, "one") == []
+
+
+def test_what_came_again_has_not_gone() -> None:
+    cache = ObjectCache(keys_of=job_of, labels=[LABEL], departed_seconds=60.0, clock=Clock())
+    pod = make_object(PODS, "a", labels={LABEL: "one"})
+    pod["metadata"]["resourceVersion"] = "1"
+    cache.put(pod)
+    cache.replace([])
+    assert cache.departed(LABEL, "one") == [pod]
+    cache.put(pod)
+    assert cache.departed(LABEL, "one") == []

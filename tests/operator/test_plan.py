@@ -21,8 +21,10 @@ from taper_operator.kinds import (
     RLHF_JOBS,
     SERVICE_ACCOUNTS,
 )
+from taper_operator.object_names import JOB_UID_LABEL
 from taper_operator.observation import Observation
 from taper_operator.plan import plan
+from taper_operator.resource import KubeObject
 
 from .cluster_model import ClusterModel
 from .job_objects import NOW, POLICY, resource
@@ -306,3 +308,21 @@ def test_a_refusal_ends_nothing_that_runs() -> None:
     assert planned.actions == ()
     assert planned.status is not None
     assert planned.status.phase == "Running"
+
+
+def test_a_pod_that_has_gone_still_says_why() -> None:
+    cluster = running()
+    (pod, *_) = (obj for (kind, _), obj in cluster.objects.items() if kind == PODS)
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"}
+    departed = pod | {"status": {"conditions": [target]}}
+    other = departed | {
+        "metadata": pod["metadata"] | {"labels": pod["metadata"]["labels"] | {JOB_UID_LABEL: "x"}}
+    }
+
+    def reason(gone: KubeObject) -> str:
+        planned = plan(replace(cluster.observe(), departed_pods=(gone,)), POLICY, cluster.now)
+        attempt = (planned.status or cluster.status).attempts[-1]
+        return attempt.disruption.reason if attempt.disruption is not None else ""
+
+    assert reason(departed) == "DeletionByPodGC"
+    assert reason(other) == "", "that was another job's"
