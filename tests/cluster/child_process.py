@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,13 +14,14 @@ _STOP_SECONDS = 10
 
 
 class ChildProcess:
-    """See the module's docstring. In a session of its own: Ctrl-C is for pytest, which then stops it."""
+    """See the module's docstring. In a session of its own: Ctrl-C is for pytest, which then stops it.
+
+    The kernel takes the end of the thread that makes this for the end of the parent.
+    """
 
     def __init__(
         self, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None
     ) -> None:
-        # The kernel takes the end of the thread that forked for the end of the parent.
-        assert threading.current_thread() is threading.main_thread()
         self.log = log
         launcher = [sys.executable, "-S", "-E", str(_LAUNCHER), str(os.getpid())]
         with log.open("ab") as output:

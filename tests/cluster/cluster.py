@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from kubernetes.client import CoreV1Api
+from kubernetes.client.exceptions import ApiException
 
 from taper_operator.api_error import AlreadyExists, Conflict, NotFound
 from taper_operator.api_server import ApiServer, connect
@@ -99,14 +100,18 @@ class Cluster:
         self.change(NODES, ObjectKey("", node), lambda obj: obj["metadata"]["labels"].update(labels))
 
     def evict(self, pod: KubeObject) -> None:
-        """As `kubectl drain` does."""
+        """As `kubectl drain` does. A pod that has gone is left alone."""
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
         body = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
             "metadata": {"name": name, "namespace": namespace},
         }
-        self._core.create_namespaced_pod_eviction(name, namespace, body)
+        try:
+            self._core.create_namespaced_pod_eviction(name, namespace, body)
+        except ApiException as error:
+            if error.status != 404:
+                raise
 
     def token_of(self, namespace: str, service_account: str) -> str:
         """A token for an hour, as a pod of that ServiceAccount gets it."""
@@ -167,7 +172,7 @@ def wait_for(
 
 def condition(obj: KubeObject, kind: str) -> str:
     """`status` of a condition, empty without one."""
-    for each in obj.get("status", {}).get("conditions", []):
+    for each in obj.get("status", {}).get("conditions") or ():
         if each["type"] == kind:
             return str(each["status"])
     return ""

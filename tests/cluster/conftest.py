@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,19 @@ from .child_process import Remover
 from .cluster import Cluster
 from .cluster_tools import NoTools
 from .control_plane import ControlPlane
+from .foreign_definitions import definitions
 from .jobs_api import ScriptedJobs
-from .kuberay_definitions import definitions
 from .kuberay_stand_in import KubeRayStandIn
+from .operator_process import Installation
+from .scenarios import Stage, asked_for, playing
 
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
+# What ends the API server comes last.
+LAST = ("test_rights", "test_restart")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LAST.index(item.path.stem) if item.path.stem in LAST else -1)
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +81,19 @@ def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRayStandIn]:
     stand_in.start()
     yield stand_in
     stand_in.stop()
+
+
+@pytest.fixture(scope="session")
+def stage(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRayStandIn) -> Iterator[Stage]:
+    """An operator that serves two namespaces."""
+    namespaces = (cluster.new_namespace("team"), cluster.new_namespace("team"))
+    installation = Installation(cluster, namespaces, ["--allowed-secrets=known"])
+    with installation.running():
+        yield Stage(cluster=cluster, jobs=jobs, installation=installation, namespaces=namespaces)
+
+
+@pytest.fixture(scope="session")
+def played(stage: Stage, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
+    """Every scenario that a test asks for, under way."""
+    with playing(stage, asked_for(request.session.items)) as futures:
+        yield futures

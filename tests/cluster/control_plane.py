@@ -71,14 +71,14 @@ class ControlPlane:
         self.audit_log = folder / "audit.log"
         self.certificate = folder / "server.crt"
         self.admin_token = secrets.token_hex(16)
-        self._etcd_port, self._etcd_peer_port, self._port, self._kwok_port = free_ports(4)
+        self._etcd_port, self._etcd_peer_port, self.port, self._kwok_port = free_ports(4)
         self._programs = {name: find(name) for name in ("etcd", "kube-apiserver")}
         self._processes: dict[str, ChildProcess] = {}
         self._write_files()
 
     @property
     def url(self) -> str:
-        return f"https://{LOOPBACK}:{self._port}"
+        return f"https://{LOOPBACK}:{self.port}"
 
     @property
     def admin_kubeconfig(self) -> Path:
@@ -111,7 +111,7 @@ class ControlPlane:
             f"--etcd-servers=http://{LOOPBACK}:{self._etcd_port}",
             f"--bind-address={LOOPBACK}",
             f"--advertise-address={LOOPBACK}",
-            f"--secure-port={self._port}",
+            f"--secure-port={self.port}",
             f"--tls-cert-file={self.certificate}",
             f"--tls-private-key-file={self.folder / 'server.key'}",
             f"--cert-dir={self.folder}",
@@ -206,9 +206,9 @@ class ControlPlane:
         (self.folder / "scheduler.yaml").write_text(yaml.safe_dump(_SCHEDULER | connection))
         self.write_kubeconfig(self.admin_kubeconfig, self.admin_token)
 
-    def write_kubeconfig(self, file: Path, token: str) -> Path:
-        """A kubeconfig for who has that token."""
-        cluster = {"server": self.url, "certificate-authority": str(self.certificate)}
+    def write_kubeconfig(self, file: Path, token: str, url: str = "") -> Path:
+        """A kubeconfig for who has that token, and may reach the API server at another address."""
+        cluster = {"server": url or self.url, "certificate-authority": str(self.certificate)}
         content = {
             "apiVersion": "v1",
             "kind": "Config",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from taper_operator.resource import KubeObject, ObjectKey, Resource, key_of, own
 from taper_operator.work_queue import WorkQueue
 
 from .jobs_api import HeadUnreachable, JobInfo, JobsApi
-from .ray_cluster_stand_in import CLUSTER_LABEL, RayClusterStandIn, is_ready, ray_job_key
+from .ray_cluster_stand_in import CLUSTER_LABEL, RayClusterStandIn, is_ready, name_suffix, ray_job_key
 
 FINALIZER = "ray.io/rayjob-finalizer"
 TERMINAL_JOB = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -201,8 +200,8 @@ class KubeRayStandIn:
             ray_job["metadata"] = self._api.replace(RAY_JOBS, ray_job)["metadata"]
         name = ray_job["metadata"]["name"]
         ray_job["status"] |= {
-            "jobId": ray_job["status"].get("jobId") or f"{name}-{_suffix()}",
-            "rayClusterName": ray_job["status"].get("rayClusterName") or f"{name}-{_suffix()}",
+            "jobId": ray_job["status"].get("jobId") or f"{name}-{name_suffix()}",
+            "rayClusterName": ray_job["status"].get("rayClusterName") or f"{name}-{name_suffix()}",
             "jobDeploymentStatus": "Initializing",
             "startTime": _now(),
         }
@@ -376,10 +375,6 @@ def _invalid(ray_job: KubeObject) -> str:
 def _cluster_key(pod: KubeObject) -> list[ObjectKey]:
     metadata = pod["metadata"]
     return [ObjectKey(metadata["namespace"], metadata["labels"][CLUSTER_LABEL])]
-
-
-def _suffix() -> str:
-    return "".join(secrets.choice("bcdfghjklmnpqrstvwxz2456789") for _ in range(5))
 
 
 def _now() -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import secrets
 from datetime import UTC, datetime
 from typing import Any
 
@@ -106,7 +107,7 @@ def _pod(cluster: KubeObject, group: str, template: KubeObject) -> KubeObject:
     fixed = {CLUSTER_LABEL: metadata["name"], "ray.io/node-type": kind, "ray.io/group": group}
     pod = copy.deepcopy(template)
     pod["metadata"] = pod.get("metadata", {}) | {
-        "generateName": f"{metadata['name'][:50]}-{kind}-",
+        "name": f"{metadata['name'][:50]}-{kind}-{name_suffix()}",
         "namespace": metadata["namespace"],
         "labels": own | template.get("metadata", {}).get("labels", {}) | fixed,
         "ownerReferences": [
@@ -167,6 +168,11 @@ def _condition(before: dict[str, Any], kind: str, holds: bool, reason: str) -> d
         if each["type"] == kind and each["status"] == told["status"]:
             since = each["lastTransitionTime"]
     return told | {"lastTransitionTime": since}
+
+
+def name_suffix() -> str:
+    """As Kubernetes ends the names that it makes."""
+    return "".join(secrets.choice("bcdfghjklmnpqrstvwxz2456789") for _ in range(5))
 
 
 def ray_job_key(cluster: ObjectKey) -> ObjectKey:

@@ -1,4 +1,5 @@
-"""KubeRay's CRDs: its own where they are here, else ones that say just enough for RayJobs to be kept."""
+"""CRDs of others: KubeRay's own where they are here, else ones that say just enough for RayJobs to be kept;
+of Prometheus' operator one of that sort."""
 
 from __future__ import annotations
 
@@ -19,20 +20,25 @@ _ANY: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields"
 
 
 def definitions() -> list[dict[str, Any]]:
-    """The CRDs of RayJob and RayCluster."""
+    """The CRDs of RayJob, RayCluster and PodMonitor."""
+    pod_monitor = _definition("monitoring.coreos.com", "podmonitors", "PodMonitor", _ANY)
+    return [*_kuberay(), pod_monitor]
+
+
+def _kuberay() -> list[dict[str, Any]]:
     for place in PLACES:
         files = [place / f"ray.io_{plural}.yaml" for plural in _KINDS]
         if all(file.is_file() for file in files):
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
             return [yaml.load(file.read_text(), Loader=loader) for file in files]
-    return [_small(plural, kind) for plural, kind in _KINDS.items()]
-
-
-def _small(plural: str, kind: str) -> dict[str, Any]:
     cluster = _ANY | {"properties": {"authOptions": _ANY}}
     spec = _ANY | {
         "properties": {"preRunningDeadlineSeconds": {"type": "integer"}, "rayClusterSpec": cluster}
     }
+    return [_definition("ray.io", plural, kind, spec) for plural, kind in _KINDS.items()]
+
+
+def _definition(group: str, plural: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     version = {
         "name": "v1",
         "served": True,
@@ -43,9 +49,9 @@ def _small(plural: str, kind: str) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.ray.io"},
+        "metadata": {"name": f"{plural}.{group}"},
         "spec": {
-            "group": "ray.io",
+            "group": group,
             "names": {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()},
             "scope": "Namespaced",
             "versions": [version],

@@ -1,0 +1,61 @@
+"""What many tests at a time look at: caches of the cluster, so that waiting costs the API server nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from random import Random
+
+from taper_operator.api_server import ApiServer
+from taper_operator.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
+from taper_operator.object_cache import ObjectCache
+from taper_operator.object_names import JOB_LABEL
+from taper_operator.reflector import Reflector
+from taper_operator.resource import KubeObject, ObjectKey, Resource, own_key
+
+_KINDS = (RLHF_JOBS, RAY_JOBS, RAY_CLUSTERS, PODS, CONFIG_MAPS)
+
+
+class Mirror:
+    """See the module's docstring. It is a little behind. Start it, and stop it."""
+
+    def __init__(self, api: ApiServer, namespace: str) -> None:
+        self._caches = {kind: ObjectCache(keys_of=own_key, labels=(JOB_LABEL,)) for kind in _KINDS}
+        self._reflectors = [
+            Reflector(
+                api,
+                kind,
+                cache,
+                deliver=lambda key: None,
+                clock=time.monotonic,
+                random=Random(),
+                namespace=namespace,
+            )
+            for kind, cache in self._caches.items()
+        ]
+        self._threads = [threading.Thread(target=each.run, daemon=True) for each in self._reflectors]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        for reflector in self._reflectors:
+            reflector.stop()
+        for thread in self._threads:
+            thread.join(10)
+
+    def found(self, kind: Resource, namespace: str, name: str) -> KubeObject | None:
+        """The object, None if there is none."""
+        return self._caches[kind].get(ObjectKey(namespace, name))
+
+    def made(self, kind: Resource, namespace: str, job: str) -> list[KubeObject]:
+        """What there is of a job."""
+        return self._caches[kind].labelled(JOB_LABEL, job, namespace=namespace)
+
+    def remains(self, namespace: str, job: str) -> list[str]:
+        """What is there of a job that has gone."""
+        kinds = [kind for kind in _KINDS if kind != RLHF_JOBS]
+        return [
+            f"{kind} {obj['metadata']['name']}" for kind in kinds for obj in self.made(kind, namespace, job)
+        ]

@@ -1,0 +1,162 @@
+"""What the cluster does to jobs: none of it is the job's failure, and the next attempt begins soon."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from contextlib import suppress
+
+from taper_operator.api_error import Forbidden
+from taper_operator.kinds import PODS, RAY_JOBS
+from taper_operator.resource import KubeObject
+
+from .cluster import NODES, PRIORITY_CLASSES, wait_for
+from .kueue_stand_in import admit, evict
+from .scenarios import RESULT_SECONDS, each_of
+from .scene import Scene, Stopwatch, scene
+
+# From what the cluster does to an attempt until the RayJob of the next one is there.
+NEXT_SECONDS = 60.0
+NODE_DELETION_SECONDS = 150.0
+
+
+@scene
+def a_tainted_node_costs_no_attempt(scene: Scene) -> None:
+    begin(scene)
+    (pod,) = scene.pods(1, "gpu")
+    watch = Stopwatch()
+    scene.cluster.taint(pod["spec"]["nodeName"], "NoExecute")
+    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    assert watch() < NEXT_SECONDS
+    scene.new_node()
+    disrupted(scene, "DeletionByTaintManager")
+
+
+@scene
+def an_eviction_costs_no_attempt(scene: Scene) -> None:
+    begin(scene)
+    (pod,) = scene.pods(1, "gpu")
+    scene.cluster.evict(pod)
+    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    disrupted(scene, "EvictionByEvictionAPI")
+
+
+@scene
+def a_preemption_costs_no_attempt(scene: Scene) -> None:
+    begin(scene)
+    urgent(scene)
+    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    scene.new_node()
+    disrupted(scene, "PreemptionByScheduler")
+
+
+@scene
+def a_deleted_node_costs_no_attempt(scene: Scene) -> None:
+    begin(scene)
+    (pod,) = scene.pods(1, "gpu")
+    watch = Stopwatch()
+    scene.cluster.delete(NODES, node_of(scene, pod))
+    scene.wait_for_ray_job(2, NODE_DELETION_SECONDS)
+    assert watch() < NODE_DELETION_SECONDS
+    scene.new_node()
+    disrupted(scene, "DeletionByPodGC")
+
+
+@scene
+def a_deleted_head_costs_no_attempt(scene: Scene) -> None:
+    begin(scene)
+    (pod,) = scene.pods(1, "head")
+    scene.cluster.delete(PODS, pod)
+    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    disrupted(scene, "HeadDeleted")
+
+
+@scene
+def a_deleted_ray_job_costs_no_attempt(scene: Scene) -> None:
+    begin(scene)
+    scene.cluster.delete(RAY_JOBS, scene.wait_for_ray_job(1))
+    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    disrupted(scene, "RayJobDeleted")
+
+
+@scene
+def a_failure_after_a_disruption_costs_no_attempt(scene: Scene) -> None:
+    begin(scene)
+    (pod,) = scene.pods(1, "gpu")
+    scene.cluster.evict(pod)
+    scene.wait_for_status(lambda status: "disruption" in status["attempts"][0])
+    scene.end(1, "FAILED", "NCCL lost a rank")
+    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    disrupted(scene, "EvictionByEvictionAPI")
+
+
+@scene
+def a_queue_admits_and_evicts(scene: Scene) -> None:
+    scene.apply(changes={"spec.kueue": {"queueName": "team"}})
+    scene.wait_for_phase("Queued")
+    assert scene.made(PODS) == []
+    selector = {"kueue.example/flavor": "on-demand"}
+    scene.cluster.label(scene.nodes[0], selector)
+    admit(scene.cluster, scene.namespace, f"{scene.name}-1", selector)
+    scene.wait_for_attempt(1)
+    assert all(pod["spec"]["nodeSelector"].items() >= selector.items() for pod in scene.pods(1))
+    evict(scene.cluster, scene.namespace, f"{scene.name}-1")
+    scene.wait_for_attempt(2, "Queued")
+    disrupted(scene, "Evicted", phase="Queued")
+
+
+# -- steps of scenarios ------------------------------------------------------------------------
+
+
+def begin(scene: Scene) -> None:
+    """A job with a budget of no failure runs."""
+    scene.apply(changes={"spec.backoffLimit": 0})
+    scene.wait_for_attempt(1)
+
+
+def disrupted(scene: Scene, reason: str, phase: str = "Running") -> None:
+    """The first attempt was disrupted, for that reason, and the second one goes on."""
+    status = scene.wait_for_attempt(2, phase)
+    assert (status["attempts"][0]["outcome"], status["attempts"][0]["reason"]) == ("Disrupted", reason)
+    assert (status.get("failures", 0), status["disruptions"]) == (0, 1)
+    others = {pod["metadata"]["labels"]["taper.dev/attempt"] for pod in scene.made(PODS)}
+    assert others <= {"2"}
+
+
+def node_of(scene: Scene, pod: KubeObject) -> KubeObject:
+    found = scene.cluster.found(NODES, "", pod["spec"]["nodeName"])
+    assert found is not None
+    return found
+
+
+def urgent(scene: Scene) -> None:
+    """A pod that needs the whole node, and goes before all others."""
+    scene.cluster.ensure(PRIORITY_CLASSES, {"metadata": {"name": "urgent"}, "value": 1000})
+    context = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    amounts = {"limits": {"nvidia.com/gpu": "8"}}
+    pod = {
+        "metadata": {"name": f"{scene.name}-urgent", "namespace": scene.namespace},
+        "spec": {
+            "priorityClassName": "urgent",
+            "nodeSelector": scene.selector,
+            "containers": [{"name": "a", "image": "a", "resources": amounts, "securityContext": context}],
+        },
+    }
+
+    def is_made() -> bool:
+        # Admission hears of a new PriorityClass a moment later.
+        with suppress(Forbidden):
+            scene.cluster.ensure(PODS, pod)
+            return True
+        return False
+
+    wait_for(is_made)
+
+
+@each_of(__name__)
+def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
+    played[scenario_name].result(RESULT_SECONDS)

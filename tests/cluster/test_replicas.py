@@ -1,0 +1,177 @@
+"""Two replicas of the operator: one leads, the other follows at once, and never do both write."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from random import Random
+
+from .audit_log import WRITES, Request, requests_of
+from .cluster import wait_for
+from .operator_process import Installation, OperatorProcess
+from .relay import Relay
+from .scenarios import RESULT_SECONDS, Stage, each_of, scenario
+from .scene import Scene, Stopwatch
+
+KILLED_SECONDS = 15.0
+ENDED_SECONDS = 3.0
+STOPPED_SECONDS = 30.0
+OUTAGE_SECONDS = 60.0
+CONVERGED_SECONDS = 30.0
+MOST_CONNECTIONS = 10
+
+
+class Troupe:
+    """The replicas of an installation. leader, follower: the two that live"""
+
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+        self._all: list[OperatorProcess] = []
+        self.leader = self.enter()
+        installation.wait_for_leader(self.leader)
+        self.follower = self.enter()
+        wait_for(self.follower.is_ready, why=self.follower.last_words)
+
+    def enter(self, url: str = "") -> OperatorProcess:
+        """Another replica, which must be synced before it is of use."""
+        replica = self.installation.replica(url)
+        self._all.append(replica)
+        return replica
+
+    def succeed(self) -> None:
+        """The follower leads, and another follows it."""
+        self.leader, self.follower = self.follower, self.enter()
+        wait_for(self.follower.is_ready, why=self.follower.last_words)
+
+    def wait_for_successor(self, seconds: float) -> None:
+        wait_for(
+            lambda: self.installation.leader() == self.follower.name, seconds, why=self.follower.last_words
+        )
+
+    def leave(self) -> None:
+        for each in self._all:
+            each.kill()
+
+
+@contextmanager
+def troupe(stage: Stage, name: str) -> Iterator[tuple[Troupe, Scene]]:
+    namespace = stage.cluster.new_namespace(name)
+    acting = Troupe(Installation(stage.cluster, [namespace]))
+    try:
+        yield acting, Scene(stage.cluster, stage.jobs, namespace, "job", num_nodes=3)
+    finally:
+        acting.leave()
+
+
+@scenario
+def a_leader_that_is_killed_is_followed_and_nothing_is_done_twice(stage: Stage) -> None:
+    random = Random(5)
+    with troupe(stage, "killed") as (acting, scene):
+        names = [f"job-{number}" for number in range(5)]
+        for name in names:
+            scene.apply(name)
+            time.sleep(random.uniform(0, 0.5))
+            acting.leader.kill()
+            watch = Stopwatch()
+            acting.wait_for_successor(KILLED_SECONDS + 5)
+            assert watch() <= KILLED_SECONDS
+            acting.succeed()
+        for name in names:
+            status = scene.wait_for_attempt(1, name=name)
+            assert [each["number"] for each in status["attempts"]] == [1]
+            reasons = scene.events(name)
+            assert len(reasons) == len(set(reasons)), reasons
+        made = [each for each in requests_of_troupe(acting) if each.right == ("create", "ray.io", "rayjobs")]
+        assert sum(each.status == 201 for each in made) == len(names)
+        a_leader_that_ends_lets_another_lead_at_once(acting)
+
+
+def a_leader_that_ends_lets_another_lead_at_once(acting: Troupe) -> None:
+    acting.leader.send(signal.SIGTERM)
+    watch = Stopwatch()
+    acting.wait_for_successor(ENDED_SECONDS + 5)
+    assert watch() <= ENDED_SECONDS
+    assert acting.leader.wait(ENDED_SECONDS) == 0
+
+
+@scenario
+def a_leader_that_was_stopped_writes_nothing_after_its_successor(stage: Stage) -> None:
+    with troupe(stage, "stopped") as (acting, scene):
+        # It is stopped in the midst of work, and finds more when it wakes up.
+        for number in range(6):
+            scene.apply(f"job-{number}")
+        acting.leader.send(signal.SIGSTOP)
+        watch = Stopwatch()
+        scene.apply("job-6")
+        acting.wait_for_successor(KILLED_SECONDS + 5)
+        time.sleep(STOPPED_SECONDS - watch())
+        acting.leader.send(signal.SIGCONT)
+        assert acting.leader.wait(10) == 1
+        scene.wait_for_ray_job(1, name="job-6")
+        writes = [each for each in requests_of_troupe(acting) if each.verb in WRITES]
+        began = min(each.at for each in writes if is_of(each, acting.follower) and each.status < 300)
+        late = [each for each in writes if is_of(each, acting.leader) and each.at >= began]
+        assert late == []
+        assert any(is_of(each, acting.leader) for each in writes)
+        for number in range(7):
+            scene.wait_for_attempt(1, name=f"job-{number}")
+
+
+@scenario
+def an_outage_of_the_api_server_is_lived_through(stage: Stage) -> None:
+    cluster = stage.cluster
+    namespace = cluster.new_namespace("outage")
+    installation = Installation(cluster, [namespace])
+    scene = Scene(cluster, stage.jobs, namespace, "job", num_nodes=2)
+    relays = [Relay(cluster.plane.port) for _ in range(3)]
+    replicas: list[OperatorProcess] = []
+    try:
+        for relay in relays[:2]:
+            replicas.append(installation.replica(relay.url))
+            wait_for(replicas[-1].is_ready, why=replicas[-1].last_words)
+        leader = replicas[0]
+        installation.wait_for_leader(leader)
+        scene.apply()
+        scene.wait_for_attempt(1)
+        for relay in relays:
+            relay.cut()
+        watch = Stopwatch()
+        scene.apply("job-2")
+        # A leader that cannot renew its lease ends, and its container is started again.
+        assert leader.wait(15) == 1
+        refused_of_leader = relays[0].num_refused
+        replicas.append(installation.replica(relays[2].url))
+        time.sleep(OUTAGE_SECONDS - watch())
+        for replica in replicas[1:]:
+            assert replica.is_alive, replica.last_words()
+            assert replica.page("/healthz") is not None
+        assert refused_of_leader <= MOST_CONNECTIONS
+        assert [relay.num_refused for relay in relays[1:] if relay.num_refused > MOST_CONNECTIONS] == []
+        assert scene.ray_job(1, "job-2") is None
+        for relay in relays:
+            relay.mend()
+        scene.wait_for_ray_job(1, CONVERGED_SECONDS, "job-2")
+        scene.wait_for_attempt(1, name="job-2")
+        assert scene.status()["attempt"] == 1
+    finally:
+        for replica in replicas:
+            replica.kill()
+        for relay in relays:
+            relay.close()
+
+
+def requests_of_troupe(acting: Troupe) -> list[Request]:
+    installation = acting.installation
+    return requests_of(installation.cluster.plane.audit_log, installation.user)
+
+
+def is_of(request: Request, replica: OperatorProcess) -> bool:
+    return request.credential == replica.credential
+
+
+@each_of(__name__)
+def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
+    played[scenario_name].result(RESULT_SECONDS)

@@ -1,0 +1,153 @@
+"""A hundred jobs, to each of which random things happen: all end as they should, and leave nothing.
+
+What happens is drawn from a seed, which is the job's number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from random import Random
+from typing import Any
+
+from taper_operator.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
+from taper_operator.object_names import ATTEMPT_LABEL
+from taper_operator.resource import KubeObject
+
+from .cluster import wait_for
+from .mirror import Mirror
+from .operator_process import Installation
+from .scenarios import RESULT_SECONDS, Stage, each_of, scenario
+from .scene import Scene
+
+NUM_SEQUENCES = 100
+NUM_AT_A_TIME = 50
+# Each waits longer than the one before it.
+MOST_SETBACKS = 2
+CONVERGED_SECONDS = 120.0
+
+
+class Sequence:
+    """What happens to one job."""
+
+    def __init__(self, scene: Scene, mirror: Mirror, number: int) -> None:
+        self.scene = scene
+        self.mirror = mirror
+        self.name = f"job-{number}"
+        self.random = Random(number)
+        self.done: list[str] = []
+        self._steps: dict[str, Callable[[], object]] = {
+            "suspend": lambda: self.apply(suspend=True),
+            "resume": lambda: self.apply(suspend=False),
+            "apply again": self.apply,
+            "delete and apply": self.delete_and_apply,
+        }
+        self._setbacks: dict[str, Callable[[], object]] = {
+            "fail": lambda: self.end("FAILED"),
+            "evict": lambda: self.evict(PODS),
+            "delete a pod": lambda: self.delete(PODS),
+            "delete the RayJob": lambda: self.delete(RAY_JOBS),
+            "delete the RayCluster": lambda: self.delete(RAY_CLUSTERS),
+        }
+
+    def play(self) -> None:
+        self.apply()
+        setbacks = self.random.sample(sorted(self._setbacks), self.random.randint(0, MOST_SETBACKS))
+        steps = [*setbacks, *self.random.choices(sorted(self._steps), k=self.random.randint(1, 2))]
+        self.random.shuffle(steps)
+        for step in steps:
+            time.sleep(self.random.uniform(0, 5))
+            self.done.append(step)
+            (self._steps | self._setbacks)[step]()
+        try:
+            self.converge()
+        except AssertionError as error:
+            error.add_note(f"{self.name}: {self.done}: {self.job()}")
+            raise
+
+    def converge(self) -> None:
+        """It completes once nothing happens any more, and leaves nothing."""
+        self.apply(suspend=False)
+        wait_for(self.is_complete, CONVERGED_SECONDS)
+        status = self.job()["status"]
+        outcomes = [each["outcome"] for each in status["attempts"]]
+        assert outcomes[-1] == "Succeeded"
+        assert "Active" not in outcomes
+        assert outcomes.count("Failed") == status["failures"]
+        assert outcomes.count("Disrupted") == status["disruptions"]
+        assert [each["number"] for each in status["attempts"]] == list(range(1, len(outcomes) + 1))
+        assert {each["metadata"]["name"] for each in self.made(CONFIG_MAPS)} == {
+            f"{self.name}-{len(outcomes)}"
+        }
+        self.scene.cluster.delete(RLHF_JOBS, self.job())
+        wait_for(lambda: not self.mirror.remains(self.scene.namespace, self.name), CONVERGED_SECONDS)
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def apply(self, *, suspend: bool | None = None) -> None:
+        changes: dict[str, Any] = {} if suspend is None else {"spec.suspend": suspend}
+        self.scene.apply(self.name, changes)
+
+    def delete_and_apply(self) -> None:
+        self.scene.cluster.delete(RLHF_JOBS, self.scene.job(self.name))
+        wait_for(lambda: self.scene.cluster.found(RLHF_JOBS, self.scene.namespace, self.name) is None)
+        self.apply()
+
+    def end(self, status: str) -> None:
+        for ray_job in self.made(RAY_JOBS):
+            job_id = ray_job.get("status", {}).get("jobId")
+            if job_id:
+                self.scene.jobs.end(job_id, status)
+
+    def evict(self, kind: Any) -> None:
+        for pod in self.made(kind)[:1]:
+            self.scene.cluster.evict(pod)
+
+    def delete(self, kind: Any) -> None:
+        for obj in self.random.sample(self.made(kind), min(1, len(self.made(kind)))):
+            self.scene.cluster.delete(kind, obj)
+
+    # -- seeing ------------------------------------------------------------------------------
+
+    def job(self) -> KubeObject:
+        return self.mirror.found(RLHF_JOBS, self.scene.namespace, self.name) or {"status": {}}
+
+    def made(self, kind: Any) -> list[KubeObject]:
+        return self.mirror.made(kind, self.scene.namespace, self.name)
+
+    def is_complete(self) -> bool:
+        """Whether it is; a job that runs is let succeed. Of two attempts never both have pods."""
+        time.sleep(0.2)
+        attempts = {pod["metadata"]["labels"][ATTEMPT_LABEL] for pod in self.made(PODS)}
+        assert len(attempts) <= 1, attempts
+        status = self.job().get("status", {})
+        if status.get("phase") == "Running":
+            self.end("SUCCEEDED")
+        assert status.get("phase") != "Failed"
+        return status.get("phase") == "Complete"
+
+
+@scenario
+def a_hundred_random_sequences_converge(stage: Stage) -> None:
+    namespace = stage.cluster.new_namespace("sequences")
+    mirror = Mirror(stage.cluster.new_api(), namespace)
+    mirror.start()
+    scene = Scene(stage.cluster, stage.jobs, namespace, "job", num_nodes=NUM_AT_A_TIME)
+    try:
+        with (
+            Installation(stage.cluster, [namespace]).running(),
+            ThreadPoolExecutor(NUM_AT_A_TIME) as threads,
+        ):
+            under_way = [
+                threads.submit(Sequence(scene, mirror, number).play) for number in range(NUM_SEQUENCES)
+            ]
+            for future in under_way:
+                future.result()
+    finally:
+        mirror.stop()
+
+
+@each_of(__name__)
+def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
+    played[scenario_name].result(RESULT_SECONDS)
