@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import functools
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -138,13 +138,17 @@ def _model_at(location: Location, root: type[BaseModel]) -> type[BaseModel] | No
     return model
 
 
-def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+@functools.cache
+def _paths(model: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
+    """Paths of all fields of a model, kept: a job with many unknown fields asks for them as many times."""
+    paths: list[str] = []
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
-        yield path
+        paths.append(path)
         inner = model_within(field.annotation)
         if inner is not None:
-            yield from _paths(inner, f"{path}.")
+            paths.extend(_paths(inner, f"{path}."))
+    return tuple(paths)
 
 
 def model_within(annotation: Any) -> type[BaseModel] | None:
