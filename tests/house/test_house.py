@@ -62,7 +62,8 @@ def test_there_is_no_crd_that_was_not_generated() -> None:
 
 
 def _markdown_files() -> list[Path]:
-    return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    folders = [ROOT / name for name in ("charts", "docs", "images", "manifests")]
+    return [*ROOT.glob("*.md"), *(file for folder in folders for file in folder.rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", _markdown_files(), ids=lambda page: str(page.relative_to(ROOT)))
