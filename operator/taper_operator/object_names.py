@@ -29,6 +29,7 @@ WORK_DIRECTORY = "/var/lib/taper"
 TOKEN_DIRECTORY = "/var/run/secrets/taper.dev"
 TOKEN_FILE = "token"
 
+GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 RAY_METRICS_PORT = 8080
 

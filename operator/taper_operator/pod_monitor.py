@@ -6,8 +6,9 @@ from taper_operator.kinds import POD_MONITORS
 from taper_operator.object_names import ATTEMPT_LABEL, JOB_LABEL, JobIdentity
 from taper_operator.resource import KubeObject
 
-METRICS_PORT_NAME = "metrics"
-RAY_METRICS_PORT_NAME = "ray-metrics"
+METRICS_PORT_NAME = "taper-metrics"
+# KubeRay's own name for it: under another one the head's Service would have the port twice, and be refused.
+RAY_METRICS_PORT_NAME = "metrics"
 
 
 def pod_monitor(identity: JobIdentity) -> KubeObject:

@@ -18,6 +18,7 @@ from taper_api.node_pools import Pool
 from taper_operator.attempt_job import metrics_port
 from taper_operator.object_names import (
     DASHBOARD_PORT,
+    GCS_PORT,
     GPU_ROLE,
     HEAD_ROLE,
     RAY_METRICS_PORT,
@@ -46,6 +47,7 @@ def head_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodP
         "name": "ray-head",
         "resources": _resources(pool, cpu=pool.cpu or "4"),
         "ports": [
+            {"name": "gcs-server", "containerPort": GCS_PORT},
             {"name": "dashboard", "containerPort": DASHBOARD_PORT},
             {"name": RAY_METRICS_PORT_NAME, "containerPort": RAY_METRICS_PORT},
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,19 +12,24 @@ from pathlib import Path
 import pytest
 import yaml
 
+from . import real_kuberay
 from .child_process import Remover
 from .cluster import Cluster
 from .cluster_tools import NoTools
 from .control_plane import ControlPlane
 from .foreign_definitions import definitions
-from .jobs_api import ScriptedJobs
+from .jobs_api import JobsByNamespace, ScriptedJobs
 from .kuberay_stand_in import KubeRayStandIn
 from .operator_process import Installation
+from .real_kuberay import RealKubeRay
 from .scenarios import Stage, asked_for, playing
 
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
-# What ends the API server comes last.
-LAST = ("test_rights", "test_restart")
+KubeRay = KubeRayStandIn | RealKubeRay
+# For which a head may not answer: no test waits for 300 s.
+UNREACHABLE_SECONDS = 20
+# What ends an API server or an operator that others need comes last.
+LAST = ("test_restart", "test_rights_in_all")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,8 +51,17 @@ def control_plane() -> Iterator[ControlPlane]:
         yield plane
     finally:
         plane.stop()
+        _keep_logs(folder)
         remover.close()
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_logs(folder: Path) -> None:
+    """What all programs have said, for who looks for the cause of a failure."""
+    kept = os.environ.get("TAPER_CLUSTER_LOGS")
+    if kept:
+        Path(kept).mkdir(parents=True, exist_ok=True)
+        for log in folder.glob("*.log"):
+            shutil.copy(log, kept)
 
 
 @pytest.fixture(scope="session")
@@ -75,21 +90,37 @@ def jobs() -> ScriptedJobs:
 
 
 @pytest.fixture(scope="session")
-def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRayStandIn]:
-    """A stand-in for KubeRay, for all namespaces."""
-    stand_in = KubeRayStandIn(cluster.new_api(), jobs, period_seconds=0.5)
-    stand_in.start()
-    yield stand_in
-    stand_in.stop()
+def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRay]:
+    """A stand-in for KubeRay, or KubeRay itself where it is named, for all namespaces."""
+    kuberay: KubeRay
+    if real_kuberay.program() is not None:
+        kuberay = RealKubeRay(cluster, jobs, unreachable_seconds=UNREACHABLE_SECONDS)
+    else:
+        kuberay = KubeRayStandIn(
+            cluster.new_api(),
+            JobsByNamespace(jobs),
+            period_seconds=0.5,
+            unreachable_seconds=UNREACHABLE_SECONDS,
+        )
+    kuberay.start()
+    yield kuberay
+    kuberay.stop()
 
 
 @pytest.fixture(scope="session")
-def stage(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRayStandIn) -> Iterator[Stage]:
+def stage(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRay) -> Iterator[Stage]:
     """An operator that serves two namespaces."""
     namespaces = (cluster.new_namespace("team"), cluster.new_namespace("team"))
     installation = Installation(cluster, namespaces, ["--allowed-secrets=known"])
-    with installation.running():
-        yield Stage(cluster=cluster, jobs=jobs, installation=installation, namespaces=namespaces)
+    with installation.running() as operator:
+        yield Stage(
+            cluster=cluster,
+            jobs=jobs,
+            heads=kuberay.jobs.heads if isinstance(kuberay, KubeRayStandIn) else None,
+            installation=installation,
+            operator=operator,
+            namespaces=namespaces,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,12 @@ _ANY: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields"
 
 
 def definitions() -> list[dict[str, Any]]:
-    """The CRDs of RayJob, RayCluster and PodMonitor."""
-    pod_monitor = _definition("monitoring.coreos.com", "podmonitors", "PodMonitor", _ANY)
-    return [*_kuberay(), pod_monitor]
+    """The CRDs of RayJob, RayCluster and PodMonitor, and of what KubeRay does not start without."""
+    return [
+        *_kuberay(),
+        _definition("ray.io", "rayservices", "RayService", _ANY),
+        _definition("monitoring.coreos.com", "podmonitors", "PodMonitor", _ANY),
+    ]
 
 
 def _kuberay() -> list[dict[str, Any]]:

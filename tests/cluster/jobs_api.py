@@ -72,12 +72,23 @@ class ScriptedJobs:
                 self._jobs[job_id] = replace(found, status=status, message=message, end_ms=2_000)
 
 
-class RayHeadJobs:
-    """The Jobs API of a real head. environment: variables for the driver, as the head's pod has them"""
+Prepared = tuple[str, dict[str, str]]
 
-    def __init__(self, url: str, environment: Callable[[KubeObject], dict[str, str]]) -> None:
+
+def as_it_is(ray_job: KubeObject) -> Prepared:
+    """The entrypoint of a RayJob, and no more variables for it."""
+    return ray_job["spec"]["entrypoint"], {}
+
+
+class RayHeadJobs:
+    """The Jobs API of a real head.
+
+    prepare: entrypoint and variables of a RayJob's driver; what its pod would have is not on this machine
+    """
+
+    def __init__(self, url: str, prepare: Callable[[KubeObject], Prepared] = as_it_is) -> None:
         self._url = url
-        self._environment = environment
+        self._prepare = prepare
         self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2, read=10))
 
     def info(self, job_id: str) -> JobInfo | None:
@@ -95,11 +106,11 @@ class RayHeadJobs:
     def submit(self, job_id: str, ray_job: KubeObject) -> None:
         spec = ray_job["spec"]
         runtime_env: dict[str, Any] = yaml.safe_load(spec.get("runtimeEnvYAML") or "{}")
-        variables = runtime_env.get("env_vars", {}) | self._environment(ray_job)
+        entrypoint, variables = self._prepare(ray_job)
         body = {
-            "entrypoint": spec["entrypoint"],
+            "entrypoint": entrypoint,
             "submission_id": job_id,
-            "runtime_env": runtime_env | {"env_vars": variables},
+            "runtime_env": runtime_env | {"env_vars": runtime_env.get("env_vars", {}) | variables},
             "metadata": spec.get("metadata") or {},
         }
         answer = self._ask("POST", "/api/jobs/", body)
@@ -114,3 +125,24 @@ class RayHeadJobs:
             return self._pool.request(method, f"{self._url}{path}", json=body)
         except urllib3.exceptions.HTTPError as error:
             raise HeadUnreachable(str(error)) from error
+
+
+class JobsByNamespace:
+    """Scripted jobs, but in the namespaces of `heads`, where real heads run them."""
+
+    def __init__(self, scripted: ScriptedJobs) -> None:
+        self.heads: dict[str, JobsApi] = {}
+        self._scripted = scripted
+        self._runs: dict[str, JobsApi] = {}
+
+    def info(self, job_id: str) -> JobInfo | None:
+        return self._runs[job_id].info(job_id) if job_id in self._runs else None
+
+    def submit(self, job_id: str, ray_job: KubeObject) -> None:
+        chosen = self.heads.get(ray_job["metadata"]["namespace"], self._scripted)
+        chosen.submit(job_id, ray_job)
+        self._runs[job_id] = chosen
+
+    def stop(self, job_id: str) -> None:
+        if job_id in self._runs:
+            self._runs[job_id].stop(job_id)

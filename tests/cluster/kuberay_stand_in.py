@@ -29,7 +29,7 @@ from taper_operator.reflector import Reflector
 from taper_operator.resource import KubeObject, ObjectKey, Resource, key_of, own_key
 from taper_operator.work_queue import WorkQueue
 
-from .jobs_api import HeadUnreachable, JobInfo, JobsApi
+from .jobs_api import HeadUnreachable, JobInfo, JobsByNamespace
 from .ray_cluster_stand_in import CLUSTER_LABEL, RayClusterStandIn, is_ready, name_suffix, ray_job_key
 
 FINALIZER = "ray.io/rayjob-finalizer"
@@ -59,14 +59,14 @@ class KubeRayStandIn:
     def __init__(
         self,
         api: ApiServer,
-        jobs: JobsApi,
+        jobs: JobsByNamespace,
         *,
         period_seconds: float = 3.0,
         unreachable_seconds: float = 300.0,
         workers: int = 2,
     ) -> None:
         self._api = api
-        self._jobs = jobs
+        self.jobs = jobs
         self._period_seconds = period_seconds
         self._unreachable_seconds = unreachable_seconds
         self._queue: WorkQueue[tuple[Resource, ObjectKey]] = WorkQueue(clock=time.monotonic, random=Random())
@@ -189,7 +189,7 @@ class KubeRayStandIn:
             return
         if status.get("jobStatus") not in TERMINAL_JOB and status.get("jobId"):
             with contextlib.suppress(HeadUnreachable):
-                self._jobs.stop(status["jobId"])
+                self.jobs.stop(status["jobId"])
         ray_job["metadata"]["finalizers"].remove(FINALIZER)
         self._api.replace(RAY_JOBS, ray_job)
 
@@ -254,9 +254,9 @@ class KubeRayStandIn:
         if not any(pod["metadata"]["labels"]["ray.io/node-type"] == "head" and is_ready(pod) for pod in pods):
             raise HeadUnreachable("it has no pod")
         job_id = ray_job["status"]["jobId"]
-        found = self._jobs.info(job_id)
+        found = self.jobs.info(job_id)
         if found is None:
-            self._jobs.submit(job_id, ray_job)
+            self.jobs.submit(job_id, ray_job)
         return found
 
     def _cluster_of(self, ray_job: KubeObject) -> KubeObject:

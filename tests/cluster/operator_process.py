@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -106,7 +107,7 @@ class OperatorProcess(ChildProcess):
         (self.port,) = free_ports(1)
         program = Path(sys.executable).with_name("taper-operator")
         command = [sys.executable, program, "run", f"--address={LOOPBACK}:{self.port}", *flags]
-        super().__init__(command, log=log, env={"PATH": "/usr/bin:/bin"})
+        super().__init__(command, log=log, env=_environment())
 
     def page(self, path: str) -> str | None:
         """A page that it serves, None if it is not there."""
@@ -121,6 +122,11 @@ class OperatorProcess(ChildProcess):
     def is_ready(self) -> bool:
         """Whether its caches are filled."""
         return self.page("/readyz") is not None
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the tests' own settings."""
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
 
 
 def _claims(token: str) -> dict[str, Any]:

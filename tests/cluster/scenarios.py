@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import pytest
 
 from .cluster import Cluster
-from .jobs_api import ScriptedJobs
-from .operator_process import Installation
+from .jobs_api import JobsApi, ScriptedJobs
+from .operator_process import Installation, OperatorProcess
 
 RESULT_SECONDS = 270.0
 
@@ -25,12 +25,15 @@ class Stage:
     """What scenarios share.
 
     jobs: who runs what is handed in to heads
-    installation: an operator that serves these namespaces, and lives through all scenarios
+    heads: who does so instead, by namespace; None where all are scripted
+    installation, operator: that serve these namespaces, and live through all scenarios
     """
 
     cluster: Cluster
     jobs: ScriptedJobs
+    heads: dict[str, JobsApi] | None
     installation: Installation
+    operator: OperatorProcess
     namespaces: tuple[str, ...]
 
 

@@ -59,6 +59,10 @@ class Scene:
 
     def apply(self, name: str = "", changes: dict[str, Any] | None = None) -> KubeObject:
         """As `kubectl apply --server-side` does; changes are at dotted paths."""
+        return self.cluster.api.apply(RLHF_JOBS, self.manifest(name, changes))
+
+    def manifest(self, name: str = "", changes: dict[str, Any] | None = None) -> KubeObject:
+        """A job whose pods run on this scene's nodes."""
         base = {
             "metadata.name": name or self.name,
             "metadata.namespace": self.namespace,
@@ -67,7 +71,7 @@ class Scene:
             "spec.nodePools.head.nodeSelector": self.selector,
             "spec.nodePools.gpu.nodeSelector": self.selector,
         }
-        return self.cluster.api.apply(RLHF_JOBS, broken(base | (changes or {})))
+        return broken(base | (changes or {}))
 
     def job(self, name: str = "") -> KubeObject:
         return self.cluster.api.get(RLHF_JOBS, ObjectKey(self.namespace, name or self.name))

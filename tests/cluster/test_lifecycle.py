@@ -11,7 +11,7 @@ from taper_operator.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF
 from taper_operator.resource import KubeObject
 
 from .cluster import wait_for
-from .kuberay_stand_in import KubeRayStandIn
+from .conftest import KubeRay
 from .scenarios import RESULT_SECONDS, each_of
 from .scene import Scene, Stopwatch, scene
 
@@ -180,7 +180,5 @@ def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
     played[scenario_name].result(RESULT_SECONDS)
 
 
-def test_the_stand_in_for_kuberay_met_no_error(
-    played: dict[str, Future[None]], kuberay: KubeRayStandIn
-) -> None:
+def test_kuberay_met_no_error(played: dict[str, Future[None]], kuberay: KubeRay) -> None:
     assert kuberay.failures == []

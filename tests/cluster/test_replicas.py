@@ -61,7 +61,7 @@ def troupe(stage: Stage, name: str) -> Iterator[tuple[Troupe, Scene]]:
     namespace = stage.cluster.new_namespace(name)
     acting = Troupe(Installation(stage.cluster, [namespace]))
     try:
-        yield acting, Scene(stage.cluster, stage.jobs, namespace, "job", num_nodes=3)
+        yield acting, Scene(stage.cluster, stage.jobs, namespace, "job", num_nodes=4)
     finally:
         acting.leave()
 

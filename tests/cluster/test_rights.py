@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-import pytest
-
 from .audit_log import requests_of
 from .chart_access import rules_of
-from .cluster import Cluster
-from .jobs_api import ScriptedJobs
-from .kuberay_stand_in import KubeRayStandIn
 from .operator_process import Installation
-from .scenarios import Stage, finished
-from .scene import Scene
+from .scenarios import RESULT_SECONDS, Stage, each_of, finished, scenario
+from .scene import Scene, scene
 from .tour import tour
 
 # Asked for by admission, as the right to block an owner's deletion, and never used as a verb.
@@ -28,17 +23,30 @@ def check(installation: Installation) -> None:
     assert {each.right for each in requests} == granted - CHECKED_BY_ADMISSION
 
 
-def test_in_several_namespaces(stage: Stage, played: dict[str, Future[None]]) -> None:
-    finished(played)
-    tour(Scene(stage.cluster, stage.jobs, stage.namespaces[0], "tour"))
-    check(stage.installation)
-
-
-@pytest.mark.parametrize("scope", ["one", "all"])
-def test_in_one_and_in_all(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRayStandIn, scope: str) -> None:
-    namespace = cluster.new_namespace("tour")
-    watched = [namespace] if scope == "one" else ["*"]
-    installation = Installation(cluster, watched)
+def tour_under_its_own(stage: Stage, namespace: str, watched: str) -> None:
+    """A tour in a namespace, under an operator that no other scenario has."""
+    installation = Installation(stage.cluster, [watched])
     with installation.running():
-        tour(Scene(cluster, jobs, namespace, "tour"))
+        tour(Scene(stage.cluster, stage.jobs, namespace, "tour"))
     check(installation)
+
+
+@scene
+def a_tour_in_several_namespaces(scene: Scene) -> None:
+    tour(scene)
+
+
+@scenario
+def a_tour_in_one_namespace(stage: Stage) -> None:
+    namespace = stage.cluster.new_namespace("one")
+    tour_under_its_own(stage, namespace, namespace)
+
+
+@each_of(__name__)
+def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
+    played[scenario_name].result(RESULT_SECONDS)
+
+
+def test_in_several_namespaces_none_is_left_unused(stage: Stage, played: dict[str, Future[None]]) -> None:
+    finished(played)
+    check(stage.installation)

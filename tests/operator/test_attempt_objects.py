@@ -66,10 +66,10 @@ def test_who_may_reach_the_pods() -> None:
 
 def test_the_monitor_finds_the_ports_by_name() -> None:
     monitor = made(POD_MONITORS, resource())["spec"]
-    assert [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]] == ["metrics", "ray-metrics"]
+    assert [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]] == ["taper-metrics", "metrics"]
     worker = made(RAY_JOBS, resource())["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     names = [port["name"] for port in worker["template"]["spec"]["containers"][0]["ports"]]
-    assert names == ["metrics", "ray-metrics"]
+    assert names == ["taper-metrics", "metrics"]
 
 
 def test_a_claim_is_made_only_where_a_size_is_asked_for() -> None:

@@ -106,3 +106,14 @@ def test_ray_has_room_for_the_ranks_and_for_verls_helpers(content: Fields) -> No
     assert int(group["rayStartParams"]["num-cpus"]) >= 3 * training["ranks"]
     assert (head["num-gpus"], group["replicas"]) == ("0", training.get("nodes", 1))
     assert int(head["num-cpus"]) >= 12
+
+
+@given(content=valid_jobs())
+def test_no_port_is_there_twice_with_those_that_kuberay_adds(content: Fields) -> None:
+    """KubeRay 1.7.0 adds `metrics` to a head without it, and makes a Service of the head's ports."""
+    cluster = ray_job_of(content)["spec"]["rayClusterSpec"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    ports = {"metrics": 8080} | {port["name"]: port["containerPort"] for port in head["ports"]}
+    assert len(set(ports.values())) == len(ports)
+    # Without these two nobody joins, and nobody hands a job in.
+    assert (ports["gcs-server"], ports["dashboard"]) == (6379, 8265)
