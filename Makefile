@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a fresh machine; each makes what it needs and reuses what is there.
 BIN := .venv/bin
-UNIT_TESTS := $(BIN)/python -m pytest -q -m "not cluster and not engine and not e2e" -n auto --dist worksteal
+UNIT_TESTS := $(BIN)/python -m pytest -q -m "not alone and not cluster and not engine and not e2e" -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check static format lint types layers unit fix docs manifests locks clean
@@ -20,7 +20,7 @@ test: static cluster-tools ## All checks and all tests: unit, cluster, real engi
 	@echo "test: unit tests"
 	@$(UNIT_TESTS)
 	@echo "test: cluster, engine and end-to-end tests, one at a time"
-	@$(BIN)/python -m pytest -q -m "cluster or engine or e2e"
+	@$(BIN)/python -m pytest -q -m "alone or cluster or engine or e2e"
 
 check: static unit ## The checks and the unit tests: under 3 minutes
 

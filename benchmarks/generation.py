@@ -3,10 +3,11 @@
 One engine of two CPU ranks serves all arms, one after another, interleaved: in each repeat
 every arm runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
 forced by the token limit of each request, which no arm sees), beginning with another arm each
-time. A stage of the predictor comes first and is not counted: it hears one stage's lengths, as it
-would in a job's second step. The oracle's plan is the best found with the true lengths and the
-measured profile, corrected as the predictor's is, and is run live, too. Without `--profile` the
-replica measures one first, as it would at the start of a run.
+time. What the cores' own speed, which neighbours on a shared host change, does to a stage is taken
+out (`core_speed`), and shown beside. A stage of the predictor comes first and is not counted: it
+hears one stage's lengths, as it would in a job's second step. The oracle's plan is the best found
+with the true lengths and the measured profile, corrected as the predictor's is, and is run live,
+too. Without `--profile` the replica measures one first, as it would at the start of a run.
 
     python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7] [--more]
 
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from core_speed import CoreSpeed
 from generation_arms import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
 from generation_report import Run, Stages, plot, read_stages, table
 from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
@@ -76,7 +78,11 @@ def oracle_arm(tokens: np.ndarray[Any, Any], prices: Prices) -> Planned:
 
 
 async def compare(
-    replica: Replica, deciders: dict[str, Decider], profile: Profile, options: argparse.Namespace
+    replica: Replica,
+    deciders: dict[str, Decider],
+    profile: Profile,
+    cores: CoreSpeed,
+    options: argparse.Namespace,
 ) -> list[Path]:
     """All stages of all regimes and sizes; the files that they are kept in."""
     cases = [(regime, size) for regime in options.regimes for size in options.requests]
@@ -104,7 +110,7 @@ async def compare(
                     record = as_json(await replica.run(decider, tokens))
                     progress.advance(task)
                     if counts:
-                        runs.append(_run(regime, size, repeat, name, record))
+                        runs.append(_run(regime, size, repeat, name, record, cores))
                 if counts:
                     _keep(files[-1], Stages(runs), profile, options)
     return files
@@ -142,13 +148,14 @@ def _rotated(names: Sequence[str], by: int) -> Iterator[str]:
     return (names[(index + by) % len(names)] for index in range(len(names)))
 
 
-def _run(regime: str, size: int, repeat: int, arm: str, record: dict[str, Any]) -> Run:
+def _run(regime: str, size: int, repeat: int, arm: str, record: dict[str, Any], cores: CoreSpeed) -> Run:
     return Run(
         regime=regime,
         requests=size,
         repeat=repeat,
         arm=arm,
         seconds=record["ended_at"] - record["started_at"],
+        slowness=cores.slowness(record["started_at"], record["ended_at"]),
         switches=record["switches"],
         review=record.get("review"),
     )
@@ -174,7 +181,8 @@ async def measure(model: str, options: argparse.Namespace) -> list[Path]:
         deciders = arms(settings, profile, told.append, options.thresholds)
         if options.without:
             deciders = {name: decider for name, decider in deciders.items() if name not in options.without}
-        return await compare(Replica(coordinator, told), deciders, profile, options)
+        with CoreSpeed() as cores:
+            return await compare(Replica(coordinator, told), deciders, profile, cores, options)
     finally:
         await coordinator.close()
 

@@ -77,7 +77,7 @@ class ProfileSwitch(Block):
 class TPProfileSpec(Block):
     """The profile."""
 
-    format_version: Literal[3] = Field(description="Version of the form.")
+    format_version: Literal[4] = Field(description="Version of the form.")
     is_estimated: bool = Field(description="Whether it was derived from published figures, not measured.")
     made_at: Time = Field(description="When it was made, with the time zone.")
     key: ProfileKey = Field(description="What it is of.")
@@ -88,6 +88,9 @@ class TPProfileSpec(Block):
     kv_bytes_per_token: Positive = Field(description="KV cache of a token, of all ranks together.")
     held_out_error: NotNegative | None = Field(
         default=None, description="Mean relative error of the decode steps that were held out."
+    )
+    held_out_cell_error: NotNegative | None = Field(
+        default=None, description="The same of the mean of each cell's steps that were held out."
     )
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(description="Share of samples held out.")
     kv: Literal["auto", "migrate", "recompute"] = Field(
@@ -176,6 +179,10 @@ def _contradictions(spec: TPProfileSpec) -> list[Problem]:
         ),
         "spec.heldOutError": (
             spec.is_estimated or spec.held_out_error is not None,
+            "measure it, or estimate all",
+        ),
+        "spec.heldOutCellError": (
+            spec.is_estimated or spec.held_out_cell_error is not None,
             "measure it, or estimate all",
         ),
     }

@@ -48,4 +48,11 @@ def tpprofile_rules() -> list[CelRule]:
             twin=_TWIN,
             field_path=".heldOutError",
         ),
+        CelRule(
+            at="spec",
+            rule="self.isEstimated || has(self.heldOutCellError)",
+            message="spec.heldOutCellError is missing in a profile that is not estimated: measure it",
+            twin=_TWIN,
+            field_path=".heldOutCellError",
+        ),
     ]

@@ -151,6 +151,8 @@ class Profile:
     switch: by (from degree, to degree)
     held_out_error: mean absolute error, relative to what was measured, of the decode steps that
         were held out; None where nothing was measured
+    held_out_cell_error: the same of the mean of each cell's held-out steps: what is left when the
+        machine's own spread from step to step is averaged out, as it is over a stage
     held_out_share: of the samples
     made_at: ISO 8601, with the time zone
     kv: what the switches that it prices do with the KV cache: `migrate`, `recompute`, or `auto`, which
@@ -168,6 +170,7 @@ class Profile:
     switch: Mapping[tuple[int, int], SwitchTerms]
     held_out_error: float | None
     made_at: str
+    held_out_cell_error: float | None = None
     held_out_share: float = 0.0
     is_estimated: bool = False
     kv: str = AUTO
@@ -188,8 +191,12 @@ class Profile:
         """One line that says what it is of, and how far it can be trusted."""
         trust = "ESTIMATED from published figures, not measured" if self.is_estimated else "measured"
         where = f"{self.key.model} on {self.footprint} x {self.key.device}, {self.key.dtype}"
-        error = "" if self.held_out_error is None else f", held-out step error {self.held_out_error:.1%}"
-        return f"{where}: {trust} {self.made_at}{error}"
+        errors = [
+            f", held-out {name} error {error:.1%}"
+            for name, error in (("step", self.held_out_error), ("cell", self.held_out_cell_error))
+            if error is not None
+        ]
+        return f"{where}: {trust} {self.made_at}{''.join(errors)}"
 
     def __str__(self) -> str:
         return self.title
@@ -318,11 +325,12 @@ def _check_kv(kv: str) -> None:
 
 
 def _check_trust(profile: Profile) -> None:
-    error = profile.held_out_error
-    if error is None and not profile.is_estimated:
-        raise ValueError("held_out_error: missing in a profile that is not estimated")
-    if error is not None and not (math.isfinite(error) and error >= 0):
-        raise ValueError(f"held_out_error: {error} is not 0 or more, and finite")
+    for name in ("held_out_error", "held_out_cell_error"):
+        error = getattr(profile, name)
+        if error is None and not profile.is_estimated:
+            raise ValueError(f"{name}: missing in a profile that is not estimated")
+        if error is not None and not (math.isfinite(error) and error >= 0):
+            raise ValueError(f"{name}: {error} is not 0 or more, and finite")
     if not 0 <= profile.held_out_share < 1:
         raise ValueError(f"held_out_share: {profile.held_out_share} is not within [0, 1)")
     try:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from taper_policy.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 
 _Reader = Callable[[object, str], Any]
 
@@ -89,6 +89,7 @@ def profile_as_json(profile: Profile) -> dict[str, Any]:
         "degrees": list(profile.degrees),
         "kv_bytes_per_token": profile.kv_bytes_per_token,
         "held_out_error": profile.held_out_error,
+        "held_out_cell_error": profile.held_out_cell_error,
         "held_out_share": profile.held_out_share,
         "kv": profile.kv,
         "prefill": {str(degree): asdict(terms) for degree, terms in sorted(profile.prefill.items())},
@@ -234,6 +235,7 @@ _PROFILE: Final[dict[str, _Reader]] = {
     "degrees": _tuple(_whole),
     "kv_bytes_per_token": _whole,
     "held_out_error": _optional(_number),
+    "held_out_cell_error": _optional(_number),
     "held_out_share": _number,
     "kv": _text,
     "prefill": _mapping(_degree, _value(PrefillTerms, _PREFILL)),

@@ -4,7 +4,8 @@ Steps. A sample counts for the grid context nearest to its own, and is brought t
 the line through the medians of its line's cells (contexts grow while a cell is measured).
 Of each cell the share `held_out_share` of the samples, spread evenly over the time, is held
 out; the rest gives the median and its interval. The held-out samples, at their own
-contexts, give the profile's `held_out_error`: the mean of |predicted - measured| / measured.
+contexts, give the profile's `held_out_error`: the mean of |predicted - measured| / measured, over
+the samples; and its `held_out_cell_error`: over the cells, of the means of their samples.
 
 Switches and prefills. Terms by `robust_fit`, for each pair and degree; their p90 errors are
 cross-validated: each sample is predicted by terms fitted without its fold, which is that share of them.
@@ -126,7 +127,8 @@ def fit_profile(
     if not 0 < held_out_share <= 0.5:
         raise ValueError(f"held_out_share: {held_out_share} is not within (0, 0.5]")
     _check_seconds(samples)
-    kept, held_out = _split_steps(samples.steps, contexts, held_out_share)
+    kept, held_out_of = _split_steps(samples.steps, contexts, held_out_share)
+    held_out = [sample for chosen in held_out_of.values() for sample in chosen]
     prefill = {
         degree: _prefill_terms(
             [sample for sample in samples.prefills if sample.degree == degree], degree, held_out_share
@@ -147,10 +149,15 @@ def fit_profile(
         prefill=prefill,
         switch=switch,
         held_out_error=0.0,
+        held_out_cell_error=0.0,
         held_out_share=held_out_share,
         made_at=made_at,
     )
-    return replace(profile, held_out_error=step_error(profile, held_out))
+    return replace(
+        profile,
+        held_out_error=step_error(profile, held_out),
+        held_out_cell_error=cell_error(profile, held_out_of.values()),
+    )
 
 
 def step_error(profile: Profile, samples: Iterable[StepSample]) -> float:
@@ -158,17 +165,33 @@ def step_error(profile: Profile, samples: Iterable[StepSample]) -> float:
 
     Raises `ValueError` without a sample.
     """
-    errors = []
-    for degree, chosen in _grouped(samples, lambda sample: sample.degree).items():
-        predicted = profile.steps(degree).seconds(
-            [sample.batch for sample in chosen],
-            [sample.context_tokens for sample in chosen],
-            [sample.busy_groups for sample in chosen],
-        )
-        errors.append(relative_errors(predicted, [sample.seconds for sample in chosen]))
+    errors = [
+        relative_errors(_predicted(profile, chosen), [sample.seconds for sample in chosen])
+        for chosen in _grouped(samples, lambda sample: sample.degree).values()
+    ]
     if not errors:
         raise ValueError("steps: no sample to compare with")
     return float(np.concatenate(errors).mean())
+
+
+def cell_error(profile: Profile, cells: Iterable[Sequence[StepSample]]) -> float:
+    """Mean over `cells` of the error of their mean step, relative to the measured one. Each has the
+    samples of one cell; one without any does not count. Raises `ValueError` where none counts."""
+    taken = [chosen for chosen in cells if chosen]
+    if not taken:
+        raise ValueError("steps: no sample to compare with")
+    predicted = [float(_predicted(profile, chosen).mean()) for chosen in taken]
+    measured = [float(np.mean([sample.seconds for sample in chosen])) for chosen in taken]
+    return float(relative_errors(predicted, measured).mean())
+
+
+def _predicted(profile: Profile, samples: Sequence[StepSample]) -> Floats:
+    """The seconds of `samples`, all of one degree, by the profile."""
+    return profile.steps(samples[0].degree).seconds(
+        [sample.batch for sample in samples],
+        [sample.context_tokens for sample in samples],
+        [sample.busy_groups for sample in samples],
+    )
 
 
 def _check_seconds(samples: Samples) -> None:
@@ -187,8 +210,8 @@ def _check_seconds(samples: Samples) -> None:
 
 def _split_steps(
     steps: Sequence[StepSample], contexts: Sequence[int], share: float
-) -> tuple[dict[_Place, list[StepSample]], list[StepSample]]:
-    """The samples that are kept, by cell, and those that are held out."""
+) -> tuple[dict[_Place, list[StepSample]], dict[_Place, list[StepSample]]]:
+    """The samples that are kept and those that are held out, by cell."""
     grid = sorted(contexts)
     if not grid or grid[0] < 1:
         raise ValueError(f"contexts: {list(contexts)} are not all 1 or more")
@@ -197,10 +220,10 @@ def _split_steps(
         nearest = min(grid, key=lambda context: abs(context - sample.context_tokens))
         return sample.degree, sample.busy_groups, sample.batch, nearest
 
-    kept, held_out = {}, []
+    kept, held_out = {}, {}
     for where, samples in _grouped(steps, place).items():
         out = [_is_held_out(index, share) for index in range(len(samples))]
-        held_out += [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
+        held_out[where] = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
         kept[where] = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
         if len(kept[where]) < MIN_FOR_INTERVAL:
             names = dict(zip(("degree", "busy_groups", "batch", "context_tokens"), where, strict=True))

@@ -81,7 +81,9 @@ class Grid:
     context_ratio: of neighbouring contexts, at most
     longest_context, most_cell_tokens: bounds of what is prefilled for a cell
     steps: of a visit to a cell, over its busy groups
-    visits: of a cell, at most; it has no second one once its interval is narrow
+    visits: of a cell, at most; it has no further one once its interval is narrow
+    least_visits: of a cell. Steps of one visit are alike: what disturbs a machine for some seconds
+        moves all of them, and their interval does not know
     prefills: of each degree; sizes in equal ratios
     switch_requests: live requests of the tours
     most_recomputed_tokens: of a tour whose KV is recomputed
@@ -95,6 +97,7 @@ class Grid:
     most_cell_tokens: int
     steps: int
     visits: int
+    least_visits: int
     prefill_sizes: int
     prefill_repeats: int
     switch_requests: tuple[int, ...]
@@ -207,6 +210,7 @@ QUICK: Final = Grid(
     most_cell_tokens=2048,
     steps=8,
     visits=1,
+    least_visits=1,
     prefill_sizes=6,
     prefill_repeats=1,
     switch_requests=(1, 4, 12),
@@ -221,6 +225,7 @@ FULL: Final = Grid(
     most_cell_tokens=262144,
     steps=16,
     visits=4,
+    least_visits=2,
     prefill_sizes=8,
     prefill_repeats=3,
     switch_requests=(1, 2, 4, 8, 16, 32),

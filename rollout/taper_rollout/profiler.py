@@ -190,7 +190,11 @@ class Profiler:
         for visit in range(self._grid.visits):
             for degree in self._room.degrees:
                 places = [place for place in self._steps if place.degree == degree]
-                uncertain = [place for place in places if self._is_uncertain(place)]
+                uncertain = [
+                    place
+                    for place in places
+                    if visit < self._grid.least_visits or self._is_uncertain(place)
+                ]
                 tell(len(places) - len(uncertain), f"TP{degree}")
                 if uncertain:
                     await self._switch(degree, "migrate")

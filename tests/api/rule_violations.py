@@ -80,7 +80,9 @@ def _pool_violations(pool: str) -> dict[str, dict[str, Any]]:
 
 def _verl_violations() -> dict[str, dict[str, Any]]:
     settled = {f"spec.verl['{name}'] is set": {"spec/verl": {name: 1}} for name in SETTLED_BY_FIELD}
-    groups = {f"spec.verl['{name}'] holds": {"spec/verl": {name: {"other": 1}}} for name in SETTLED_GROUPS}
+    groups = {
+        f"spec.verl['{name}'] holds": {"spec/verl": {name: {"other": 1}}} for name in sorted(SETTLED_GROUPS)
+    }
     return settled | groups
 
 

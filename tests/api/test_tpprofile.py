@@ -50,6 +50,7 @@ def profile() -> Profile:
         prefill={1: prefill, 2: prefill},
         switch={(1, 2): SwitchTerms(**terms)},  # type: ignore[arg-type]
         held_out_error=0.02,
+        held_out_cell_error=0.01,
         made_at="2026-11-21T12:00:00+00:00",
     )
 
@@ -84,6 +85,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"switch": {"1->4": resource()["spec"]["switch"]["1->2"]}}, "spec.switch"),
     ({"cells": [resource()["spec"]["cells"][0] | {"degree": 8}]}, "spec.cells"),
     ({"heldOutError": None}, "spec.heldOutError"),
+    ({"heldOutCellError": None}, "spec.heldOutCellError"),
     ({"kv": "both"}, "spec.kv"),
     ({"formatVersion": 1}, "spec.formatVersion"),
     ({"kvBytesPerToken": 0}, "spec.kvBytesPerToken"),

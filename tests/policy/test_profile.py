@@ -50,6 +50,7 @@ def profile(**fields: Any) -> Profile:
         "prefill": {1: PREFILL, 2: PREFILL},
         "switch": {(1, 2): WIDEN},
         "held_out_error": 0.02,
+        "held_out_cell_error": 0.01,
         "held_out_share": 0.2,
         "made_at": "2026-11-21T12:00:00+00:00",
     }
@@ -206,6 +207,7 @@ def test_what_is_not_known_is_refused(ask: Any, problem: str) -> None:
             "^switch.2->1: a switch that takes no time",
         ),
         ({"held_out_error": None}, "^held_out_error: missing"),
+        ({"held_out_cell_error": None}, "^held_out_cell_error: missing"),
         ({"held_out_error": float("nan")}, "^held_out_error: nan"),
         ({"kv": "copy"}, "^kv: 'copy' is not one of auto, migrate, recompute"),
         ({"held_out_share": 1.0}, "^held_out_share: 1.0"),

@@ -64,6 +64,7 @@ def profiles(draw: st.DrawFn) -> Profile:
         prefill={1: draw(prefill), 2: draw(prefill)},
         switch={pair: draw(switch) for pair in draw(st.sets(st.sampled_from([(1, 2), (2, 1)])))},
         held_out_error=draw(amounts),
+        held_out_cell_error=draw(amounts),
         held_out_share=draw(st.floats(0, 0.5)),
         made_at="2026-11-21T12:00:00+00:00",
     )
@@ -131,7 +132,7 @@ def refused(change: Change) -> str:
 @pytest.mark.parametrize(
     ("change", "begins"),
     [
-        (lambda d: d.update(format_version=2), "format_version: 2 cannot be read; it must be 3"),
+        (lambda d: d.update(format_version=2), "format_version: 2 cannot be read; it must be 4"),
         (lambda d: d.update(format_version=2, unheard_of=1), "format_version: 2"),
         (lambda d: d.pop("format_version"), "format_version: None"),
         (lambda d: d.update(extra=1), "extra: unknown"),
@@ -199,7 +200,7 @@ def test_what_is_no_object_is_refused(document: object) -> None:
     ],
 )
 def test_a_profile_of_something_else_is_refused(key: ProfileKey, problem: str) -> None:
-    profile = replace(h100_8b(), key=KEY, is_estimated=False, held_out_error=0.0, cells=measured_cells())
+    profile = replace(h100_8b(), key=KEY, is_estimated=False, held_out_error=0.0, held_out_cell_error=0.0, cells=measured_cells())
     check_profile(profile, KEY, path="p")
     with pytest.raises(ValueError) as caught:
         check_profile(profile, key, path="p")

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,7 @@ def test_exact_samples_give_cells_and_terms_back() -> None:
         assert cell.half_width_seconds < 1e-12
         assert cell.num_samples == 16
     assert profile.held_out_error == pytest.approx(0.0, abs=1e-5)
+    assert profile.held_out_cell_error == pytest.approx(0.0, abs=1e-5)
     for degree, prefill in profile.prefill.items():
         assert prefill.fixed_seconds == pytest.approx(0.01)
         assert prefill.token_seconds == pytest.approx(1e-4 / degree)
@@ -141,6 +143,8 @@ def test_the_held_out_error_is_that_of_the_noise() -> None:
     profile = fitted(measured(1, noise=0.05, per_cell=50))
     # The mean absolute value of a normal error is 0.8 of its deviation.
     assert profile.held_out_error == pytest.approx(0.04, abs=0.006)
+    # Of ten held-out steps, and of about forty kept ones.
+    assert profile.held_out_cell_error == pytest.approx(0.04 / math.sqrt(8), rel=0.3)
     assert profile.held_out_share == 0.2
     assert profile.switch[1, 2].relative_error_p90 == pytest.approx(0.08, abs=0.04)
 

@@ -227,6 +227,7 @@ def exchange_speed(segment: Segment, rank: int) -> float:
     return best
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
 def test_a_small_all_reduce_takes_less_than_gloo() -> None:
     """gloo needs 350 microseconds and more; the best of 20 tries, as other processes run too."""

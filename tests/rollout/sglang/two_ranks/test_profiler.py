@@ -29,6 +29,7 @@ GRID = Grid(
     most_cell_tokens=2000,
     steps=10,
     visits=1,
+    least_visits=1,
     prefill_sizes=5,
     prefill_repeats=2,
     switch_requests=(1, 3),
