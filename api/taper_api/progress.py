@@ -20,15 +20,20 @@ class Report(Block):
     time: Time = Field(description="When it was told.")
 
 
-class Progress(Report):
-    """How far the training is."""
+class TrainingFigures(Block):
+    """How far the training is, in the job's own words."""
 
     step: Count = Field(description="Steps that are done.")
     steps: Count = Field(description="Steps in all.")
     seconds_per_step: Seconds | None = Field(default=None, description="Mean of the last steps.")
-    eta: Time | None = Field(default=None, description="When it will be done, at that pace.")
     last_checkpoint_step: Count | None = Field(default=None, description="Step of the newest checkpoint.")
     reward: float | None = Field(default=None, description="Mean reward of the last step.")
+
+
+class Progress(TrainingFigures, Report):
+    """How far the training is."""
+
+    eta: Time | None = Field(default=None, description="When it will be done, at that pace.")
 
 
 class ReplicaLayout(Block):
@@ -40,7 +45,7 @@ class ReplicaLayout(Block):
     replicas: Count = Field(description="Number of replicas that are in it.")
 
 
-class RolloutFigures(Report):
+class SwitchFigures(Block):
     """What switching does for the job, over all replicas and since the attempt began."""
 
     layouts: Annotated[tuple[ReplicaLayout, ...], Field(strict=False, max_length=16)] = Field(
@@ -56,3 +61,7 @@ class RolloutFigures(Report):
     regret: float | None = Field(
         default=None, description="Time taken by generation over the best possible, minus 1."
     )
+
+
+class RolloutFigures(SwitchFigures, Report):
+    """What switching does for the job, over all replicas and since the attempt began."""

@@ -259,6 +259,21 @@ class ApiServer:
         path, params = _path(resource, key.namespace, key.name)
         self._json(_Request(method="DELETE", path=path, path_params=params, body=options))
 
+    def review(
+        self, resource: Resource, obj: KubeObject, *, read_seconds: float = READ_SECONDS
+    ) -> KubeObject:
+        """Ask by a POST that leaves nothing behind, such as a TokenReview; the answer is in its status."""
+        path, params = _path(resource)
+        request = _Request(
+            method="POST",
+            path=path,
+            path_params=params,
+            query=self._write_query(),
+            body=obj,
+            read_seconds=read_seconds,
+        )
+        return self._json(request)
+
     def _write_query(self, *, field_manager: str = "", dry_run: bool = False) -> tuple[tuple[str, str], ...]:
         return _given(
             fieldManager=field_manager or self._field_manager,

@@ -50,7 +50,7 @@ def attempt_objects(
     claim = checkpoints_claim(job, identity)
     if claim is not None:
         yield CLAIMS, claim
-    yield CONFIG_MAPS, config_map(job, identity, number)
+    yield CONFIG_MAPS, config_map(job, identity, number, policy)
     yield RAY_JOBS, ray_job(job, identity, number, policy)
 
 

@@ -23,7 +23,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
 
 from taper_operator.api_error import ApiError, Conflict, NotLeader
 from taper_operator.health_server import HealthServer, Page, text_page
@@ -46,9 +48,23 @@ _RELEASE_SECONDS = 1.0
 _STUCK_SECONDS = 600.0
 
 
+class Service(Protocol):
+    """What every replica does beside it all, whether it leads or not."""
+
+    def open(self) -> None:
+        """Take what is needed to run. Raises OSError."""
+
+    def run(self) -> None:
+        """Until `stop`, or for ever; its end without one ends the process."""
+
+    def stop(self) -> None:
+        """Have `run` end. Takes no time."""
+
+
 class Controller:
     """See the module's docstring.
 
+    services: by the name of their thread
     workers: how many keys are reconciled at a time
     address: where health and metrics are served
     """
@@ -63,8 +79,10 @@ class Controller:
         metrics: OperatorMetrics,
         workers: int,
         address: Address,
+        services: Mapping[str, Service] = MappingProxyType({}),
     ) -> None:
         self._reflectors = list(reflectors)
+        self._services = dict(services)
         self._queue = queue
         self._elector = elector
         self._reconcile = reconcile
@@ -90,11 +108,14 @@ class Controller:
     def run(self) -> int:
         """Run until `stop`, or until this replica cannot go on; returns the exit code of the process.
 
-        Raises OSError where the address cannot be listened at.
+        Raises OSError where an address cannot be listened at.
         """
+        for service in self._services.values():
+            service.open()
         self._server = HealthServer(self._address, self._pages)
         self._server.start()
         self._threads = [self._start(f"reflect {each}", each.run) for each in self._reflectors]
+        self._threads += [self._start(name, service.run) for name, service in self._services.items()]
         try:
             problem = self._run()
             if not problem:
@@ -111,7 +132,7 @@ class Controller:
             problem = self._problem()
             if problem:
                 return problem
-            if self._election is None and self._has_synced():
+            if self._election is None and self.has_synced:
                 self._election = self._start("elect", self._elector.run)
             if not self._workers and self._elector.is_leader_now():
                 self._workers = [self._start("work", self._work) for _ in range(self._num_workers)]
@@ -124,7 +145,9 @@ class Controller:
         dead = [thread.name for thread in self._all_threads() if not thread.is_alive()]
         return f"a thread has ended: {', '.join(dead)}" if dead else ""
 
-    def _has_synced(self) -> bool:
+    @property
+    def has_synced(self) -> bool:
+        """Whether all caches are filled."""
         return all(reflector.has_synced for reflector in self._reflectors)
 
     def _all_threads(self) -> list[threading.Thread]:
@@ -201,6 +224,8 @@ class Controller:
     def _end(self) -> None:
         self._queue.shut_down()
         self._elector.stop()
+        for service in self._services.values():
+            service.stop()
         for reflector in self._reflectors:
             reflector.stop()
         if self._server is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import http.server
-import socket
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from taper_operator.http_listener import HttpListener
 from taper_operator.settings import Address
 
 # Who connects and says nothing is not waited for.
@@ -38,7 +38,7 @@ class HealthServer:
 
     def __init__(self, address: Address, pages: Mapping[str, MakePage]) -> None:
         """Listen; `start` answers. Raises OSError where the address is taken or not this machine's."""
-        self._server = _Server(address, _handler(dict(pages)))
+        self._server = HttpListener(address, _handler(dict(pages)))
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": _POLL_SECONDS}, daemon=True
         )
@@ -56,28 +56,6 @@ class HealthServer:
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    def __init__(self, address: Address, handler: type[http.server.BaseHTTPRequestHandler]) -> None:
-        # A pod may have IPv4, IPv6 or both: no host means whatever there is.
-        is_dual = not address.host and socket.has_dualstack_ipv6()
-        if is_dual or ":" in address.host:
-            self.address_family = socket.AF_INET6
-        self._is_dual = is_dual
-        super().__init__((address.host or ("::" if is_dual else ""), address.port), handler)
-
-    def server_bind(self) -> None:
-        if self._is_dual:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Not HTTPServer's, which asks DNS for this machine's name.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "", self.server_address[1]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who hangs up is no error of ours."""
 
 
 def _handler(pages: Mapping[str, MakePage]) -> type[http.server.BaseHTTPRequestHandler]:

@@ -15,6 +15,13 @@ NETWORK_POLICIES = Resource(
     group="networking.k8s.io", version="v1", plural="networkpolicies", kind="NetworkPolicy"
 )
 POD_MONITORS = Resource(group="monitoring.coreos.com", version="v1", plural="podmonitors", kind="PodMonitor")
+TOKEN_REVIEWS = Resource(
+    group="authentication.k8s.io",
+    version="v1",
+    plural="tokenreviews",
+    kind="TokenReview",
+    is_namespaced=False,
+)
 DEFINITIONS = Resource(
     group="apiextensions.k8s.io",
     version="v1",

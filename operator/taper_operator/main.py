@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from taper_operator.kinds import POD_MONITORS, PODS, RAY_CLUSTERS, RAY_JOBS, RLH
 from taper_operator.manager import Manager, WatchedKind
 from taper_operator.object_names import JOB_LABEL, job_key
 from taper_operator.observer import MADE_KINDS, Observer
+from taper_operator.pod_policy import PodPolicy
 from taper_operator.reconcile import Reconciler
 from taper_operator.render import rendered
 from taper_operator.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.server_certificate import ReadAnew, trusted_certificates
 from taper_operator.settings import Settings, SettingsError, pod_policy_from, settings_from
 
 log = logging.getLogger(__name__)
@@ -96,7 +99,16 @@ def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:
 
     observer = Observer(manager.reader, manager.caches, is_served=is_served, clock=time.monotonic)
     executor = Executor(manager.writer, instance=settings.identity, clock=_now)
-    return Reconciler(observer, executor, policy=settings.pod_policy, clock=_now)
+    return Reconciler(observer, executor, policy=_policy_now(settings), clock=_now)
+
+
+def _policy_now(settings: Settings) -> Callable[[], PodPolicy]:
+    """What the settings say of pods, with the certificates as they are in their file now."""
+    policy, file = settings.pod_policy, settings.report_ca_file
+    if not file:
+        return lambda: policy
+    trusted = ReadAnew([file], lambda: trusted_certificates(file), clock=time.monotonic)
+    return lambda: replace(policy, report_ca=trusted.value())
 
 
 def _now() -> datetime:

@@ -1,8 +1,9 @@
-"""Puts the operator together: clients, caches, reflectors, queue, elector and controller.
+"""Puts the operator together: clients, caches, reflectors, queue, elector, controller, and who hears jobs.
 
 There are three clients, each with connections of its own: the elector's, which nothing may
-keep waiting; the reader's; and the writer's, which asks the elector before it sends. All
-share a circuit breaker, since they share an API server.
+keep waiting; the reader's; and the writer's, which asks the elector before it sends. Where jobs
+report there is a fourth, for what every replica may ask and write. All share a circuit breaker, since they
+share an API server.
 """
 
 from __future__ import annotations
@@ -10,18 +11,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
 from taper_operator.api_server import ApiServer, connect, fence_connections
 from taper_operator.circuit_breaker import CircuitBreaker
-from taper_operator.controller import Controller, Reconcile
+from taper_operator.controller import Controller, Reconcile, Service
+from taper_operator.kinds import RLHF_JOBS
 from taper_operator.leader_elector import LeaderElector, sleepless_clock
 from taper_operator.metrics import OperatorMetrics
 from taper_operator.object_cache import KeysOf, ObjectCache
 from taper_operator.reflector import Reflector
+from taper_operator.report_receiver import ReportReceiver
+from taper_operator.report_server import ReportServer
+from taper_operator.report_tokens import ReportTokens
+from taper_operator.report_writer import ReportWriter
 from taper_operator.resource import ObjectKey, Resource
-from taper_operator.settings import Settings
+from taper_operator.server_certificate import ReadAnew, server_context
+from taper_operator.settings import Settings, SettingsError
 from taper_operator.work_queue import WorkQueue
 
 FIELD_MANAGER = "taper-operator"
@@ -85,6 +93,7 @@ class Manager:
         self.reflectors = [
             self._reflector(kind, namespace) for kind in kinds for namespace in settings.watched_namespaces
         ]
+        self.services = self._report_services() if settings.pod_policy.report_url else {}
 
     def controller(self, reconcile: Reconcile) -> Controller:
         """What runs it all."""
@@ -99,7 +108,35 @@ class Manager:
             metrics=self.metrics,
             workers=self._settings.workers,
             address=self._settings.address,
+            services=self.services,
         )
+
+    def _report_services(self) -> dict[str, Service]:
+        """What hears jobs and writes down what they say. Raises SettingsError."""
+        files = (self._settings.report_certificate, self._settings.report_key)
+        try:
+            certificate = ReadAnew(files, lambda: server_context(*files), clock=time.monotonic)
+        except (OSError, ValueError) as error:
+            raise SettingsError([f"--report-certificate, --report-key: {error}"]) from error
+        api_server, jobs = self._api_server(), self.caches[RLHF_JOBS]
+        writer = ReportWriter(
+            api_server, jobs, observe=self.metrics.observe_report_write, clock=time.monotonic, now=_now
+        )
+        receiver = ReportReceiver(
+            jobs,
+            ReportTokens(api_server, clock=time.monotonic),
+            writer,
+            is_ready=lambda: all(reflector.has_synced for reflector in self.reflectors),
+            clock=time.monotonic,
+            now=_now,
+        )
+        server = ReportServer(
+            self._settings.report_address,
+            receiver.receive,
+            context=certificate.value,
+            observe=self.metrics.observe_report,
+        )
+        return {"hear reports": server, "write reports": writer}
 
     def _api_server(self, **options: Any) -> ApiServer:
         client = self._make_client(self._settings.kubeconfig)
@@ -126,3 +163,7 @@ class Manager:
             label_selector=kind.label_selector,
             is_optional=kind.is_optional,
         )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -46,6 +46,27 @@ class OperatorMetrics:
             registry=self._registry,
         )
 
+        self._reports = Counter(
+            f"{PREFIX}reports",
+            "Snapshots that jobs have posted, by how that ended.",
+            ["result"],
+            registry=self._registry,
+        )
+        self._report_writes = Counter(
+            f"{PREFIX}report_writes",
+            "Snapshots that were to be written into a status, by how that ended.",
+            ["result"],
+            registry=self._registry,
+        )
+
+    def observe_report(self, result: str) -> None:
+        """A job has posted, or somebody in its name."""
+        self._reports.labels(result).inc()
+
+    def observe_report_write(self, result: str) -> None:
+        """A snapshot has been written into a status, or not."""
+        self._report_writes.labels(result).inc()
+
     def observe_reconcile(self, result: str, seconds: float) -> None:
         """A key has been reconciled."""
         self._reconciles.labels(result).inc()

@@ -28,6 +28,7 @@ JOB_FILE = "job.yaml"
 WORK_DIRECTORY = "/var/lib/taper"
 TOKEN_DIRECTORY = "/var/run/secrets/taper.dev"
 TOKEN_FILE = "token"
+REPORT_CA_FILE = "report-ca.crt"
 
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265

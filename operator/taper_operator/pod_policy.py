@@ -26,6 +26,8 @@ class PodPolicy:
     gpu_resource, gpu_label: resource of a GPU, and node label that tells its type
     kuberay_namespace, prometheus_namespace: who may reach a job's pods from outside the job
     grace_seconds: that pods have to end
+    report_url: where jobs report to, without a path; empty where they report nothing
+    report_ca: certificates, in PEM form, that who listens there is known by
     """
 
     image: str = ""
@@ -36,6 +38,8 @@ class PodPolicy:
     kuberay_namespace: str = "kuberay-system"
     prometheus_namespace: str = "monitoring"
     grace_seconds: int = 60
+    report_url: str = ""
+    report_ca: str = ""
 
     def refusals(self, spec: RLHFJobSpec) -> Iterator[Problem]:
         """What in a job these settings do not allow."""

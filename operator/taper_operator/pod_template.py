@@ -21,7 +21,9 @@ from taper_operator.object_names import (
     GCS_PORT,
     GPU_ROLE,
     HEAD_ROLE,
+    JOB_DIRECTORY,
     RAY_METRICS_PORT,
+    REPORT_CA_FILE,
     ROLE_LABEL,
     SUBMITTER_ROLE,
     TOKEN_DIRECTORY,
@@ -32,6 +34,7 @@ from taper_operator.pod_monitor import METRICS_PORT_NAME, RAY_METRICS_PORT_NAME
 from taper_operator.pod_policy import PodPolicy, locks_memory
 from taper_operator.pod_security import container_security_context, pod_security_context
 from taper_operator.pod_volumes import PodVolume, pod_volumes, token_volume
+from taper_operator.report_path import report_path
 from taper_operator.resource import KubeObject
 
 _STOP_SECONDS = 5
@@ -40,9 +43,8 @@ _TOPOLOGY = "kueue.x-k8s.io/podset"
 
 
 def head_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
-    """The template of the head's pod. It alone holds the token for reports: `taper run` runs in it."""
+    """The template of the head's pod. It alone can report: `taper run` runs in it."""
     pool = job.spec.node_pools.head
-    token = token_volume(identity, number)
     container = {
         "name": "ray-head",
         "resources": _resources(pool, cpu=pool.cpu or "4"),
@@ -53,7 +55,9 @@ def head_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodP
         ],
         "securityContext": container_security_context(),
     }
-    volumes = [*pod_volumes(job, identity, number, pool), token]
+    volumes = list(pod_volumes(job, identity, number, pool))
+    if policy.report_url:
+        volumes.append(token_volume(identity, number))
     return _template(
         job, identity, number, policy, pool=pool, role=HEAD_ROLE, container=container, volumes=volumes
     )
@@ -120,7 +124,7 @@ def _template(
     container |= {
         "image": job.spec.image.name or policy.image,
         "imagePullPolicy": job.spec.image.pull_policy,
-        "env": _environment(job, identity, number, has_token=role == HEAD_ROLE),
+        "env": _environment(job, identity, number, policy, role),
         "volumeMounts": [volume.mount for volume in volumes],
         "lifecycle": {"preStop": {"exec": {"command": stop}}},
     }
@@ -160,7 +164,9 @@ def _resources(pool: Pool, *, cpu: str, devices: dict[str, str] | None = None) -
     return {"requests": amounts, "limits": dict(amounts)}
 
 
-def _environment(job: RLHFJob, identity: JobIdentity, number: int, *, has_token: bool) -> list[KubeObject]:
+def _environment(
+    job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy, role: str
+) -> list[KubeObject]:
     variables: list[KubeObject] = []
     for variable in job.spec.env:
         if variable.secret is not None:
@@ -174,8 +180,13 @@ def _environment(job: RLHFJob, identity: JobIdentity, number: int, *, has_token:
         "TAPER_NAMESPACE": identity.namespace,
         ATTEMPT_VARIABLE: str(number),
     }
-    if has_token:
-        ours["TAPER_REPORT_TOKEN"] = f"{TOKEN_DIRECTORY}/{TOKEN_FILE}"
+    if policy.report_url and role == HEAD_ROLE:
+        path = report_path(identity.namespace, identity.name)
+        ours |= {
+            "TAPER_REPORT_URL": f"{policy.report_url}{path}",
+            "TAPER_REPORT_CA": f"{JOB_DIRECTORY}/{REPORT_CA_FILE}",
+            "TAPER_REPORT_TOKEN": f"{TOKEN_DIRECTORY}/{TOKEN_FILE}",
+        }
     cache = job.spec.volumes.model_cache
     if cache is not None and all(variable.name != "HF_HOME" for variable in job.spec.env):
         ours["HF_HOME"] = cache.mount_path

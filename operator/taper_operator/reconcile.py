@@ -17,10 +17,19 @@ from taper_operator.resource import ObjectKey
 
 
 class Reconciler:
-    """See the module's docstring. clock: the time of day, in UTC"""
+    """See the module's docstring.
+
+    policy: what the settings say of pods now
+    clock: the time of day, in UTC
+    """
 
     def __init__(
-        self, observer: Observer, executor: Executor, *, policy: PodPolicy, clock: Callable[[], datetime]
+        self,
+        observer: Observer,
+        executor: Executor,
+        *,
+        policy: Callable[[], PodPolicy],
+        clock: Callable[[], datetime],
     ) -> None:
         self._observer = observer
         self._executor = executor
@@ -32,11 +41,12 @@ class Reconciler:
         observation = self._observer.seen(key)
         if observation is None:
             return None
-        planned = plan(observation, self._policy, self._clock())
+        policy = self._policy()
+        planned = plan(observation, policy, self._clock())
         if planned.is_grave:
             observation = self._observer.fresh(key)
             if observation is None:
                 return None
-            planned = plan(observation, self._policy, self._clock())
+            planned = plan(observation, policy, self._clock())
         self._executor.execute(planned, observation.resource)
         return planned.requeue_seconds

@@ -60,7 +60,9 @@ class Operator:
         server = self.fake.api_server()
         self.observer = Observer(server, self.caches, is_served=lambda kind: True, clock=Clock())
         self.executor = Executor(server, instance="replica", clock=lambda: self.now)
-        self.reconcile = Reconciler(self.observer, self.executor, policy=POLICY, clock=lambda: self.now)
+        self.reconcile = Reconciler(
+            self.observer, self.executor, policy=lambda: POLICY, clock=lambda: self.now
+        )
         self.refresh()
 
     def refresh(self) -> None:
@@ -143,7 +145,7 @@ def test_killed_at_any_request_the_same_comes_of_it(moment: str, nth: int) -> No
         Reconciler(
             Observer(operator.fake.api_server(), operator.caches, is_served=lambda kind: True, clock=Clock()),
             Executor(operator.fake.api_server(), instance="successor", clock=lambda: successor.now),
-            policy=POLICY,
+            policy=lambda: POLICY,
             clock=lambda: successor.now,
         )(KEY)
     keys = {(kind, key) for kind, key in operator.fake.objects if kind != EVENTS}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import given
 from taper_api.quantity import cpus_of
 from taper_operator.pod_policy import locks_memory
 from taper_operator.pod_template import gpu_template, head_template
+from taper_operator.report_path import job_of_path
 from taper_operator.resource import KubeObject
 
 from ..api.job_specs import Fields, valid_jobs
@@ -125,18 +128,6 @@ def test_an_authors_labels_do_not_hide_the_operators() -> None:
     assert labels == {"team": "a", "taper.dev/role": "head"} | identity.attempt_labels(3)
 
 
-def test_the_token_is_for_one_attempt_and_in_the_head_only() -> None:
-    job, identity = parsed(resource())
-    found = {}
-    for template in (head_template(job, identity, 2, POLICY), gpu_template(job, identity, 2, POLICY)):
-        found[template["metadata"]["labels"]["taper.dev/role"]] = [
-            value for path, value in fields_of(template) if path.endswith("serviceAccountToken")
-        ]
-    (token,) = found["head"]
-    assert token["audience"] == f"taper.dev/rlhfjobs/{identity.uid}/attempts/2"
-    assert found["gpu"] == []
-
-
 def test_a_value_is_no_reference_to_another_variable() -> None:
     job, identity = parsed(resource({"spec.env": [{"name": "A", "value": "$(TAPER_ATTEMPT)"}]}))
     (container,) = head_template(job, identity, 1, POLICY)["spec"]["containers"]
@@ -151,3 +142,44 @@ def test_pods_have_time_to_end() -> None:
     assert spec["terminationGracePeriodSeconds"] == 600
     stop = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert stop == ["ray", "stop", "--grace-period=595"]
+
+
+REPORTING = replace(POLICY, report_url="https://reports.taper-system.svc:8443", report_ca="the CA")
+
+
+def variables_of(template: KubeObject) -> dict[str, Any]:
+    (container,) = template["spec"]["containers"]
+    return {variable["name"]: variable.get("value") for variable in container.get("env", [])}
+
+
+@given(valid_jobs())
+def test_the_heads_pod_alone_can_report_and_only_where_that_is_heard(content: Fields) -> None:
+    obj = as_served(content)
+    identity = parsed(obj)[1]
+    for policy in (POLICY, REPORTING):
+        *_, (_, config), (_, ray_job) = made_for(obj, 3, policy)
+        reports = policy is REPORTING
+        assert config["data"].get("report-ca.crt") == ("the CA" if reports else None)
+        for index, template in enumerate(pod_templates(ray_job)):
+            names = {name for name in variables_of(template) if name.startswith("TAPER_REPORT")}
+            projected = [volume for volume in template["spec"].get("volumes", []) if "projected" in volume]
+            if index or not reports:
+                assert (names, projected) == (set(), [])
+                continue
+            assert names == {"TAPER_REPORT_URL", "TAPER_REPORT_CA", "TAPER_REPORT_TOKEN"}
+            (source,) = projected[0]["projected"]["sources"]
+            assert (
+                source["serviceAccountToken"]["audience"] == f"taper.dev/rlhfjobs/{identity.uid}/attempts/3"
+            )
+
+
+def test_the_head_knows_where_to_report_and_by_what() -> None:
+    job, identity = parsed(resource())
+    template = head_template(job, identity, 1, REPORTING)
+    told = variables_of(template)
+    key = job_of_path(told["TAPER_REPORT_URL"].removeprefix(REPORTING.report_url))
+    assert key == (identity.namespace, identity.name)
+    mounts = {mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
+    assert posixpath.dirname(told["TAPER_REPORT_CA"]) in mounts
+    assert posixpath.dirname(told["TAPER_REPORT_TOKEN"]) in mounts
+    assert told["TAPER_ATTEMPT"] == "1"

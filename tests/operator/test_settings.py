@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_operator.pod_policy import PodPolicy
 from taper_operator.settings import Address, LeaseTimes, SettingsError, pod_policy_from, settings_from
+
+from .certificates import make_certificates
 
 ENVIRONMENT = {
     "TAPER_OPERATOR_NAMESPACES": "*",
@@ -87,6 +91,13 @@ def test_addresses(text: str, address: Address) -> None:
         ("--kuberay-namespace", ""),
         ("--prometheus-namespace", "a.b"),
         ("--grace-seconds", "9"),
+        ("--report-address", "8443"),
+        ("--report-url", "http://a:8443"),
+        ("--report-url", "https://a:8443/path"),
+        ("--report-url", "https://me@a:8443"),
+        ("--report-url", "https://a:port"),
+        ("--report-url", "https://"),
+        ("--report-ca", "/no/such/file"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_settings_name(name: str, text: str) -> None:
@@ -110,6 +121,35 @@ def test_all_problems_are_told_at_once() -> None:
 def test_an_unknown_flag_is_told_by_its_name() -> None:
     with pytest.raises(SettingsError, match="--worker=3"):
         settings_from(["--worker=3"], ENVIRONMENT)
+
+
+def test_jobs_report_where_all_is_there_for_it(tmp_path: Path) -> None:
+    files = make_certificates(tmp_path)
+    flags = {
+        "--report-url": "https://reports.taper-system.svc:8443",
+        "--report-ca": files.ca,
+        "--report-certificate": files.certificate,
+        "--report-key": files.key,
+    }
+    settings = settings_from([f"{flag}={value}" for flag, value in flags.items()], ENVIRONMENT)
+    assert settings.pod_policy.report_url == flags["--report-url"]
+    assert settings.pod_policy.report_ca == Path(files.ca).read_text()
+    assert (settings.report_ca_file, settings.report_certificate) == (files.ca, files.certificate)
+    assert settings.report_address == Address("", 8443)
+    for missing in flags:
+        given = [f"{flag}={value}" for flag, value in flags.items() if flag != missing]
+        with pytest.raises(
+            SettingsError, match=rf"^{missing} \(TAPER_OPERATOR_REPORT_\w+\): missing; it goes with "
+        ):
+            settings_from(given, ENVIRONMENT)
+
+
+def test_to_render_takes_no_key(tmp_path: Path) -> None:
+    files = make_certificates(tmp_path)
+    flags = [f"--report-ca={files.ca}", "--report-url=https://a:8443"]
+    assert pod_policy_from(flags, {}).report_url == "https://a:8443"
+    with pytest.raises(SettingsError, match="--report-url"):
+        pod_policy_from(flags[:1], {})
 
 
 @given(st.sampled_from(["--namespaces", "--lease-seconds", "--address", "--workers"]), st.text(max_size=12))

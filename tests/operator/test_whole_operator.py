@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import copy
+import http.client
+import json
+import ssl
 import threading
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from taper_operator.kinds import RAY_JOBS, RLHF_JOBS
+from taper_operator.kinds import CONFIG_MAPS, RAY_JOBS, RLHF_JOBS
 from taper_operator.main import make_reconciler, watched_kinds
 from taper_operator.manager import Manager
-from taper_operator.resource import ObjectKey, Resource
+from taper_operator.report_server import ReportServer
+from taper_operator.resource import LEASES, ObjectKey, Resource
 from taper_operator.settings import settings_from
 
+from .certificates import LOOPBACK, make_certificates
 from .fake_api_server import FakeApiServer
-from .job_objects import resource
+from .job_objects import parsed, pod_templates, resource
 from .test_controller import _client, wait_for
 from .test_executor import KINDS
+from .token_reviews import TokenApiServer
 
 FLAGS = ["--namespaces=*", "--identity=replica", "--namespace=taper", "--address=127.0.0.1:0", "--image=a"]
 KEY = ObjectKey("team", "full")
@@ -23,10 +32,10 @@ KEY = ObjectKey("team", "full")
 class Running:
     """The operator in a thread."""
 
-    def __init__(self, fake: FakeApiServer) -> None:
-        settings = settings_from(FLAGS, {})
-        manager = Manager(settings, watched_kinds(), make_client=lambda _: _client(fake))
-        self.controller = manager.controller(make_reconciler(manager, settings))
+    def __init__(self, fake: FakeApiServer, flags: Sequence[str] = ()) -> None:
+        settings = settings_from([*FLAGS, *flags], {})
+        self.manager = Manager(settings, watched_kinds(), make_client=lambda _: _client(fake))
+        self.controller = self.manager.controller(make_reconciler(self.manager, settings))
         self.thread = threading.Thread(target=self.controller.run, daemon=True)
         self.thread.start()
 
@@ -64,3 +73,56 @@ def test_without_kuberay_it_says_so_and_lives() -> None:
     fake.put(RLHF_JOBS, resource())
     wait_for(lambda: reason_of(fake, "ClusterReady") == "KubeRayMissing")
     operator.stop()
+
+
+def test_what_a_job_reports_comes_into_its_status_on_every_replica(tmp_path: Path) -> None:
+    """Over TLS, with the token of the attempt, to a replica that does not lead."""
+    files = make_certificates(tmp_path)
+    flags = [f"--report-url=https://{LOOPBACK}:8443", f"--report-ca={files.ca}", f"--report-key={files.key}"]
+    flags += [f"--report-certificate={files.certificate}", f"--report-address={LOOPBACK}:0"]
+    fake = TokenApiServer(*KINDS, is_live=True)
+    leader = Running(fake, flags)
+    wait_for(lambda: fake.all(LEASES))
+    follower = Running(fake, flags)
+    fake.put(RLHF_JOBS, resource())
+    wait_for(lambda: fake.all(RAY_JOBS))
+    identity = parsed(fake.objects[RLHF_JOBS, KEY])[1]
+    fake.give("token", identity, 1)
+    head = next(pod_templates(fake.objects[RAY_JOBS, ObjectKey("team", "full-1")]))
+    (url,) = (
+        each["value"] for each in head["spec"]["containers"][0]["env"] if each["name"] == "TAPER_REPORT_URL"
+    )
+
+    def post(running: Running, token: str, sequence: int) -> int:
+        (server,) = (s for s in running.manager.services.values() if isinstance(s, ReportServer))
+        trusted = fake.objects[CONFIG_MAPS, ObjectKey("team", "full-1")]["data"]["report-ca.crt"]
+        context = ssl.create_default_context(cadata=trusted)
+        connection = http.client.HTTPSConnection(LOOPBACK, server.port, timeout=10, context=context)
+        body = {
+            "attempt": 1,
+            "sequence": sequence,
+            "isLast": True,
+            "training": {"step": sequence, "steps": 9},
+        }
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            connection.request("POST", urlsplit(url).path, json.dumps(body), headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def step() -> int:
+        return int(fake.objects[RLHF_JOBS, KEY]["status"].get("progress", {}).get("step", 0))
+
+    assert not follower.manager.elector.is_leader_now()
+    wait_for(lambda: post(follower, "token", 1) == 202)
+    wait_for(lambda: step() == 1)
+    assert post(follower, "wrong", 2) == 401
+    wait_for(lambda: post(leader, "token", 3) == 202)
+    wait_for(lambda: step() == 3)
+    assert (
+        b'taper_operator_reports_total{result="unauthenticated"} 1.0'
+        in follower.manager.metrics.exposition()[0]
+    )
+    follower.stop()
+    leader.stop()

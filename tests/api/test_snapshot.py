@@ -1,0 +1,91 @@
+"""What an attempt posts about itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taper_api.snapshot import MAX_SNAPSHOT_BYTES, Snapshot, snapshot_of
+
+LEAST: dict[str, Any] = {"attempt": 1, "sequence": 1, "training": {"step": 0, "steps": 4}}
+FULL: dict[str, Any] = {
+    "attempt": 2,
+    "sequence": 3,
+    "isLast": True,
+    "remainingSeconds": 12.5,
+    "training": {"step": 1, "steps": 4, "secondsPerStep": 2.5, "lastCheckpointStep": 1, "reward": 0.5},
+    "rollout": {
+        "layouts": [{"layout": "(0,1)(2)(3)", "replicas": 2}],
+        "switches": 3,
+        "abortedSwitches": 1,
+        "pauseP50Seconds": 0.1,
+        "pauseP99Seconds": 0.4,
+        "savedGpuSeconds": -2.5,
+        "regret": 0.01,
+    },
+}
+
+
+def posted(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize("content", [LEAST, FULL])
+def test_what_is_posted_is_heard(content: dict[str, Any]) -> None:
+    snapshot = snapshot_of(posted(content))
+    assert snapshot_of(snapshot.as_json()) == snapshot
+    assert content.items() <= json.loads(snapshot.as_json()).items()
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"attempt": 0}, "attempt"),
+        ({"attempt": 10_000}, "attempt"),
+        ({"attempt": "1"}, "attempt"),
+        ({"sequence": 0}, "sequence"),
+        ({"sequence": 2**53}, "sequence"),
+        ({"is_last": True}, "is_last"),
+        ({"time": "2026-11-21T12:00:00Z"}, "time"),
+        ({"remainingSeconds": -1.0}, "remainingSeconds"),
+        ({"remainingSeconds": 1e300}, "remainingSeconds"),
+        ({"training": None}, "training"),
+        ({"training": {"step": 1}}, "training.steps"),
+        ({"rollout": {"layouts": [{"layout": "x" * 65, "replicas": 1}]}}, "rollout.layouts.0.layout"),
+        ({"rollout": {"layouts": [{"layout": "x", "replicas": 1}] * 17}}, "rollout.layouts"),
+    ],
+)
+def test_what_is_wrong_is_told_by_its_field(change: dict[str, Any], path: str) -> None:
+    with pytest.raises(ValueError, match=f"^{path}: "):
+        snapshot_of(posted(LEAST | change))
+
+
+def test_a_large_one_is_refused_unread() -> None:
+    with pytest.raises(ValueError, match=f"more than {MAX_SNAPSHOT_BYTES}"):
+        snapshot_of(posted(LEAST) + b" " * MAX_SNAPSHOT_BYTES)
+
+
+def test_the_largest_that_can_be_said_is_small_enough() -> None:
+    layouts = [{"layout": "x" * 64, "replicas": 2**53 - 1}] * 16
+    figures = {"layouts": layouts, "switches": 2**53 - 1, "savedGpuSeconds": -1.2345678901234567e300}
+    assert len(snapshot_of(posted(FULL | {"rollout": figures})).as_json()) < MAX_SNAPSHOT_BYTES / 4
+
+
+@given(st.binary() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(posted))
+def test_nothing_but_a_value_error(content: bytes) -> None:
+    with pytest.raises(ValueError):
+        snapshot_of(content)
+
+
+def test_nan_is_no_number() -> None:
+    with pytest.raises(ValueError):
+        snapshot_of(posted(LEAST | {"training": {"step": 1, "steps": 2, "reward": float("nan")}}))
+
+
+def test_a_snapshot_has_its_own_bounds_when_it_is_made() -> None:
+    with pytest.raises(ValueError):
+        Snapshot.model_validate(LEAST | {"attempt": 0})
