@@ -33,7 +33,12 @@ metadata:
 
 def files(helm: Path) -> dict[Path, str]:
     """Place and content of each file."""
-    operator = ["--set=crds.install=false", "--set=dashboards.create=false"]
+    # Of the certificate for reports only the name: a key is nothing to publish.
+    operator = [
+        "--set=crds.install=false",
+        "--set=dashboards.create=false",
+        "--set=reports.secretName=taper-reports",
+    ]
     monitoring = [f"--show-only=templates/observability/{name}.yaml" for name in MONITORING]
     rendered = {
         "all-namespaces.yaml": _OWN_NAMESPACE + _template(helm, *operator, "--set=watchNamespaces={*}"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from kubernetes.client import models
 
-_PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float)}
+_PLAIN = {"str": str, "bytes": str, "int": int, "bool": bool, "float": (int, float)}
 _API_VERSIONS = {
     "v1": "V1",
     "apps/v1": "V1",

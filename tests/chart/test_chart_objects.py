@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import runpy
+import ssl
 import tomllib
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from taper_api.crd import crd_files
+from taper_operator.server_certificate import server_context, trusted_certificates
 
 from .chart import (
     CHART,
@@ -37,7 +43,9 @@ ALWAYS = [
     "PodDisruptionBudget taper",
     "Role taper-lease",
     "RoleBinding taper-lease",
+    "Secret taper-reports",
     "Service taper-metrics",
+    "Service taper-reports",
     "ServiceAccount taper",
 ]
 MONITORED = ["PrometheusRule taper", "ServiceMonitor taper"]
@@ -75,9 +83,19 @@ PARTS: dict[str, tuple[Values, list[str]]] = {
         {"rbac": {"userRoles": False}},
         ["ClusterRole taper-taper-system-editor", "ClusterRole taper-taper-system-viewer"],
     ),
-    "the definition": (
-        {"rbac": {"readKuberayDefinition": False}},
-        ["ClusterRole taper-taper-system-cluster", "ClusterRoleBinding taper-taper-system-cluster"],
+    "reports": (
+        {"reports": {"enabled": False}},
+        ["Secret taper-reports", "Service taper-reports"],
+    ),
+    "its own certificate": ({"reports": {"secretName": "certificate"}}, ["Secret taper-reports"]),
+    "rights over the cluster": (
+        {"rbac": {"readKuberayDefinition": False}, "reports": {"enabled": False}},
+        [
+            "ClusterRole taper-taper-system-cluster",
+            "ClusterRoleBinding taper-taper-system-cluster",
+            "Secret taper-reports",
+            "Service taper-reports",
+        ],
     ),
 }
 # One of each way to render the pods.
@@ -173,9 +191,10 @@ def test_the_pods_meet_the_restricted_profile(values: Values) -> None:
     pod = operator_pod(values)
     assert pod["securityContext"] == {
         "runAsNonRoot": True,
+        "fsGroup": 65532,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    assert "volumes" not in pod
+    assert [set(volume) for volume in pod.get("volumes", [])] in ([], [{"name", "secret"}])
     assert not {name for name in pod if name.startswith("host")}
     (container,) = pod["containers"]
     assert container["securityContext"] == {
@@ -211,17 +230,17 @@ def test_what_selects_pods_selects_the_operators(kind: str) -> None:
     found = objects({"podLabels": {"team": "ml"}})
     (deployment,) = of_kind("Deployment", found)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
-    (spec,) = (obj["spec"] for obj in of_kind(kind, found))
-    selector = spec.get("podSelector") or spec["selector"]
-    chosen = selector.get("matchLabels", selector)
-    assert chosen
-    assert chosen.items() <= labels.items()
+    for obj in of_kind(kind, found):
+        selector = obj["spec"].get("podSelector") or obj["spec"]["selector"]
+        chosen = selector.get("matchLabels", selector)
+        assert chosen
+        assert chosen.items() <= labels.items()
 
 
 def test_the_monitor_finds_the_service_and_its_port() -> None:
     found = objects()
     (monitor,) = of_kind("ServiceMonitor", found)
-    (service,) = of_kind("Service", found)
+    service = next(obj for obj in of_kind("Service", found) if "metrics" in obj["metadata"]["name"])
     chosen = monitor["spec"]["selector"]["matchLabels"]
     assert chosen.items() <= service["metadata"]["labels"].items()
     (endpoint,) = monitor["spec"]["endpoints"]
@@ -231,14 +250,81 @@ def test_the_monitor_finds_the_service_and_its_port() -> None:
     assert port["targetPort"] in [each["name"] for each in container["ports"]]
 
 
-def test_only_prometheus_reaches_the_operator_and_it_reaches_only_the_api_server() -> None:
-    values = {"prometheusNamespace": "watchers", "networkPolicy": {"apiServerPorts": [8443]}}
+HEADS = {"podSelector": {"matchLabels": {"taper.dev/role": "head"}}}
+NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "selector"),
+    [
+        (["*"], {}),
+        (["a", "b"], {"matchExpressions": [{"key": NAME_LABEL, "operator": "In", "values": ["a", "b"]}]}),
+    ],
+)
+def test_the_heads_of_jobs_reach_the_operator_to_report(namespaces: list[str], selector: Values) -> None:
+    found = objects({"watchNamespaces": namespaces})
+    (policy,) = of_kind("NetworkPolicy", found)
+    _, reports = policy["spec"]["ingress"]
+    assert reports == {
+        "from": [HEADS | {"namespaceSelector": selector}],
+        "ports": [{"port": "reports", "protocol": "TCP"}],
+    }
+    service = next(obj for obj in of_kind("Service", found) if "reports" in obj["metadata"]["name"])
+    (port,) = service["spec"]["ports"]
+    (container,) = operator_pod()["containers"]
+    assert port["targetPort"] in [each["name"] for each in container["ports"]]
+
+
+def test_the_certificate_is_of_the_host_that_jobs_are_told(tmp_path: Path) -> None:
+    """Made by helm: a client that trusts `ca.crt` and asks for the host of the URL takes `tls.crt`."""
+    (secret,) = of_kind("Secret", objects())
+    assert secret["type"] == "kubernetes.io/tls"
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        (tmp_path / name).write_bytes(base64.b64decode(secret["data"][name]))
+    server = server_context(str(tmp_path / "tls.crt"), str(tmp_path / "tls.key"))
+    client = ssl.create_default_context(cadata=trusted_certificates(str(tmp_path / "ca.crt")))
+    (container,) = operator_pod()["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    host = urlsplit(env["TAPER_OPERATOR_REPORT_URL"]).hostname
+    assert host == "taper-reports.taper-system.svc"
+    shake_hands(server, client, host)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(server, client, "taper-reports.other.svc")
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> None:
+    """Both ends in memory. Raises SSLError where they do not agree."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname=host),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for end in ends * 3:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    assert ends[0].getpeercert() is not None
+
+
+def test_the_operator_reads_the_certificate_where_it_is_mounted() -> None:
+    pod = operator_pod({"reports": {"secretName": "certificate"}})
+    (volume,) = pod["volumes"]
+    assert volume["secret"]["secretName"] == "certificate"
+    (container,) = pod["containers"]
+    (mount,) = container["volumeMounts"]
+    assert (mount["name"], mount["readOnly"]) == (volume["name"], True)
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    files = {env[f"TAPER_OPERATOR_REPORT_{name}"] for name in ("CERTIFICATE", "KEY", "CA")}
+    assert files == {f"{mount['mountPath']}/{name}" for name in ("tls.crt", "tls.key", "ca.crt")}
+
+
+def test_only_prometheus_reaches_the_operators_metrics_and_it_reaches_only_the_api_server() -> None:
+    values = {"prometheusNamespace": "watchers", "networkPolicy": {"apiServerPorts": [9443]}}
     (policy,) = of_kind("NetworkPolicy", objects(values))
-    (ingress,) = policy["spec"]["ingress"]
+    ingress, _ = policy["spec"]["ingress"]
     (peer,) = ingress["from"]
     assert peer == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watchers"}}}
     assert ingress["ports"] == [{"port": "metrics", "protocol": "TCP"}]
-    assert policy["spec"]["egress"] == [{"ports": [{"port": 8443, "protocol": "TCP"}]}]
+    assert policy["spec"]["egress"] == [{"ports": [{"port": 9443, "protocol": "TCP"}]}]
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
@@ -324,7 +410,8 @@ def test_without_helm_the_same_is_made(name: str, values: Values, rendered: dict
     made = list(yaml.safe_load_all(rendered[f"{name}.yaml"]))
     namespace, *others = made
     assert (namespace["kind"], namespace["metadata"]["name"]) == ("Namespace", NAMESPACE)
-    by_helm = objects(values | {"dashboards": {"create": False}}, has_monitoring=False)
+    less = {"dashboards": {"create": False}, "reports": {"secretName": "taper-reports"}}
+    by_helm = objects(values | less, has_monitoring=False)
     assert sorted(_name(obj) for obj in others) == sorted(_name(obj) for obj in by_helm)
     assert all("Helm" not in obj["metadata"]["labels"].values() for obj in others)
 

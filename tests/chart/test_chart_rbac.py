@@ -17,6 +17,7 @@ from taper_operator.kinds import (
     RAY_JOBS,
     RLHF_JOBS,
     SERVICE_ACCOUNTS,
+    TOKEN_REVIEWS,
 )
 from taper_operator.kuberay_definition import NAME as KUBERAY_DEFINITION
 from taper_operator.main import watched_kinds
@@ -109,14 +110,31 @@ def test_the_lease_is_its_own_and_no_other() -> None:
     assert env["TAPER_OPERATOR_LEASE_NAME"] == RELEASE
 
 
-def test_of_the_cluster_it_may_read_one_definition() -> None:
-    (rule,) = the(objects(), "ClusterRole", "taper-taper-system-cluster")["rules"]
-    assert rule == {
-        "apiGroups": [DEFINITIONS.group],
-        "resources": [DEFINITIONS.plural],
-        "resourceNames": [KUBERAY_DEFINITION],
-        "verbs": ["get"],
-    }
+READS_THE_DEFINITION = {
+    "apiGroups": [DEFINITIONS.group],
+    "resources": [DEFINITIONS.plural],
+    "resourceNames": [KUBERAY_DEFINITION],
+    "verbs": ["get"],
+}
+REVIEWS_TOKENS = {
+    "apiGroups": [TOKEN_REVIEWS.group],
+    "resources": [TOKEN_REVIEWS.plural],
+    "verbs": ["create"],
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "rules"),
+    [
+        ({}, [READS_THE_DEFINITION, REVIEWS_TOKENS]),
+        ({"reports": {"enabled": False}}, [READS_THE_DEFINITION]),
+        ({"rbac": {"readKuberayDefinition": False}}, [REVIEWS_TOKENS]),
+    ],
+)
+def test_of_the_cluster_it_may_read_one_definition_and_ask_about_tokens(
+    values: Values, rules: list[dict[str, Any]]
+) -> None:
+    assert the(objects(values), "ClusterRole", "taper-taper-system-cluster")["rules"] == rules
 
 
 def test_finalizers_may_be_updated_only_where_that_is_asked_for() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from taper_operator.setting_table import POD_SETTINGS, RUN_SETTINGS
 from taper_operator.settings import settings_from
 
 from .chart import CHART, Values, nested, objects, of_kind, refusal, text
@@ -40,6 +43,8 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "jobs.gpuResource": ("amd.com/gpu", "/gpu"),
     "jobs.gpuLabel": ("example.com/gpu", "a b"),
     "jobs.graceSeconds": (120, 5),
+    "reports.enabled": (False, "false"),
+    "reports.secretName": ("certificate", "Certificate"),
     "kuberayNamespace": ("rays", "a.b"),
     "prometheusNamespace": ("watchers", ""),
     "serviceAccount.create": (False, "no"),
@@ -73,6 +78,7 @@ CONTRADICTIONS: dict[str, tuple[Values, str]] = {
     "a namespace twice": ({"watchNamespaces": ["a", "a"]}, "watchNamespaces"),
     "lease times the wrong way round": ({"leaseSeconds": "7/10/2"}, "leaseSeconds"),
     "equal lease times": ({"leaseSeconds": "10/10/2"}, "leaseSeconds"),
+    "a retry that comes too late": ({"leaseSeconds": "10/7/8"}, "leaseSeconds"),
     "an unknown value": ({"replica": 3}, "replica"),
     "an unknown value in a block": ({"jobs": {"secrets": ["a"]}}, "secrets"),
 }
@@ -108,10 +114,16 @@ def values_of(path: str, value: Any) -> Values:
     return values
 
 
+def made(values: Values) -> list[Any]:
+    """What is made, without the certificate, which is another each time."""
+    found = yaml.load_all(text(values), yaml.CSafeLoader)
+    return [obj if obj["kind"] != "Secret" else obj | {"data": None} for obj in found if obj is not None]
+
+
 @pytest.fixture(scope="module")
-def by_default() -> dict[bool, str]:
+def by_default() -> dict[bool, list[Any]]:
     """The chart as it is, with the CRDs and without."""
-    return {has_crds: text({"crds": {"install": has_crds}}) for has_crds in (True, False)}
+    return {has_crds: made({"crds": {"install": has_crds}}) for has_crds in (True, False)}
 
 
 def test_every_value_is_tried_here() -> None:
@@ -137,8 +149,8 @@ def test_the_schema_lets_nothing_unknown_in_and_tells_what_each_is() -> None:
 
 
 @pytest.mark.parametrize("path", OTHERS)
-def test_every_value_changes_what_is_made(path: str, by_default: dict[bool, str]) -> None:
-    assert text(values_of(path, OTHERS[path][0])) != by_default[path.startswith("crds.")]
+def test_every_value_changes_what_is_made(path: str, by_default: dict[bool, list[Any]]) -> None:
+    assert made(values_of(path, OTHERS[path][0])) != by_default[path.startswith("crds.")]
 
 
 def test_wrong_values_are_named_all_at_once() -> None:
@@ -158,7 +170,7 @@ def test_values_that_contradict_each_other_are_named(case: str) -> None:
 
 
 def environment(values: Values) -> dict[str, str]:
-    """The operator's environment, with what the kubelet fills in."""
+    """The operator's environment, with what the kubelet fills in; no files are mounted here."""
     (deployment,) = of_kind("Deployment", objects(values))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert [*container["command"], *container["args"]] == ["taper-operator", "run"]
@@ -170,7 +182,8 @@ def environment(values: Values) -> dict[str, str]:
 
 
 def test_the_operator_takes_the_settings_that_the_chart_gives() -> None:
-    settings = settings_from([], environment({}))
+    settings = settings_from([], environment({"reports": {"enabled": False}}))
+    assert settings.pod_policy.report_url == ""
     assert settings.namespaces == (settings.namespace,) == ("taper-system",)
     assert settings.identity == "taper-5d8f-x2x"
     assert settings.address.port == 8080
@@ -181,6 +194,7 @@ def test_the_operator_takes_the_settings_that_the_chart_gives() -> None:
 def test_values_reach_the_operators_settings() -> None:
     values = {
         "watchNamespaces": ["*"],
+        "reports": {"enabled": False},
         "workers": 9,
         "logLevel": "debug",
         "leaseSeconds": "20/15/1.5",
@@ -207,8 +221,18 @@ def test_values_reach_the_operators_settings() -> None:
 
 
 def test_every_setting_of_the_operator_can_be_reached() -> None:
-    from taper_operator.settings import _POD_SETTINGS, _SETTINGS
-
-    variables = {setting.variable for setting in (*_SETTINGS, *_POD_SETTINGS)}
+    variables = {setting.variable for setting in (*RUN_SETTINGS, *POD_SETTINGS)}
     # Inside a cluster there is no kubeconfig.
     assert variables - {"KUBECONFIG"} == set(environment({}))
+
+
+def test_the_settings_of_reports_are_taken_with_the_files_that_are_mounted(tmp_path: Path) -> None:
+    (secret,) = of_kind("Secret", objects({}))
+    (tmp_path / "ca.crt").write_bytes(base64.b64decode(secret["data"]["ca.crt"]))
+    mounted = {
+        name: value.replace("/etc/taper/reports", str(tmp_path)) for name, value in environment({}).items()
+    }
+    settings = settings_from([], mounted)
+    assert settings.report_address.port == 8443
+    assert settings.pod_policy.report_url == "https://taper-reports.taper-system.svc:8443"
+    assert "BEGIN CERTIFICATE" in settings.pod_policy.report_ca

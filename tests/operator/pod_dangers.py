@@ -98,7 +98,7 @@ def dangers(
             yield f"{kind}: is owned by another"
         yield from _unlisted(obj, {"apiVersion", "kind", "metadata"} | FIELDS[kind], str(kind))
         if kind == CONFIG_MAPS:
-            yield from _unlisted(obj["data"], {"job.yaml"}, "config.data")
+            yield from _unlisted(obj["data"], {"job.yaml", "report-ca.crt"}, "config.data")
         if kind == CLAIMS:
             yield from _unlisted(obj["spec"], {"accessModes", "resources", "storageClassName"}, "claim")
         if kind == RAY_JOBS:

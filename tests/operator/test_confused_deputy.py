@@ -37,7 +37,12 @@ from .job_objects import as_served, made_for, parsed, pod_templates
 from .pod_dangers import dangers
 
 # As the chart sets them, but for one secret that jobs may name.
-STRICT = PodPolicy(image="taper/rollout:1", allowed_secrets=frozenset({"mine"}))
+STRICT = PodPolicy(
+    image="taper/rollout:1",
+    allowed_secrets=frozenset({"mine"}),
+    report_url="https://taper-reports.taper-system.svc:8443",
+    report_ca="-----BEGIN CERTIFICATE-----",
+)
 
 _TERM = {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}
 _PODS = {"labelSelector": {"matchLabels": {"a": "b"}}, "topologyKey": "kubernetes.io/hostname"}
@@ -150,7 +155,7 @@ ONE: Fields = {
         "managedBy": "taper.dev/operator",
     },
 }
-# What excludes what the first one has.
+# The same with what excludes what the first one has.
 OTHER: Fields = copy.deepcopy(ONE)
 OTHER["spec"] |= {
     "rollout": ONE["spec"]["rollout"] | {"policy": {"name": "threshold", "threshold": {"requests": 3}}},

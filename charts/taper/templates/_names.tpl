@@ -34,6 +34,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.watchNamespaces | default (list .Release.Namespace) | join "," -}}
 {{- end -}}
 
+{{/* The host by which jobs reach the operator, and the Secret that it shows itself by. */}}
+{{- define "taper.reportHost" -}}
+{{- printf "%s-reports.%s.svc" (include "taper.name" .) .Release.Namespace -}}
+{{- end -}}
+
+{{- define "taper.reportSecret" -}}
+{{- .Values.reports.secretName | default (printf "%s-reports" (include "taper.name" .)) -}}
+{{- end -}}
+
 {{- define "taper.image" -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
