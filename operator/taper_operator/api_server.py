@@ -167,16 +167,7 @@ class ApiServer:
         read_seconds: float = READ_SECONDS,
     ) -> KubeObject:
         """Make an object. Raises AlreadyExists, Invalid, Forbidden, NotFound for its namespace."""
-        path, params = _path(resource, key_of(obj).namespace)
-        request = _Request(
-            method="POST",
-            path=path,
-            path_params=params,
-            query=self._write_query(dry_run=dry_run),
-            body=obj,
-            read_seconds=read_seconds,
-        )
-        return self._json(request)
+        return self._whole("POST", _path(resource, key_of(obj).namespace), obj, read_seconds, dry_run=dry_run)
 
     def apply(
         self,
@@ -221,16 +212,7 @@ class ApiServer:
         """Write a whole object (or its status) as read before. Raises Conflict if it has changed since."""
         assert obj["metadata"].get("resourceVersion"), "a blind write could undo another's"
         key = key_of(obj)
-        path, params = _path(resource, key.namespace, key.name, subresource)
-        request = _Request(
-            method="PUT",
-            path=path,
-            path_params=params,
-            query=self._write_query(),
-            body=obj,
-            read_seconds=read_seconds,
-        )
-        return self._json(request)
+        return self._whole("PUT", _path(resource, key.namespace, key.name, subresource), obj, read_seconds)
 
     def replace_status(self, resource: Resource, obj: KubeObject) -> KubeObject:
         """Write the whole status of an object read before. Raises Conflict if it has changed since."""
@@ -263,14 +245,22 @@ class ApiServer:
         self, resource: Resource, obj: KubeObject, *, read_seconds: float = READ_SECONDS
     ) -> KubeObject:
         """Ask by a POST that leaves nothing behind, such as a TokenReview; the answer is in its status."""
-        path, params = _path(resource)
+        return self._whole("POST", _path(resource), obj, read_seconds)
+
+    def _whole(
+        self,
+        method: str,
+        place: tuple[str, dict[str, str]],
+        obj: KubeObject,
+        read_seconds: float,
+        *,
+        dry_run: bool = False,
+    ) -> KubeObject:
+        """Send an object as a whole."""
+        path, params = place
+        query = self._write_query(dry_run=dry_run)
         request = _Request(
-            method="POST",
-            path=path,
-            path_params=params,
-            query=self._write_query(),
-            body=obj,
-            read_seconds=read_seconds,
+            method=method, path=path, path_params=params, query=query, body=obj, read_seconds=read_seconds
         )
         return self._json(request)
 
