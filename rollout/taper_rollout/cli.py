@@ -15,7 +15,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,7 @@ def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
     with (
         _summarised(recorder, console),
         ProgressDisplay(console, num_steps=training.steps, num_responses=num_responses) as display,
+        _reported(training.steps) as report,
     ):
 
         def on_events(events: list[dict[str, Any]]) -> None:
@@ -151,8 +153,33 @@ def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
             signal.signal(signal.SIGTERM, _on_sigterm)
             recorder.record(events)
             display.show(events)
+            report(events)
 
         run_job(job, output, on_events, verbose=verbose)
+
+
+@contextmanager
+def _reported(num_steps: int) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Reports a run's events to the operator whose attempt it is; elsewhere to nobody. Raises `JobError`."""
+    from taper_rollout.report.snapshots import SnapshotBuilder
+    from taper_rollout.snapshot_sender import ReportTarget, SnapshotSender
+
+    target = ReportTarget.of(os.environ)
+    if target is None:
+        yield lambda events: None
+        return
+    builder = SnapshotBuilder(attempt=target.attempt, steps=num_steps, clock=time.monotonic)
+    sender = SnapshotSender(target, builder.snapshot)
+
+    def report(events: list[dict[str, Any]]) -> None:
+        builder.record(events)
+        sender.changed()
+
+    sender.start()
+    try:
+        yield report
+    finally:
+        sender.close()
 
 
 @contextmanager

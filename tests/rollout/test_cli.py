@@ -289,3 +289,34 @@ def test_no_secret_is_told(training, job_file, tmp_path, capsys, monkeypatch):
     told, last = capsys.readouterr().err.splitlines()
     assert told == "taper: no [hidden] for [hidden]"
     assert said(last)["message"] == "no [hidden] for [hidden]"
+
+
+def test_outside_a_cluster_nobody_is_told(training, job_file, tmp_path, monkeypatch):
+    monkeypatch.delenv("TAPER_REPORT_URL", raising=False)
+    monkeypatch.setattr("taper_rollout.snapshot_sender.post", lambda *_: pytest.fail("posted"))
+    training(one_step)
+    assert taper("run", "-f", job_file, "--output", tmp_path) == 0
+
+
+def test_an_attempt_tells_its_operator_how_it_stands_and_that_it_has_ended(
+    training, job_file, tmp_path, monkeypatch
+):
+    posted = []
+
+    def post(target, snapshot):
+        posted.append((target.url, snapshot))
+        return 202, "accepted"
+
+    def fail(on_events):
+        one_step(on_events)
+        raise TrainingFailed("no")
+
+    monkeypatch.setattr("taper_rollout.snapshot_sender.post", post)
+    for name, value in {"URL": "https://a:1/x", "CA": "/ca", "TOKEN": "/token"}.items():
+        monkeypatch.setenv(f"TAPER_REPORT_{name}", value)
+    monkeypatch.setenv("TAPER_ATTEMPT", "4")
+    training(fail)
+    assert taper("run", "-f", job_file, "--output", tmp_path) == 1
+    url, last = posted[-1]
+    assert (url, last.attempt, last.is_last) == ("https://a:1/x", 4, True)
+    assert (last.training.step, last.training.reward, last.rollout.switches) == (1, 0.25, 1)

@@ -1,0 +1,140 @@
+"""How an attempt stands, gathered from the run's events: what `taper run` posts to whoever runs it.
+
+Cumulative: each snapshot says all that there is to know, so that any before it may have been lost.
+
+Invariants (asserted by `tests/rollout/report/test_snapshots.py`):
+- numbers ascend, also of snapshots that nobody got;
+- a snapshot is made in bounded time and room, however long the run.
+"""
+
+from __future__ import annotations
+
+import collections
+import statistics
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from taper_api.progress import ReplicaLayout, SwitchFigures, TrainingFigures
+from taper_api.snapshot import Snapshot
+from taper_policy.layout import groups
+from taper_rollout.report.stages import percentile
+from taper_rollout.report.summary import REWARD_METRIC, finite
+
+MAX_LAYOUTS = 16
+MAX_LAYOUT_CHARACTERS = 64
+# Of the newest pauses; and of the newest steps.
+MAX_PAUSES = 10_000
+MAX_STEPS = 10
+MAX_REMAINING_SECONDS = 10 * 365 * 86_400.0
+SAVE_METRIC = "timing_s/save_checkpoint"
+STEP_METRIC = "timing_s/step"
+
+
+class SnapshotBuilder:
+    """See the module's docstring. One thread records, another may take snapshots.
+
+    clock: monotonic seconds
+    """
+
+    def __init__(self, *, attempt: int, steps: int, clock: Callable[[], float]) -> None:
+        self._attempt = attempt
+        self._num_steps = steps
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sequence = 0
+        self._step = 0
+        self._step_at: float | None = None
+        self._step_seconds: collections.deque[float] = collections.deque(maxlen=MAX_STEPS)
+        self._saved_step: int | None = None
+        self._reward: float | None = None
+        self._layouts: dict[int, str] = {}
+        self._num_switches = self._num_aborted = 0
+        self._pauses: collections.deque[float] = collections.deque(maxlen=MAX_PAUSES)
+        self._saved_seconds: float | None = None
+        self._regret_sum, self._num_regrets = 0.0, 0
+
+    def record(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Take in what has happened."""
+        with self._lock:
+            for event in events:
+                match event["kind"]:
+                    case "Resumed":
+                        self._step = event["step"]
+                        self._saved_step = event["step"] if event["directory"] is not None else None
+                    case "Step":
+                        self._record_step(event["step"], event["metrics"])
+                    case "StageProgress":
+                        layout = layout_name(event["num_ranks"], event["degree"])
+                        self._layouts[event["replica"]] = layout
+                    case "StageRecord":
+                        self._record_stage(event)
+
+    def snapshot(self, *, is_last: bool = False) -> Snapshot:
+        """How the attempt stands now."""
+        with self._lock:
+            self._sequence += 1
+            seconds = statistics.fmean(self._step_seconds) if self._step_seconds else None
+            return Snapshot(
+                attempt=self._attempt,
+                sequence=self._sequence,
+                is_last=is_last,
+                remaining_seconds=None if seconds is None else self._remaining(seconds),
+                training=TrainingFigures(
+                    step=self._step,
+                    steps=self._num_steps,
+                    seconds_per_step=seconds,
+                    last_checkpoint_step=self._saved_step,
+                    reward=self._reward,
+                ),
+                rollout=self._rollout(),
+            )
+
+    def _record_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        now = self._clock()
+        taken = now - self._step_at if self._step_at is not None else finite(metrics.get(STEP_METRIC))
+        if taken is not None and taken >= 0:
+            self._step_seconds.append(taken)
+        self._step, self._step_at = step, now
+        self._reward = finite(metrics.get(REWARD_METRIC))
+        if SAVE_METRIC in metrics:
+            self._saved_step = step
+
+    def _record_stage(self, stage: Mapping[str, Any]) -> None:
+        for switch in stage["switches"]:
+            if switch["outcome"] == "committed":
+                self._num_switches += 1
+                self._pauses.append(switch["pause_seconds"])
+                if switch["gain_seconds"] is not None:
+                    # The whole footprint is done sooner by as much.
+                    gain = switch["gain_seconds"] * stage["num_ranks"]
+                    self._saved_seconds = (self._saved_seconds or 0.0) + gain
+            elif switch["outcome"] == "aborted":
+                self._num_aborted += 1
+        if stage.get("regret") is not None:
+            self._regret_sum += stage["regret"]
+            self._num_regrets += 1
+
+    def _remaining(self, seconds_per_step: float) -> float:
+        since = 0.0 if self._step_at is None else self._clock() - self._step_at
+        left = max(0, self._num_steps - self._step) * seconds_per_step - since
+        return min(max(0.0, left), MAX_REMAINING_SECONDS)
+
+    def _rollout(self) -> SwitchFigures:
+        counts = collections.Counter(self._layouts.values()).most_common(MAX_LAYOUTS)
+        pauses = sorted(self._pauses)
+        return SwitchFigures(
+            layouts=tuple(ReplicaLayout(layout=layout, replicas=count) for layout, count in counts),
+            switches=self._num_switches,
+            aborted_switches=self._num_aborted,
+            pause_p50_seconds=percentile(pauses, 0.5) if pauses else None,
+            pause_p99_seconds=percentile(pauses, 0.99) if pauses else None,
+            saved_gpu_seconds=finite(self._saved_seconds),
+            regret=finite(self._regret_sum / self._num_regrets) if self._num_regrets else None,
+        )
+
+
+def layout_name(num_ranks: int, degree: int) -> str:
+    """A uniform layout by its groups, such as `(0,1)(2,3)`."""
+    name = "".join(f"({','.join(str(rank) for rank in group)})" for group in groups(num_ranks, degree))
+    return name[:MAX_LAYOUT_CHARACTERS]

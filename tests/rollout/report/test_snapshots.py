@@ -1,0 +1,116 @@
+"""How an attempt stands, from the run's events."""
+
+import math
+
+import pytest
+
+from taper_api.snapshot import MAX_SNAPSHOT_BYTES, snapshot_of
+from taper_rollout.report.snapshots import SnapshotBuilder, layout_name
+
+from .stage_builder import make_stage, make_step
+
+GLANCE = {
+    "kind": "StageProgress",
+    "replica": 0,
+    "step": 1,
+    "running": 3,
+    "finished": 1,
+    "degree": 1,
+    "num_ranks": 4,
+}
+RESUMED = {"kind": "Resumed", "step": 2, "directory": "/c/global_step_2", "passed_over": []}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def builder_with(events=(), *, steps=5, clock=None):
+    builder = SnapshotBuilder(attempt=3, steps=steps, clock=clock or Clock())
+    builder.record(events)
+    return builder
+
+
+def test_before_anything_has_happened():
+    snapshot = builder_with().snapshot()
+    assert (snapshot.attempt, snapshot.sequence, snapshot.is_last) == (3, 1, False)
+    assert (snapshot.training.step, snapshot.training.steps, snapshot.remaining_seconds) == (0, 5, None)
+    assert snapshot.rollout.layouts == ()
+
+
+def test_numbers_ascend_and_the_last_is_told_apart():
+    builder = builder_with()
+    snapshots = [builder.snapshot(), builder.snapshot(), builder.snapshot(is_last=True)]
+    assert [(each.sequence, each.is_last) for each in snapshots] == [(1, False), (2, False), (3, True)]
+
+
+def test_the_time_left_is_that_of_the_steps_left_at_the_pace_of_the_last():
+    clock = Clock()
+    builder = builder_with(clock=clock)
+    builder.record([make_step(1, **{"timing_s/step": 30.0})])
+    assert (builder.snapshot().training.seconds_per_step, builder.snapshot().remaining_seconds) == (
+        30.0,
+        120.0,
+    )
+    clock.now = 10.0
+    assert builder.snapshot().remaining_seconds == 110.0
+    builder.record([make_step(2)])
+    assert builder.snapshot().training.seconds_per_step == 20.0
+    assert builder.snapshot().remaining_seconds == 60.0
+    clock.now = 1000.0
+    assert builder.snapshot().remaining_seconds == 0.0
+    for step in (3, 4, 5):
+        builder.record([make_step(step)])
+    assert builder.snapshot().remaining_seconds == 0.0
+
+
+def test_a_checkpoint_is_the_one_that_was_saved_or_gone_on_from():
+    builder = builder_with([RESUMED])
+    assert (builder.snapshot().training.step, builder.snapshot().training.last_checkpoint_step) == (2, 2)
+    builder.record([make_step(3)])
+    assert builder.snapshot().training.last_checkpoint_step == 2
+    builder.record([make_step(4, **{"timing_s/save_checkpoint": 0.5})])
+    assert builder.snapshot().training.last_checkpoint_step == 4
+    anew = builder_with([RESUMED | {"step": 0, "directory": None}]).snapshot()
+    assert (anew.training.step, anew.training.last_checkpoint_step) == (0, None)
+
+
+def test_what_switching_does_is_told_over_all_replicas():
+    stages = [make_stage(replica=replica, num_ranks=4, gain_seconds=1.5) for replica in range(3)]
+    stages += [make_stage(outcome="aborted"), make_stage(outcome="refused"), make_stage(gain_seconds=None)]
+    stages[0]["regret"], stages[1]["regret"] = 0.1, 0.3
+    glances = [GLANCE, GLANCE | {"replica": 1}, GLANCE | {"replica": 2, "degree": 2}]
+    rollout = builder_with([*glances, *stages]).snapshot().rollout
+    assert [(each.layout, each.replicas) for each in rollout.layouts] == [
+        ("(0)(1)(2)(3)", 2),
+        ("(0,1)(2,3)", 1),
+    ]
+    assert (rollout.switches, rollout.aborted_switches) == (4, 1)
+    assert rollout.saved_gpu_seconds == pytest.approx(3 * 1.5 * 4)
+    assert (rollout.pause_p50_seconds, rollout.pause_p99_seconds) == pytest.approx((0.08, 0.08))
+    assert rollout.regret == pytest.approx(0.2)
+
+
+def test_what_is_no_number_is_left_out():
+    step = make_step(1, reward=math.nan, **{"timing_s/step": math.inf})
+    training = builder_with([step]).snapshot().training
+    assert (training.reward, training.seconds_per_step) == (None, None)
+
+
+def test_a_long_run_of_many_replicas_stays_small():
+    builder = builder_with(
+        [GLANCE | {"replica": i, "num_ranks": 8, "degree": 2 ** (i % 4)} for i in range(4096)]
+    )
+    for step in range(1, 300):
+        builder.record([make_stage(step=step), make_step(step)] * 3)
+    content = builder.snapshot().as_json()
+    assert len(content) < MAX_SNAPSHOT_BYTES / 4
+    assert len(snapshot_of(content).rollout.layouts) == 4
+
+
+def test_a_layout_that_is_too_long_to_name_is_cut():
+    assert layout_name(8, 2) == "(0,1)(2,3)(4,5)(6,7)"
+    assert len(layout_name(64, 1)) == 64
