@@ -25,7 +25,8 @@ from taper_rollout.stage import Ended, Stage
 
 log = logging.getLogger("taper.review")
 
-# A request that waits for so long, and for such a share of the stage, waits for room: outputs lag behind.
+# A request that waits for so long, and for such a share of the stage, and for longer than all prefills
+# take, waits for room: outputs lag behind.
 WAIT_SECONDS = 0.5
 WAIT_SHARE = 0.05
 # Requests that come when more than such a share has ended are another wave of the stage.
@@ -70,6 +71,8 @@ class StageReviewer:
 
     def _review(self, profile: Profile, stage: Stage, record: StageRecord) -> dict[str, Any]:
         played = played_stage(stage, record)
+        prefill = profile.prefill_seconds(played.degree, played.prefilled_tokens)
+        _check_waiting(stage, record, prefill.seconds)
         found = review(played, profile, self._settings.degrees, stage.correction).as_json()
         if self._advice is not None:
             advised = self._advice.judge(record.step, as_simulated(played))
@@ -89,7 +92,6 @@ class StageReviewer:
 def played_stage(stage: Stage, record: StageRecord) -> PlayedStage:
     """The stage as it is put on paper. Raises `NotJudged`."""
     _check_requests(stage)
-    _check_waiting(stage, record)
     made = stage.switches_made()
     first = (
         made[0][0].from_degree if made else stage.samples[0].degree if stage.samples else stage.base_degree
@@ -149,8 +151,10 @@ def _check_requests(stage: Stage) -> None:
         raise NotJudged(f"requests arrived when {ended} of {len(stage.requests)} had ended")
 
 
-def _check_waiting(stage: Stage, record: StageRecord) -> None:
-    """Whether requests waited for room: after the first response had ended, and not because of a switch."""
+def _check_waiting(stage: Stage, record: StageRecord, prefill_seconds: float) -> None:
+    """Whether requests waited for room: after the first response had ended, and neither because of a switch
+    nor for the prefills, all of which take `prefill_seconds`. Raises `NotJudged`.
+    """
     first_end = min(request.ended_at for request in stage.requests)
     switches = [(switch.at, switch.at + switch.pause_seconds + WAIT_SECONDS) for switch in record.switches]
     since: float | None = None
@@ -163,5 +167,5 @@ def _check_waiting(stage: Stage, record: StageRecord) -> None:
         since = max(sample.at, first_end) if since is None else since
         paused = sum(max(0.0, min(end, until) - max(since, at)) for at, until in switches)
         longest = max(longest, end - since - paused)
-    if longest > max(WAIT_SECONDS, WAIT_SHARE * record.generation_seconds):
+    if longest > prefill_seconds + max(WAIT_SECONDS, WAIT_SHARE * record.generation_seconds):
         raise NotJudged(f"requests waited for room for {longest:.1f} s")

@@ -142,12 +142,6 @@ def without_a_token(clock: Clock, stage: Stage) -> None:
     end(clock, four(clock, stage), "e", 0, at=1006.0)
 
 
-def no_room(clock: Clock, stage: Stage) -> None:
-    for at, waiting in ((1000.1, 2), (1002.0, 0)):
-        stage.observe(BatchSample(at=at, running=(1, 1), waiting=waiting, degree=1), longest_tokens=1)
-    four(clock, stage)
-
-
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -155,7 +149,6 @@ def no_room(clock: Clock, stage: Stage) -> None:
         (another_wave, "requests arrived when 1 of 5 had ended"),
         (aborted, "1 of 5 requests were aborted"),
         (without_a_token, "a response has no token"),
-        (no_room, "requests waited for room for 1.0 s"),
     ],
 )
 def test_what_cannot_be_put_on_paper_says_why(clock: Clock, spoil: Any, reason: str) -> None:
@@ -169,13 +162,40 @@ def test_what_cannot_be_put_on_paper_says_why(clock: Clock, spoil: Any, reason: 
     assert (judged.review, judged.regret) == ({"not_judged": reason}, None)
 
 
+def waiting_until(clock: Clock, stage: Stage, samples: list[tuple[float, int]]) -> StageReviewer:
+    for at, waiting in samples:
+        stage.observe(BatchSample(at=at, running=(1, 1), waiting=waiting, degree=1), longest_tokens=1)
+    four(clock, stage)
+    reviewer = StageReviewer(SETTINGS)
+    reviewer.use(PROFILE)
+    return reviewer
+
+
+def test_a_stage_whose_requests_waited_for_room_is_not_judged(clock: Clock) -> None:
+    stage = Stage(2, 1)
+    judged = waiting_until(clock, stage, [(1000.1, 2), (1002.0, 0)]).judged(stage, told(stage))
+    assert (judged.review, judged.regret) == ({"not_judged": "requests waited for room for 1.0 s"}, None)
+
+
+def test_requests_that_waited_for_the_prefills_had_room(clock: Clock) -> None:
+    stage = Stage(2, 1)
+    stage.count_prefills([0, 0])
+    reviewer = waiting_until(clock, stage, [(1000.1, 2), (1002.0, 0)])
+    tokens = math.ceil(0.6 / PROFILE.prefill[1].token_seconds)
+    stage.count_prefills([tokens, tokens])
+    review = reviewer.judged(stage, told(stage)).review
+    assert review is not None
+    assert "not_judged" not in review
+
+
 def test_an_output_that_lags_behind_is_no_request_that_waits(clock: Clock) -> None:
     """Between two samples a response had ended in its rank and not arrived yet; and a switch took long."""
     stage = Stage(2, 1)
-    for at, waiting in ((1000.1, 4), (1000.9, 0), (1001.1, 1), (1001.3, 0), (1002.0, 1), (1002.6, 0)):
-        stage.observe(BatchSample(at=at, running=(1, 1), waiting=waiting, degree=1), longest_tokens=1)
+    samples = [(1000.1, 4), (1000.9, 0), (1001.1, 1), (1001.3, 0), (1002.0, 1), (1002.6, 0)]
     stage.add_switch(switch(1002.0, pause_seconds=0.5), requests=[["d", 1, 160, 0]])
-    assert played_stage(four(clock, stage), told(stage)).moves
+    review = waiting_until(clock, stage, samples).judged(stage, told(stage)).review
+    assert review is not None
+    assert "not_judged" not in review
 
 
 def test_a_judged_stage_tells_its_regret_with_any_policy(clock: Clock) -> None:
