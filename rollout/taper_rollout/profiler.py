@@ -191,9 +191,7 @@ class Profiler:
             for degree in self._room.degrees:
                 places = [place for place in self._steps if place.degree == degree]
                 uncertain = [
-                    place
-                    for place in places
-                    if visit < self._grid.least_visits or self._is_uncertain(place)
+                    place for place in places if visit < self._grid.least_visits or self._is_uncertain(place)
                 ]
                 tell(len(places) - len(uncertain), f"TP{degree}")
                 if uncertain:
