@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -134,6 +135,17 @@ def _die_with_facade(facade_pid: int) -> None:
         os._exit(FAULT_EXIT_CODE)
 
 
+def _hide_bars() -> None:
+    """SGLang's bars say themselves whether they show, so that tqdm's own variable changes nothing."""
+    shown = tqdm.tqdm.__init__
+
+    @functools.wraps(shown)
+    def hidden(bar: Any, *args: Any, **options: Any) -> None:
+        shown(bar, *args, **options | {"disable": True})
+
+    tqdm.tqdm.__init__ = hidden
+
+
 def _build(
     settings: RankSettings, server_args: Any, port_args: Any, gpu_id: int, rank: int
 ) -> tuple[Any, dict[str, Any]]:
@@ -150,6 +162,8 @@ def _build(
 
     # tqdm would make a named semaphore, which outlives a killed process in /dev/shm.
     tqdm.tqdm.set_lock(threading.RLock())
+    if os.environ.get("TQDM_DISABLE") == "1":
+        _hide_bars()
     load_plugins()
     for plugin in settings.plugins:
         _call(plugin)
