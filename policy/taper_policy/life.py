@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from taper_policy.advisor import Advisor
+from taper_policy.correction import Correction
 from taper_policy.decision import Choice, PredictorSettings
 from taper_policy.ledger import AnyEntry, Corrected, Judgement, Opening, Outcome, Question, StageEnd, Start
 from taper_policy.predictor import Rules
@@ -30,9 +31,14 @@ LifeEntry = Corrected | Opening | Question | StageEnd | Outcome | Judgement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerStage:
-    """What a ledger holds of one stage. `outcomes` are by the number of their question."""
+    """What a ledger holds of one stage.
+
+    outcomes: by the number of their question
+    correction: of the profile's steps, as it had been learned until then
+    """
 
     step: int
+    correction: Correction
     opening: Opening | None
     questions: tuple[Question, ...]
     outcomes: Mapping[int, Outcome]
@@ -50,10 +56,15 @@ class Life:
 
     def stages(self) -> Iterator[LedgerStage]:
         """Its stages, in order. A stage ends with its `StageEnd`; two may be of one step."""
+        correction = Correction()
         for (_, step), entries in groupby(_numbered(self.entries), key=lambda pair: pair[0]):
             found = [entry for _, entry in entries]
+            for entry in found:
+                if isinstance(entry, Corrected):
+                    correction = entry.correction
             yield LedgerStage(
                 step=step,
+                correction=correction,
                 opening=next((entry for entry in found if isinstance(entry, Opening)), None),
                 questions=tuple(entry for entry in found if isinstance(entry, Question)),
                 outcomes={

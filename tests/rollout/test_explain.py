@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from taper_policy.correction import Correction
+from taper_policy.ledger import Corrected
 from taper_rollout import cli
 from taper_rollout.report.ledger_file import CUT_OFF, LedgerFile
 
-from .report.ledger_builder import asked, life
+from .report.ledger_builder import asked, event, life
 
 Explain = Callable[..., str]
 
@@ -19,8 +21,8 @@ Explain = Callable[..., str]
 def write(directory: Path, *lives: tuple[dict[str, Any], ...]) -> Path:
     ledger = LedgerFile(directory)
     for events in lives:
-        for event in events:
-            ledger.append(event)
+        for one in events:
+            ledger.append(one)
     return directory
 
 
@@ -72,6 +74,22 @@ def test_in_full_every_question_is_told_with_all_layouts(tmp_path: Path, explain
     numbers = [line.split(",")[0].split()[1] for line in told if line.startswith("  question ")]
     assert numbers == [str(one["number"]) for one in asked(life((1,)), "question")]
     assert sum(line.startswith("    TP") for line in told) == 4 * len(numbers)
+
+
+def test_in_full_the_correction_of_the_profile_is_told_from_its_stage_on(
+    tmp_path: Path, explain: Explain
+) -> None:
+    events = list(life((1, 2, 3)))
+    correction = Correction({1: {0: 1.25, 3: 0.9}, 8: {2: 1.0}})
+    at = next(index for index, one in enumerate(events) if one["entry"].get("step") == 2)
+    events.insert(at, event(Corrected(step=2, correction=correction)))
+    first, *later = paragraphs(explain(write(tmp_path, tuple(events)), "-v"))
+    line = (
+        "  steps as corrected, times the profile's, by requests of a group: "
+        "TP1 1.25 from 1 on, 0.90 from 8 on; TP8 1.00 from 4 on"
+    )
+    assert not any("corrected" in told for told in first)
+    assert [told[1] for told in later] == [line, line]
 
 
 def test_one_step_and_one_replica_can_be_asked_for(tmp_path: Path, explain: Explain) -> None:

@@ -1,8 +1,8 @@
 """Why each switch happened or did not, in words, from the ledger. Pure.
 
 By default a stage tells its switches, or where there was none the alternative that was closest to
-one; in full it tells every question, with all layouts. Seconds are to the end of the stage, with
-their 80 % interval.
+one; in full it tells every question, with all layouts, and how the profile was corrected. Seconds are
+to the end of the stage, with their 80 % interval.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from taper_policy.correction import Correction
 from taper_policy.decision import Choice
 from taper_policy.ledger import Opening, Outcome, Question
 from taper_policy.life import LedgerStage, Life
@@ -32,6 +33,8 @@ def _stage(life: Life, stage: LedgerStage, *, in_full: bool) -> Iterator[str]:
     if not stage.has_ended:
         told.append("broken off")
     yield f"step {stage.step}, replica {life.replica}: {', '.join(told)}"
+    if in_full:
+        yield from _indented(_correction(stage.correction))
     if stage.opening is not None:
         yield from _indented(_opening(stage.opening, life.start.mode, in_full=in_full))
     for question in stage.questions if in_full else _telling(stage):
@@ -40,6 +43,16 @@ def _stage(life: Life, stage: LedgerStage, *, in_full: bool) -> Iterator[str]:
         yield "  nothing was asked: too few requests lived for long enough, or not all had arrived"
     if stage.judgement is not None:
         yield from _indented(_judgement(stage.judgement.review))
+
+
+def _correction(correction: Correction) -> Iterator[str]:
+    """By how much steps were taken to be longer than the profile says, by requests of a group."""
+    degrees = []
+    for degree, bins in sorted(correction.factors.items()):
+        factors = ", ".join(f"{factor:.2f} from {2**one} on" for one, factor in sorted(bins.items()))
+        degrees.append(f"TP{degree} {factors}")
+    if degrees:
+        yield f"steps as corrected, times the profile's, by requests of a group: {'; '.join(degrees)}"
 
 
 def _telling(stage: LedgerStage) -> list[Question]:
