@@ -1,4 +1,8 @@
-"""The main job: VeRL trains on SGLang, which switches in mid-generation; interrupted, it goes on."""
+"""The main job: VeRL trains on SGLang, which switches in mid-generation; interrupted, it goes on.
+
+The two runs are two attempts, each with a directory of its own for checkpoints, as on a cluster. The
+second one reports to an operator.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from torchdata.stateful_dataloader.sampler import RandomSampler
 
 from taper_api import load_job
+from taper_api.attempt_directory import AttemptDirectory
+
+from .receiver import receiving
 
 pytestmark = pytest.mark.timeout(1500)
 BATCH_PROMPTS = 4
+UID = "0a1b2c3d-0000-4000-8000-000000000001"
+HALF_WRITTEN_STEP = 9
 METRICS_LINE = re.compile(r"^metrics: (http://127\.0\.0\.1:[0-9]+/metrics)$", re.MULTILINE)
 Scrape = dict[str, float]
 
@@ -32,6 +41,7 @@ class Story:
     """What two runs of one job left: the first interrupted in its third step, the second to its end."""
 
     output: Path
+    attempts: tuple[Path, Path]
     checkpoint: int
     first: list[dict[str, Any]]
     second: list[dict[str, Any]]
@@ -42,6 +52,9 @@ class Story:
     segments_left: set[str]
     logs: tuple[str, str]
     scrapes: list[Scrape]
+    files_before: dict[Path, int]
+    status: dict[str, Any]
+    operator_metrics: str
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -69,12 +82,16 @@ def story(
     sample: Path, start: Callable[..., Any], shared_memory: Callable[[], set[str]], tmp_path_factory: Any
 ) -> Story:
     directory = tmp_path_factory.mktemp("story")
+    attempts = tuple(directory / "shared" / AttemptDirectory(UID, number).name for number in (1, 2))
     output, probe, rows = directory / "output", directory / "weights.jsonl", directory / "rows.txt"
     environment = {"WEIGHT_PROBE_FILE": str(probe), "ROW_FILE": str(rows)}
     before = shared_memory()
     command = ("taper_rollout.cli", "run", "-f", sample / "job.yaml", "--output", output)
 
-    interrupted = start(*command, **environment)
+    def saving_to(attempt: Path) -> tuple[str, str]:
+        return ("--set", f"spec.training.checkpoints.directory={attempt}")
+
+    interrupted = start(*command, *saving_to(attempts[0]), **environment)
     scrapes: list[Scrape] = []
 
     def has_two_steps() -> bool:
@@ -86,17 +103,23 @@ def story(
     first_code = interrupted.end()
     survivors = interrupted.survivors()
     segments_left = shared_memory() - before
-    checkpoint = int((output / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    checkpoint = int((attempts[0] / "latest_checkpointed_iteration.txt").read_text())
+    (attempts[0] / f"global_step_{HALF_WRITTEN_STEP}" / "actor").mkdir(parents=True)
+    files_before = {file: file.stat().st_mtime_ns for file in attempts[0].rglob("*")}
     first, first_rows = lines(probe), [int(line) for line in rows.read_text().split()]
 
     probe.unlink()
     rows.unlink()
-    resumed = start(*command, **environment)
-    second_code = resumed.end()
+    with receiving(directory / "receiver", attempt=2) as receiver:
+        told = environment | receiver.environment
+        resumed = start(*command, *saving_to(attempts[1]), **told)
+        second_code = resumed.end()
+        status, operator_metrics = receiver.status(), receiver.metrics()
     survivors += resumed.survivors()
     segments_left |= shared_memory() - before
     return Story(
         output=output,
+        attempts=(attempts[0], attempts[1]),
         checkpoint=checkpoint,
         first=first,
         second=lines(probe),
@@ -107,6 +130,9 @@ def story(
         segments_left=segments_left,
         logs=(interrupted.log.read_text(), resumed.log.read_text()),
         scrapes=scrapes,
+        files_before=files_before,
+        status=status,
+        operator_metrics=operator_metrics,
     )
 
 
@@ -175,6 +201,35 @@ def test_the_next_step_is_the_one_after_the_checkpoint(story: Story) -> None:
     )
 
 
+def test_an_attempt_goes_on_from_the_one_before_and_writes_into_its_own_directory(story: Story) -> None:
+    first, second = story.attempts
+    assert {file: file.stat().st_mtime_ns for file in first.rglob("*")} == story.files_before
+    saved = {int(place.name.removeprefix("global_step_")) for place in second.glob("global_step_*")}
+    assert saved == set(range(story.checkpoint + 1, 5))
+    resumed = json.loads((story.output / "summary.json").read_text())["resumed"]
+    assert (resumed["step"], resumed["directory"]) == (
+        story.checkpoint,
+        str(first / f"global_step_{story.checkpoint}"),
+    )
+    newest = resumed["passed_over"][0]
+    assert newest["directory"] == str(first / f"global_step_{HALF_WRITTEN_STEP}")
+    assert f"goes on from step {story.checkpoint}: {first}" in story.logs[1]
+
+
+def test_the_operator_hears_how_the_attempt_stands_to_its_end(story: Story) -> None:
+    progress, rollout = story.status["progress"], story.status["rollout"]
+    assert (progress["attempt"], progress["step"], progress["steps"]) == (2, 4, 4)
+    assert progress["lastCheckpointStep"] == 4
+    assert progress["secondsPerStep"] > 0
+    assert rollout["switches"] == 4 - story.checkpoint
+    assert rollout["pauseP99Seconds"] >= rollout["pauseP50Seconds"] > 0
+    assert [each["layout"] for each in rollout["layouts"]] in (["(0)(1)"], ["(0,1)"])
+    accepted = re.search(r'taper_operator_reports_total{result="accepted"} ([0-9.]+)', story.operator_metrics)
+    assert accepted is not None
+    assert float(accepted[1]) >= 2
+    assert "progress is not reported" not in story.logs[1]
+
+
 def test_the_data_goes_on_in_the_same_order(story: Story, sample: Path) -> None:
     job = load_job(sample / "job.yaml")
     num_rows = 512
@@ -204,7 +259,7 @@ def test_weights_are_bit_equal_to_the_checkpoint(story: Story) -> None:
     # The interrupt may come between the checkpoint and the hand-over of the same weights.
     assert all(digests == restored[0] for digests in saved)
     assert weights(story.first, story.checkpoint - 1)[0] != restored[0]
-    assert digests_of_checkpoint(story.output / "checkpoints", story.checkpoint) == restored[0]
+    assert digests_of_checkpoint(story.attempts[0], story.checkpoint) == restored[0]
 
 
 def digests_of_checkpoint(directory: Path, step: int) -> dict[str, str]:
