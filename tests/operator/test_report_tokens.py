@@ -17,6 +17,8 @@ from .token_reviews import MadeToken, TokenApiServer
 
 IDENTITY = JobIdentity(name="full", namespace="team", uid="uid-1")
 GOOD = "good-token"
+USER = {"username": "system:serviceaccount:team:taper-full"}
+AUDIENCE = "taper.dev/rlhfjobs/uid-1/attempts/2"
 
 
 class Setup:
@@ -82,7 +84,15 @@ def test_a_token_for_the_api_server_itself_is_not() -> None:
 
 @pytest.mark.parametrize(
     "status",
-    [None, {}, {"authenticated": True}, {"authenticated": True, "audiences": []}, {"authenticated": "true"}],
+    [
+        None,
+        {},
+        {"authenticated": True, "user": USER},
+        {"authenticated": True, "user": USER, "audiences": []},
+        {"authenticated": True, "user": USER, "audiences": ["taper.dev/rlhfjobs/uid-1/attempts/1"]},
+        {"authenticated": True, "audiences": [AUDIENCE]},
+        {"authenticated": "true", "user": USER, "audiences": [AUDIENCE]},
+    ],
 )
 def test_an_answer_without_audiences_or_account_is_none(status: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup()
