@@ -200,7 +200,14 @@ def test_what_is_no_object_is_refused(document: object) -> None:
     ],
 )
 def test_a_profile_of_something_else_is_refused(key: ProfileKey, problem: str) -> None:
-    profile = replace(h100_8b(), key=KEY, is_estimated=False, held_out_error=0.0, held_out_cell_error=0.0, cells=measured_cells())
+    profile = replace(
+        h100_8b(),
+        key=KEY,
+        is_estimated=False,
+        held_out_error=0.0,
+        held_out_cell_error=0.0,
+        cells=measured_cells(),
+    )
     check_profile(profile, KEY, path="p")
     with pytest.raises(ValueError) as caught:
         check_profile(profile, key, path="p")
