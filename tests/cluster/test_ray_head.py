@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from taper_operator.last_words import last_words
+from taper_operator.last_words import failure_cause
 
 from . import real_kuberay
 from .jobs_api import RayHeadJobs
@@ -41,8 +41,8 @@ def a_real_head_runs_what_is_handed_in(stage: Stage) -> None:
         bad.make(entrypoint=driver(f"print('before'); print('{LAST_WORDS}'); raise SystemExit(1)"))
         good.wait_for(deployment="Complete", job="SUCCEEDED")
         bad.wait_for(deployment="Failed", job="FAILED", reason="AppFailed")
-        words = last_words(bad.obj()["status"]["message"])
-        assert (words.reason, words.message) == ("RewardFailed", "score() raised")
+        cause = failure_cause(bad.obj()["status"]["message"])
+        assert (cause.reason, cause.message) == ("RewardFailed", "score() raised")
     recorder.close()
 
 
