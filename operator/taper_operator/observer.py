@@ -1,4 +1,8 @@
-"""Gathers what is seen of a job: from the caches, or fresh from the API server where much depends on it."""
+"""Gathers what is seen of a job: from the caches, or fresh from the API server where much depends on it.
+
+Fresh are the job, its RayJobs, RayClusters and pods: what runs, or could. Of what else was made for a job
+only the kinds of which no cache knows any object: those may just have been made.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,7 @@ class Observer:
         return None if resource is None else self._observation(resource, self._cached)
 
     def fresh(self, key: ObjectKey) -> Observation | None:
-        """The job as the API server has it now. Raises ApiError."""
+        """The job, and what runs of it, as the API server has them now. Raises ApiError."""
         try:
             resource = self._reader.get(RLHF_JOBS, key)
         except NotFound:
@@ -76,7 +80,11 @@ class Observer:
             ray_clusters=tuple(find(RAY_CLUSTERS, namespace, name)),
             pods=tuple(find(PODS, namespace, name)),
             departed_pods=tuple(self._caches[PODS].departed(JOB_LABEL, name, namespace=namespace)),
-            made=tuple((kind, obj) for kind in MADE_KINDS for obj in find(kind, namespace, name)),
+            made=tuple(
+                (kind, obj)
+                for kind in MADE_KINDS
+                for obj in self._cached(kind, namespace, name) or find(kind, namespace, name)
+            ),
             kuberay=self._kuberay_now(),
             has_pod_monitors=self._is_served(POD_MONITORS),
         )

@@ -82,7 +82,10 @@ def _errors(content: Any, schema: Schema, path: str) -> Iterator[str]:
         for index, item in enumerate(content):
             yield from _errors(item, schema["items"], f"{path}[{index}]")
         keys = [
-            tuple(item.get(key) for key in _map_keys(schema)) for item in content if isinstance(item, dict)
+            # As texts: a key of a wrong type may be a list.
+            repr([item.get(key) for key in _map_keys(schema)])
+            for item in content
+            if isinstance(item, dict)
         ]
         if _map_keys(schema) and len(set(keys)) < len(keys):
             yield f"{path}: has a key twice"

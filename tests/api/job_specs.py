@@ -1,10 +1,12 @@
 """Jobs that are right, over all fields: `valid_jobs()`.
 
-Fields that depend on each other are drawn together; an optional block is there half of the time.
+Fields that depend on each other are drawn together; an optional block is there half of the time. A strategy
+that depends on nothing is made once: making it costs more than drawing from it.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -30,6 +32,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 LEVELS = st.sampled_from(["topology.example/rack", "kubernetes.io/hostname"])
 
 
+@cache
 def labels(most: int = 3) -> st.SearchStrategy[Fields]:
     return st.dictionaries(LABEL_KEYS, LABEL_VALUES, max_size=most)
 
@@ -50,9 +53,9 @@ def valid_jobs(draw: st.DrawFn) -> Fields:
     data = draw(_data())
     if "kvTokens" in rollout:
         rollout["kvTokens"] += (data.get("maxPromptTokens") or 512) + rollout["responseTokens"]
-    kueue = draw(st.none() | fields({"queueName": NAMES}, priorityClass=NAMES))
+    kueue = draw(_kueue())
     spec = {
-        "model": draw(fields({"path": TEXTS}, dtype=st.just("bfloat16"), trustRemoteCode=st.booleans())),
+        "model": draw(_model()),
         "data": data,
         "reward": draw(_reward()),
         "algorithm": draw(_algorithm(ranks * nodes)),
@@ -77,11 +80,27 @@ def valid_jobs(draw: st.DrawFn) -> Fields:
     return {
         "apiVersion": "taper.dev/v1alpha1",
         "kind": "RLHFJob",
-        "metadata": draw(fields({"name": NAMES}, labels=labels(), annotations=labels())),
+        "metadata": draw(_metadata()),
         "spec": spec,
     }
 
 
+@cache
+def _metadata() -> st.SearchStrategy[Fields]:
+    return fields({"name": NAMES}, labels=labels(), annotations=labels())
+
+
+@cache
+def _model() -> st.SearchStrategy[Fields]:
+    return fields({"path": TEXTS}, dtype=st.just("bfloat16"), trustRemoteCode=st.booleans())
+
+
+@cache
+def _kueue() -> st.SearchStrategy[Fields | None]:
+    return st.none() | fields({"queueName": NAMES}, priorityClass=NAMES)
+
+
+@cache
 def _data() -> st.SearchStrategy[Fields]:
     files = st.lists(
         st.sampled_from(["a.jsonl", "/mnt/data/b.parquet", "dir/c d.jsonl"]), min_size=1, max_size=4
@@ -97,6 +116,7 @@ def _data() -> st.SearchStrategy[Fields]:
     )
 
 
+@cache
 def _reward() -> st.SearchStrategy[Fields]:
     settings = st.dictionaries(
         st.text("abc.", min_size=1),
@@ -109,21 +129,39 @@ def _reward() -> st.SearchStrategy[Fields]:
     )
 
 
+@cache
+def _learning() -> st.SearchStrategy[Fields]:
+    return fields(
+        name=st.sampled_from(["grpo", "ppo", "dapo"]),
+        learningRate=st.floats(1e-9, 1),
+        klCoefficient=st.floats(0, 1) | st.just(0),
+        clipRatio=st.floats(0.01, 0.99),
+        entropyCoefficient=st.floats(0, 1),
+        epochsPerStep=st.integers(1, 4),
+    )
+
+
 @st.composite
 def _algorithm(draw: st.DrawFn, num_ranks: int) -> Fields:
-    algorithm = draw(
-        fields(
-            name=st.sampled_from(["grpo", "ppo", "dapo"]),
-            learningRate=st.floats(1e-9, 1),
-            klCoefficient=st.floats(0, 1) | st.just(0),
-            clipRatio=st.floats(0.01, 0.99),
-            entropyCoefficient=st.floats(0, 1),
-            epochsPerStep=st.integers(1, 4),
-        )
-    )
+    algorithm = draw(_learning())
     if draw(st.booleans()):
         algorithm["miniBatchPrompts"] = num_ranks  # of which `_training` makes the batch a multiple
     return algorithm
+
+
+@cache
+def _checkpoints() -> st.SearchStrategy[Fields]:
+    return fields(
+        {"everySteps": st.integers(1, 99)},
+        keep=st.integers(1, 9),
+        directory=st.just("/mnt/checkpoints/a"),
+        resume=st.sampled_from(["auto", "never"]),
+    )
+
+
+@cache
+def _seed() -> st.SearchStrategy[Fields]:
+    return fields(seed=SEEDS)
 
 
 @st.composite
@@ -132,21 +170,32 @@ def _training(draw: st.DrawFn, ranks: int, nodes: int, *, has_validation: bool) 
         "steps": draw(st.integers(1, 10_000)),
         "batchPrompts": ranks * nodes * draw(st.integers(1, 8)),
         "ranks": ranks,
-        "checkpoints": draw(
-            fields(
-                {"everySteps": st.integers(1, 99)},
-                keep=st.integers(1, 9),
-                directory=st.just("/mnt/checkpoints/a"),
-                resume=st.sampled_from(["auto", "never"]),
-            )
-        ),
-        **draw(fields(seed=SEEDS)),
+        "checkpoints": draw(_checkpoints()),
+        **draw(_seed()),
     }
     if nodes > 1 or draw(st.booleans()):
         training["nodes"] = nodes
     if has_validation:
         training["validation"] = draw(fields(everySteps=st.integers(1, 9), before=st.booleans()))
     return training
+
+
+@cache
+def _generation() -> st.SearchStrategy[Fields]:
+    return fields(
+        mode=st.sampled_from(["off", "advise", "enforce"]),
+        sampling=fields(
+            temperature=st.floats(0, 2),
+            topP=st.floats(0.1, 1),
+            topK=st.just(-1) | st.integers(1, 100),
+            seed=SEEDS,
+        ),
+        switch=fields(
+            kv=st.sampled_from(["auto", "migrate", "recompute"]), timeoutSeconds=st.floats(1, 3600)
+        ),
+        maxRunningRequests=st.integers(1, 512),
+        profile=st.just("profile.json"),
+    )
 
 
 @st.composite
@@ -157,22 +206,7 @@ def _rollout(draw: st.DrawFn, degrees: list[int], num_replicas: int) -> Fields:
         "samplesPerPrompt": draw(st.integers(1, 16)),
         "responseTokens": response_tokens,
         "policy": draw(_policy(degrees, response_tokens)),
-        **draw(
-            fields(
-                mode=st.sampled_from(["off", "advise", "enforce"]),
-                sampling=fields(
-                    temperature=st.floats(0, 2),
-                    topP=st.floats(0.1, 1),
-                    topK=st.just(-1) | st.integers(1, 100),
-                    seed=SEEDS,
-                ),
-                switch=fields(
-                    kv=st.sampled_from(["auto", "migrate", "recompute"]), timeoutSeconds=st.floats(1, 3600)
-                ),
-                maxRunningRequests=st.integers(1, 512),
-                profile=st.just("profile.json"),
-            )
-        ),
+        **draw(_generation()),
     }
     if degrees != [degree for degree in (1, 2, 4, 8) if degree <= degrees[-1]] or draw(st.booleans()):
         rollout["degrees"] = degrees
@@ -201,6 +235,7 @@ def _policy(draw: st.DrawFn, degrees: list[int], response_tokens: int) -> Fields
     return draw(fields(predictor=fields(marginSeconds=share, marginShare=share, confidence=share)))
 
 
+@cache
 def _verl() -> st.SearchStrategy[Fields]:
     values = (
         st.none()
@@ -219,25 +254,38 @@ def _verl() -> st.SearchStrategy[Fields]:
     return st.dictionaries(st.sampled_from(names), values, max_size=3)
 
 
+@cache
+def _any_pool() -> st.SearchStrategy[Fields]:
+    return fields(
+        cpu=CPUS,
+        ephemeralStorage=BYTES,
+        nodeSelector=labels(),
+        tolerations=st.lists(_toleration(), max_size=3),
+        affinity=_affinity(),
+        priorityClassName=st.sampled_from(["training", "a.b"]),
+        runtimeClassName=st.just("nvidia"),
+        overlay=_overlay(),
+    )
+
+
 @st.composite
 def _pool(draw: st.DrawFn, *, has_kueue: bool) -> Fields:
     shared, memory = draw(st.sampled_from([(None, "1Gi"), ("1024Mi", "1Gi"), ("64Gi", "1Ti"), ("1G", "1Gi")]))
-    pool = draw(
-        fields(
-            {"memory": st.just(memory), "sharedMemory": st.just(shared)},
-            cpu=CPUS,
-            ephemeralStorage=BYTES,
-            nodeSelector=labels(),
-            tolerations=st.lists(_toleration(), max_size=3),
-            affinity=_affinity(),
-            priorityClassName=st.sampled_from(["training", "a.b"]),
-            runtimeClassName=st.just("nvidia"),
-            overlay=_overlay(),
-        )
-    )
+    pool = {"memory": memory, "sharedMemory": shared} | draw(_any_pool())
     if has_kueue and draw(st.booleans()):
-        pool["topology"] = draw(fields({"required": LEVELS}) | fields({"preferred": LEVELS}))
+        pool["topology"] = draw(_topology())
     return pool
+
+
+@cache
+def _topology() -> st.SearchStrategy[Fields]:
+    return fields({"required": LEVELS}) | fields({"preferred": LEVELS})
+
+
+@cache
+def _rdma() -> st.SearchStrategy[Fields]:
+    names = st.sampled_from(["rdma/hca_shared_devices_a", "vpc.amazonaws.com/efa"])
+    return fields({"resource": names}, count=st.integers(1, 8), ipcLock=st.booleans())
 
 
 @st.composite
@@ -249,11 +297,11 @@ def _gpu_pool(draw: st.DrawFn, ranks: int, nodes: int, num_gpus: int | None, *, 
     if draw(st.booleans()):
         pool["cpu"] = draw(st.sampled_from([3 * ranks, f"{3 * ranks}", f"{3000 * ranks}m", f"{3 * ranks}.5"]))
     if num_gpus != 0 and draw(st.booleans()):
-        names = st.sampled_from(["rdma/hca_shared_devices_a", "vpc.amazonaws.com/efa"])
-        pool["rdma"] = draw(fields({"resource": names}, count=st.integers(1, 8), ipcLock=st.booleans()))
+        pool["rdma"] = draw(_rdma())
     return pool
 
 
+@cache
 def _toleration() -> st.SearchStrategy[Fields]:
     effects = st.sampled_from(["NoSchedule", "PreferNoSchedule", "NoExecute"])
     return st.one_of(
@@ -263,6 +311,7 @@ def _toleration() -> st.SearchStrategy[Fields]:
     )
 
 
+@cache
 def _affinity() -> st.SearchStrategy[Fields]:
     values = st.lists(LABEL_VALUES, min_size=1, max_size=3)
     expression = fields(
@@ -287,6 +336,7 @@ def _affinity() -> st.SearchStrategy[Fields]:
     )
 
 
+@cache
 def _overlay() -> st.SearchStrategy[Fields]:
     ids = st.integers(1, 65535)
     return fields(
@@ -299,12 +349,17 @@ def _overlay() -> st.SearchStrategy[Fields]:
     )
 
 
+@cache
+def _checkpoints_volume() -> st.SearchStrategy[Fields]:
+    made = fields({"size": BYTES}, storageClassName=NAMES, accessMode=st.just("ReadWriteOnce"))
+    return made | fields({"claimName": NAMES}, subPath=st.just("runs/a"))
+
+
 @st.composite
 def _volumes(draw: st.DrawFn) -> Fields:
     volumes: Fields = {}
     if draw(st.booleans()):
-        made = fields({"size": BYTES}, storageClassName=NAMES, accessMode=st.just("ReadWriteOnce"))
-        volumes["checkpoints"] = draw(made | fields({"claimName": NAMES}, subPath=st.just("runs/a")))
+        volumes["checkpoints"] = draw(_checkpoints_volume())
     if draw(st.booleans()):
         volumes["modelCache"] = draw(
             fields(size=BYTES) | fields({"claimName": NAMES}, subPath=st.just("hub"))
@@ -321,6 +376,7 @@ def _volumes(draw: st.DrawFn) -> Fields:
     return volumes
 
 
+@cache
 def _run() -> st.SearchStrategy[Fields]:
     """What says how the job is run, beside its pods."""
     secret = fields({"name": NAMES, "key": st.sampled_from(["token", "a.b_C-d"])})

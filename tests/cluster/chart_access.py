@@ -27,14 +27,19 @@ _SETTINGS = (
     "rbac.updateFinalizers=true",
     "rbac.userRoles=false",
     "crds.install=false",
-    # Jobs report nothing here, so that nothing is asked about their tokens.
-    "reports.enabled=false",
 )
 
 
-def access_objects(namespace: str, watched: Sequence[str]) -> list[KubeObject]:
-    """All that says what an operator in a namespace may do; watched: namespaces, or `*` for all."""
-    sets = [*_SETTINGS, f"watchNamespaces={{{','.join(watched)}}}"]
+def access_objects(
+    namespace: str, watched: Sequence[str], *, hears_reports: bool = False
+) -> list[KubeObject]:
+    """All that says what an operator in a namespace may do.
+
+    watched: namespaces, or `*` for all
+    hears_reports: whether jobs report to it, about whose tokens it then asks
+    """
+    reports = f"reports.enabled={str(hears_reports).lower()}"
+    sets = [*_SETTINGS, reports, f"watchNamespaces={{{','.join(watched)}}}"]
     command = [find("helm"), "template", RELEASE, CHART, "--namespace", namespace]
     command += [part for each in sets for part in ("--set", each)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -119,6 +119,22 @@ class Cluster:
         told = self._core.create_namespaced_service_account_token(service_account, namespace, body)
         return str(told.status.token)
 
+    def projected_token(self, pod: KubeObject, projection: KubeObject) -> str:
+        """A token as the kubelet asks for one: for a pod, and good for as long as that pod is there."""
+        metadata, spec = pod["metadata"], pod["spec"]
+        holder = {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]}
+        body = {
+            "spec": {
+                "audiences": [projection["audience"]],
+                "expirationSeconds": projection["expirationSeconds"],
+                "boundObjectRef": holder,
+            }
+        }
+        told = self._core.create_namespaced_service_account_token(
+            spec["serviceAccountName"], metadata["namespace"], body
+        )
+        return str(told.status.token)
+
     # -- asking ------------------------------------------------------------------------------
 
     def found(self, resource: Resource, namespace: str, name: str) -> KubeObject | None:

@@ -27,7 +27,7 @@ from .scenarios import Stage, asked_for, playing
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 KubeRay = KubeRayStandIn | RealKubeRay
 # For which a head may not answer: no test waits for 300 s.
-UNREACHABLE_SECONDS = 20
+UNREACHABLE_SECONDS = 30
 # What ends an API server or an operator that others need comes last.
 LAST = ("test_restart", "test_rights_in_all")
 
@@ -99,7 +99,7 @@ def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRay]:
         kuberay = KubeRayStandIn(
             cluster.new_api(),
             JobsByNamespace(jobs),
-            period_seconds=0.5,
+            period_seconds=2.0,
             unreachable_seconds=UNREACHABLE_SECONDS,
         )
     kuberay.start()

@@ -34,7 +34,7 @@ _CONTROLLERS = (
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
-    "omitStages": ["RequestReceived", "ResponseStarted"],
+    "omitStages": ["RequestReceived"],
     "rules": [
         {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
         {"level": "None"},
@@ -146,6 +146,8 @@ class ControlPlane:
             f"--root-ca-file={self.certificate}",
             "--kube-api-qps=200",
             "--kube-api-burst=400",
+            # Nodes without machines send no heartbeats.
+            "--node-monitor-grace-period=24h",
         )
         self._start(
             "kube-scheduler",

@@ -120,6 +120,17 @@ class RayHeadJobs:
     def stop(self, job_id: str) -> None:
         self._ask("POST", f"/api/jobs/{job_id}/stop")
 
+    def log(self, job_id: str) -> str:
+        """What a job's driver has said."""
+        answer = self._ask("GET", f"/api/jobs/{job_id}/logs")
+        return str(answer.json()["logs"]) if answer.status == 200 else answer.data.decode(errors="replace")
+
+    def living_actors(self) -> list[str]:
+        """Classes of the actors that have not ended, of all jobs."""
+        told = self._ask("GET", "/api/v0/actors").json()
+        actors = told["data"]["result"]["result"]
+        return [each["class_name"] for each in actors if each["state"] != "DEAD"]
+
     def _ask(self, method: str, path: str, body: object = None) -> urllib3.BaseHTTPResponse:
         try:
             return self._pool.request(method, f"{self._url}{path}", json=body)

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-from taper_operator.api_error import AlreadyExists, Conflict, NotFound
+from taper_operator.api_error import AlreadyExists, Conflict, Forbidden, NotFound, ServerError, Unreachable
 from taper_operator.api_server import ApiServer
 from taper_operator.kinds import PODS, RAY_CLUSTERS, RAY_JOBS
 from taper_operator.object_cache import ObjectCache
@@ -63,7 +63,7 @@ class KubeRayStandIn:
         *,
         period_seconds: float = 3.0,
         unreachable_seconds: float = 300.0,
-        workers: int = 2,
+        workers: int = 8,
     ) -> None:
         self._api = api
         self.jobs = jobs
@@ -124,6 +124,9 @@ class KubeRayStandIn:
             except (Conflict, NotFound, AlreadyExists):
                 # As a cache that is behind has it.
                 self._queue.add_after(item, 0.05)
+            except (Forbidden, Unreachable, ServerError):
+                # A ServiceAccount that has just gone with its job, or an API server that has gone itself.
+                self._queue.add_after(item, self._period_seconds)
             except Exception as error:
                 self.failures.append(f"{item}: {error!r}")
                 self._queue.add_after(item, self._period_seconds)

@@ -22,6 +22,8 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # In a pod of its own nothing else comes first, either.
+    "RAY_worker_niceness": "0",
 }
 
 

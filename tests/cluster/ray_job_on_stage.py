@@ -49,9 +49,10 @@ class RayJobOnStage:
         self.scene.jobs.end(self.obj()["status"]["jobId"], status, "said so")
 
     def pod(self, kind: str) -> KubeObject:
+        """Its head or its worker; of one that was lost, the next."""
         cluster = self.obj()["status"]["rayClusterName"]
         selector = f"ray.io/cluster={cluster},ray.io/node-type={kind}"
-        (pod,) = self.scene.cluster.all(PODS, self.scene.namespace, selector)
+        (pod,) = wait_for(lambda: self.scene.cluster.all(PODS, self.scene.namespace, selector))
         return pod
 
     def delete(self) -> None:

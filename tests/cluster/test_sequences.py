@@ -22,7 +22,7 @@ from .scenarios import RESULT_SECONDS, Stage, each_of, scenario
 from .scene import Scene
 
 NUM_SEQUENCES = 100
-NUM_AT_A_TIME = 50
+NUM_AT_A_TIME = 34
 # Each waits longer than the one before it.
 MOST_SETBACKS = 2
 CONVERGED_SECONDS = 120.0
@@ -63,7 +63,7 @@ class Sequence:
         try:
             self.converge()
         except AssertionError as error:
-            error.add_note(f"{self.name}: {self.done}: {self.job()}")
+            error.add_note(f"{self.name}: {self.done}: {self.job()['status']}")
             raise
 
     def converge(self) -> None:
