@@ -159,7 +159,8 @@ class ReportWriter:
         if result != "early":
             self._observe(result)
         with self._changed:
-            if waiting.report is not report and again_seconds is None:
+            is_replaced = waiting.report is not report
+            if is_replaced and (again_seconds is None or waiting.report.snapshot.is_last):
                 again_seconds = 0.0
             if again_seconds is None:
                 del self._waiting[key]

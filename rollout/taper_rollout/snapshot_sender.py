@@ -29,7 +29,8 @@ from taper_api.attempt_directory import MAX_ATTEMPTS
 from taper_api.snapshot import REPORT_SECONDS, Snapshot
 
 POST_SECONDS = 5.0
-LAST_GRACE_SECONDS = 6.0
+# Room for a second post where the first one hangs.
+LAST_GRACE_SECONDS = 12.0
 LAST_RETRY_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 120.0
 _TOKEN = re.compile(r"[-A-Za-z0-9._~+/=]+")

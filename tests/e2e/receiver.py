@@ -28,6 +28,8 @@ from ..operator.token_reviews import TokenApiServer
 KEY = ObjectKey("team", "full")
 TOKEN = "a-projected-token"
 START_SECONDS = 30.0
+# A write that met a conflict comes a second later.
+WRITE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,12 @@ class Receiver:
         """The job's status as it is now."""
         status: dict[str, Any] = self.api_server.objects[RLHF_JOBS, KEY]["status"]
         return status
+
+    def wait_for_step(self, step: int) -> None:
+        """Give replicas their time to write, but no longer, until the status tells of so many steps."""
+        deadline = time.monotonic() + WRITE_SECONDS
+        while self.status().get("progress", {}).get("step") != step and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def metrics(self) -> str:
         """What the operator tells Prometheus."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -127,6 +127,25 @@ def test_the_last_does_not_wait(fake: FakeApiServer, clock: Clock) -> None:
     replica.writer.write_due()
     assert sequence_of(fake) == 1
     replica.offer(3, is_last=True)
+    replica.writer.write_due()
+    assert sequence_of(fake) == 3
+
+
+def test_nor_does_a_last_that_comes_while_another_is_put_off(fake: FakeApiServer, clock: Clock) -> None:
+    replica = Replica(fake, clock)
+    replica.offer(1)
+    replica.writer.write_due()
+    replica.refresh()
+    looks = itertools.count(1)
+
+    def now() -> datetime:
+        if next(looks) == 1:
+            assert replica.offer(3, is_last=True)
+        return NOW + timedelta(seconds=clock.now)
+
+    replica.writer._now = now
+    replica.offer(2)
+    assert replica.writer.write_due() == 0.0
     replica.writer.write_due()
     assert sequence_of(fake) == 3
 
