@@ -214,7 +214,7 @@ class Coordinator:
                 raise TimeoutError(f"{self._outstanding} requests did not end after an abort")
             await asyncio.sleep(POLL_SECONDS)
             self._engine.abort_all()
-        self._finish_stage()
+        await self._end_stage()
 
     async def resume_generation(self) -> None:
         self._rejecting = False
@@ -243,7 +243,7 @@ class Coordinator:
     async def set_global_steps(self, step: int) -> None:
         """The training step that the next stage belongs to; it begins in the base layout."""
         if step != self._step:
-            self._finish_stage()
+            await self._end_stage()
             await self._narrow_when_drained()
         self._step = step
 
@@ -267,7 +267,7 @@ class Coordinator:
         """End the stage and return to the base layout."""
         if self._outstanding:
             raise RuntimeError(f"{self._outstanding} requests are still being served: abort them first")
-        self._finish_stage()
+        await self._end_stage()
         await self._narrow_when_drained()
 
     # -- watching ----------------------------------------------------------------------
@@ -383,6 +383,11 @@ class Coordinator:
             stage.failed_attempts += done.record.outcome == "aborted"
             stage.add_switch(done.record, requests=done.requests)
         self._emit(SwitchDone(replica=self._settings.replica, step=self._step, switch=done.record))
+
+    async def _end_stage(self) -> None:
+        """Finish the stage. A switch that is under way is of this one, and must not reach into the next."""
+        await self._switcher.settled()
+        self._finish_stage()
 
     def _finish_stage(self) -> None:
         """Tell the stage's record, judged by the true lengths: each switch's gain, and all other plans."""

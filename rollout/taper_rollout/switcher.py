@@ -28,7 +28,7 @@ class Switched:
 
 
 class Switcher:
-    """See the module's docstring. While `lock` is held no switch begins."""
+    """See the module's docstring. While `lock` is held no switch begins, and none is under way."""
 
     def __init__(self, engine: ElasticEngine, settings: ReplicaSettings) -> None:
         self._engine, self._settings = engine, settings
@@ -76,10 +76,15 @@ class Switcher:
                 )
                 decision = dataclasses.replace(decision, reason=f"{decision.reason}; {refused}")
                 return Switched(record=self.record(decision, "aborted", at=began_at), requests=[])
-        if is_live:
-            figures |= await self._resumed()
-        record = self.record(decision, "committed", at=began_at, figures=figures, from_degree=before)
-        return Switched(record=record, requests=figures["requests"])
+            if is_live:
+                figures |= await self._resumed_or_late()
+            record = self.record(decision, "committed", at=began_at, figures=figures, from_degree=before)
+            return Switched(record=record, requests=figures["requests"])
+
+    async def settled(self) -> None:
+        """Wait until no switch is under way, and the one that was has its record."""
+        async with self.lock:
+            pass
 
     async def _agree(self, degree: int, kv: Any) -> dict[str, Any]:
         epoch = self._protocol.epoch + 1
@@ -95,6 +100,14 @@ class Switcher:
         for event in (Event.ALL_AGREED, Event.PLAN_MATCHED, Event.ALL_DONE, Event.RESUMED):
             self._apply(event, epoch)
         return figures
+
+    async def _resumed_or_late(self) -> dict[str, Any]:
+        """The pause; where it is not told in time the switch is on record without it."""
+        try:
+            return await self._resumed()
+        except TimeoutError as late:
+            log.warning("replica %d: the pause is not known: %s", self._settings.replica, late)
+            return {}
 
     async def _resumed(self) -> dict[str, Any]:
         return await self._engine.resumed(deadline_seconds=self._settings.switch_timeout_seconds)

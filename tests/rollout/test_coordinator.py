@@ -9,7 +9,7 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +76,8 @@ class NamedEngine:
         self.live: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self.sampling: list[dict[str, Any]] = []
         self.switch_fails: Callable[[], Exception | None] = lambda: None
+        self.switching: Callable[[], Awaitable[Any]] = lambda: asyncio.sleep(0.01)
+        self.resumes = True
         self.epochs: list[int] = []
         self.ways: list[KvWay] = []
         self.became: dict[str, int] = {}
@@ -153,7 +155,7 @@ class NamedEngine:
     async def switch(self, degree: int, *, kv: KvWay, epoch: int, deadline_seconds: float) -> dict[str, Any]:
         self.epochs.append(epoch)
         self.ways.append(kv)
-        await asyncio.sleep(0.01)
+        await self.switching()
         if error := self.switch_fails():
             raise error
         self.degree = degree
@@ -168,6 +170,8 @@ class NamedEngine:
         } | self.became
 
     async def resumed(self, *, deadline_seconds: float) -> dict[str, Any]:
+        if not self.resumes:
+            raise TimeoutError("command resumed: no answer from ranks [0, 1]")
         return {"pause_seconds": 0.02, "prefilled_tokens": 1}
 
 
@@ -314,6 +318,38 @@ def test_a_failed_switch_is_tried_again(play: Play) -> None:
             (2, "committed"),
             (1, "committed"),
         ]
+
+    play(scenario)
+
+
+def test_a_switch_under_way_at_the_end_of_a_stage_is_of_that_stage(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        may_switch = asyncio.Event()
+        engine.switching = may_switch.wait
+        request = ask(coordinator, "a")
+        await until(lambda: engine.epochs == [1])
+        engine.end("a")
+        await request
+        next_step = asyncio.create_task(coordinator.set_global_steps(1))
+        await asyncio.sleep(0.05)
+        assert not next_step.done()
+        may_switch.set()
+        await next_step
+        assert [(s.to_degree, s.outcome) for s in records(told)[0].switches] == [(2, "committed")]
+        assert engine.degree == 1
+
+    play(scenario)
+
+
+def test_a_switch_whose_pause_is_not_told_is_on_record(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        engine.resumes = False
+        request = ask(coordinator, "a")
+        await until(lambda: engine.degree == 2)
+        engine.end("a")
+        await request
+        await coordinator.set_global_steps(1)
+        assert [(s.outcome, s.pause_seconds) for s in records(told)[0].switches] == [("committed", 0.0)]
 
     play(scenario)
 

@@ -157,7 +157,8 @@ class ElasticEngine:
         self._watcher.cancel()
         if self._fault is None:
             with contextlib.suppress(Exception):
-                await self.command("shutdown", timeout_seconds=5)
+                # Not in its turn: what is under way may never end.
+                await self._command("shutdown", timeout_seconds=5)
         self._kill_processes()
         self._report_fault("the engine was closed")
         self._router.hold()
@@ -216,8 +217,13 @@ class ElasticEngine:
     ) -> list[dict[str, Any]]:
         """Run a command on every rank, at its loop boundary; results in rank order.
 
-        Raises CommandFailed with every rank's reason, EngineDied, or TimeoutError.
+        One at a time: a rank has room for one. Raises CommandFailed with every rank's reason, EngineDied,
+        or TimeoutError.
         """
+        async with self._order:
+            return await self._command(name, timeout_seconds=timeout_seconds, **arguments)
+
+    async def _command(self, name: str, *, timeout_seconds: float, **arguments: Any) -> list[dict[str, Any]]:
         if self._fault:
             raise EngineDied(self._fault)
         self._commands += 1
@@ -265,7 +271,7 @@ class ElasticEngine:
             target: int | None = None
             groups: dict[str, int] = {}
             try:
-                results = await self.command(
+                results = await self._command(
                     "switch",
                     timeout_seconds=4 * deadline_seconds + 20,
                     epoch=epoch,
@@ -294,8 +300,7 @@ class ElasticEngine:
         """Pause and re-admission of the last switch, once all its requests decode again."""
         deadline = time.monotonic() + deadline_seconds
         while True:
-            async with self._order:
-                results = await self.command("resumed", timeout_seconds=deadline_seconds)
+            results = await self.command("resumed", timeout_seconds=deadline_seconds)
             if all(results) or time.monotonic() > deadline:
                 done = [result for result in results if result]
                 return {

@@ -128,3 +128,15 @@ def test_a_switch_to_nowhere_is_refused(engine: LiveEngine, degree: int, reason:
         engine.run(engine.switch(degree))
     assert engine.engine.degree == 1
     engine.stage(prompts=PROMPTS[:1])
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+def test_commands_that_are_given_at_once_are_all_obeyed(engine: LiveEngine, degree: int) -> None:
+    async def scenario() -> list[list[dict[str, Any]]]:
+        commands = (engine.engine.command(name, timeout_seconds=20) for name in ("flush", "inspect", "flush"))
+        return list(await asyncio.gather(*commands))
+
+    engine.settle(degree)
+    answers = engine.run(scenario())
+    assert [len(answer) for answer in answers] == [2, 2, 2]
+    assert "weight_bytes" in answers[1][0]
