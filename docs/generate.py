@@ -12,6 +12,7 @@ import yaml
 
 from taper_api.crd import crd_files
 from taper_api.reference import configuration_reference
+from taper_operator.reference import operator_reference
 from taper_rollout.metric_page import metric_page
 from taper_rollout.support import support_matrix
 
@@ -38,6 +39,7 @@ def pages() -> dict[str, str]:
     return {
         "configuration.md": configuration_reference(),
         "metrics.md": metric_page(),
+        "operator-reference.md": operator_reference(),
         "support-matrix.md": support_matrix(),
     }
 

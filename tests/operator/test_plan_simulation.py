@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from taper_operator import reason_table
 from taper_operator.attempt_record import active_attempt
 from taper_operator.kinds import PODS
 from taper_operator.resource import KubeObject
@@ -38,6 +39,9 @@ EVENTS: dict[str, Callable[[ClusterModel], object]] = {
     "find KubeRay": lambda c: setattr(c, "kuberay", "served"),
     "checkpoint": lambda c: c.report_checkpoint(int(c.now.timestamp()) % 100_000),
 }
+CONDITION_REASONS = {(each.condition, each.status, each.reason) for each in reason_table.CONDITIONS}
+ATTEMPT_REASONS = {(each.outcome, each.reason) for each in reason_table.ATTEMPTS}
+EVENT_REASONS = {each.reason for each in reason_table.EVENTS}
 STORIES = st.lists(st.sampled_from(sorted(EVENTS)), max_size=60)
 JOBS = st.fixed_dictionaries(
     {"spec.backoffLimit": st.integers(0, 3)},
@@ -65,11 +69,22 @@ def check(cluster: ClusterModel) -> None:
     assert len({pod["metadata"]["labels"]["taper.dev/attempt"] for pod in cluster._all(PODS)}) <= 1
     if status.attempt <= 10:
         assert (outcomes["Failed"], outcomes["Disrupted"]) == (status.failures, status.disruptions)
+    check_reasons(cluster)
     for attempt in status.attempts:
         if attempt.outcome == "Failed" and attempt.reason != "DisruptedTooOften":
             assert attempt.number in cluster.failed
         if attempt.outcome == "Disrupted":
             assert attempt.number in cluster.disrupted
+
+
+def check_reasons(cluster: ClusterModel) -> None:
+    """What is said is in the reference."""
+    status = cluster.status
+    conditions = {(each.type, each.status, each.reason) for each in status.conditions}
+    assert {each for each in conditions if each[:2] != ("Degraded", "True")} <= CONDITION_REASONS
+    ended = {(each.outcome, each.reason) for each in status.attempts if each.outcome != "Active"}
+    assert {each for each in ended if each[0] not in ("Failed", "Disrupted")} <= ATTEMPT_REASONS
+    assert {reason for reason, _ in cluster.events} <= EVENT_REASONS
 
 
 @settings(max_examples=150)
@@ -88,12 +103,14 @@ def test_whatever_happens_the_job_ends(job: KubeObject, story: list[str]) -> Non
 
 
 def calm(cluster: ClusterModel) -> None:
-    """From here on all goes well."""
+    """From here on all goes well, until nothing happens any more."""
     cluster.kuberay = "served"
     cluster.ask(suspend=False)
     for _ in range(40):
         for event in ("reconcile", "admit", "steps", "reconcile", "a minute"):
             happens(cluster, event)
+        if cluster.status.completion_time is not None and not cluster._all(PODS):
+            return
         cluster.end_job("SUCCEEDED")
 
 
