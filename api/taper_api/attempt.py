@@ -29,14 +29,18 @@ class Attempt(Block):
     ray_job: ObjectName = Field(description="Name of its RayJob.")
     ray_cluster: ObjectName | None = Field(default=None, description="Name of its RayCluster.")
     outcome: Literal["Active", "Succeeded", "Failed", "Disrupted", "Suspended", "Stopped"] = Field(
-        description="How it ended. `Failed` is what counts against `spec.backoffLimit`; `Stopped` is by the "
-        "deadline or because the job was deleted."
+        description="How it ended. `Failed` is what counts against `spec.backoffLimit`; `Stopped` is by "
+        "`spec.activeDeadlineSeconds`."
     )
     reason: Reason | None = Field(default=None, description="Why it ended, in one word.")
     message: Message = Field(default="", description="Why it ended, in words: the job's first real error.")
-    start_time: Time | None = Field(default=None, description="When its RayJob was made.")
+    start_time: Time | None = Field(default=None, description="When it was begun.")
     end_time: Time | None = Field(default=None, description="When it had ended.")
-    first_step: Count | None = Field(default=None, description="Step of the checkpoint that it went on from.")
+    first_step: Count | None = Field(
+        default=None,
+        description="Step of the checkpoint that it went on from, 0 for none: until it tells that itself, "
+        "the newest that is known of.",
+    )
     last_checkpoint_step: Count | None = Field(default=None, description="Step of its newest checkpoint.")
     disruption: Disruption | None = Field(
         default=None, description="What the cluster did to it, if anything."

@@ -26,6 +26,9 @@ class TrainingFigures(Block):
     step: Count = Field(description="Steps that are done.")
     steps: Count = Field(description="Steps in all.")
     seconds_per_step: Seconds | None = Field(default=None, description="Mean of the last steps.")
+    first_step: Count | None = Field(
+        default=None, description="Step of the checkpoint that the attempt went on from; 0 for none."
+    )
     last_checkpoint_step: Count | None = Field(default=None, description="Step of the newest checkpoint.")
     reward: float | None = Field(default=None, description="Mean reward of the last step.")
 

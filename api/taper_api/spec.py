@@ -144,7 +144,8 @@ class CheckpointsSpec(Block):
         default=None, description="Save after every so many steps. Default: never."
     )
     keep: Positive | None = Field(
-        default=None, description="Number of newest checkpoints kept. Default: all."
+        default=None,
+        description="Number of newest checkpoints kept, those of earlier attempts included. Default: all.",
     )
     resume: Literal["auto", "never"] = Field(
         default="auto", description="`auto` goes on from the newest checkpoint, `never` starts anew."
@@ -214,8 +215,8 @@ class RLHFJobSpec(Block):
         default=3,
         ge=0,
         le=100,
-        description="Failed attempts after which the job has failed. Attempts that the cluster ended "
-        "(preemption, lost nodes) do not count.",
+        description="Failed attempts that are followed by another; the next failure is the job's. Attempts "
+        "that the cluster ended (preemption, lost nodes) do not count.",
     )
     active_deadline_seconds: Positive | None = Field(
         default=None,

@@ -74,12 +74,18 @@ def with_news(
     news: dict[str, str | int | Disruption] = {}
     if ray_job is not None and ray_job.ray_cluster and len(ray_job.ray_cluster) <= 63:
         news["ray_cluster"] = ray_job.ray_cluster
-    if progress is not None and progress.attempt == attempt.number and progress.last_checkpoint_step:
-        news["last_checkpoint_step"] = progress.last_checkpoint_step
+    if progress is not None and progress.attempt == attempt.number:
+        news |= _steps_told(progress)
     disruption = attempt.disruption or disruption_seen(ray_job, pods, timestamp(now))
     if disruption is not None:
         news["disruption"] = disruption
     return _with(status, attempt.model_copy(update=news))
+
+
+def _steps_told(progress: Progress) -> dict[str, int]:
+    """What an attempt says of checkpoints itself."""
+    told = {"first_step": progress.first_step, "last_checkpoint_step": progress.last_checkpoint_step or None}
+    return {name: step for name, step in told.items() if step is not None}
 
 
 def with_end(status: RLHFJobStatus, attempt: Attempt, end: Verdict, now: datetime) -> RLHFJobStatus:
@@ -109,17 +115,18 @@ def with_end(status: RLHFJobStatus, attempt: Attempt, end: Verdict, now: datetim
 
 
 def _row(status: RLHFJobStatus, attempt: Attempt) -> int:
-    """Disruptions since the last new checkpoint, this one included."""
-    is_further = (attempt.last_checkpoint_step or 0) > (attempt.first_step or 0)
+    """Disruptions since the last new checkpoint, this one included.
+
+    New is one that no earlier attempt came to: where the newer are lost each time there is no headway.
+    """
+    is_further = (attempt.last_checkpoint_step or 0) > (_newest_step(status.attempts[:-1]) or 0)
     return 1 if is_further else status.disruptions_in_a_row + 1
 
 
 def _newest_step(attempts: Sequence[Attempt]) -> int | None:
-    if not attempts:
-        return None
-    last = attempts[-1]
-    steps = [step for step in (last.first_step, last.last_checkpoint_step) if step is not None]
-    return max(steps, default=None)
+    """Of all checkpoints that these attempts told of."""
+    steps = (step for each in attempts for step in (each.first_step, each.last_checkpoint_step))
+    return max((step for step in steps if step is not None), default=None)
 
 
 def _with(status: RLHFJobStatus, attempt: Attempt) -> RLHFJobStatus:

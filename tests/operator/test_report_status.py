@@ -29,6 +29,7 @@ SNAPSHOTS = st.builds(
         step=COUNTS,
         steps=COUNTS,
         seconds_per_step=SECONDS,
+        first_step=st.none() | COUNTS,
         last_checkpoint_step=st.none() | COUNTS,
         reward=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     ),

@@ -46,6 +46,7 @@ class SnapshotBuilder:
         self._step = 0
         self._step_at: float | None = None
         self._step_seconds: collections.deque[float] = collections.deque(maxlen=MAX_STEPS)
+        self._first_step: int | None = None
         self._saved_step: int | None = None
         self._reward: float | None = None
         self._layouts: dict[int, str] = {}
@@ -60,7 +61,7 @@ class SnapshotBuilder:
             for event in events:
                 match event["kind"]:
                     case "Resumed":
-                        self._step = event["step"]
+                        self._step = self._first_step = event["step"]
                         self._saved_step = event["step"] if event["directory"] is not None else None
                     case "Step":
                         self._record_step(event["step"], event["metrics"])
@@ -84,6 +85,7 @@ class SnapshotBuilder:
                     step=self._step,
                     steps=self._num_steps,
                     seconds_per_step=seconds,
+                    first_step=self._first_step,
                     last_checkpoint_step=self._saved_step,
                     reward=self._reward,
                 ),
@@ -96,6 +98,9 @@ class SnapshotBuilder:
         if taken is not None and taken >= 0:
             self._step_seconds.append(taken)
         self._step, self._step_at = step, now
+        if self._first_step is None:
+            # Nothing was said of a checkpoint: there was none.
+            self._first_step = 0
         self._reward = finite(metrics.get(REWARD_METRIC))
         if SAVE_METRIC in metrics:
             self._saved_step = step

@@ -78,6 +78,20 @@ def test_a_checkpoint_is_the_one_that_was_saved_or_gone_on_from():
     assert (anew.training.step, anew.training.last_checkpoint_step) == (0, None)
 
 
+@pytest.mark.parametrize(
+    ("events", "first_step"),
+    [
+        ([], None),
+        ([RESUMED], 2),
+        ([RESUMED, make_step(3)], 2),
+        ([RESUMED | {"step": 0, "directory": None}], 0),
+        ([make_step(1)], 0),
+    ],
+)
+def test_where_it_went_on_from_is_told_once_that_is_known(events, first_step):
+    assert builder_with(events).snapshot().training.first_step == first_step
+
+
 def test_what_switching_does_is_told_over_all_replicas():
     stages = [make_stage(replica=replica, num_ranks=4, gain_seconds=1.5) for replica in range(3)]
     stages += [make_stage(outcome="aborted"), make_stage(outcome="refused"), make_stage(gain_seconds=None)]
