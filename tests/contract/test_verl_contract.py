@@ -41,6 +41,7 @@ NAMES = [
     ("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.on_validate_end", "trainer_hooks"),
     ("verl.workers.rollout.llm_server", "LLMServerManager.get_replicas", "trainer_hooks"),
     ("verl.workers.rollout.replica", "RolloutReplica.server_handle", "trainer_hooks"),
+    ("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._save_checkpoint", "old_checkpoints"),
     ("verl.utils.tracking", "Tracking.__init__", "trainer_hooks"),
     ("verl.utils.tracking", "Tracking.log", "trainer_hooks"),
     ("verl.trainer.main_ppo", "TaskRunnerV1.__ray_metadata__", "runner"),
@@ -318,6 +319,21 @@ def test_the_number_of_the_step_is_written_after_the_checkpoint() -> None:
     ]
     places = [source.rindex(text) for text in written]
     assert places == sorted(places)
+
+
+def test_of_its_own_checkpoints_verl_keeps_the_newest_and_two_of_them_while_it_saves() -> None:
+    """Told to keep one, it is without a whole one for a while: `old_checkpoints` leaves it another."""
+    module = importlib.import_module("verl.utils.checkpoint.checkpoint_manager")
+    removed: list[str] = []
+    manager = SimpleNamespace(
+        previous_saved_paths=["1", "2"], remove_previous_save_local_path=lambda paths: removed.extend(paths)
+    )
+    module.BaseCheckpointManager.ensure_checkpoint_capacity(manager, 2)
+    assert removed == ["1"]
+    module.BaseCheckpointManager.register_checkpoint(manager, "3", 2)
+    assert (removed, manager.previous_saved_paths) == (["1"], ["2", "3"])
+    module.BaseCheckpointManager.register_checkpoint(manager, "4", 1)
+    assert removed == ["1", "2", "3"]
 
 
 def test_a_run_goes_on_from_the_path_that_it_is_told() -> None:

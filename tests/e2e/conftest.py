@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
     "spec.training.steps": 4,
     "spec.training.batchPrompts": 4,
     "spec.training.ranks": 2,
-    "spec.training.checkpoints": {"everySteps": 1},
+    "spec.training.checkpoints": {"everySteps": 1, "keep": 3},
     "spec.rollout.footprint": 2,
     "spec.rollout.samplesPerPrompt": 4,
     "spec.rollout.responseTokens": 48,

@@ -8,7 +8,8 @@ looked at: `torch.save` writes zip archives, and the list at an archive's end na
 of its parts. Tensors are not read: that would take minutes for a large model.
 
 An attempt on a cluster has a directory of its own (`taper_api.attempt_directory`) and goes on from the
-newest checkpoint of all earlier attempts of its job too. It writes nothing into theirs.
+newest checkpoint of all earlier attempts of its job too. It writes nothing into theirs; when theirs
+go is said in `old_checkpoints.py`.
 
 Invariants (asserted by `tests/rollout/verl/test_checkpoints.py`):
 - nothing is written, whatever is there;
@@ -90,7 +91,7 @@ def resumption(directory: Path, shards: tuple[Shards, ...]) -> Resumption:
     Raises `JobError` where the newest complete checkpoint was saved by another number of ranks.
     """
     passed_over = []
-    for checkpoint in _newest_first(directory):
+    for checkpoint in newest_first(directory):
         try:
             _check(checkpoint, shards)
         except _Unusable as reason:
@@ -100,8 +101,19 @@ def resumption(directory: Path, shards: tuple[Shards, ...]) -> Resumption:
     return Resumption(checkpoint=None, passed_over=tuple(passed_over))
 
 
-def _newest_first(directory: Path) -> list[Checkpoint]:
-    """All checkpoints that VeRL has not removed. Of equal steps the later attempt's comes first."""
+def is_whole(checkpoint: Checkpoint, shards: tuple[Shards, ...]) -> bool:
+    """Whether a run could go on from it."""
+    try:
+        _check(checkpoint, shards)
+    except (_Unusable, JobError):
+        return False
+    return True
+
+
+def newest_first(directory: Path) -> list[Checkpoint]:
+    """All checkpoints of a run that saves to `directory`, and of earlier attempts at its job, that were not
+    removed. Of equal steps the later attempt's comes first.
+    """
     found = [
         (int(name[1]), attempt, place)
         for attempt, folder in _folders(directory)

@@ -5,10 +5,12 @@ It runs in the trainer's process: that one sees the directory that is saved to, 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from taper_rollout.verl.checkpoints import SHARD_PREFIXES, Resumption, Shards, resumption
+from taper_rollout.verl.old_checkpoints import after_each_save, remove_old_checkpoints
 
 FSDP = ("fsdp", "fsdp2")
 
@@ -21,11 +23,7 @@ def resume(config: Any, *, has_critic: bool) -> Resumption | None:
     trainer = config.trainer
     if trainer.resume_mode != "auto" or config.actor_rollout_ref.actor.strategy not in FSDP:
         return None
-    num_ranks = trainer.nnodes * trainer.n_gpus_per_node
-    shards = [_shards("actor", config.actor_rollout_ref.actor, num_ranks)]
-    if has_critic:
-        shards.append(_shards("critic", config.critic, num_ranks))
-    found = resumption(Path(trainer.default_local_dir).absolute(), tuple(shards))
+    found = resumption(_directory(config), _shards(config, has_critic=has_critic))
     if found.checkpoint is None:
         # VeRL would still take one that is damaged.
         trainer.resume_mode = "disable"
@@ -33,6 +31,14 @@ def resume(config: Any, *, has_critic: bool) -> Resumption | None:
         trainer.resume_mode = "resume_path"
         trainer.resume_from_path = str(found.checkpoint.directory)
     return found
+
+
+def keep_newest(config: Any, *, has_critic: bool) -> None:
+    """Have checkpoints of earlier attempts go as newer are saved, where a number to keep is given."""
+    keep = config.trainer.max_actor_ckpt_to_keep
+    if keep is not None:
+        shards = _shards(config, has_critic=has_critic)
+        after_each_save(functools.partial(remove_old_checkpoints, _directory(config), shards, keep))
 
 
 def resumed_event(found: Resumption) -> dict[str, Any]:
@@ -48,7 +54,19 @@ def resumed_event(found: Resumption) -> dict[str, Any]:
     }
 
 
-def _shards(name: str, part: Any, num_ranks: int) -> Shards:
+def _directory(config: Any) -> Path:
+    return Path(config.trainer.default_local_dir).absolute()
+
+
+def _shards(config: Any, *, has_critic: bool) -> tuple[Shards, ...]:
+    """What the ranks save of each model."""
+    num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    parts = {"actor": config.actor_rollout_ref.actor} | ({"critic": config.critic} if has_critic else {})
+    return tuple(
+        Shards(name=name, contents=_contents(part), num_ranks=num_ranks) for name, part in parts.items()
+    )
+
+
+def _contents(part: Any) -> tuple[str, ...]:
     loaded = part.checkpoint.load_contents
-    contents = tuple(content for content in SHARD_PREFIXES if content in loaded)
-    return Shards(name=name, contents=contents, num_ranks=num_ranks)
+    return tuple(content for content in SHARD_PREFIXES if content in loaded)

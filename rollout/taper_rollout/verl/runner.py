@@ -33,11 +33,14 @@ def _resume(config: Any, *, has_critic: bool) -> None:
     """Choose the checkpoint to go on from, and tell the run which."""
     import ray
 
-    from taper_rollout.verl.resume import resume, resumed_event
+    from taper_rollout.verl.resume import keep_newest, resume, resumed_event
     from taper_rollout.verl.trainer_hooks import run_of
 
     found = resume(config, has_critic=has_critic)
+    if found is None:
+        return
+    keep_newest(config, has_critic=has_critic)
     run = run_of(config)
-    if found is None or run is None or (found.checkpoint is None and not found.passed_over):
+    if run is None or (found.checkpoint is None and not found.passed_over):
         return
     ray.get(ray.get_actor(run).post.remote(resumed_event(found)), timeout=TELL_SECONDS)
