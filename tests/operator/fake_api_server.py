@@ -67,6 +67,7 @@ class FakeApiServer:
         self.resources = {self._root(r): r for r in (*resources, LEASES, EVENTS)}
         self.objects: dict[tuple[Resource, ObjectKey], KubeObject] = {}
         self.history: list[tuple[int, str, Resource, KubeObject]] = []
+        self.applied: dict[tuple[Resource, ObjectKey, str, str], KubeObject] = {}  # by manager, subresource
         self.version = 1000
         self.oldest = 1000
         self.is_live = is_live
@@ -96,6 +97,7 @@ class FakeApiServer:
         """Delete an object, whoever does so."""
         with self.changed:
             old = copy.deepcopy(self.objects.pop((resource, key)))
+            self.applied = {each: obj for each, obj in self.applied.items() if each[:2] != (resource, key)}
             self.version += 1
             old["metadata"]["resourceVersion"] = str(self.version)
             self._happened("DELETED", resource, old)
@@ -169,7 +171,7 @@ class FakeApiServer:
             return _json(201, self.put(resource, body))
         old = self.objects.get((resource, key))
         if method == "PATCH":
-            return self._apply(resource, old, key, body, subresource)
+            return self._apply(resource, old, key, body, subresource, query["fieldManager"])
         if old is None:
             return _status(404, "NotFound", f'{resource} "{name}" not found', resource, key)
         if method == "GET":
@@ -261,8 +263,9 @@ class FakeApiServer:
         return self.version, lines
 
     def _apply(
-        self, resource: Resource, old: KubeObject | None, key: ObjectKey, body: KubeObject, subresource: str
-    ) -> FakeHttpResponse:
+        self, resource: Resource, old: KubeObject | None, key: ObjectKey, body: KubeObject, subresource: str,
+        manager: str,
+    ) -> FakeHttpResponse:  # fmt: skip
         told = body["metadata"].pop("resourceVersion", None)
         if old is None and subresource:
             return _status(404, "NotFound", f'{resource} "{key.name}" not found', resource, key)
@@ -270,7 +273,10 @@ class FakeApiServer:
             return _modified(resource, key)
         new = copy.deepcopy(old or {})
         wanted = {"status": body.get("status")} if subresource == "status" else body
+        owner = (resource, key, manager, subresource)
+        _take_back(new, self.applied.get(owner, {}), wanted)
         _merge(new, wanted)
+        self.applied[owner] = wanted
         return _json(200 if old else 201, old if new == old else self.put(resource, new))
 
     def _replace(
@@ -374,3 +380,12 @@ def _merge(into: dict[str, Any], what: Mapping[str, Any]) -> None:
             _merge(into[name], value)
         else:
             into[name] = copy.deepcopy(value)
+
+
+def _take_back(from_: dict[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """What a manager has applied and does no more is gone. Here no two own the same field."""
+    for name, value in before.items():
+        if name not in now:
+            from_.pop(name, None)
+        elif isinstance(value, dict) and isinstance(now[name], dict) and isinstance(from_.get(name), dict):
+            _take_back(from_[name], value, now[name])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from taper_operator.api_error import ApiError, Conflict, Unreachable
+from taper_operator.api_error import Conflict
 from taper_operator.executor import Executor
 from taper_operator.kinds import (
     CLAIMS,
@@ -117,40 +116,6 @@ def test_a_service_account_of_anothers_is_never_used() -> None:
     with pytest.raises(Conflict):
         operator.reconcile(KEY)
     assert operator.fake.all(RAY_JOBS) == {}
-
-
-@pytest.mark.parametrize("moment", ["", "after "])
-@pytest.mark.parametrize("nth", range(8))
-def test_killed_at_any_request_the_same_comes_of_it(moment: str, nth: int) -> None:
-    """Killed before or after the nth write, another operator goes on and makes what the first would have."""
-    operator, whole = Operator(CLAIM), Operator(CLAIM)
-    whole.reconcile(KEY)
-    writes = iter(range(100))
-
-    def fault(method: str, path: str) -> None:
-        if method in {f"{moment}{verb}" for verb in ("POST", "PATCH", "DELETE")} and next(writes) == nth:
-            raise OSError("killed")
-
-    operator.fake.fault = fault
-    try:
-        operator.reconcile(KEY)
-    except ApiError as error:
-        assert isinstance(error, Unreachable)
-    operator.fake.fault = lambda method, path: None
-    successor = Operator.__new__(Operator)
-    successor.__dict__ |= operator.__dict__
-    successor.now = NOW + timedelta(minutes=1)
-    for _ in range(3):
-        operator.refresh()
-        Reconciler(
-            Observer(operator.fake.api_server(), operator.caches, is_served=lambda kind: True, clock=Clock()),
-            Executor(operator.fake.api_server(), instance="successor", clock=lambda: successor.now),
-            policy=lambda: POLICY,
-            clock=lambda: successor.now,
-        )(KEY)
-    keys = {(kind, key) for kind, key in operator.fake.objects if kind != EVENTS}
-    assert keys == {(kind, key) for kind, key in whole.fake.objects if kind != EVENTS}
-    assert operator.status["attempt"] == 1
 
 
 def test_a_job_that_is_gone_is_nothing_to_do() -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from taper_api.crd import rlhfjob_crd
+from taper_api.spec import OPERATOR_NAME
 from taper_operator.action import Apply, Create, Delete
 from taper_operator.kinds import (
     CLAIMS,
@@ -26,6 +28,7 @@ from taper_operator.observation import Observation
 from taper_operator.plan import plan
 from taper_operator.resource import KubeObject
 
+from ..api.job_mutations import MutatedJob, mutated_jobs
 from .cluster_model import ClusterModel
 from .job_objects import NOW, POLICY, resource
 from .test_plan_simulation import happens, until_running
@@ -279,6 +282,36 @@ def test_whatever_others_write_no_plan_raises(ray_status: Any, pod_status: Any) 
         for obj in cluster._all(kind):
             obj["status"] = status
     cluster.reconcile()
+
+
+SCHEMA = rlhfjob_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def refusal(spec: Any, **metadata: Any) -> str:
+    """What the status says of a job that an older definition has let through; nothing is made of it."""
+    planned = plan(Observation(resource=resource(None, **metadata) | {"spec": spec}), POLICY, NOW)
+    assert planned.actions == ()
+    assert planned.status is not None
+    assert planned.status.attempt == 0
+    (validated,) = (each for each in planned.status.conditions if each.type == "Validated")
+    assert (validated.status, validated.reason) == ("False", "InvalidSpec")
+    assert [event.reason for event in planned.events] == ["InvalidSpec"]
+    return validated.message
+
+
+@given(mutated_jobs(SCHEMA))
+def test_a_job_with_one_thing_wrong_is_told_of_it_and_nothing_is_made(mutated: MutatedJob) -> None:
+    spec = mutated.job["spec"]
+    assume(not isinstance(spec, dict) or spec.get("managedBy", OPERATOR_NAME) == OPERATOR_NAME)
+    message = refusal(spec, name=mutated.job["metadata"]["name"])
+    path, colon, _ = message.partition(": ")
+    assert path.startswith(("spec", "metadata.name"))
+    assert colon
+
+
+@given(JSON)
+def test_whatever_a_job_holds_no_plan_raises(spec: Any) -> None:
+    assert "spec" in refusal(spec)
 
 
 FIELDS = ["jobDeploymentStatus", "jobStatus", "reason", "message", "rayClusterName", "rayClusterStatus"]
