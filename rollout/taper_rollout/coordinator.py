@@ -41,6 +41,7 @@ PROGRESS_SECONDS = 0.25
 DRAINED_SECONDS = 0.05
 # VeRL sends a stage's requests one by one; a rule that waits for the tail must not take the start for it.
 ARRIVALS_SETTLED_SECONDS = 0.5
+FIRST_ORDER_SECONDS = 0.01
 ATTEMPTS_PER_STAGE = 32
 FAILED_ATTEMPTS_PER_STAGE = 3
 ABORT_TIMEOUT_SECONDS = 60.0
@@ -65,6 +66,8 @@ class Coordinator:
         self._stage: Stage | None = None
         self._outstanding = 0
         self._last_arrival_at = self._last_end_at = 0.0
+        # From a look at the records to the order to switch, as it was the last time: deciding takes its time.
+        self._order_seconds = FIRST_ORDER_SECONDS
         self._awake = asyncio.Event()
         self._awake.set()
         self._open = asyncio.Event()
@@ -343,10 +346,14 @@ class Coordinator:
             total_tokens=sum(request.response_tokens for request in stage.requests),
             switches_done_in_stage=len(stage.switches),
             boundary_seconds=boundary_seconds(
-                [reader.read() for reader in self._engine.records[:: sample.degree]], time.time()
+                [reader.read() for reader in self._engine.records[:: sample.degree]],
+                time.time() + self._order_seconds,
             ),
         )
-        return self.decisions.decide(snapshot, lambda: self._live(stage))
+        decision = self.decisions.decide(snapshot, lambda: self._live(stage))
+        if decision is not None:
+            self._order_seconds = time.monotonic() - now
+        return decision
 
     def _live(self, stage: Stage) -> tuple[LiveRequest, ...] | None:
         """The running requests as the leaders' records list them; None where one cannot be read now."""

@@ -31,6 +31,8 @@ STEPS_BEFORE_SWITCH: Final = 3
 TOKENS_A_SWITCH: Final = 32
 # SGLang cuts longer prompts into chunks.
 MOST_PREFILL_TOKENS: Final = 4096
+# Of the contexts of two loads, at least.
+LOAD_CONTEXTS_RATIO: Final = 4
 KV_WAYS: Final[tuple[KvWay, ...]] = ("migrate", "recompute")
 
 
@@ -157,16 +159,18 @@ class Grid:
         return tuple(round(number) for number in ratios(min(16, longest), longest, self.prefill_sizes))
 
     def loads(self, room: Room) -> list[Load]:
-        """The loads of the tours: few and many requests of the shortest and the longest context."""
+        """The loads of the tours: few and many requests of a short and of the longest context."""
         longest = min(
             self.contexts(room)[-1], room.context_tokens - CONTEXT_MARGIN_TOKENS - tour_tokens(room)
         )
+        # With one context, what a request costs and what its bytes cost could not be told apart.
+        shortest = min(self.shortest_context, longest // LOAD_CONTEXTS_RATIO)
         return [
             Load(requests, context, kv)
             for _ in range(self.tours)
             for kv in KV_WAYS
             for requests in self.switch_requests
-            for context in sorted({min(self.shortest_context, longest), longest})
+            for context in sorted({shortest, longest})
             if context > 0 and self._can_tour(room, requests, context)
             if kv == "migrate" or requests * context <= self.most_recomputed_tokens
         ]

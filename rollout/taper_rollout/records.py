@@ -58,12 +58,16 @@ class RankRecord:
 
 
 def boundary_seconds(leaders: Iterable[RankRecord], at: float) -> float:
-    """How long the first group to stop would wait for the last, if all were told to stop at `at`.
+    """How long the first group to stop would wait for the last, if an order to stop reached all at `at`.
 
-    `leaders` are the records of each group's leader. A group stops after the step that it is making,
-    which is taken to be as long as its last one; one without requests does not keep others waiting.
+    `leaders` are the records of each group's leader. A group stops after the step that it is making by
+    then. Its steps are taken to be as long as the last one; one without requests keeps nobody waiting.
     """
-    left = [max(0.0, one.step_seconds - (at - one.at)) for one in leaders if one.running]
+    left = [
+        one.step_seconds - (at - one.at) % one.step_seconds
+        for one in leaders
+        if one.running and one.step_seconds > 0
+    ]
     return max(left, default=0.0) - min(left, default=0.0)
 
 

@@ -89,9 +89,10 @@ def test_loads_live_through_a_tour(room: Room) -> None:
         assert each <= room.requests(base)
 
 
-def test_loads_tell_the_terms_of_a_switch_apart() -> None:
+@pytest.mark.parametrize("room", [SAMPLE, dataclasses.replace(SAMPLE, context_tokens=140)])
+def test_loads_tell_the_terms_of_a_switch_apart(room: Room) -> None:
     """Requests, tokens and recomputing each vary by themselves, and there are enough for folds."""
-    loads = QUICK.loads(SAMPLE)
+    loads = QUICK.loads(room)
     assert len(loads) >= 8
     for kv in ("migrate", "recompute"):
         chosen = [load for load in loads if load.kv == kv]

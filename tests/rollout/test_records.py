@@ -243,7 +243,10 @@ def test_groups_that_are_stopped_wait_for_the_one_whose_step_ends_last(ends: End
     late = dataclasses.replace(one, at=100.3, running=1, step_seconds=0.4)
     idle = dataclasses.replace(one, at=90.0, running=0, step_seconds=9.0)
     assert boundary_seconds([early, late, idle], 100.4) == pytest.approx(0.3 - 0.1)
-    assert boundary_seconds([early, late], 100.6) == pytest.approx(0.1)  # the first one's step is overdue
+    # The first one is making its next step by then.
+    assert boundary_seconds([early, late], 100.6) == pytest.approx(0.4 - 0.1)
+    fresh = dataclasses.replace(one, at=100.0, running=1, step_seconds=0.0)
+    assert boundary_seconds([early, fresh], 100.1) == 0.0
     assert boundary_seconds([early, idle], 100.1) == boundary_seconds([idle], 100.1) == 0.0
 
 
