@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -24,68 +25,80 @@ pytestmark = pytest.mark.timeout(1200)
 GONE_SECONDS = 150
 NUM_RANKS = 2
 FRESH = 1e-3
-VerlCommand = Callable[..., Any]
 
 
-@pytest.fixture
-def notes(tmp_path: Path) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCommand:
+    """What VeRL's own command left: what it said, processes, and new names in /dev/shm."""
+
+    log: str
+    survivors: list[str]
+    segments_left: set[str]
+
+    def largest_differences(self) -> list[float]:
+        """Of each step: the largest between a token's probability in the rollout and in the trainer."""
+        told = self.log.split("training/rollout_probs_diff_max:")[1:]
+        return [float(rest.split(" ")[0]) for rest in told]
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Where the sample's reward and weight probe write."""
-    return {"WEIGHT_PROBE_FILE": str(tmp_path / "weights.jsonl"), "ROW_FILE": str(tmp_path / "rows.txt")}
+    directory = tmp_path_factory.mktemp("notes")
+    return {"WEIGHT_PROBE_FILE": str(directory / "weights.jsonl"), "ROW_FILE": str(directory / "rows.txt")}
 
 
-@pytest.fixture
-def verl_command(
-    sample: Path, start: Callable[..., Any], tmp_path: Path, notes: dict[str, str]
-) -> VerlCommand:
-    """`python -m verl.trainer.main_ppo … rollout.name=taper`: no reporter, our settings all by default."""
+@pytest.fixture(scope="module")
+def own_command(
+    sample: Path,
+    start: Callable[..., Any],
+    shared_memory: Callable[[], set[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+    notes: dict[str, str],
+) -> OwnCommand:
+    """`python -m verl.trainer.main_ppo … rollout.name=taper`: no reporter, our settings all by default.
 
-    def run(steps: int, *overrides: str) -> Any:
-        job = load_job(sample / "job.yaml")
-        prepare(job, tmp_path)
-        host = HostResources(num_gpus=0, num_cpus=2)
-        own = ("+actor_rollout_ref.rollout.custom=", "trainer.total_training_steps=", "trainer.save_freq=")
-        arguments = [o for o in verl_overrides(job, host=host, output=tmp_path) if not o.startswith(own)]
-        arguments += [
-            f"trainer.total_training_steps={steps}",
-            "trainer.save_freq=-1",
-            "ray_kwargs.ray_init.num_cpus=16",
-            f"+ray_kwargs.ray_init.num_gpus={NUM_RANKS}",
-            "+ray_kwargs.ray_init.include_dashboard=False",
-            f"hydra.run.dir={tmp_path}",
-            *overrides,
-        ]
-        command = start("verl.trainer.main_ppo", *arguments, **CPU_ENVIRONMENT, **RAY_ENVIRONMENT, **notes)
-        assert command.end() == 0, command.log.read_text()[-4000:]
-        return command
-
-    return run
-
-
-def largest_differences(command: Any) -> list[float]:
-    """Of each step: the largest difference between a token's probability in the rollout and the trainer."""
-    told = command.log.read_text().split("training/rollout_probs_diff_max:")[1:]
-    return [float(rest.split(" ")[0]) for rest in told]
-
-
-def test_verls_own_command(verl_command: VerlCommand, shared_memory: Callable[[], set[str]]) -> None:
-    before = shared_memory()
-    command = verl_command(1)
-    assert "step:1 " in command.log.read_text()
-    (difference,) = largest_differences(command)
-    assert difference < FRESH
-    assert command.survivors(GONE_SECONDS) == []
-    assert shared_memory() <= before
-
-
-def test_weights_that_are_not_fresh_are_seen(verl_command: VerlCommand) -> None:
-    """The check that the other runs pass: with the update cut it fails, from the second step on."""
-    first, second = largest_differences(
-        verl_command(
-            2,
-            "actor_rollout_ref.model.external_lib=stale_weights",
-            "actor_rollout_ref.actor.optim.lr=0.001",
-        )
+    Two steps, with the weight update cut: only from the second on would it hand over other weights.
+    """
+    output, before = tmp_path_factory.mktemp("verl"), shared_memory()
+    job = load_job(sample / "job.yaml")
+    prepare(job, output)
+    host = HostResources(num_gpus=0, num_cpus=2)
+    own = ("+actor_rollout_ref.rollout.custom=", "trainer.total_training_steps=", "trainer.save_freq=")
+    arguments = [o for o in verl_overrides(job, host=host, output=output) if not o.startswith(own)]
+    arguments += [
+        "trainer.total_training_steps=2",
+        "trainer.save_freq=-1",
+        "ray_kwargs.ray_init.num_cpus=16",
+        f"+ray_kwargs.ray_init.num_gpus={NUM_RANKS}",
+        "+ray_kwargs.ray_init.include_dashboard=False",
+        f"hydra.run.dir={output}",
+        "actor_rollout_ref.model.external_lib=stale_weights",
+        "actor_rollout_ref.actor.optim.lr=0.001",
+    ]
+    command = start("verl.trainer.main_ppo", *arguments, **CPU_ENVIRONMENT, **RAY_ENVIRONMENT, **notes)
+    code = command.end()
+    assert code == 0, command.log.read_text()[-4000:]
+    return OwnCommand(
+        log=command.log.read_text(),
+        survivors=command.survivors(GONE_SECONDS),
+        segments_left=shared_memory() - before,
     )
+
+
+def test_verls_own_command(own_command: OwnCommand) -> None:
+    assert "step:1 " in own_command.log
+    assert own_command.largest_differences()[0] < FRESH
+
+
+def test_verls_own_command_leaves_nothing(own_command: OwnCommand) -> None:
+    assert own_command.survivors == []
+    assert own_command.segments_left == set()
+
+
+def test_weights_that_are_not_fresh_are_seen(own_command: OwnCommand) -> None:
+    """The check that the other runs pass: with the update cut it fails, from the second step on."""
+    first, second = own_command.largest_differences()
     assert first < FRESH < second
 
 
