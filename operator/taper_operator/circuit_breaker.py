@@ -1,10 +1,11 @@
 """Keeps a process with many threads from knocking at a dead API server all at once.
 
-Once a connection has failed, one attempt at a time is let through, ever more seldom; all
-other requests fail at once without a connection. Any answer closes the circuit again.
+Until there is a first answer, and once a connection has failed, one attempt at a time is let through,
+ever more seldom; all other requests fail at once without a connection. Any answer closes the circuit.
 
 Invariants (asserted by `tests/operator/test_circuit_breaker.py`):
-- while nothing answers, at most ten connections a minute are tried, however many threads ask;
+- while nothing answers, at most ten connections a minute are tried, however many threads ask, also by a
+  process that has just begun;
 - after an answer nothing is held back;
 - failures of attempts that were begun before the last failure was known count once.
 """
@@ -21,6 +22,8 @@ from taper_operator.backoff import Backoff
 BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0)
 # Those who are held back ask again this often: that costs nothing, and they hear soon of an answer.
 _ASK_AGAIN_SECONDS = 1.0
+# While no attempt has failed an answer may come in a moment.
+_ASK_SOON_SECONDS = 0.1
 # A little longer than connecting may take.
 _ATTEMPT_SECONDS = 6.0
 
@@ -33,9 +36,9 @@ class CircuitBreaker:
         self._random = random
         self._backoff = backoff
         self._lock = threading.Lock()
-        self._is_open = False
+        self._is_open = True
         self._failures = 0
-        self._next_attempt_at = 0.0
+        self._next_attempt_at = float("-inf")
         self._era = 0
 
     @property
@@ -51,7 +54,8 @@ class CircuitBreaker:
             if self._is_open:
                 now = self._clock()
                 if now < self._next_attempt_at:
-                    wait = min(self._next_attempt_at - now, _ASK_AGAIN_SECONDS)
+                    again = _ASK_AGAIN_SECONDS if self._failures else _ASK_SOON_SECONDS
+                    wait = min(self._next_attempt_at - now, again)
                     raise Unreachable("the API server does not answer", retry_after_seconds=wait)
                 # Nobody else until this attempt has failed, or should have.
                 self._next_attempt_at = now + _ATTEMPT_SECONDS

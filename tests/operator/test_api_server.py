@@ -313,6 +313,7 @@ def client_of(url: str) -> ApiClient:
 
 def server_of(url: str, **options: Any) -> ApiServer:
     breaker = CircuitBreaker(clock=Clock(), random=Random(1))
+    breaker.answered()
     options = {"client": client_of(url), "breaker": breaker, "field_manager": "test"} | options
     return ApiServer(options.pop("client"), clock=Clock(), **options)
 
@@ -465,6 +466,7 @@ def test_a_slow_answer_is_unreachable_and_keeps_nobody_else_waiting(monkeypatch:
     over = threading.Event()
     monkeypatch.setattr(api_server, "_GRACE_SECONDS", 0.02)
     breaker = CircuitBreaker(clock=Clock(), random=Random(1))
+    breaker.answered()
     with serving(lambda handler: (over.wait(10), None)[1]) as (url, _):
         server = server_of(url, breaker=breaker, write_seconds_left=lambda: 0.03)
         with pytest.raises(api_error.Unreachable, match="no answer in"):

@@ -20,12 +20,17 @@ from .clock import Clock
     st.integers(0, 2**32),
     st.lists(st.floats(0.05, 0.5), min_size=1, max_size=20),
     st.sampled_from([0.0, 0.3, 5.0]),
+    st.booleans(),
 )
-def test_ten_attempts_a_minute_however_many_ask(seed: int, gaps: list[float], connect_seconds: float) -> None:
+def test_ten_attempts_a_minute_however_many_ask(
+    seed: int, gaps: list[float], connect_seconds: float, has_answered: bool
+) -> None:
     """Threads ask at any pace for some minutes; a refusal takes no time, a silent server some."""
     clock = Clock()
     breaker = CircuitBreaker(clock=clock, random=Random(seed))
-    breaker.suspect()
+    if has_answered:
+        breaker.answered()
+        breaker.suspect()
     began: list[float] = []
     pending: list[tuple[float, int]] = []
     number = 0
@@ -66,6 +71,7 @@ def test_attempts_that_failed_together_count_once() -> None:
     breaker = CircuitBreaker(
         clock=clock, random=Random(1), backoff=Backoff(first_seconds=1, cap_seconds=64, jitter=0)
     )
+    breaker.answered()
     eras = [breaker.begin() for _ in range(6)]
     for era in eras:
         breaker.failed(era)
@@ -73,9 +79,12 @@ def test_attempts_that_failed_together_count_once() -> None:
     breaker.begin()
 
 
-def test_after_a_broken_watch_one_request_finds_out() -> None:
+@pytest.mark.parametrize("has_answered", [False, True])
+def test_at_first_and_after_a_broken_watch_one_request_finds_out(has_answered: bool) -> None:
     breaker = CircuitBreaker(clock=Clock(), random=Random(1))
-    breaker.suspect()
+    if has_answered:
+        breaker.answered()
+        breaker.suspect()
     breaker.begin()
     with pytest.raises(Unreachable):
         breaker.begin()
