@@ -1,15 +1,14 @@
 """The parser and the API server are of one mind about every RLHFJob, with all rules in CEL.
 
-Jobs are drawn first and then sent in some threads, each over a connection that it keeps: so two thousand
-take seconds.
+Jobs are sent while others are drawn, in some threads, each over a connection that it keeps.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -30,21 +29,30 @@ NUM_JOBS = 1_000
 NUM_THREADS = 4
 SCHEMA = rlhfjob_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 Job = dict[str, Any]
+T = TypeVar("T")
 
 
-def drawn(strategy: st.SearchStrategy[Any], number: int = NUM_JOBS) -> list[Any]:
-    """So many examples of a strategy."""
-    examples: list[Any] = []
+class Judged(NamedTuple):
+    """An example that was drawn, and what each refuses its job for, empty if it takes it."""
+
+    example: Any
+    parser: str
+    server: str
+
+
+def drawn(strategy: st.SearchStrategy[T], tell: Callable[[T], None], number: int = NUM_JOBS) -> None:
+    """Tell of so many examples of a strategy, or a few more."""
+    num_told = 0
 
     @settings(max_examples=number, phases=[Phase.generate], database=None)
     @given(strategy)
-    def collect(example: Any) -> None:
-        examples.append(example)
+    def draw(example: T) -> None:
+        nonlocal num_told
+        num_told += 1
+        tell(example)
 
-    collect()
-    # Hypothesis tries some more than it counts.
-    assert number * 9 // 10 <= len(examples)
-    return examples[:number]
+    while num_told < number:
+        draw()
 
 
 def parsers_verdict(job: Job) -> str:
@@ -67,29 +75,41 @@ def servers_verdict(cluster: Cluster, job: Job) -> str:
     return ""
 
 
-def disagreements(cluster: Cluster, jobs: Sequence[Job]) -> list[str]:
-    """The jobs that one takes and the other refuses, with what was said."""
+def judged(cluster: Cluster, strategy: st.SearchStrategy[T], job_of: Callable[[T], Job]) -> list[Judged]:
+    """Examples of a strategy. While some are drawn, the server has the jobs of those before them."""
+    under_way: list[tuple[T, str, Future[str]]] = []
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        of_server = list(threads.map(lambda job: servers_verdict(cluster, job), jobs))
-    of_parser = [parsers_verdict(job) for job in jobs]
+
+        def judge(example: T) -> None:
+            job = job_of(example)
+            of_server = threads.submit(servers_verdict, cluster, job)
+            under_way.append((example, parsers_verdict(job), of_server))
+
+        drawn(strategy, judge)
+    return [Judged(example, parser, server.result()) for example, parser, server in under_way[:NUM_JOBS]]
+
+
+def disagreements(found: Sequence[Judged]) -> list[str]:
+    """Those that one takes and the other refuses, with what was said."""
     return [
-        f"server: {server or 'takes it'}\nparser: {parser or 'takes it'}\n{json.dumps(job)}"
-        for job, server, parser in zip(jobs, of_server, of_parser, strict=True)
-        if bool(server) != bool(parser)
+        f"server: {each.server or 'takes it'}\nparser: {each.parser or 'takes it'}\n{each.example}"
+        for each in found
+        if bool(each.server) != bool(each.parser)
     ]
 
 
 def test_jobs_that_are_right_are_taken_by_both(api: Cluster) -> None:
-    jobs = drawn(valid_jobs())
-    assert "\n\n".join(disagreements(api, jobs)[:3]) == ""
-    assert [job for job in jobs if parsers_verdict(job)] == []
+    found = judged(api, valid_jobs(), lambda job: job)
+    assert len(found) == NUM_JOBS
+    assert "\n\n".join(disagreements(found)[:3]) == ""
+    assert [each.example for each in found if each.parser] == []
 
 
 def test_jobs_with_one_thing_wrong_are_refused_by_both(api: Cluster) -> None:
-    mutated = drawn(mutated_jobs(SCHEMA))
-    jobs = [each.job for each in mutated]
-    assert "\n\n".join(disagreements(api, jobs)[:3]) == ""
-    assert [each for each in mutated if not parsers_verdict(each.job)] == []
+    found = judged(api, mutated_jobs(SCHEMA), lambda mutated: mutated.job)
+    assert len(found) == NUM_JOBS
+    assert "\n\n".join(disagreements(found)[:3]) == ""
+    assert [each.example for each in found if not each.parser] == []
 
 
 @pytest.mark.parametrize("start", VIOLATIONS)
