@@ -3,7 +3,8 @@
 Each has a module of its own in `tools/`, for what they depend on does not agree. They are built once into
 the user's cache, in a folder named after the modules' sums and the way of building, so that
 a change of either builds anew and two checkouts share what is the same. `KUBEBUILDER_ASSETS` goes before
-that folder, for the programs that it has.
+that folder, for the programs that it has. Beside them lie kwok's stages and the CRDs of Prometheus'
+operator, which are files of such modules.
 
 Run as a program this builds what is missing, which takes some 12 minutes on two cores the first time.
 It needs the standard library only.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -26,6 +28,11 @@ from pathlib import Path
 
 MODULES = Path(__file__).parent / "tools"
 STAGES = "kwok-stages.yaml"
+# Its CRDs are all that is wanted of this module, so that it is pinned here, by its sum.
+_MONITORING_MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+_MONITORING_SUM = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
+MONITORING = f"monitoring-{_MONITORING_MODULE.rpartition('@')[2]}.yaml"
+_MONITORING_PLURALS = ("podmonitors", "prometheusrules", "servicemonitors")
 # Read now: while tests run, the cache is another one.
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taper" / "cluster-tools"
 _ENVIRONMENT = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GOWORK": "off"}
@@ -69,7 +76,7 @@ TOOLS = (
 
 
 def find(name: str) -> Path:
-    """A program, or the stages of kwok. Raises NoTools with the reason."""
+    """A program, or a file that lies beside them. Raises NoTools with the reason."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     places = [*([Path(assets)] if assets else []), folder()]
     for place in places:
@@ -89,7 +96,7 @@ def folder() -> Path:
 
 def build() -> None:
     """Build what is missing. Raises NoTools, CalledProcessError."""
-    missing = [name for name in (*(tool.name for tool in TOOLS), STAGES) if not _is_found(name)]
+    missing = [name for name in (*(tool.name for tool in TOOLS), *_FILES) if not _is_found(name)]
     if not missing:
         return
     why = _why_no_go()
@@ -101,8 +108,9 @@ def build() -> None:
             if not _is_found(tool.name):
                 _say(f"building {tool.name} ({number} of {len(TOOLS)})")
                 _make(tool.name, partial(_go_build, tool))
-        if not _is_found(STAGES):
-            _make(STAGES, _write_stages)
+        for name, write in _FILES.items():
+            if not _is_found(name):
+                _make(name, write)
 
 
 def _is_found(name: str) -> bool:
@@ -172,6 +180,22 @@ def _write_stages(target: Path) -> None:
         subprocess.run([find("kubectl"), "kustomize", stages], check=True, stdout=file)
 
 
+def _write_monitoring(target: Path) -> None:
+    """The CRDs of what is made for Prometheus' operator."""
+    command = ["go", "mod", "download", "-json", _MONITORING_MODULE]
+    told = subprocess.run(command, cwd=folder(), env=_env(), capture_output=True, text=True).stdout
+    module = json.loads(told or "{}")
+    if module.get("Sum") != _MONITORING_SUM:
+        why = module.get("Error") or f"its sum is {module.get('Sum')}, and not {_MONITORING_SUM}"
+        raise NoTools(f"{_MONITORING_MODULE}: {why}")
+    place = Path(module["Dir"]) / "example" / "prometheus-operator-crd"
+    files = [place / f"monitoring.coreos.com_{plural}.yaml" for plural in _MONITORING_PLURALS]
+    target.write_text("".join(file.read_text() for file in files))
+
+
+_FILES: dict[str, Callable[[Path], None]] = {STAGES: _write_stages, MONITORING: _write_monitoring}
+
+
 def _env() -> dict[str, str]:
     return {**os.environ, **_ENVIRONMENT}
 
@@ -185,7 +209,7 @@ def main() -> int:
     try:
         build()
     except NoTools as error:
-        _say(f"tests on the cluster will be skipped: {error}")
+        _say(f"tests that need what is missing will be skipped: {error}")
     except subprocess.CalledProcessError as error:
         _say(f"{' '.join(map(str, error.cmd))} failed")
         return 1

@@ -28,12 +28,14 @@ CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 KubeRay = KubeRayStandIn | RealKubeRay
 # For which a head may not answer: no test waits for 300 s.
 UNREACHABLE_SECONDS = 30
-# What ends an API server or an operator that others need comes last.
+# Before KubeRay's kinds are there; and what ends an API server or an operator that others need.
+FIRST = ("test_without_kuberay",)
 LAST = ("test_restart", "test_rights_in_all")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LAST.index(item.path.stem) if item.path.stem in LAST else -1)
+    turns = {name: index for index, name in enumerate((*FIRST, "", *LAST))}
+    items.sort(key=lambda item: turns.get(item.path.stem, turns[""]))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""CRDs of others: KubeRay's own where they are here, else ones that say just enough for RayJobs to be kept;
-of Prometheus' operator one of that sort."""
+"""CRDs of others: KubeRay's and those of Prometheus' operator where they are here, else ones that say just
+enough for objects to be kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from .cluster_tools import MONITORING, NoTools, find
+
 REPOSITORY = Path(__file__).parents[2]
 PLACES = [
     Path(os.environ.get("TAPER_KUBERAY_CRDS", REPOSITORY / "no-such-place")),
@@ -16,24 +18,39 @@ PLACES = [
     REPOSITORY.parent / "shared" / "data" / "kuberay",
 ]
 _KINDS = {"rayjobs": "RayJob", "rayclusters": "RayCluster"}
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _ANY: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 
 def definitions() -> list[dict[str, Any]]:
-    """The CRDs of RayJob, RayCluster and PodMonitor, and of what KubeRay does not start without."""
-    return [
-        *_kuberay(),
-        _definition("ray.io", "rayservices", "RayService", _ANY),
-        _definition("monitoring.coreos.com", "podmonitors", "PodMonitor", _ANY),
-    ]
+    """The CRDs of KubeRay and of Prometheus' operator, and of what KubeRay does not start without."""
+    rayservices = _definition("ray.io", "rayservices", "RayService", _ANY)
+    return [*_kuberay(), rayservices, *(monitoring_definitions() or _any_monitoring())]
+
+
+def monitoring_definitions() -> list[dict[str, Any]]:
+    """PodMonitor, PrometheusRule, ServiceMonitor as Prometheus' operator has them; none without its files."""
+    try:
+        text = find(MONITORING).read_text()
+    except NoTools:
+        return []
+    return list(yaml.load_all(text, Loader=_LOADER))
+
+
+def _any_monitoring() -> list[dict[str, Any]]:
+    kinds = {
+        "podmonitors": "PodMonitor",
+        "prometheusrules": "PrometheusRule",
+        "servicemonitors": "ServiceMonitor",
+    }
+    return [_definition("monitoring.coreos.com", plural, kind, _ANY) for plural, kind in kinds.items()]
 
 
 def _kuberay() -> list[dict[str, Any]]:
     for place in PLACES:
         files = [place / f"ray.io_{plural}.yaml" for plural in _KINDS]
         if all(file.is_file() for file in files):
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            return [yaml.load(file.read_text(), Loader=loader) for file in files]
+            return [yaml.load(file.read_text(), Loader=_LOADER) for file in files]
     cluster = _ANY | {"properties": {"authOptions": _ANY}}
     spec = _ANY | {
         "properties": {"preRunningDeadlineSeconds": {"type": "integer"}, "rayClusterSpec": cluster}

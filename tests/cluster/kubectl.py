@@ -16,6 +16,7 @@ class Kubectl:
     """See the module's docstring."""
 
     def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        self.namespace = namespace
         self._program = find("kubectl")
         self._flags = [
             f"--kubeconfig={plane.admin_kubeconfig}",

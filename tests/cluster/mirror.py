@@ -7,13 +7,15 @@ import time
 from random import Random
 
 from taper_operator.api_server import ApiServer
-from taper_operator.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
+from taper_operator.kinds import RLHF_JOBS
 from taper_operator.object_cache import ObjectCache
 from taper_operator.object_names import JOB_LABEL
 from taper_operator.reflector import Reflector
 from taper_operator.resource import KubeObject, ObjectKey, Resource, own_key
 
-_KINDS = (RLHF_JOBS, RAY_JOBS, RAY_CLUSTERS, PODS, CONFIG_MAPS)
+from .scene import OWNED_KINDS
+
+_KINDS = (RLHF_JOBS, *OWNED_KINDS)
 
 
 class Mirror:
@@ -55,7 +57,8 @@ class Mirror:
 
     def remains(self, namespace: str, job: str) -> list[str]:
         """What is there of a job that has gone."""
-        kinds = [kind for kind in _KINDS if kind != RLHF_JOBS]
         return [
-            f"{kind} {obj['metadata']['name']}" for kind in kinds for obj in self.made(kind, namespace, job)
+            f"{kind} {obj['metadata']['name']}"
+            for kind in OWNED_KINDS
+            for obj in self.made(kind, namespace, job)
         ]

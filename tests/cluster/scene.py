@@ -6,12 +6,15 @@ import itertools
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from taper_operator.api_error import Forbidden
 from taper_operator.kinds import (
     CLAIMS,
     CONFIG_MAPS,
     NETWORK_POLICIES,
+    POD_MONITORS,
     PODS,
     RAY_CLUSTERS,
     RAY_JOBS,
@@ -22,13 +25,21 @@ from taper_operator.object_names import ATTEMPT_LABEL, JOB_LABEL, ROLE_LABEL
 from taper_operator.resource import EVENTS, KubeObject, ObjectKey, Resource
 
 from ..api.rule_violations import GONE, broken
-from .cluster import Cluster, condition, wait_for
+from .cluster import NODES, PRIORITY_CLASSES, Cluster, condition, wait_for
 from .jobs_api import ScriptedJobs
 from .scenarios import Stage, register
 
 _NUMBERS = itertools.count()
 SCENE_LABEL = "tests/scene"
-OWNED_KINDS = (RAY_JOBS, RAY_CLUSTERS, PODS, CONFIG_MAPS, SERVICE_ACCOUNTS, NETWORK_POLICIES)
+OWNED_KINDS = (
+    RAY_JOBS,
+    RAY_CLUSTERS,
+    PODS,
+    CONFIG_MAPS,
+    SERVICE_ACCOUNTS,
+    NETWORK_POLICIES,
+    POD_MONITORS,
+)
 
 
 class Scene:
@@ -44,7 +55,9 @@ class Scene:
         self.namespace = namespace
         self.name = name
         self.jobs = jobs
-        self.nodes = [self.new_node() for _ in range(num_nodes)]
+        self.nodes: list[str] = []
+        for _ in range(num_nodes):
+            self.new_node()
 
     @property
     def selector(self) -> dict[str, str]:
@@ -53,7 +66,42 @@ class Scene:
 
     def new_node(self) -> str:
         """A node on which this scene's pods may run."""
-        return self.cluster.new_node(self.selector)
+        self.nodes.append(self.cluster.new_node(self.selector))
+        return self.nodes[-1]
+
+    def delete_node(self, name: str) -> None:
+        """As a cloud does with one that it takes away."""
+        node = self.cluster.found(NODES, "", name)
+        if node is not None:
+            self.cluster.delete(NODES, node)
+
+    def preempt(self) -> None:
+        """Have a pod come that needs a whole node, and goes before all others."""
+        self.cluster.ensure(PRIORITY_CLASSES, {"metadata": {"name": "urgent"}, "value": 1000})
+        context = {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        amounts = {"limits": {"nvidia.com/gpu": "8"}}
+        pod = {
+            "metadata": {"name": f"{self.name}-urgent", "namespace": self.namespace},
+            "spec": {
+                "priorityClassName": "urgent",
+                "nodeSelector": self.selector,
+                "containers": [{"name": "a", "image": "a", "resources": amounts, "securityContext": context}],
+            },
+        }
+
+        def is_made() -> bool:
+            # Admission hears of a new PriorityClass a moment later.
+            with suppress(Forbidden):
+                self.cluster.ensure(PODS, pod)
+                return True
+            return False
+
+        wait_for(is_made)
 
     # -- a job -----------------------------------------------------------------------------
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from . import cluster_tools
-from .cluster_tools import STAGES, TOOLS, NoTools, Tool, build, find, folder
+from .cluster_tools import MONITORING, STAGES, TOOLS, NoTools, Tool, build, find, folder
 
 
 @pytest.fixture
@@ -66,13 +67,14 @@ def test_of_two_builds_at_a_time_one_builds(cache: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(cluster_tools, "_why_no_go", lambda: "")
     monkeypatch.setattr(cluster_tools, "_go_build", lambda tool, target: write(tool.name, target))
-    monkeypatch.setattr(cluster_tools, "_write_stages", lambda target: write(STAGES, target))
+    files = {name: partial(write, name) for name in cluster_tools._FILES}
+    monkeypatch.setattr(cluster_tools, "_FILES", files)
     threads = [threading.Thread(target=build) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert built == [*(tool.name for tool in TOOLS), STAGES]
+    assert built == [*(tool.name for tool in TOOLS), STAGES, MONITORING]
     assert {file.name for file in folder().iterdir()} == {*built, ".lock"}
 
 

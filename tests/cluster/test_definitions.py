@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 import yaml
 
+from taper_api.crd import rlhfjob_crd
 from taper_operator.api_error import Invalid
 from taper_operator.kinds import DEFINITIONS, RLHF_JOBS
-from taper_operator.resource import ObjectKey
+from taper_operator.resource import ObjectKey, Resource
 
 from ..api.rule_violations import FULL, broken
+from ..api.test_tpprofile import WRONG, resource
 from .cluster import Cluster, condition
 from .conftest import CRDS
+from .kubectl import Kubectl
 
 FILES = sorted(CRDS.glob("*.yaml"))
+TP_PROFILES = Resource(
+    group=RLHF_JOBS.group, version=RLHF_JOBS.version, plural="tpprofiles", kind="TPProfile"
+)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -47,3 +54,38 @@ def test_a_job_is_kept_with_the_parsers_defaults(api: Cluster) -> None:
     assert kept["spec"]["nodePools"]["head"]["cpu"] == "4"
     assert "status" not in kept
     assert json.loads(json.dumps(FULL))["spec"].items() <= {**kept["spec"], **FULL["spec"]}.items()
+
+
+def profile(**changes: Any) -> dict[str, Any]:
+    """A TPProfile; a field that is changed to None is left out."""
+    made = resource(**changes)
+    made["metadata"]["namespace"] = "default"
+    made["spec"] = {name: value for name, value in made["spec"].items() if value is not None}
+    return made
+
+
+def test_a_profile_is_taken(api: Cluster) -> None:
+    assert api.api.create(TP_PROFILES, profile(), dry_run=True)["spec"]["cells"] == profile()["spec"]["cells"]
+
+
+@pytest.mark.parametrize(("changes", "path"), WRONG)
+def test_a_profile_that_cannot_be_is_refused_by_the_same_field(
+    api: Cluster, changes: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(Invalid, match=re.escape(path)):
+        api.api.create(TP_PROFILES, profile(**changes), dry_run=True)
+
+
+def test_kubectl_shows_jobs_by_their_short_name(api: Cluster) -> None:
+    kubectl = Kubectl(api.plane, api.new_namespace())
+    kept = api.api.create(RLHF_JOBS, broken({"metadata.namespace": kubectl.namespace}))
+    told = {"attempt": 1, "sequence": 1, "time": "2026-11-21T12:00:00Z"}
+    status = {"phase": "Running", "attempt": 1, "progress": told | {"step": 2, "steps": 3}}
+    status["rollout"] = told | {"switches": 4}
+    api.api.replace_status(RLHF_JOBS, kept | {"status": status})
+    (short,) = rlhfjob_crd()["spec"]["names"]["shortNames"]
+    header, row = kubectl("get", short).splitlines()
+    assert header.split() == ["NAME", "PHASE", "STEP", "STEPS", "ATTEMPT", "AGE"]
+    assert row.split()[:5] == [kept["metadata"]["name"], "Running", "2", "3", "1"]
+    header, row = kubectl("get", short, "--output=wide").splitlines()
+    assert row.find("some/model") == header.find("MODEL")

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from contextlib import suppress
 
-from taper_operator.api_error import Forbidden
 from taper_operator.kinds import PODS, RAY_JOBS
-from taper_operator.resource import KubeObject
 
-from .cluster import NODES, PRIORITY_CLASSES, wait_for
 from .kueue_stand_in import admit, evict
 from .scenarios import RESULT_SECONDS, each_of
 from .scene import Scene, Stopwatch, scene
@@ -43,7 +39,7 @@ def an_eviction_costs_no_attempt(scene: Scene) -> None:
 @scene
 def a_preemption_costs_no_attempt(scene: Scene) -> None:
     begin(scene)
-    urgent(scene)
+    scene.preempt()
     scene.wait_for_ray_job(2, NEXT_SECONDS)
     scene.new_node()
     disrupted(scene, "PreemptionByScheduler")
@@ -54,7 +50,7 @@ def a_deleted_node_costs_no_attempt(scene: Scene) -> None:
     begin(scene)
     (pod,) = scene.pods(1, "gpu")
     watch = Stopwatch()
-    scene.cluster.delete(NODES, node_of(scene, pod))
+    scene.delete_node(pod["spec"]["nodeName"])
     scene.wait_for_ray_job(2, NODE_DELETION_SECONDS)
     assert watch() < NODE_DELETION_SECONDS
     scene.new_node()
@@ -99,6 +95,9 @@ def a_queue_admits_and_evicts(scene: Scene) -> None:
     admit(scene.cluster, scene.namespace, f"{scene.name}-1", selector)
     scene.wait_for_attempt(1)
     assert all(pod["spec"]["nodeSelector"].items() >= selector.items() for pod in scene.pods(1))
+    # What the queue has written is left as it is.
+    group = scene.wait_for_ray_job(1)["spec"]["rayClusterSpec"]["headGroupSpec"]
+    assert group["template"]["spec"]["nodeSelector"].items() >= selector.items()
     evict(scene.cluster, scene.namespace, f"{scene.name}-1")
     scene.wait_for_attempt(2, "Queued")
     disrupted(scene, "Evicted", phase="Queued")
@@ -120,41 +119,6 @@ def disrupted(scene: Scene, reason: str, phase: str = "Running") -> None:
     assert (status.get("failures", 0), status["disruptions"]) == (0, 1)
     others = {pod["metadata"]["labels"]["taper.dev/attempt"] for pod in scene.made(PODS)}
     assert others <= {"2"}
-
-
-def node_of(scene: Scene, pod: KubeObject) -> KubeObject:
-    found = scene.cluster.found(NODES, "", pod["spec"]["nodeName"])
-    assert found is not None
-    return found
-
-
-def urgent(scene: Scene) -> None:
-    """A pod that needs the whole node, and goes before all others."""
-    scene.cluster.ensure(PRIORITY_CLASSES, {"metadata": {"name": "urgent"}, "value": 1000})
-    context = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    amounts = {"limits": {"nvidia.com/gpu": "8"}}
-    pod = {
-        "metadata": {"name": f"{scene.name}-urgent", "namespace": scene.namespace},
-        "spec": {
-            "priorityClassName": "urgent",
-            "nodeSelector": scene.selector,
-            "containers": [{"name": "a", "image": "a", "resources": amounts, "securityContext": context}],
-        },
-    }
-
-    def is_made() -> bool:
-        # Admission hears of a new PriorityClass a moment later.
-        with suppress(Forbidden):
-            scene.cluster.ensure(PODS, pod)
-            return True
-        return False
-
-    wait_for(is_made)
 
 
 @each_of(__name__)

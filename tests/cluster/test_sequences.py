@@ -26,16 +26,21 @@ NUM_AT_A_TIME = 34
 # Each waits longer than the one before it.
 MOST_SETBACKS = 2
 CONVERGED_SECONDS = 120.0
+# Kubernetes takes its time to see that a node has gone: the first few lose theirs, all at a time.
+NUM_LOSING_NODES = 4
+NODE_SECONDS = 60.0
+LOSS = "delete the node"
 
 
 class Sequence:
-    """What happens to one job."""
+    """What happens to one job, on nodes of its own."""
 
-    def __init__(self, scene: Scene, mirror: Mirror, number: int) -> None:
-        self.scene = scene
+    def __init__(self, stage: Stage, namespace: str, mirror: Mirror, number: int) -> None:
+        self.scene = Scene(stage.cluster, stage.jobs, namespace, f"job-{number}", num_nodes=0)
         self.mirror = mirror
-        self.name = f"job-{number}"
+        self.name = self.scene.name
         self.random = Random(number)
+        self.loses_node = number < NUM_LOSING_NODES
         self.done: list[str] = []
         self._steps: dict[str, Callable[[], object]] = {
             "suspend": lambda: self.apply(suspend=True),
@@ -49,11 +54,26 @@ class Sequence:
             "delete a pod": lambda: self.delete(PODS),
             "delete the RayJob": lambda: self.delete(RAY_JOBS),
             "delete the RayCluster": lambda: self.delete(RAY_CLUSTERS),
+            "taint the node": self.taint_node,
+            "preempt": self.preempt,
+            LOSS: self.delete_node,
         }
 
     def play(self) -> None:
+        self.scene.new_node()
+        try:
+            self.go_through(self.setbacks())
+        finally:
+            for node in self.scene.nodes:
+                self.scene.delete_node(node)
+
+    def setbacks(self) -> list[str]:
+        others = sorted(set(self._setbacks) - {LOSS})
+        drawn = self.random.sample(others, self.random.randint(0, MOST_SETBACKS))
+        return [LOSS, *drawn[1:]] if self.loses_node else drawn
+
+    def go_through(self, setbacks: list[str]) -> None:
         self.apply()
-        setbacks = self.random.sample(sorted(self._setbacks), self.random.randint(0, MOST_SETBACKS))
         steps = [*setbacks, *self.random.choices(sorted(self._steps), k=self.random.randint(1, 2))]
         self.random.shuffle(steps)
         for step in steps:
@@ -69,7 +89,7 @@ class Sequence:
     def converge(self) -> None:
         """It completes once nothing happens any more, and leaves nothing."""
         self.apply(suspend=False)
-        wait_for(self.is_complete, CONVERGED_SECONDS)
+        wait_for(self.is_complete, CONVERGED_SECONDS + NODE_SECONDS * self.loses_node)
         status = self.job()["status"]
         outcomes = [each["outcome"] for each in status["attempts"]]
         assert outcomes[-1] == "Succeeded"
@@ -108,6 +128,20 @@ class Sequence:
         for obj in self.random.sample(self.made(kind), min(1, len(self.made(kind)))):
             self.scene.cluster.delete(kind, obj)
 
+    def taint_node(self) -> None:
+        self.scene.cluster.taint(self.scene.nodes[-1], "NoExecute")
+        self.scene.new_node()
+
+    def preempt(self) -> None:
+        self.scene.preempt()
+        # Else there would be room for both.
+        time.sleep(1)
+        self.scene.new_node()
+
+    def delete_node(self) -> None:
+        self.scene.delete_node(self.scene.nodes[-1])
+        self.scene.new_node()
+
     # -- seeing ------------------------------------------------------------------------------
 
     def job(self) -> KubeObject:
@@ -133,14 +167,14 @@ def a_hundred_random_sequences_converge(stage: Stage) -> None:
     namespace = stage.cluster.new_namespace("sequences")
     mirror = Mirror(stage.cluster.new_api(), namespace)
     mirror.start()
-    scene = Scene(stage.cluster, stage.jobs, namespace, "job", num_nodes=NUM_AT_A_TIME)
     try:
         with (
             Installation(stage.cluster, [namespace]).running(),
             ThreadPoolExecutor(NUM_AT_A_TIME) as threads,
         ):
             under_way = [
-                threads.submit(Sequence(scene, mirror, number).play) for number in range(NUM_SEQUENCES)
+                threads.submit(Sequence(stage, namespace, mirror, number).play)
+                for number in range(NUM_SEQUENCES)
             ]
             for future in under_way:
                 future.result()
