@@ -2,7 +2,8 @@
 
 A process a core does the same small work every `EVERY_SECONDS` (matrix products that fit its first cache,
 and a loop of Python's) and takes the *processor* seconds of it: waiting for the benchmark's own processes
-does not count, a busy neighbour on the host does. It takes half a percent of a core.
+does not count, a busy neighbour on the host does. So does, to some percent, what the benchmark leaves in the
+caches: slownesses beside different work are not to be compared closely. It takes half a percent of a core.
 
     with CoreSpeed() as cores:
         ...

@@ -3,8 +3,8 @@
 One engine of two CPU ranks serves all arms, one after another, interleaved: in each repeat
 every arm runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
 forced by the token limit of each request, which no arm sees), beginning with another arm each
-time. What the cores' own speed, which neighbours on a shared host change, does to a stage is taken
-out (`core_speed`), and shown beside. A stage of the predictor comes first and is not counted: it
+time. How slow the cores were meanwhile is shown beside (`core_speed`): neighbours on a shared host change
+that, and the arms themselves a little. A stage of the predictor comes first and is not counted: it
 hears one stage's lengths, as it would in a job's second step. The oracle's plan is the best found
 with the true lengths and the measured profile, corrected as the predictor's is, and is run live,
 too. Without `--profile` the replica measures one first, as it would at the start of a run.
