@@ -1,11 +1,11 @@
-"""Carries a plan out: the status first, then the events, then the actions in their order.
+"""Carries a plan out: the status first, then the actions in their order, then the events.
 
 It decides nothing. What it cannot do it raises as an `ApiError`, and the rest of the plan is left
 to the next one, which sees what was done.
 
 Invariants (asserted by `tests/operator/test_executor.py`):
 - with a job that has changed since it was seen, nothing at all is done;
-- nothing is done after an action that failed;
+- nothing is done after an action that failed, but what happened is told;
 - an object of a name that is taken is an error, but for a claim.
 """
 
@@ -16,7 +16,7 @@ from datetime import datetime
 
 from taper_api.rlhfjob_status import RLHFJobStatus
 from taper_operator.action import Action, Apply, Create, Delete
-from taper_operator.api_error import AlreadyExists, Conflict, NotFound, ResourceNotServed
+from taper_operator.api_error import AlreadyExists, ApiError, Conflict, NotFound, ResourceNotServed
 from taper_operator.api_server import ApiServer
 from taper_operator.event import make_event, record_event
 from taper_operator.kinds import RLHF_JOBS
@@ -36,6 +36,15 @@ class Executor:
         """Carry out a plan for a job as it was seen. Raises ApiError: Conflict if it has changed."""
         if plan.status is not None:
             self._writer.apply_status(RLHF_JOBS, _with_status(resource, plan.status))
+        try:
+            for action in plan.actions:
+                self._do(action)
+        except ApiError:
+            self._tell(plan, resource)
+            raise
+        self._tell(plan, resource)
+
+    def _tell(self, plan: Plan, resource: KubeObject) -> None:
         for happening in plan.events:
             event = make_event(
                 resource,
@@ -48,8 +57,6 @@ class Executor:
                 at=self._clock(),
             )
             record_event(self._writer, event)
-        for action in plan.actions:
-            self._do(action)
 
     def _do(self, action: Action) -> None:
         match action:

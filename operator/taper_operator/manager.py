@@ -33,6 +33,8 @@ from taper_operator.settings import Settings, SettingsError
 from taper_operator.work_queue import WorkQueue
 
 FIELD_MANAGER = "taper-operator"
+# While a job's pods come up dozens of changes come within seconds: one look a second will do.
+REST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,9 @@ class Manager:
         self._random = Random()
         self._breaker = CircuitBreaker(clock=time.monotonic, random=self._random)
         self.metrics = OperatorMetrics()
-        self.queue: WorkQueue[ObjectKey] = WorkQueue(clock=time.monotonic, random=self._random)
+        self.queue: WorkQueue[ObjectKey] = WorkQueue(
+            clock=time.monotonic, random=self._random, rest_seconds=REST_SECONDS
+        )
         self.elector = LeaderElector(
             self._api_server(connect_seconds=settings.lease_times.retry_period_seconds),
             key=ObjectKey(settings.namespace, settings.lease_name),

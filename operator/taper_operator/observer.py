@@ -1,7 +1,8 @@
 """Gathers what is seen of a job: from the caches, or fresh from the API server where much depends on it.
 
 Fresh are the job, its RayJobs, RayClusters and pods: what runs, or could. Of what else was made for a job
-only the kinds of which no cache knows any object: those may just have been made.
+the caches are believed: between two looks at a job they have the time to hear of it, and what is made
+a second time all the same is refused.
 """
 
 from __future__ import annotations
@@ -80,11 +81,7 @@ class Observer:
             ray_clusters=tuple(find(RAY_CLUSTERS, namespace, name)),
             pods=tuple(find(PODS, namespace, name)),
             departed_pods=tuple(self._caches[PODS].departed(JOB_LABEL, name, namespace=namespace)),
-            made=tuple(
-                (kind, obj)
-                for kind in MADE_KINDS
-                for obj in self._cached(kind, namespace, name) or find(kind, namespace, name)
-            ),
+            made=tuple((kind, obj) for kind in MADE_KINDS for obj in self._cached(kind, namespace, name)),
             kuberay=self._kuberay_now(),
             has_pod_monitors=self._is_served(POD_MONITORS),
         )

@@ -1,13 +1,15 @@
 """The queue between what sees changes and what reconciles: de-duplicating, with delays and backoff.
 
 A key is waiting, being handled, or both: what is added while it is handled is handled again
-once that is done. Who takes a key calls `done` when finished.
+once that is done. Who takes a key calls `done` when finished. Then the key rests: one change seldom comes
+alone, and while a job's pods come up there are dozens. A key that is new is taken at once.
 
 Invariants (asserted by `tests/operator/test_work_queue.py`):
 - a key is handled by one worker at a time;
 - after every add the key is handled at least once, beginning after the add;
 - a key waits at most once, however often it was added; keys are taken in the order in which they came;
-- a delayed key is never taken early, and of several delays the shortest counts.
+- a delayed key is never taken early, and of several delays the shortest counts;
+- between two times that a key is handled are `rest_seconds` at least.
 """
 
 from __future__ import annotations
@@ -32,14 +34,23 @@ class WorkQueue(Generic[K]):
     clock: monotonic seconds
     """
 
-    def __init__(self, *, clock: Callable[[], float], random: Random, backoff: Backoff = BACKOFF) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        random: Random,
+        backoff: Backoff = BACKOFF,
+        rest_seconds: float = 0.0,
+    ) -> None:
         self._clock = clock
         self._random = random
         self._backoff = backoff
+        self._rest_seconds = rest_seconds
         self._changed = threading.Condition()
         self._ready: deque[K] = deque()
         self._waiting: dict[K, float] = {}  # key -> since when, whether in _ready or held back by _handled
         self._handled: dict[K, float] = {}  # key -> since when
+        self._rests_until: dict[K, float] = {}  # in the order of time
         self._due_at: dict[K, float] = {}
         self._delayed: list[tuple[float, int, K]] = []  # a heap; entries that _due_at contradicts are void
         self._sequence = 0
@@ -92,10 +103,12 @@ class WorkQueue(Generic[K]):
             return None
 
     def done(self, key: K) -> None:
-        """The key is no longer handled. What was added meanwhile is now ready."""
+        """The key is no longer handled. What was added meanwhile is ready when it has rested."""
         with self._changed:
             del self._handled[key]
-            if key in self._waiting:
+            if self._rest_seconds > 0:
+                self._rest(key, self._clock() + self._rest_seconds)
+            elif key in self._waiting:
                 self._ready.append(key)
             self._changed.notify_all()
 
@@ -128,11 +141,20 @@ class WorkQueue(Generic[K]):
     def _add(self, key: K) -> None:
         if self._is_shut_down or key in self._waiting:
             return
+        if key in self._rests_until:
+            self._delay(key, self._rests_until[key])
+            return
         self.num_adds += 1
         self._waiting[key] = self._clock()
         if key not in self._handled:
             self._ready.append(key)
         self._changed.notify()
+
+    def _rest(self, key: K, until: float) -> None:
+        self._rests_until.pop(key, None)
+        self._rests_until[key] = until
+        if self._waiting.pop(key, None) is not None:
+            self._delay(key, until)
 
     def _delay(self, key: K, due_at: float) -> None:
         if due_at < self._due_at.get(key, float("inf")):
@@ -153,6 +175,8 @@ class WorkQueue(Generic[K]):
 
     def _wake_due(self) -> None:
         now = self._clock()
+        while self._rests_until and (first := next(iter(self._rests_until.items())))[1] <= now:
+            del self._rests_until[first[0]]
         while self._delayed and self._delayed[0][0] <= now:
             due_at, _, key = heapq.heappop(self._delayed)
             if self._due_at.get(key) == due_at:

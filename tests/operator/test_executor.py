@@ -86,7 +86,10 @@ def test_an_attempt_begins() -> None:
 def test_a_cache_that_is_behind_makes_no_second_one() -> None:
     operator = Operator()
     operator.reconcile(KEY)
-    operator.reconcile(KEY)  # the caches still say that there is nothing
+    with pytest.raises(Conflict):  # the caches still say that there is nothing
+        operator.reconcile(KEY)
+    operator.refresh()
+    operator.reconcile(KEY)
     assert len(operator.fake.all(RAY_JOBS)) == 1
     assert operator.status["attempt"] == 1
 
@@ -116,6 +119,15 @@ def test_a_service_account_of_anothers_is_never_used() -> None:
     with pytest.raises(Conflict):
         operator.reconcile(KEY)
     assert operator.fake.all(RAY_JOBS) == {}
+
+
+def test_what_happened_is_told_also_where_an_action_fails() -> None:
+    operator = Operator()
+    operator.fake.put(CONFIG_MAPS, make_object(CONFIG_MAPS, "full-1"))
+    with pytest.raises(Conflict):
+        operator.reconcile(KEY)
+    assert operator.status["attempt"] == 1
+    assert [event["reason"] for event in operator.fake.all(EVENTS).values()] == ["AttemptStarted"]
 
 
 def test_a_job_that_is_gone_is_nothing_to_do() -> None:

@@ -119,6 +119,31 @@ def test_a_retry_does_not_wait_where_a_change_came_meanwhile() -> None:
     assert queue.take() == "a"
 
 
+def test_a_key_rests_after_it_was_handled_and_new_ones_do_not_wait_for_it() -> None:
+    clock = Clock()
+    queue: WorkQueue[str] = WorkQueue(clock=clock, random=Random(1), backoff=BACKOFF, rest_seconds=2.0)
+    queue.add("a")
+    assert queue.take() == "a"
+    queue.add("a")
+    clock.now += 5
+    queue.done("a")
+    queue.add("a")
+    queue.add_after_failure("a")  # after a second, which is too soon
+    queue.add("b")
+    assert [queue.take(), queue.take()] == ["b", None]
+    clock.now += 1.9
+    assert queue.take() is None
+    clock.now += 0.1
+    assert [queue.take(), queue.take()] == ["a", None]
+    queue.done("a")
+    queue.done("b")
+    clock.now += 2
+    assert queue.take() is None
+    queue.add("a")
+    assert queue.take() == "a"
+    assert not queue._rests_until
+
+
 def test_a_wait_ends_when_the_queue_is_shut_down() -> None:
     queue = make_queue(Clock())
     queue.add_after("a", 1_000)
