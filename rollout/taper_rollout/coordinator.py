@@ -20,7 +20,7 @@ from taper_policy.profile import Profile
 from taper_policy.snapshot import Decision, Snapshot
 from taper_policy.step_times import StepTimes
 from taper_rollout.decisions import Decider, Decisions
-from taper_rollout.events import BatchSample, StageProgress, SwitchDone
+from taper_rollout.events import BatchSample, SwitchDone
 from taper_rollout.generated import Generated, generated
 from taper_rollout.records import boundary_seconds
 from taper_rollout.replica_profile import calibrate
@@ -292,7 +292,7 @@ class Coordinator:
                 sample = self._observe(self._stage)
                 if time.monotonic() - told_at > PROGRESS_SECONDS:
                     told_at = time.monotonic()
-                    self._tell_progress(self._stage, sample)
+                    self._emit(self._stage.progress(sample, replica=self._settings.replica, step=self._step))
                 decision = self._decide(self._stage, sample)
                 if decision is not None:
                     await self._act(self._stage, decision)
@@ -316,18 +316,6 @@ class Coordinator:
         stage.observe(sample, longest_tokens=max(r.longest_tokens for r in heads))
         stage.count_prefills([r.prefilled_tokens_total for r in records])
         return sample
-
-    def _tell_progress(self, stage: Stage, sample: BatchSample) -> None:
-        self._emit(
-            StageProgress(
-                replica=self._settings.replica,
-                step=self._step,
-                running=sum(sample.running),
-                finished=len(stage.requests),
-                degree=sample.degree,
-                num_ranks=self._settings.footprint,
-            )
-        )
 
     def _decide(self, stage: Stage, sample: BatchSample) -> Decision | None:
         if self._settings.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
@@ -357,13 +345,9 @@ class Coordinator:
 
     def _live(self, stage: Stage) -> tuple[LiveRequest, ...] | None:
         """The running requests as the leaders' records list them; None where one cannot be read now."""
-        groups = []
-        for reader in self._engine.records[:: self._engine.degree]:
-            live = reader.live()
-            if live is None:
-                return None
-            groups.append(live)
-        return stage.live_requests(groups)
+        groups = [reader.live() for reader in self._engine.records[:: self._engine.degree]]
+        listed = [group for group in groups if group is not None]
+        return stage.live_requests(listed) if len(listed) == len(groups) else None
 
     async def _act(self, stage: Stage, decision: Decision) -> None:
         if self.decisions.mode == "advise":

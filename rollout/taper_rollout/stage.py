@@ -14,7 +14,7 @@ from taper_policy.correction import Correction
 from taper_policy.counterfactual import staying_seconds
 from taper_policy.forecast import LiveRequest
 from taper_policy.step_times import DecodeSeconds
-from taper_rollout.events import BatchSample, RequestRecord, StageRecord, SwitchRecord
+from taper_rollout.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
 from taper_rollout.records import LiveRecord
 
 
@@ -91,6 +91,17 @@ class Stage:
     def end_request(self, number: int) -> None:
         """It has ended, or failed."""
         del self._live[number]
+
+    def progress(self, sample: BatchSample, *, replica: int, step: int) -> StageProgress:
+        """How far it is, as `sample` shows it."""
+        return StageProgress(
+            replica=replica,
+            step=step,
+            running=sum(sample.running),
+            finished=len(self.requests),
+            degree=sample.degree,
+            num_ranks=self.num_ranks,
+        )
 
     def live_requests(self, groups: Iterable[Iterable[LiveRecord]]) -> tuple[LiveRequest, ...] | None:
         """What the ranks' records list, group after group, as the predictor knows it.

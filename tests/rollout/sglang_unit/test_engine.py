@@ -28,7 +28,7 @@ def test_a_switch_that_nobody_answers_loses_the_engine(monkeypatch: pytest.Monke
     async def scenario() -> None:
         engine = ElasticEngine(SETTINGS)
         engine._router = NamedRouter()  # type: ignore[assignment]
-        monkeypatch.setattr(engine, "command", no_answer)
+        monkeypatch.setattr(engine, "_command", no_answer)
         with pytest.raises(EngineDied, match=r"switch 3: .* no answer from ranks \[1\]"):
             await engine.switch(2, kv="migrate", epoch=3, deadline_seconds=10)
         assert engine.fault is not None
