@@ -17,6 +17,7 @@ from .child_process import Remover
 from .cluster import Cluster
 from .cluster_tools import NoTools
 from .control_plane import ControlPlane
+from .figures import figures
 from .foreign_definitions import definitions
 from .jobs_api import JobsByNamespace, ScriptedJobs
 from .kuberay_stand_in import KubeRayStandIn
@@ -28,14 +29,25 @@ CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 KubeRay = KubeRayStandIn | RealKubeRay
 # For which a head may not answer: no test waits for 300 s.
 UNREACHABLE_SECONDS = 30
-# Before KubeRay's kinds are there; and what ends an API server or an operator that others need.
+# Before KubeRay's kinds are there; and what ends an API server or an operator that others need. Training is
+# last of all: it leaves the API server so little of the cores that an operator's lease can run out.
 FIRST = ("test_without_kuberay",)
-LAST = ("test_restart", "test_rights_in_all")
+LAST = ("test_restart", "test_rights_in_all", "test_whole_chain")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     turns = {name: index for index, name in enumerate((*FIRST, "", *LAST))}
     items.sort(key=lambda item: turns.get(item.path.stem, turns[""]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what was measured beside what it may be."""
+    found = figures()
+    if found:
+        terminalreporter.section("figures: the worst of each")
+    for figure in found:
+        times = f" (of {figure.number})" if figure.number > 1 else ""
+        terminalreporter.line(f"{figure.name}: {figure.worst:.4g}, at most {figure.at_most:g}{times}")
 
 
 @pytest.fixture(scope="session")

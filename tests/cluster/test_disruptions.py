@@ -6,6 +6,7 @@ from concurrent.futures import Future
 
 from taper_operator.kinds import PODS, RAY_JOBS
 
+from .figures import check
 from .kueue_stand_in import admit, evict
 from .scenarios import RESULT_SECONDS, each_of
 from .scene import Scene, Stopwatch, scene
@@ -21,8 +22,7 @@ def a_tainted_node_costs_no_attempt(scene: Scene) -> None:
     (pod,) = scene.pods(1, "gpu")
     watch = Stopwatch()
     scene.cluster.taint(pod["spec"]["nodeName"], "NoExecute")
-    scene.wait_for_ray_job(2, NEXT_SECONDS)
-    assert watch() < NEXT_SECONDS
+    follows(scene, "NoExecute taint", watch)
     scene.new_node()
     disrupted(scene, "DeletionByTaintManager")
 
@@ -31,16 +31,18 @@ def a_tainted_node_costs_no_attempt(scene: Scene) -> None:
 def an_eviction_costs_no_attempt(scene: Scene) -> None:
     begin(scene)
     (pod,) = scene.pods(1, "gpu")
+    watch = Stopwatch()
     scene.cluster.evict(pod)
-    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    follows(scene, "eviction", watch)
     disrupted(scene, "EvictionByEvictionAPI")
 
 
 @scene
 def a_preemption_costs_no_attempt(scene: Scene) -> None:
     begin(scene)
+    watch = Stopwatch()
     scene.preempt()
-    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    follows(scene, "preemption", watch)
     scene.new_node()
     disrupted(scene, "PreemptionByScheduler")
 
@@ -51,8 +53,7 @@ def a_deleted_node_costs_no_attempt(scene: Scene) -> None:
     (pod,) = scene.pods(1, "gpu")
     watch = Stopwatch()
     scene.delete_node(pod["spec"]["nodeName"])
-    scene.wait_for_ray_job(2, NODE_DELETION_SECONDS)
-    assert watch() < NODE_DELETION_SECONDS
+    follows(scene, "deletion of a node", watch, NODE_DELETION_SECONDS)
     scene.new_node()
     disrupted(scene, "DeletionByPodGC")
 
@@ -61,16 +62,18 @@ def a_deleted_node_costs_no_attempt(scene: Scene) -> None:
 def a_deleted_head_costs_no_attempt(scene: Scene) -> None:
     begin(scene)
     (pod,) = scene.pods(1, "head")
+    watch = Stopwatch()
     scene.cluster.delete(PODS, pod)
-    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    follows(scene, "loss of the head", watch)
     disrupted(scene, "HeadDeleted")
 
 
 @scene
 def a_deleted_ray_job_costs_no_attempt(scene: Scene) -> None:
     begin(scene)
+    watch = Stopwatch()
     scene.cluster.delete(RAY_JOBS, scene.wait_for_ray_job(1))
-    scene.wait_for_ray_job(2, NEXT_SECONDS)
+    follows(scene, "deletion of the RayJob", watch)
     disrupted(scene, "RayJobDeleted")
 
 
@@ -110,6 +113,12 @@ def begin(scene: Scene) -> None:
     """A job with a budget of no failure runs."""
     scene.apply(changes={"spec.backoffLimit": 0})
     scene.wait_for_attempt(1)
+
+
+def follows(scene: Scene, what: str, watch: Stopwatch, at_most: float = NEXT_SECONDS) -> None:
+    """The second attempt's RayJob is there in time."""
+    scene.wait_for_ray_job(2, at_most + 5)
+    check(f"{what} to the next RayJob, s", watch(), at_most)
 
 
 def disrupted(scene: Scene, reason: str, phase: str = "Running") -> None:
