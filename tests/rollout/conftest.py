@@ -1,16 +1,23 @@
-"""What several tests of the rollout need: the tiny sample, made once a session, and a disk that fills up."""
+"""What several tests of the rollout need: the tiny sample, a coordinator over no real engine, a full disk."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from taper_rollout import coordinator as module
+from taper_rollout.coordinator import Coordinator
 from taper_rollout.sample.make import make_sample
 from taper_rollout.sample.model import Architecture
+
+from .named_engine import SETTINGS, NamedEngine, Play, Scenario
 
 TinySample = Callable[[Architecture], Path]
 
@@ -25,6 +32,29 @@ def tiny_sample(tmp_path_factory: pytest.TempPathFactory) -> TinySample:
         return directory / architecture
 
     return made
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Run a scenario with a started coordinator, its engine, and what it tells."""
+    monkeypatch.setattr(module, "ElasticEngine", NamedEngine)
+    monkeypatch.setattr(module, "engine_settings", lambda _: None)
+    monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
+
+    def played(scenario: Scenario, **changes: Any) -> None:
+        async def whole() -> None:
+            told: list[Any] = []
+            coordinator = Coordinator(dataclasses.replace(SETTINGS, **changes), told.append)
+            await coordinator.start()
+            try:
+                await asyncio.wait_for(scenario(coordinator, coordinator._engine, told), 20)
+            finally:
+                await coordinator.close()
+            assert coordinator._engine.closed
+
+        asyncio.run(whole())
+
+    return played
 
 
 @pytest.fixture

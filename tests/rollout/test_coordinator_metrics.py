@@ -13,7 +13,7 @@ from taper_rollout.coordinator import Coordinator
 from taper_rollout.events import StageRecord, SwitchDone, as_json
 from taper_rollout.metrics import RolloutMetrics
 
-from .test_coordinator import SETTINGS, NamedEngine, ask, until
+from .named_engine import SETTINGS, NamedEngine, ask, until
 from .test_metrics import value
 
 WAY = {"from_degree": 1, "to_degree": 2, "kv": "migrate"}

@@ -15,7 +15,7 @@ from taper_rollout.events import BatchSample, StageRecord
 from taper_rollout.stage import Stage
 from taper_rollout.stage_review import NotJudged, StageReviewer, played_stage
 
-from .test_coordinator import PROFILE, SETTINGS
+from .named_engine import PROFILE, SETTINGS
 from .test_stage import switch
 
 PREDICTOR = {"name": "predictor"}

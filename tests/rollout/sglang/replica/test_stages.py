@@ -13,7 +13,7 @@ from taper_rollout.coordinator import Generated
 from taper_rollout.events import StageProgress, StageRecord
 from taper_rollout.stage import prompt_digest
 
-from ...test_coordinator import PROFILE
+from ...named_engine import PROFILE
 from .conftest import GREEDY, RANDOM, Replica, long_tail
 
 SCHEDULE = {

@@ -1,0 +1,183 @@
+"""An engine in name only, for a coordinator over it: a test says when requests end and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+from taper_policy.estimated import h100_8b
+from taper_policy.kv_choice import KvWay
+from taper_policy.profile import Profile
+from taper_rollout.coordinator import Coordinator, ReplicaSettings
+from taper_rollout.events import StageRecord
+from taper_rollout.records import LiveRecord, RankRecord
+
+SETTINGS = ReplicaSettings(
+    model_path="none",
+    dtype="float32",
+    footprint=2,
+    degrees=(1, 2),
+    mode="enforce",
+    policy={"name": "threshold", "threshold": {"requests": 4}},
+    kv="migrate",
+    switch_timeout_seconds=3.0,
+    seed=None,
+    kv_tokens=100,
+    max_running_requests=8,
+    context_tokens=64,
+    response_tokens=32,
+    trust_remote_code=False,
+    device="cpu",
+    replica=0,
+    random_seed=1,
+    host="127.0.0.1",
+    calibrate=False,
+)
+
+
+def two_of_eight() -> Profile:
+    """Two ranks of the estimated eight: one with both ranks is faster, and a switch costs next to nothing."""
+    whole, degrees = h100_8b(), (1, 2)
+    cells = [c for c in whole.cells if c.degree in degrees and c.busy_groups <= 2 // c.degree]
+    return dataclasses.replace(
+        whole,
+        footprint=2,
+        degrees=degrees,
+        cells=tuple(cells),
+        prefill={degree: whole.prefill[degree] for degree in degrees},
+        switch={pair: whole.switch[pair] for pair in ((1, 2), (2, 1))},
+    )
+
+
+PROFILE = two_of_eight()
+
+
+class NamedEngine:
+    """Serves requests until a test ends them, and notes orders."""
+
+    def __init__(self, _: Any) -> None:
+        self.degree, self.fault, self.closed = 1, None, False
+        self.orders: list[tuple[str, dict[str, Any]]] = []
+        self.live: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self.sampling: list[dict[str, Any]] = []
+        self.switch_fails: Callable[[], Exception | None] = lambda: None
+        self.switching: Callable[[], Awaitable[Any]] = lambda: asyncio.sleep(0.01)
+        self.resumes = True
+        self.epochs: list[int] = []
+        self.ways: list[KvWay] = []
+        self.became: dict[str, int] = {}
+        self.aborts_work = True
+        self.records = [
+            SimpleNamespace(
+                read=functools.partial(self._read, rank),
+                new_steps=list,
+                live=functools.partial(self._listed, rank),
+            )
+            for rank in range(2)
+        ]
+        self.numbers: dict[str, int] = {}
+        self.decoded: dict[str, int] = {}
+
+    def _read(self, rank: int) -> RankRecord:
+        return RankRecord(
+            at=0.0,
+            epoch=0,
+            degree=self.degree,
+            running=len(self._listed(rank)),
+            waiting=0,
+            listed=0,
+            longest_tokens=max((one.decoded_tokens for one in self._listed(rank)), default=0),
+            decoded_tokens_total=0,
+            prefilled_tokens_total=0,
+            finished_total=0,
+            step_seconds=0.0,
+            steps_total=0,
+        )
+
+    def _listed(self, rank: int) -> list[LiveRecord]:
+        """Of two groups the requests are dealt in turn; one group has them all."""
+        mine = list(self.live)[rank::2] if self.degree == 1 else list(self.live)
+        return [
+            LiveRecord(number=self.numbers[name], decoded_tokens=self.decoded.get(name, 1)) for name in mine
+        ]
+
+    def next_number(self) -> int:
+        return len(self.numbers) + 1
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def generate(self, prompt: list[int], sampling: dict[str, Any], **options: Any) -> dict[str, Any]:
+        name = str(options["request_id"])
+        self.sampling.append(sampling)
+        self.numbers[name] = options["number"]
+        self.live[name] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.live[name]
+        finally:
+            del self.live[name]
+
+    def end(self, name: str, reason: str = "stop", tokens: int = 3) -> None:
+        meta = {
+            "id": f"1-{name}",
+            "finish_reason": {"type": reason},
+            "output_token_logprobs": [(-0.5, 1, None)] * (tokens + 1),
+        }
+        self.live[name].set_result({"output_ids": list(range(tokens)), "meta_info": meta})
+
+    def abort_all(self) -> None:
+        for name, future in list(self.live.items()):
+            if self.aborts_work and not future.done():
+                self.end(name, "abort")
+
+    async def command(self, name: str, **arguments: Any) -> list[dict[str, Any]]:
+        self.orders.append((name, arguments))
+        return [{}, {}]
+
+    async def switch(self, degree: int, *, kv: KvWay, epoch: int, deadline_seconds: float) -> dict[str, Any]:
+        self.epochs.append(epoch)
+        self.ways.append(kv)
+        await self.switching()
+        if error := self.switch_fails():
+            raise error
+        self.degree = degree
+        live = [[f"1-{name}", 0, 5, 0] for name in self.live]
+        return {
+            "requests": live,
+            "live_requests": len(live),
+            "live_tokens": 5 * len(live),
+            "migrated_requests": len(live),
+            "recomputed_requests": 0,
+            "parts": {},
+        } | self.became
+
+    async def resumed(self, *, deadline_seconds: float) -> dict[str, Any]:
+        if not self.resumes:
+            raise TimeoutError("command resumed: no answer from ranks [0, 1]")
+        return {"pause_seconds": 0.02, "prefilled_tokens": 1}
+
+
+Scenario = Callable[[Coordinator, NamedEngine, list[Any]], Coroutine[Any, Any, None]]
+Play = Callable[..., None]
+
+
+def ask(coordinator: Coordinator, name: str, **sampling: Any) -> asyncio.Task[Any]:
+    return asyncio.create_task(
+        coordinator.generate(request_id=name, prompt_ids=[1, 2], sampling=sampling, logprobs=True)
+    )
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def records(told: list[Any]) -> list[StageRecord]:
+    return [event for event in told if isinstance(event, StageRecord)]
