@@ -18,7 +18,7 @@ SAMPLES = 8
 # As the lengths are: a published prompt of some hundred tokens, scaled from a cap of 24,576 to one of 256.
 PROMPT_TOKENS = 4
 FOOTPRINT, DEGREES = 2, (1, 2)
-# A profile's cells hold their requests and what these make while they are measured: the largest batch, too.
+# A profile's requests make as many more than their context, while they are measured.
 PROFILED_TOKENS = 128
 
 
@@ -26,7 +26,7 @@ def replica_settings(
     model: str, *, dtype: str, requests: int, max_tokens: int, profile: Path | None, profiles: Path
 ) -> ReplicaSettings:
     """A replica with room for all `requests` of a stage at once in every layout, and to measure them."""
-    context = PROMPT_TOKENS + max_tokens + 8
+    context = PROMPT_TOKENS + max_tokens + 8 + PROFILED_TOKENS
     per_group = -(-requests // FOOTPRINT)
     return ReplicaSettings(
         model_path=model,
@@ -38,7 +38,7 @@ def replica_settings(
         kv="auto",
         switch_timeout_seconds=60.0,
         seed=1,
-        kv_tokens=per_group * (context + PROFILED_TOKENS),
+        kv_tokens=per_group * context,
         max_running_requests=per_group,
         context_tokens=context,
         response_tokens=max_tokens,

@@ -3,9 +3,8 @@
 Objects go in and come out as JSON's types. Nothing is retried here: who calls knows when to
 try again. What a write needs to be safe is here:
 
-- a writer that must lead asks `write_seconds_left` before each write, and once more when the
-  connection stands, right before the first byte: connecting may have taken long, or the
-  process may have been stopped meanwhile;
+- a writer that must lead asks `write_seconds_left` before each write, and once more when the connection
+  stands, right before the first byte: connecting may have taken long, or the process been stopped;
 - the API server is told to give a write up after that time (the query parameter `timeout`),
   and the client waits a little longer than that: an answer that did not come is no write to come.
 
@@ -337,8 +336,9 @@ def connect(kubeconfig: str = "") -> ApiClient:
         raise SettingsError([f"--kubeconfig: {error}"]) from error
     # urllib3 would try three times at once, and follow redirects with the token.
     configuration.retries = False
-    # Finds out that the other end of a silent watch is gone.
+    # Finds out that the other end of a silent watch is gone. Each watch and each worker keeps a connection.
     configuration.keep_alive = True
+    configuration.connection_pool_maxsize = 256
     client = ApiClient(configuration)
     client.user_agent = "taper-operator"
     return client
