@@ -1,6 +1,6 @@
 """A profile as a JSON file: written at once, read strictly, and checked against what it is to be used for.
 
-`{"format_version": 3, "key": {...}, ..., "cells": [...], "prefill": {"1": ...}, "switch": {"1->2": ...}}`.
+`{"format_version": 4, "key": {...}, ..., "cells": [...], "prefill": {"1": ...}, "switch": {"1->2": ...}}`.
 The fields are those of the dataclasses in `profile`.
 
 Invariants (asserted by `tests/policy/test_profile_file.py`):
