@@ -14,6 +14,7 @@ from generation_arms import ORACLE, PREDICTOR
 from rich.table import Table
 
 RESAMPLES = 10_000
+PANELS_A_ROW = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +157,14 @@ def table(stages: Stages) -> Table:
     return made
 
 
+def rows(found: Sequence[Stages]) -> list[str]:
+    """All arms of cases that may differ in theirs: static layouts, rules, the predictor, the best plan."""
+    arms = {arm for stages in found for arm in stages.arms}
+    last = [arm for arm in (PREDICTOR, ORACLE) if arm in arms]
+    static = sorted(arm for arm in arms if arm.startswith("static"))
+    return [*static, *sorted(arms - {*static, *last}, key=lambda arm: (len(arm), arm)), *last]
+
+
 def plot(found: Sequence[Stages], file: Path) -> None:
     """Gains over the best static layout with their intervals, a panel for each regime and size."""
     import matplotlib as mpl
@@ -163,19 +172,24 @@ def plot(found: Sequence[Stages], file: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
+    places = {arm: -index for index, arm in enumerate(rows(found))}
+    columns = min(len(found), PANELS_A_ROW)
+    lines = -(-len(found) // columns)
     figure, panels = plt.subplots(
-        1, len(found), figsize=(1.5 + 3.2 * len(found), 3.4), sharey=True, squeeze=False
+        lines, columns, figsize=(1.5 + 3.2 * columns, 3.0 * lines), sharex=True, sharey=True, squeeze=False
     )
-    for panel, stages in zip(panels[0], found, strict=True):
-        arms = list(reversed(stages.arms))
-        gains = [stages.gain(arm, stages.best_static) for arm in arms]
+    for panel, stages in zip(panels.flat, found, strict=False):
+        gains = [stages.gain(arm, stages.best_static) for arm in stages.arms]
         means = np.array([100 * gain.mean for gain in gains])
         spread = np.array([[100 * (g.mean - g.low), 100 * (g.high - g.mean)] for g in gains]).T
-        panel.errorbar(means, range(len(arms)), xerr=spread, fmt="o", capsize=3, color="#1f5f8b")
+        at = [places[arm] for arm in stages.arms]
+        panel.errorbar(means, at, xerr=spread, fmt="o", capsize=3, color="#1f5f8b")
         panel.axvline(0, color="grey", linewidth=0.8)
-        panel.set_yticks(range(len(arms)), arms)
+        panel.set_yticks(list(places.values()), list(places))
         panel.set_title(stages.title, fontsize=9)
-        panel.set_xlabel("gain over the best static layout, %", fontsize=8)
+        panel.set_xlabel(f"gain over {stages.best_static}, %", fontsize=8)
+    for panel in panels.flat[len(found) :]:
+        panel.set_visible(False)
     figure.tight_layout()
     figure.savefig(file, dpi=150)
     plt.close(figure)

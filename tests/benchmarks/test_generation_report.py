@@ -78,3 +78,30 @@ def test_the_interval_mostly_holds_the_true_gain_and_noise_widens_it(report: Any
     assert sum(gain.low < 0.1 < gain.high for gain in calm + noisy) >= 32
     widths = [np.mean([gain.high - gain.low for gain in gains]) for gains in (calm, noisy)]
     assert widths[1] > 3 * widths[0]
+
+
+def test_an_arm_has_the_same_row_in_cases_with_other_arms(report: Any) -> None:
+    few = stages(
+        report, {"static TP2": [1.0], "predictor": [1.0], "oracle's plan": [1.0], "static TP1": [1.0]}
+    )
+    arms = (
+        "widen-at-once",
+        "threshold 32",
+        "oracle's plan",
+        "threshold 8",
+        "static TP1",
+        "predictor",
+        "static TP2",
+    )
+    many = stages(report, {arm: [1.0] for arm in arms})
+    expected = [
+        "static TP1",
+        "static TP2",
+        "threshold 8",
+        "threshold 32",
+        "widen-at-once",
+        "predictor",
+        "oracle's plan",
+    ]
+    assert report.rows([few, many]) == report.rows([many]) == expected
+    assert report.rows([few]) == ["static TP1", "static TP2", "predictor", "oracle's plan"]
