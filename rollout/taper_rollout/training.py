@@ -20,6 +20,7 @@ from taper_rollout.facts import gather_facts
 from taper_rollout.host import HostResources
 from taper_rollout.job_replica import check_job_profile
 from taper_rollout.overrides import override
+from taper_rollout.prompt_files import train_file, validation_file
 from taper_rollout.support import check_support
 from taper_rollout.training_failed import TrainingFailed
 from taper_rollout.verl.rewards import GUARD_NAME, GUARD_PATH
@@ -34,16 +35,6 @@ DAPO_CLIP_RATIO_HIGH = 0.28
 __all__ = ["HostResources", "TrainingFailed", "check_job", "compose", "run_job", "verl_overrides"]
 
 Setting = tuple[str, Any]
-
-
-def train_file(output: Path) -> Path:
-    """Where the job's training prompts lie in VeRL's form."""
-    return output / "data" / "train.parquet"
-
-
-def validation_file(job: RLHFJob, output: Path) -> Path:
-    """Likewise the validation prompts. VeRL always opens a file: without one of its own, the training one."""
-    return output / "data" / "validation.parquet" if job.spec.data.validation else train_file(output)
 
 
 def verl_overrides(job: RLHFJob, *, host: HostResources, output: Path, run: str | None = None) -> list[str]:

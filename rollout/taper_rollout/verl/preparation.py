@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem, RLHFJob
-from taper_rollout.training import train_file, validation_file
+from taper_rollout.prompt_files import train_file, validation_file
 from taper_rollout.verl.dataset import CountTokens, convert
 from taper_rollout.verl.rewards import RewardFailed, reward_function
 
