@@ -92,7 +92,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         make_model(Path(directory), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
         profile = asyncio.run(measured(directory, options))
-    write_profile(options.file, profile)
+    write_profile(profile, options.file)
     console = Console()
     console.print(errors(profile))
     console.print(f"written to {options.file}", highlight=False)
