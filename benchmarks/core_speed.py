@@ -1,9 +1,9 @@
 """How fast the cores are while a benchmark runs: on a host that others share, not equally fast all the time.
 
-A process a core does the same small work every `EVERY_SECONDS` (matrix products that fit its first cache,
-and a loop of Python's) and takes the *processor* seconds of it: waiting for the benchmark's own processes
-does not count, a busy neighbour on the host does. So does, to some percent, what the benchmark leaves in the
-caches: slownesses beside different work are not to be compared closely. It takes half a percent of a core.
+A process a core does the same small work every `EVERY_SECONDS` (matrix products that fit its first cache)
+and takes the *processor* seconds of it: waiting for the benchmark's own processes does not count, a busy
+neighbour on the host does. What the benchmark leaves in the caches should not: the work is done for a while
+before its time is taken. It takes half a percent of a core.
 
     with CoreSpeed() as cores:
         ...
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 EVERY_SECONDS = 0.25
-PRODUCTS, SIDE, ADDITIONS = 20, 96, 8000
+WARM_PRODUCTS, PRODUCTS, SIDE = 20, 150, 64
 
 
 class _Sample(NamedTuple):
@@ -81,14 +81,11 @@ def _probe(core: int, pipe: Connection) -> None:
     made = np.empty_like(square)
     while True:
         # The first products bring the square, and the code, back to the cache.
-        for _ in range(2):
+        for _ in range(WARM_PRODUCTS):
             np.matmul(square, square, out=made)
         began = time.thread_time()
         for _ in range(PRODUCTS):
             np.matmul(square, square, out=made)
-        total = 0
-        for number in range(ADDITIONS):
-            total += number
         seconds = time.thread_time() - began
         try:
             pipe.send((time.time(), seconds))

@@ -12,7 +12,8 @@ too. Without `--profile` the replica measures one first, as it would at the star
     python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7] [--more]
 
 Writes a JSON file for each regime and size, anew after each repeat, and at the end a plot of all that
-lie in the output directory: cases may be run one by one. Prints a table for each case that it ran.
+lie in the output directory: cases may be run one by one. Prints a table for each case that it ran, and one
+of the means over all that lie there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 from core_speed import CoreSpeed
 from generation_arms import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
-from generation_report import Run, Stages, plot, read_stages, table
+from generation_report import Run, Stages, over_cases, plot, read_stages, table
 from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
 from random_qwen3 import M71, M210, W210, make_model
 from rich.console import Console
@@ -202,12 +203,11 @@ def main() -> int:
         files = asyncio.run(measure(directory, options))
     console = Console()
     for file in files:
-        stages = read_stages(file)
-        console.print(table(stages))
-    plot(
-        [read_stages(file) for file in sorted(options.output.glob("*-*.json"))],
-        options.output / "generation.png",
-    )
+        console.print(table(read_stages(file)))
+    found = [read_stages(file) for file in sorted(options.output.glob("*-*.json"))]
+    if len(found) > 1:
+        console.print(over_cases(found))
+    plot(found, options.output / "generation.png")
     console.print(f"written to {options.output}", highlight=False)
     return 0
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from generation_arms import ORACLE, PREDICTOR
 from rich.table import Table
 
 RESAMPLES = 10_000
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 PANELS_A_ROW = 4
 
 
@@ -39,6 +41,12 @@ class Gain:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, draws: Floats) -> Gain:
+        """The first of `draws` is the estimate, the others are its bootstrap."""
+        low, high = np.quantile(draws[1:], (0.025, 0.975))
+        return cls(mean=float(draws[0]), low=float(low), high=float(high))
+
     def __str__(self) -> str:
         return f"{self.mean:+.1%} [{self.low:+.1%}, {self.high:+.1%}]"
 
@@ -46,17 +54,16 @@ class Gain:
 class Stages:
     """The runs of one regime and size, by arm, repeat after repeat.
 
-    Seconds are the clock's. How slow the cores were meanwhile stands beside them and is not taken out: the
-    probe itself takes longer beside some arms (beside TP2 by 8 %), and that is no neighbour's doing.
+    Seconds are the clock's. Most of what two stages that are alike differ by is how slow the cores were
+    meanwhile; `gain_at_equal_speed` takes that out.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self.arms = list(dict.fromkeys(run.arm for run in runs))
-        self.seconds = {
-            arm: np.array([run.seconds for run in sorted(self.of(arm), key=lambda run: run.repeat)])
-            for arm in self.arms
-        }
+        by_arm = {arm: sorted(self.of(arm), key=lambda run: run.repeat) for arm in self.arms}
+        self.seconds = {arm: np.array([run.seconds for run in found]) for arm, found in by_arm.items()}
+        self._slowness = {arm: np.array([run.slowness for run in found]) for arm, found in by_arm.items()}
 
     def of(self, arm: str) -> list[Run]:
         """The runs of an arm."""
@@ -71,10 +78,36 @@ class Stages:
 
     def gain(self, arm: str, baseline: str) -> Gain:
         """Paired over repeats, by the bootstrap: the mean of each repeat's share."""
+        return Gain.of(self.gain_draws(arm, baseline))
+
+    def gain_draws(self, arm: str, baseline: str, seed: int = 0) -> Floats:
+        """The gain, then its `RESAMPLES` draws."""
         shares = 1.0 - self.seconds[arm] / self.seconds[baseline]
-        picks = np.random.default_rng(0).integers(len(shares), size=(RESAMPLES, len(shares)))
-        low, high = np.quantile(shares[picks].mean(axis=1), (0.025, 0.975))
-        return Gain(mean=float(shares.mean()), low=float(low), high=float(high))
+        draws: Floats = shares[_picks(len(shares), seed)].mean(axis=1)
+        return draws
+
+    def gain_at_equal_speed(self, arm: str, baseline: str) -> Gain:
+        """`gain`, had the cores been equally fast under both arms in each repeat: an analysis of covariance.
+
+        Logarithms of seconds are taken to be an arm's, plus a repeat's, plus a slope times the logarithm of
+        the slowness, with the slope that fits all arms best. The bootstrap draws repeats and fits anew.
+        """
+        return Gain.of(self.equal_speed_draws(arm, baseline))
+
+    def equal_speed_draws(self, arm: str, baseline: str, seed: int = 0) -> Floats:
+        """The gain at equal speed, then its `RESAMPLES` draws."""
+        seconds, slowness = (
+            np.log([values[one] for one in (arm, baseline, *self.arms)])
+            for values in (self.seconds, self._slowness)
+        )
+        picks = _picks(seconds.shape[1], seed)
+        x, y = _centred(slowness[2:, picks]), _centred(seconds[2:, picks])
+        squares = (x * x).sum(axis=(0, 2))
+        slope = np.divide((x * y).sum(axis=(0, 2)), squares, out=np.zeros(len(picks)), where=squares > 1e-12)
+        saved = (seconds[1] - seconds[0])[picks].mean(axis=1)
+        by_luck = slope * (slowness[1] - slowness[0])[picks].mean(axis=1)
+        draws: Floats = 1.0 - np.exp(by_luck - saved)
+        return draws
 
     def slowness(self, arm: str) -> float:
         """Of the cores while the arm's stages ran, over that while the best static layout's did."""
@@ -108,6 +141,7 @@ class Stages:
                 arm: {
                     "seconds_mean": float(self.seconds[arm].mean()),
                     "gain_over_best_static": dataclasses.asdict(self.gain(arm, best)),
+                    "gain_at_equal_speed": dataclasses.asdict(self.gain_at_equal_speed(arm, best)),
                     "slowness_of_the_cores": self.slowness(arm),
                     "gain_over_oracles_plan": dataclasses.asdict(self.gain(arm, ORACLE)),
                     "switches_per_stage": statistics.fmean(len(run.switches) for run in self.of(arm)),
@@ -131,6 +165,25 @@ def read_stages(file: Path) -> Stages:
     return Stages([Run(**run) for run in json.loads(file.read_text(encoding="utf-8"))["runs"]])
 
 
+def _errorbars(panel: Any, gains: Sequence[Gain], at: Floats, *, color: str, label: str) -> None:
+    means = np.array([100 * gain.mean for gain in gains])
+    spread = np.array([[100 * (g.mean - g.low), 100 * (g.high - g.mean)] for g in gains]).T
+    panel.errorbar(means, at, xerr=spread, fmt="o", markersize=4, capsize=3, color=color, label=label)
+
+
+def _picks(repeats: int, seed: int) -> npt.NDArray[np.int64]:
+    """All repeats, then `RESAMPLES` times as many drawn from them."""
+    drawn = np.random.default_rng(seed).integers(repeats, size=(RESAMPLES, repeats))
+    return np.concatenate([np.arange(repeats)[None], drawn])
+
+
+def _centred(values: Floats) -> Floats:
+    """`values` [arms, resamples, repeats] less the mean of each arm and of each repeat."""
+    means = values.mean(axis=0, keepdims=True) + values.mean(axis=2, keepdims=True)
+    centred: Floats = values - means + values.mean(axis=(0, 2), keepdims=True)
+    return centred
+
+
 def _quantile(values: Sequence[float], share: float) -> float | None:
     return float(np.quantile(values, share)) if values else None
 
@@ -143,7 +196,15 @@ def table(stages: Stages) -> Table:
         title=f"{stages.title}, {repeats} repeats; gain over {best}, the best static layout",
         title_justify="left",
     )
-    for name in ("arm", "seconds", "switches", "gain [95 %]", "against the oracle's plan", "cores' slowness"):
+    for name in (
+        "arm",
+        "seconds",
+        "switches",
+        "gain [95 %]",
+        "at equal speed of the cores",
+        "against the oracle's plan",
+        "cores' slowness",
+    ):
         made.add_column(name, justify="left" if name == "arm" else "right")
     for arm in stages.arms:
         made.add_row(
@@ -151,9 +212,33 @@ def table(stages: Stages) -> Table:
             f"{stages.seconds[arm].mean():.2f}",
             f"{statistics.fmean(len(run.switches) for run in stages.of(arm)):.1f}",
             "" if arm == best else str(stages.gain(arm, best)),
+            "" if arm == best else str(stages.gain_at_equal_speed(arm, best)),
             "" if arm == ORACLE else str(stages.gain(arm, ORACLE)),
             f"{stages.slowness(arm):.2f}",
         )
+    return made
+
+
+def over_cases(found: Sequence[Stages]) -> Table:
+    """Means over cases of the gains over each case's best static layout, of the arms that all cases have."""
+    repeats = sum(len(stages.seconds[stages.best_static]) for stages in found)
+    made = Table(
+        title=f"mean of {len(found)} cases, {repeats} repeats; gain over the best static layout of each",
+        title_justify="left",
+    )
+    for name in ("arm", "gain [95 %]", "at equal speed of the cores"):
+        made.add_column(name, justify="left" if name == "arm" else "right")
+    for arm in rows(found):
+        if all(arm in stages.arms for stages in found):
+            both = [
+                [
+                    stages.gain_draws(arm, stages.best_static, seed),
+                    stages.equal_speed_draws(arm, stages.best_static, seed),
+                ]
+                for seed, stages in enumerate(found)
+            ]
+            clock, equal = np.mean(both, axis=0)
+            made.add_row(arm, str(Gain.of(clock)), str(Gain.of(equal)))
     return made
 
 
@@ -166,7 +251,7 @@ def rows(found: Sequence[Stages]) -> list[str]:
 
 
 def plot(found: Sequence[Stages], file: Path) -> None:
-    """Gains over the best static layout with their intervals, a panel for each regime and size."""
+    """Gains over the best static layout, both ways, with their intervals: a panel for each case."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -179,17 +264,25 @@ def plot(found: Sequence[Stages], file: Path) -> None:
         lines, columns, figsize=(1.5 + 3.2 * columns, 3.0 * lines), sharex=True, sharey=True, squeeze=False
     )
     for panel, stages in zip(panels.flat, found, strict=False):
-        gains = [stages.gain(arm, stages.best_static) for arm in stages.arms]
-        means = np.array([100 * gain.mean for gain in gains])
-        spread = np.array([[100 * (g.mean - g.low), 100 * (g.high - g.mean)] for g in gains]).T
-        at = [places[arm] for arm in stages.arms]
-        panel.errorbar(means, at, xerr=spread, fmt="o", capsize=3, color="#1f5f8b")
+        at = np.array([places[arm] for arm in stages.arms])
+        for gains, offset, color, label in (
+            (stages.gain, -0.15, "#b0b0b0", "by the clock"),
+            (stages.gain_at_equal_speed, 0.15, "#1f5f8b", "at equal speed of the cores"),
+        ):
+            _errorbars(
+                panel,
+                [gains(arm, stages.best_static) for arm in stages.arms],
+                at + offset,
+                color=color,
+                label=label,
+            )
         panel.axvline(0, color="grey", linewidth=0.8)
         panel.set_yticks(list(places.values()), list(places))
         panel.set_title(stages.title, fontsize=9)
         panel.set_xlabel(f"gain over {stages.best_static}, %", fontsize=8)
     for panel in panels.flat[len(found) :]:
         panel.set_visible(False)
-    figure.tight_layout()
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="upper center", ncols=2, fontsize=8)
+    figure.tight_layout(rect=(0.0, 0.0, 1.0, 1.0 - 0.25 / (3.0 * lines)))
     figure.savefig(file, dpi=150)
     plt.close(figure)

@@ -1,14 +1,17 @@
-"""What metrics and ledger cost: the same stage with and without telling what happens, live, paired.
+"""What metrics and ledger cost: decode steps with and without telling what happens, live, alternately.
 
-Told stages post every event to the run's reporter and to the node's metrics host, real actors of a real
-Ray, and another process writes traces and ledger as `taper run` does and scrapes the metrics
-every second. Untold ones drop the events where they arise. Both ask the predictor, and only
-advise. Stages come in pairs, the told one first in every other pair, and run on as many ranks as
-the machine has cores: what is spent in another process is missing in a rank, too.
+While told, every event goes to the run's reporter and to the node's metrics host, real actors of a real
+Ray, and another process writes traces and ledger as `taper run` does and scrapes the metrics every
+second. While untold, events are dropped where they arise. The predictor is asked all the time, and only
+advises. Telling is turned on and off every two seconds within stages of equal lengths, and each told block is
+compared with the untold ones before and after it: neighbours on a shared host come and go within a
+stage. The replica runs on as many ranks as the machine has cores: what is spent in another process is
+missing in a rank, too, so the seconds that processes other than ranks had a core are counted as well.
 
-    python benchmarks/overhead.py [--pairs 20] [--model 210M]
+    python benchmarks/overhead.py [--stages 8] [--model 210M]
 
-Prints the share of a stage that telling takes with its 95 % interval, and writes JSON.
+Prints the share of a step that telling takes, by the clock and by the cores' time, each with its 95 %
+interval, and writes JSON.
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 from live_replica import SAMPLES, Replica, replica_settings
 from random_qwen3 import M71, M210, make_model
@@ -47,6 +51,9 @@ from taper_rollout.verl.session import Session
 
 SHAPES = {"71M": M71, "210M": M210}
 LISTEN_SECONDS, SCRAPE_SECONDS = 0.25, 1.0
+BLOCK_SECONDS, POLL_SECONDS = 2.0, 0.01
+# Until all prompts are read and the first questions asked.
+SETTLED_SECONDS = 1.0
 RESAMPLES = 10_000
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -79,11 +86,16 @@ class Listener:
 class Teller:
     """Posts events as a replica's server does, or drops them; it keeps the records of stages in any case."""
 
-    def __init__(self, reporter: Any, host: Any) -> None:
-        self._reporter, self._host = reporter, host
-        self.is_on = True
+    def __init__(self, reporter: Any, host: Any, listener: Any) -> None:
+        self._reporter, self._host, self._listener = reporter, host, listener
+        self.is_on = False
         self.records: list[Any] = []
         self.num_posts = 0
+
+    async def turn(self, is_on: bool) -> None:
+        """Tell from now on, or be silent."""
+        self.is_on = is_on
+        await self._listener.turn.remote(is_on)
 
     def __call__(self, event: Any) -> None:
         """Take one event."""
@@ -98,8 +110,8 @@ class Teller:
 
 
 @contextmanager
-def telling(output: Path) -> Iterator[tuple[Teller, Any]]:
-    """A teller and its listener on a Ray of their own."""
+def telling(output: Path) -> Iterator[Teller]:
+    """A teller with its listener, on a Ray of their own."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with tempfile.TemporaryDirectory() as sample:
         job = make_sample(Path(sample), variant="tiny")
@@ -112,27 +124,80 @@ def telling(output: Path) -> Iterator[tuple[Teller, Any]]:
             options = {"num_cpus": 0, "max_concurrency": 2}
             listener = ray.remote(Listener).options(**options).remote(run, str(output), served["url"])
             listener.listen.remote()
-            yield Teller(reporter, host), listener
+            yield Teller(reporter, host, listener)
 
 
-async def compare(
-    coordinator: Coordinator, decisions: Decisions, teller: Teller, listener: Any, options: argparse.Namespace
-) -> Floats:
-    """Seconds `[pairs, 2]` of each pair of stages: told, untold. A first pair is not counted."""
-    replica = Replica(coordinator, teller.records)
-    tokens = np.full((options.requests // SAMPLES, SAMPLES), options.tokens)
-    seconds = np.zeros((options.pairs + 1, 2))
-    for pair in track(range(options.pairs + 1), description="pairs of stages"):
-        for is_on in (True, False) if pair % 2 else (False, True):
-            teller.is_on = is_on
-            ray.get(listener.turn.remote(is_on))
-            record = await replica.run(decisions, tokens)
-            seconds[pair, 0 if is_on else 1] = record.generation_seconds
-    return seconds[1:]
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far each group had come at one moment, and how long others than ranks had had a core by then."""
+
+    at: tuple[float, ...]
+    steps: tuple[int, ...]
+    others_seconds: float
 
 
-async def measure(model: str, teller: Teller, listener: Any, options: argparse.Namespace) -> Floats:
-    """Start the replica, run all pairs."""
+class Meter:
+    """Takes marks of a running replica."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        me = psutil.Process()
+        self._others = [
+            one for one in (me, *me.children(recursive=True)) if not one.name().startswith("sglang::")
+        ]
+
+    def mark(self) -> Mark:
+        """Now."""
+        records = self._coordinator.records()
+        return Mark(
+            at=tuple(record.at for record in records),
+            steps=tuple(record.steps_total for record in records),
+            others_seconds=sum(sum(process.cpu_times()[:2]) for process in self._others),
+        )
+
+    def num_running(self) -> int:
+        """Requests that are live."""
+        return sum(record.running for record in self._coordinator.records())
+
+
+async def blocks(meter: Meter, teller: Teller, requests: int, *, told_first: bool) -> Floats:
+    """Turn telling on and off through a stage: rows of seconds a step, and others' seconds a second.
+
+    Rows lie told and untold in turn, an untold one (or with `told_first` a told one) first; only those
+    in which all `requests` decoded from beginning to end.
+    """
+    while meter.num_running() < requests:
+        await asyncio.sleep(POLL_SECONDS)
+    await asyncio.sleep(SETTLED_SECONDS)
+    rows = []
+    is_on = told_first
+    await teller.turn(is_on)
+    before = meter.mark()
+    while True:
+        await asyncio.sleep(BLOCK_SECONDS)
+        now = meter.mark()
+        if meter.num_running() < requests:
+            break
+        per_step = [
+            (at - at_before) / (steps - steps_before)
+            for at, at_before, steps, steps_before in zip(
+                now.at, before.at, now.steps, before.steps, strict=True
+            )
+        ]
+        seconds = float(np.mean(np.subtract(now.at, before.at)))
+        rows.append((np.mean(per_step), (now.others_seconds - before.others_seconds) / seconds))
+        is_on = not is_on
+        await teller.turn(is_on)
+        before = meter.mark()
+    await teller.turn(False)
+    return np.array(rows).reshape(-1, 2)
+
+
+async def measure(model: str, teller: Teller, options: argparse.Namespace) -> Floats:
+    """Shares `[blocks, 2]` that telling takes in each told block: by the clock, by the cores' time.
+
+    A first stage is not counted.
+    """
     settings = replica_settings(
         model,
         dtype=options.dtype,
@@ -147,24 +212,44 @@ async def measure(model: str, teller: Teller, listener: Any, options: argparse.N
     try:
         decisions = Decisions(settings, teller)
         decisions.use(coordinator.profile)
-        return await compare(coordinator, decisions, teller, listener, options)
+        replica = Replica(coordinator, teller.records)
+        tokens = np.full((options.requests // SAMPLES, SAMPLES), options.tokens)
+        await replica.run(decisions, tokens)
+        meter = Meter(coordinator)
+        shares = []
+        for stage in track(range(options.stages), description="stages"):
+            flipping = asyncio.create_task(blocks(meter, teller, options.requests, told_first=stage % 2 == 1))
+            await replica.run(decisions, tokens)
+            shares.append(shares_of(await flipping, told_first=stage % 2 == 1))
+        return np.concatenate(shares)
     finally:
         await coordinator.close()
 
 
-def report(seconds: Floats, teller: Teller) -> dict[str, float]:
-    """The mean share that telling takes of a stage, with its interval by the bootstrap over pairs."""
-    shares = seconds[:, 0] / seconds[:, 1] - 1.0
+def shares_of(rows: Floats, *, told_first: bool) -> Floats:
+    """Of each told block between two untold ones: how much more a step took, and cores' time as a share."""
+    found = []
+    for told in range(0 if told_first else 1, len(rows) - 1, 2):
+        if told == 0:
+            continue
+        untold = (rows[told - 1] + rows[told + 1]) / 2
+        more = rows[told] - untold
+        found.append((more[0] / untold[0], more[1] / (os.cpu_count() or 1)))
+    return np.array(found).reshape(-1, 2)
+
+
+def report(shares: Floats) -> dict[str, float]:
+    """Mean shares with their intervals by the bootstrap over blocks."""
     picks = np.random.default_rng(0).integers(len(shares), size=(RESAMPLES, len(shares)))
-    low, high = np.quantile(shares[picks].mean(axis=1), (0.025, 0.975))
-    return {
-        "share_mean": float(shares.mean()),
-        "share_low": float(low),
-        "share_high": float(high),
-        "share_median": float(np.median(shares)),
-        "stage_seconds": float(np.median(seconds)),
-        "posts_per_told_second": teller.num_posts / float(seconds[:, 0].sum()),
-    }
+    low, high = np.quantile(shares[picks].mean(axis=1), (0.025, 0.975), axis=0)
+    found = {}
+    for column, name in enumerate(("clock", "cores")):
+        found |= {
+            f"{name}_share_mean": float(shares[:, column].mean()),
+            f"{name}_share_low": float(low[column]),
+            f"{name}_share_high": float(high[column]),
+        }
+    return found
 
 
 def main() -> int:
@@ -174,20 +259,25 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as model, tempfile.TemporaryDirectory() as told:
         make_model(Path(model), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
-        with telling(Path(told)) as (teller, listener):
-            seconds = asyncio.run(measure(model, teller, listener, options))
-    found = report(seconds, teller)
+        with telling(Path(told)) as teller:
+            shares = asyncio.run(measure(model, teller, options))
+    found = report(shares) | {"num_blocks": len(shares), "num_posts": teller.num_posts}
+    for name, of in (("clock", "by the clock"), ("cores", "of the cores' time")):
+        Console().print(
+            f"telling takes {found[f'{name}_share_mean']:+.2%} "
+            f"[{found[f'{name}_share_low']:+.2%}, {found[f'{name}_share_high']:+.2%}] {of}",
+            highlight=False,
+        )
     Console().print(
-        f"telling takes {found['share_mean']:+.2%} [{found['share_low']:+.2%}, {found['share_high']:+.2%}] "
-        f"of a stage of {found['stage_seconds']:.1f} s, {options.requests} requests, {len(seconds)} pairs; "
-        f"{found['posts_per_told_second']:.1f} posts a second",
+        f"{options.requests} requests, {len(shares)} told blocks of {BLOCK_SECONDS:.0f} s, "
+        f"{teller.num_posts / len(shares) / BLOCK_SECONDS:.1f} posts a told second",
         highlight=False,
     )
     content = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpus": os.cpu_count(),
         "settings": {name: str(value) for name, value in vars(options).items()},
-        "seconds": seconds.tolist(),
+        "shares": shares.tolist(),
     }
     (options.output / "overhead.json").write_text(
         json.dumps(content | found, indent=1) + "\n", encoding="utf-8"
@@ -205,8 +295,8 @@ def _options() -> argparse.Namespace:
         "--profile", type=Path, help="of this model on this machine; default: measured now, quickly, and kept"
     )
     parser.add_argument("--requests", type=int, default=64, help="a multiple of 8")
-    parser.add_argument("--tokens", type=int, default=32, help="of each response")
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=160, help="of each response")
+    parser.add_argument("--stages", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/overhead"))
     return parser.parse_args()
 

@@ -22,7 +22,7 @@ from taper_policy.step_times import StepTimes
 from taper_rollout.decisions import Decider, Decisions
 from taper_rollout.events import BatchSample, SwitchDone
 from taper_rollout.generated import Generated, generated
-from taper_rollout.records import boundary_seconds
+from taper_rollout.records import RankRecord, boundary_seconds
 from taper_rollout.replica_profile import calibrate
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.sglang.engine import ElasticEngine
@@ -122,6 +122,10 @@ class Coordinator:
         await self._status.close()
         await self._engine.close()
 
+    def records(self) -> list[RankRecord]:
+        """The state of each rank after its last step."""
+        return [reader.read() for reader in self._engine.records]
+
     def address(self) -> tuple[str, int]:
         """Host and port where `GET /health` and `GET /state` answer."""
         return self._status.address
@@ -199,7 +203,7 @@ class Coordinator:
         if first != self._engine.degree and not self._outstanding:
             await self._switch(None, Decision(degree=first, reason="a stage begins"))
             stage.open(self._engine.degree)
-        stage.count_prefills([reader.read().prefilled_tokens_total for reader in self._engine.records])
+        stage.count_prefills([record.prefilled_tokens_total for record in self.records()])
         return stage
 
     async def abort_all(self, *, reject: bool = False) -> None:
@@ -301,7 +305,7 @@ class Coordinator:
                 await asyncio.sleep(1.0)
 
     def _observe(self, stage: Stage) -> BatchSample:
-        records = [reader.read() for reader in self._engine.records]
+        records = self.records()
         for reader in self._engine.records[:: self._engine.degree]:
             for step in reader.new_steps():
                 self._step_times.add(step.degree, step.batch, step.seconds)
@@ -334,7 +338,7 @@ class Coordinator:
             total_tokens=sum(request.response_tokens for request in stage.requests),
             switches_done_in_stage=len(stage.switches),
             boundary_seconds=boundary_seconds(
-                [reader.read() for reader in self._engine.records[:: sample.degree]],
+                self.records()[:: sample.degree],
                 time.time() + self._order_seconds,
             ),
         )

@@ -21,8 +21,10 @@ def report() -> Any:
         return generation_report
 
 
-def stages(report: Any, seconds: dict[str, list[float]]) -> Any:
-    """Stages that take so many seconds, by arm and repeat; the cores are slower beside TP2."""
+def stages(
+    report: Any, seconds: dict[str, list[float]], slowness: dict[str, list[float]] | None = None
+) -> Any:
+    """Stages that take so many seconds, by arm and repeat; if not told, the cores are slower beside TP2."""
     return report.Stages(
         [
             report.Run(
@@ -31,7 +33,7 @@ def stages(report: Any, seconds: dict[str, list[float]]) -> Any:
                 repeat=repeat,
                 arm=arm,
                 seconds=one,
-                slowness=0.003 if arm != "static TP2" else 0.0033,
+                slowness=slowness[arm][repeat - 1] if slowness else 0.003 if arm != "static TP2" else 0.0033,
                 switches=[],
                 review=None,
             )
@@ -78,6 +80,48 @@ def test_the_interval_mostly_holds_the_true_gain_and_noise_widens_it(report: Any
     assert sum(gain.low < 0.1 < gain.high for gain in calm + noisy) >= 32
     widths = [np.mean([gain.high - gain.low for gain in gains]) for gains in (calm, noisy)]
     assert widths[1] > 3 * widths[0]
+
+
+def test_slow_cores_are_taken_out_of_a_gain_as_far_as_they_explain_seconds(report: Any) -> None:
+    means = {"static TP1": 20.0, "static TP2": 21.0, "predictor": 18.4, "oracle's plan": 18.0}
+
+    def drawn(seed: int) -> tuple[Any, Any]:
+        random = np.random.default_rng(seed)
+        slowness = {arm: list(0.003 * np.exp(0.06 * random.standard_normal(9))) for arm in means}
+        taken = {
+            arm: list(
+                mean * (np.array(slowness[arm]) / 0.003) ** 0.6 * np.exp(0.01 * random.standard_normal(9))
+            )
+            for arm, mean in means.items()
+        }
+        found = stages(report, taken, slowness)
+        pair = ("oracle's plan", "static TP1")
+        return found.gain(*pair), found.gain_at_equal_speed(*pair)
+
+    clock, equal = zip(*(drawn(seed) for seed in range(20)), strict=True)
+    assert np.mean([gain.mean for gain in equal]) == pytest.approx(0.1, abs=0.003)
+    assert sum(gain.low < 0.1 < gain.high for gain in equal) >= 16
+    widths = [np.mean([gain.high - gain.low for gain in gains]) for gains in (clock, equal)]
+    assert widths[1] < 0.4 * widths[0]
+
+
+def test_cores_that_were_equally_slow_change_no_gain(report: Any) -> None:
+    seconds = {"static TP1": [20.0, 25.0], "oracle's plan": [18.0, 22.5], "predictor": [18.0, 22.5]}
+    found = stages(report, seconds)
+    assert dataclasses.astuple(found.gain_at_equal_speed("predictor", "static TP1")) == pytest.approx(
+        (0.1, 0.1, 0.1)
+    )
+
+
+def test_over_cases_each_counts_the_same_and_only_arms_of_all_are_told(report: Any) -> None:
+    few = stages(report, {"static TP1": [20.0], "predictor": [18.0], "widen-at-once": [30.0]})
+    many = stages(report, {"static TP1": [21.0, 25.0], "static TP2": [20.0, 20.0], "predictor": [16.0, 16.0]})
+    told = report.over_cases([few, many])
+    columns = [list(column.cells) for column in told.columns]
+    assert columns[0] == ["static TP1", "predictor"]
+    # The first case's best layout is TP1, the second one's TP2: 10 % and 20 %.
+    assert columns[1][1] == "+15.0% [+15.0%, +15.0%]"
+    assert "3 repeats" in str(told.title)
 
 
 def test_an_arm_has_the_same_row_in_cases_with_other_arms(report: Any) -> None:
