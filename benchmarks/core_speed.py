@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import NamedTuple
 
-EVERY_SECONDS = 0.25
+EVERY_SECONDS, START_SECONDS = 0.25, 60.0
 WARM_PRODUCTS, PRODUCTS, SIDE = 20, 150, 64
 
 
@@ -43,6 +43,9 @@ class CoreSpeed:
             there.close()
             self._taken[core], self._pipes[core] = [], here
             self._processes.append(process)
+        for core, pipe in self._pipes.items():
+            if not pipe.poll(START_SECONDS):
+                raise TimeoutError(f"the probe of core {core} took no sample in {START_SECONDS:.0f} s")
         return self
 
     def __exit__(
