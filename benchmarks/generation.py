@@ -3,8 +3,8 @@
 One engine of two CPU ranks serves all arms, one after another, interleaved: in each repeat
 every arm runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
 forced by the token limit of each request, which no arm sees), beginning with another arm each
-time. How slow the cores were meanwhile is shown beside (`core_speed`): neighbours on a shared host change
-that, and the arms themselves a little. A stage of the predictor comes first and is not counted: it
+time. How slow the cores were meanwhile (`core_speed`), which neighbours on a shared host change all the
+time, is taken out of a second column of gains. A stage of the predictor comes first and is not counted: it
 hears one stage's lengths, as it would in a job's second step. The oracle's plan is the best found
 with the true lengths and the measured profile, corrected as the predictor's is, and is run live,
 too. Without `--profile` the replica measures one first, as it would at the start of a run.
@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from core_speed import CoreSpeed
 from generation_arms import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
-from generation_report import Run, Stages, over_cases, plot, read_stages, table
+from generation_report import Run, Stages, over_cases, plot, read_stages, table, wide_share
 from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
 from random_qwen3 import M71, M210, W210, make_model
 from rich.console import Console
@@ -54,7 +54,7 @@ from taper_rollout.events import as_json
 
 SHAPES = {"71M": M71, "210M": W210, "210M-deep": M210}
 # Of two runs that are put together, these have to be the same.
-SAME = ("model", "dtype", "max_tokens", "thresholds", "without", "seed")
+SAME = ("model", "dtype", "max_tokens", "thresholds", "without", "seed", "probe_bias")
 
 
 def oracle_arm(tokens: np.ndarray[Any, Any], prices: Prices) -> Planned:
@@ -113,7 +113,7 @@ async def compare(
                     if counts:
                         runs.append(_run(regime, size, repeat, name, record, cores))
                 if counts:
-                    _keep(files[-1], Stages(runs), profile, options)
+                    _keep(files[-1], Stages(runs, probe_bias=options.probe_bias), profile, options)
     return files
 
 
@@ -157,6 +157,7 @@ def _run(regime: str, size: int, repeat: int, arm: str, record: dict[str, Any], 
         arm=arm,
         seconds=record["ended_at"] - record["started_at"],
         slowness=cores.slowness(record["started_at"], record["ended_at"]),
+        wide_share=wide_share(record, FOOTPRINT),
         switches=record["switches"],
         review=record.get("review"),
     )
@@ -233,6 +234,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--max-tokens", type=int, default=128, help="cap of a response")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--probe-bias", type=float, default=0.0, help="by what share TP2 slows the probe: see probe_bias.py"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/generation"))
     return parser.parse_args()
 

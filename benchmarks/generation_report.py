@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,10 @@ PANELS_A_ROW = 4
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One stage under one arm. `slowness` is that of the cores meanwhile (`core_speed`)."""
+    """One stage under one arm. `slowness` is that of the cores meanwhile (`core_speed`).
+
+    `wide_share` is the share of its seconds in the widest layout.
+    """
 
     regime: str
     requests: int
@@ -29,6 +33,7 @@ class Run:
     arm: str
     seconds: float
     slowness: float
+    wide_share: float
     switches: Sequence[Mapping[str, Any]]
     review: Mapping[str, Any] | None
 
@@ -51,19 +56,36 @@ class Gain:
         return f"{self.mean:+.1%} [{self.low:+.1%}, {self.high:+.1%}]"
 
 
+def wide_share(record: Mapping[str, Any], degree: int) -> float:
+    """The share of a stage's seconds that it spent in the layout of `degree`; `record` is the stage's."""
+    switches = [switch for switch in record["switches"] if switch["outcome"] == "committed"]
+    moments = [record["started_at"], *(switch["at"] for switch in switches), record["ended_at"]]
+    degrees = [record["batch"][0]["degree"], *(switch["to_degree"] for switch in switches)]
+    wide = sum(
+        end - begin
+        for one, (begin, end) in zip(degrees, itertools.pairwise(moments), strict=True)
+        if one == degree
+    )
+    return float(wide / (moments[-1] - moments[0]))
+
+
 class Stages:
     """The runs of one regime and size, by arm, repeat after repeat.
 
     Seconds are the clock's. Most of what two stages that are alike differ by is how slow the cores were
-    meanwhile; `gain_at_equal_speed` takes that out.
+    meanwhile; `gain_at_equal_speed` takes that out. `probe_bias` is by how much a wide layout itself slows
+    the probe, as a logarithm (`probe_bias.py`): no neighbour's doing, and taken off first.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], *, probe_bias: float = 0.0) -> None:
         self.runs = runs
         self.arms = list(dict.fromkeys(run.arm for run in runs))
         by_arm = {arm: sorted(self.of(arm), key=lambda run: run.repeat) for arm in self.arms}
         self.seconds = {arm: np.array([run.seconds for run in found]) for arm, found in by_arm.items()}
-        self._slowness = {arm: np.array([run.slowness for run in found]) for arm, found in by_arm.items()}
+        self._slowness = {
+            arm: np.array([run.slowness / np.exp(probe_bias * run.wide_share) for run in found])
+            for arm, found in by_arm.items()
+        }
 
     def of(self, arm: str) -> list[Run]:
         """The runs of an arm."""
@@ -111,8 +133,7 @@ class Stages:
 
     def slowness(self, arm: str) -> float:
         """Of the cores while the arm's stages ran, over that while the best static layout's did."""
-        means = [statistics.fmean(run.slowness for run in self.of(one)) for one in (arm, self.best_static)]
-        return means[0] / means[1]
+        return float(self._slowness[arm].mean() / self._slowness[self.best_static].mean())
 
     def pause_errors(self) -> list[float]:
         """|predicted - measured| / measured, of each of the predictor's pauses."""
@@ -162,7 +183,10 @@ class Stages:
 
 def read_stages(file: Path) -> Stages:
     """The stages of a case, from the file that `generation.py` keeps them in."""
-    return Stages([Run(**run) for run in json.loads(file.read_text(encoding="utf-8"))["runs"]])
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return Stages(
+        [Run(**run) for run in content["runs"]], probe_bias=float(content["settings"]["probe_bias"])
+    )
 
 
 def _errorbars(panel: Any, gains: Sequence[Gain], at: Floats, *, color: str, label: str) -> None:

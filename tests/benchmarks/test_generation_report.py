@@ -22,7 +22,10 @@ def report() -> Any:
 
 
 def stages(
-    report: Any, seconds: dict[str, list[float]], slowness: dict[str, list[float]] | None = None
+    report: Any,
+    seconds: dict[str, list[float]],
+    slowness: dict[str, list[float]] | None = None,
+    probe_bias: float = 0.0,
 ) -> Any:
     """Stages that take so many seconds, by arm and repeat; if not told, the cores are slower beside TP2."""
     return report.Stages(
@@ -34,12 +37,14 @@ def stages(
                 arm=arm,
                 seconds=one,
                 slowness=slowness[arm][repeat - 1] if slowness else 0.003 if arm != "static TP2" else 0.0033,
+                wide_share=float(arm == "static TP2"),
                 switches=[],
                 review=None,
             )
             for arm, taken in seconds.items()
             for repeat, one in enumerate(taken, start=1)
-        ]
+        ],
+        probe_bias=probe_bias,
     )
 
 
@@ -111,6 +116,31 @@ def test_cores_that_were_equally_slow_change_no_gain(report: Any) -> None:
     assert dataclasses.astuple(found.gain_at_equal_speed("predictor", "static TP1")) == pytest.approx(
         (0.1, 0.1, 0.1)
     )
+
+
+def test_what_a_layout_does_to_the_probe_itself_is_not_taken_for_a_neighbours_doing(report: Any) -> None:
+    random = np.random.default_rng(0)
+    neighbours = {arm: 0.06 * random.standard_normal(40) for arm in ("static TP1", "static TP2")}
+    means = {"static TP1": 20.0, "static TP2": 18.0}
+    seconds = {arm: list(means[arm] * np.exp(0.6 * slow)) for arm, slow in neighbours.items()}
+    slowness = {
+        arm: list(0.003 * np.exp(slow + 0.05 * (arm == "static TP2"))) for arm, slow in neighbours.items()
+    }
+    gains = [
+        stages(report, seconds, slowness, probe_bias).gain_at_equal_speed("static TP2", "static TP1").mean
+        for probe_bias in (0.0, 0.05)
+    ]
+    assert gains == pytest.approx([1 - 0.9 * np.exp(-0.03), 0.1], abs=1e-6)
+
+
+def test_the_share_of_a_stage_in_a_wide_layout_counts_what_was_committed(report: Any) -> None:
+    def switch(at: float, to_degree: int, outcome: str = "committed") -> dict[str, Any]:
+        return {"at": at, "to_degree": to_degree, "outcome": outcome}
+
+    record = {"started_at": 100.0, "ended_at": 110.0, "batch": [{"degree": 1}, {"degree": 2}]}
+    assert report.wide_share(record | {"switches": []}, 2) == 0.0
+    assert report.wide_share(record | {"switches": [switch(104.0, 2, "aborted"), switch(106.0, 2)]}, 2) == 0.4
+    assert report.wide_share(record | {"switches": [switch(102.0, 2), switch(109.0, 1)]}, 2) == 0.7
 
 
 def test_over_cases_each_counts_the_same_and_only_arms_of_all_are_told(report: Any) -> None:
