@@ -1,12 +1,12 @@
 """What metrics and ledger cost: decode steps with and without telling what happens, live, alternately.
 
 While told, every event goes to the run's reporter and to the node's metrics host, real actors of a real
-Ray, and another process writes traces and ledger as `taper run` does and scrapes the metrics every
-second. While untold, events are dropped where they arise. The predictor is asked all the time, and only
-advises. Telling is turned on and off every two seconds within stages of equal lengths, and each told block is
-compared with the untold ones before and after it: neighbours on a shared host come and go within a
-stage. The replica runs on as many ranks as the machine has cores: what is spent in another process is
-missing in a rank, too, so the seconds that processes other than ranks had a core are counted as well.
+Ray, and another process writes traces and ledger as `taper run` does and scrapes the metrics as often as
+Prometheus would. While untold, events are dropped where they arise. The predictor is asked all the time,
+and only advises. Telling is turned on and off every four seconds within stages of equal lengths, and each
+told block is compared with the untold ones before and after it: neighbours on a shared host come and go
+within a stage. The replica runs on as many ranks as the machine has cores: what is spent in another
+process is missing in a rank, too, so the seconds that processes other than ranks had a core are counted.
 
     python benchmarks/overhead.py [--stages 8] [--model 210M]
 
@@ -47,11 +47,12 @@ from taper_rollout.report.recorder import Recorder
 from taper_rollout.sample.make import make_sample
 from taper_rollout.verl.metrics_endpoint import metrics_endpoint
 from taper_rollout.verl.metrics_host import post_to, serve_metrics
-from taper_rollout.verl.session import Session
+from taper_rollout.verl.session import SLICE_SECONDS, Session
 
 SHAPES = {"71M": M71, "210M": M210}
-LISTEN_SECONDS, SCRAPE_SECONDS = 0.25, 1.0
-BLOCK_SECONDS, POLL_SECONDS = 2.0, 0.01
+# As the operator's PodMonitor asks for.
+SCRAPE_SECONDS = 15.0
+BLOCK_SECONDS, POLL_SECONDS = 4.0, 0.01
 # Until all prompts are read and the first questions asked.
 SETTLED_SECONDS = 1.0
 RESAMPLES = 10_000
@@ -78,9 +79,9 @@ class Listener:
             self._recorder.record(ray.get(self._reporter.drain.remote()))
             if time.monotonic() - scraped_at > SCRAPE_SECONDS:
                 scraped_at = time.monotonic()
-                with urllib.request.urlopen(self._url, timeout=SCRAPE_SECONDS) as answer:
+                with urllib.request.urlopen(self._url, timeout=1.0) as answer:
                     answer.read()
-            time.sleep(LISTEN_SECONDS)
+            time.sleep(SLICE_SECONDS)
 
 
 class Teller:

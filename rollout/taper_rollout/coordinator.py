@@ -22,6 +22,7 @@ from taper_policy.step_times import StepTimes
 from taper_rollout.decisions import Decider, Decisions
 from taper_rollout.events import BatchSample, SwitchDone
 from taper_rollout.generated import Generated, generated
+from taper_rollout.glances import Glances
 from taper_rollout.records import RankRecord, boundary_seconds
 from taper_rollout.replica_profile import calibrate
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
@@ -37,7 +38,6 @@ __all__ = ["Coordinator", "Generated", "ReplicaSettings"]
 log = logging.getLogger("taper.coordinator")
 
 POLL_SECONDS = 0.005
-PROGRESS_SECONDS = 0.25
 DRAINED_SECONDS = 0.05
 # VeRL sends a stage's requests one by one; a rule that waits for the tail must not take the start for it.
 ARRIVALS_SETTLED_SECONDS = 0.5
@@ -281,7 +281,7 @@ class Coordinator:
 
     async def _watch(self) -> None:
         """Look at the ranks' records, let the rule decide, tell what happens. Never ends by a fault."""
-        told_at = 0.0
+        glances = Glances()
         while True:
             await asyncio.sleep(POLL_SECONDS if self._outstanding else 4 * POLL_SECONDS)
             try:
@@ -294,8 +294,7 @@ class Coordinator:
                 if self._stage is None:
                     continue
                 sample = self._observe(self._stage)
-                if time.monotonic() - told_at > PROGRESS_SECONDS:
-                    told_at = time.monotonic()
+                if glances.is_due(sample):
                     self._emit(self._stage.progress(sample, replica=self._settings.replica, step=self._step))
                 decision = self._decide(self._stage, sample)
                 if decision is not None:

@@ -105,7 +105,7 @@ class StageRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageProgress:
-    """A glance at a stage under way, a few times a second."""
+    """A glance at a stage under way; how often: `glances`."""
 
     replica: int
     step: int

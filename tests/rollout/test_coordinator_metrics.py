@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from taper_rollout import coordinator as module
+from taper_rollout import glances
 from taper_rollout.coordinator import Coordinator
 from taper_rollout.events import StageRecord, SwitchDone, as_json
 from taper_rollout.metrics import RolloutMetrics
@@ -26,7 +27,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(module, "ElasticEngine", NamedEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
     monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
-    monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(glances, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(glances, "MOST_SECONDS", 0.0)
     told: list[Any] = []
 
     async def stage() -> None:

@@ -28,7 +28,7 @@ from taper_rollout.verl.reporter import Reporter
 from taper_rollout.verl.room import LOCAL_SECONDS, Room, look_at_ray, wait_for_room
 from taper_rollout.verl.runner import Runner
 
-SLICE_SECONDS = 0.25
+SLICE_SECONDS = 1.0
 CLOSE_SECONDS = 20.0
 REPORTER_SECONDS = 60.0
 RAY_DIRECTORY = "taper-ray-"
