@@ -23,6 +23,7 @@ from taper_rollout.verl.metrics_endpoint import MetricsEndpoint
 from taper_rollout.verl.replica_name import metrics_name
 
 START_SECONDS = 120.0
+MAX_ATTEMPTS, RETRY_SECONDS = 5, 0.2
 # Posts that may wait for a host that hangs; more of them would fill the replica's memory, and are dropped.
 MAX_PENDING_POSTS = 1_000
 EVERYWHERE = frozenset({"0.0.0.0", "::"})
@@ -87,7 +88,26 @@ async def serve_metrics(endpoint: MetricsEndpoint, *, run: str | None, node: str
     It lives as long as handles of it do. Raises `ValueError` naming the field where it cannot
     listen, and `TimeoutError` after `START_SECONDS`.
     """
-    host = (
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        host = _host(run, node)
+        try:
+            await asyncio.wait_for(host.start.remote(endpoint), START_SECONDS)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{endpoint.field}: not served within {START_SECONDS:g} s on node {node}"
+            ) from None
+        except ray.exceptions.ActorDiedError:
+            # Another replica had made that one and, as it could not listen, dropped the last handle of it.
+            if attempt == MAX_ATTEMPTS:
+                raise
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            break
+    return host
+
+
+def _host(run: str | None, node: str) -> Any:
+    return (
         ray.remote(MetricsHost)
         .options(
             name=metrics_name(run, node),
@@ -98,13 +118,6 @@ async def serve_metrics(endpoint: MetricsEndpoint, *, run: str | None, node: str
         )
         .remote(run)
     )
-    try:
-        await asyncio.wait_for(host.start.remote(endpoint), START_SECONDS)
-    except TimeoutError:
-        raise TimeoutError(
-            f"{endpoint.field}: not served within {START_SECONDS:g} s on node {node}"
-        ) from None
-    return host
 
 
 def post_to(host: Any, event: dict[str, Any]) -> Any:
