@@ -45,6 +45,7 @@ class CoreSpeed:
             self._processes.append(process)
         for core, pipe in self._pipes.items():
             if not pipe.poll(START_SECONDS):
+                self.__exit__(None, None, None)
                 raise TimeoutError(f"the probe of core {core} took no sample in {START_SECONDS:.0f} s")
         return self
 

@@ -73,8 +73,8 @@ class Stages:
     """The runs of one regime and size, by arm, repeat after repeat.
 
     Seconds are the clock's. Most of what two stages that are alike differ by is how slow the cores were
-    meanwhile; `gain_at_equal_speed` takes that out. `probe_bias` is by how much a wide layout itself slows
-    the probe, as a logarithm (`probe_bias.py`): no neighbour's doing, and taken off first.
+    meanwhile; `gain_at_equal_speed` takes that out. `probe_bias` is by what share a wide layout itself
+    slows the probe (`probe_bias.py`): no neighbour's doing, and taken off first.
     """
 
     def __init__(self, runs: Sequence[Run], *, probe_bias: float = 0.0) -> None:
@@ -83,7 +83,7 @@ class Stages:
         by_arm = {arm: sorted(self.of(arm), key=lambda run: run.repeat) for arm in self.arms}
         self.seconds = {arm: np.array([run.seconds for run in found]) for arm, found in by_arm.items()}
         self._slowness = {
-            arm: np.array([run.slowness / np.exp(probe_bias * run.wide_share) for run in found])
+            arm: np.array([run.slowness / (1.0 + probe_bias) ** run.wide_share for run in found])
             for arm, found in by_arm.items()
         }
 

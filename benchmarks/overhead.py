@@ -52,7 +52,7 @@ from taper_rollout.verl.session import SLICE_SECONDS, Session
 SHAPES = {"71M": M71, "210M": M210}
 # As the operator's PodMonitor asks for.
 SCRAPE_SECONDS = 15.0
-BLOCK_SECONDS, POLL_SECONDS = 4.0, 0.01
+BLOCK_SECONDS, POLL_SECONDS, START_SECONDS = 4.0, 0.01, 60.0
 # Until all prompts are read and the first questions asked.
 SETTLED_SECONDS = 1.0
 RESAMPLES = 10_000
@@ -165,10 +165,11 @@ async def blocks(meter: Meter, teller: Teller, requests: int, *, told_first: boo
     """Turn telling on and off through a stage: rows of seconds a step, and others' seconds a second.
 
     Rows lie told and untold in turn, an untold one (or with `told_first` a told one) first; only those
-    in which all `requests` decoded from beginning to end.
+    in which all `requests` decoded from beginning to end. Raises `TimeoutError` where they never all do.
     """
-    while meter.num_running() < requests:
-        await asyncio.sleep(POLL_SECONDS)
+    async with asyncio.timeout(START_SECONDS):
+        while meter.num_running() < requests:
+            await asyncio.sleep(POLL_SECONDS)
     await asyncio.sleep(SETTLED_SECONDS)
     rows = []
     is_on = told_first

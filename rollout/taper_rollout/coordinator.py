@@ -337,7 +337,7 @@ class Coordinator:
             total_tokens=sum(request.response_tokens for request in stage.requests),
             switches_done_in_stage=len(stage.switches),
             boundary_seconds=boundary_seconds(
-                self.records()[:: sample.degree],
+                [reader.read() for reader in self._engine.records[:: sample.degree]],
                 time.time() + self._order_seconds,
             ),
         )

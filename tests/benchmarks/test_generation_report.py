@@ -124,13 +124,14 @@ def test_what_a_layout_does_to_the_probe_itself_is_not_taken_for_a_neighbours_do
     means = {"static TP1": 20.0, "static TP2": 18.0}
     seconds = {arm: list(means[arm] * np.exp(0.6 * slow)) for arm, slow in neighbours.items()}
     slowness = {
-        arm: list(0.003 * np.exp(slow + 0.05 * (arm == "static TP2"))) for arm, slow in neighbours.items()
+        arm: list(0.003 * np.exp(slow) * (1.05 if arm == "static TP2" else 1.0))
+        for arm, slow in neighbours.items()
     }
     gains = [
         stages(report, seconds, slowness, probe_bias).gain_at_equal_speed("static TP2", "static TP1").mean
         for probe_bias in (0.0, 0.05)
     ]
-    assert gains == pytest.approx([1 - 0.9 * np.exp(-0.03), 0.1], abs=1e-6)
+    assert gains == pytest.approx([1 - 0.9 * 1.05**-0.6, 0.1], abs=1e-6)
 
 
 def test_the_share_of_a_stage_in_a_wide_layout_counts_what_was_committed(report: Any) -> None:
