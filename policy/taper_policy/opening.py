@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from taper_policy.decision import Choice, Prices, choose_first
 from taper_policy.forecast import LiveRequest, forecast
 from taper_policy.lengths import LengthHistory
@@ -75,9 +77,10 @@ def first_layout(
             scenario_count(len(requests)), settings.seed
         )
         num_groups = footprint // settings.degrees[0]
+        # The prefill makes the first token of each response, no step does.
         outlook = Outlook.of(
-            remaining,
-            [request.prompt_tokens for request in requests],
+            np.maximum(1, remaining - 1),
+            [request.prompt_tokens + 1 for request in requests],
             [index % num_groups for index in range(len(requests))],
             num_groups=num_groups,
         )

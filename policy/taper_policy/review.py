@@ -110,7 +110,8 @@ class Review:
     @property
     def gain_over_best_static(self) -> float:
         """Share of the best static layout's seconds that was saved; below 0 where it was lost."""
-        return 1.0 - self.executed_seconds / min(self.static_seconds.values())
+        best = min(self.static_seconds.values())
+        return 1.0 - self.executed_seconds / best if best > 0 else 0.0
 
     @property
     def model_error(self) -> float:
@@ -192,15 +193,16 @@ def clock_of(requests: Sequence[SimulatedRequest], prices: Prices, *, footprint:
 def _first(stage: PlayedStage) -> Batches:
     return Batches(
         degree=stage.degree,
-        left=np.array([[request.response_tokens for request in stage.requests]], dtype=np.int64),
-        contexts=np.array([[request.prompt_tokens for request in stage.requests]], dtype=np.int64),
+        left=np.array([[request.response_tokens - 1 for request in stage.requests]], dtype=np.int64),
+        contexts=np.array([[request.prompt_tokens + 1 for request in stage.requests]], dtype=np.int64),
         groups=np.array([[request.group for request in stage.requests]], dtype=np.int64),
         at_seconds=np.zeros(1),
     )
 
 
 def _executed_seconds(stage: PlayedStage, prices: Prices, clock: StepClock) -> float:
-    batches, told, last = _first(stage), 0, 0.0
+    # No step makes a response's first token: the prefill does.
+    batches, told, last = _first(stage), len(stage.requests), 0.0
     for move in stage.moves:
         timeline = Timeline(batches, clock)
         made, began = timeline.boundary(_moment(timeline, batches, move.made_tokens - told))

@@ -1,17 +1,17 @@
 """A replica's stage on paper: the same requests under any rule, priced by a profile.
 
-All requests are there at the start. Each goes to the group with the fewest; each group
-decodes one token a step for all it has, on a clock of its own; a step costs what the
-profile says for its batch and mean context (`timeline`). A rule is asked at the start, whenever a
-response ends and, while none does, whenever the stage has lasted `PATIENCE` times as long. A switch
-waits until every group is between two steps, takes the profile's pause, and groups the live
-requests as a live switch does.
+All requests are there at the start, prefilled, each with the first token of its response. Each goes
+to the group with the fewest; each group decodes one token a step for all it has, on a clock of its own;
+a step costs what the profile says for its batch and mean context (`timeline`). A rule is asked at
+the start, whenever a response ends and, while none does, whenever the stage has lasted `PATIENCE`
+times as long. A switch waits until every group is between two steps, takes the profile's pause, and
+groups the live requests as a live switch does.
 
-Not modelled: prefill, requests that wait for room, requests that arrive later.
+Not modelled: the seconds of prefill, requests that wait for room, requests that arrive later.
 
 Invariants (asserted by `tests/policy/test_simulator.py`):
 - without a switch the stage takes what its slowest group takes, step by step;
-- every token of every request is decoded exactly once, whatever the switches;
+- every token of every request but its first is decoded exactly once, whatever the switches;
 - a rule that names the layout at hand changes nothing.
 """
 
@@ -113,6 +113,8 @@ Rule = Callable[[SimulatedReplica], tuple[int, str] | None]
 def start(requests: Sequence[SimulatedRequest], *, footprint: int, degree: int) -> Batches:
     """One plan's requests at the start of a stage: each in the group with the fewest.
 
+    The prefill has made the first token of each; a response of one token takes no step.
+
     `ValueError` for a response of no tokens.
     """
     for request in requests:
@@ -120,8 +122,8 @@ def start(requests: Sequence[SimulatedRequest], *, footprint: int, degree: int) 
             raise ValueError(f"response_tokens: {request.response_tokens} of {request.rid} is not 1 or more")
     return Batches(
         degree=degree,
-        left=np.array([[request.response_tokens for request in requests]], dtype=np.int64),
-        contexts=np.array([[request.prompt_tokens for request in requests]], dtype=np.int64),
+        left=np.array([[request.response_tokens - 1 for request in requests]], dtype=np.int64),
+        contexts=np.array([[request.prompt_tokens + 1 for request in requests]], dtype=np.int64),
         groups=np.arange(len(requests))[None, :] % (footprint // degree),
         at_seconds=np.zeros(1),
     )
@@ -139,7 +141,7 @@ def simulate(
     """Run a stage that begins at `degree` under `rule`. `ValueError` for a response of no tokens."""
     batches: Batches | None = start(requests, footprint=footprint, degree=degree)
     switches: list[SimulatedSwitch] = []
-    finished: list[SimulatedRequest] = []
+    finished = [request for request in requests if request.response_tokens == 1]
     seconds = idle = 0.0
     while batches is not None:
         layout = _Layout(requests, batches, clock)

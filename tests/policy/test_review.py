@@ -132,10 +132,16 @@ def test_a_simulated_stage_takes_what_it_took(lengths: list[int], early: int, la
 
 
 def test_a_narrowing_is_followed_to_the_groups_that_were_told() -> None:
-    """Two requests at degree 4; after 10 tokens each goes on alone, at degree 1, for 20 more."""
+    """Two requests at degree 4; after 10 tokens, one of them by prefill, each goes on alone for 20 more."""
     flat = Machine(fixed=1.0, shared=0.0, request=1.0, token=0.0, pause=5.0)
     stage = played([30, 30], [0, 0], degree=4, moves=(Move(degree=1, made_tokens=20, groups={0: 0, 1: 3}),))
-    assert review(stage, flat, DEGREES).executed_seconds == pytest.approx(10 * 3.0 + 5.0 + 20 * 2.0)
+    assert review(stage, flat, DEGREES).executed_seconds == pytest.approx(9 * 3.0 + 5.0 + 20 * 2.0)
+
+
+def test_responses_of_one_token_take_no_step_under_any_plan() -> None:
+    found = review(played([1, 1, 1]), MACHINE, DEGREES)
+    assert (found.executed_seconds, found.best_seconds) == (0.0, 0.0)
+    assert (found.regret, found.gain_over_best_static) == (0.0, 0.0)
 
 
 def test_what_the_paper_has_is_told() -> None:
