@@ -23,7 +23,7 @@ from taper_rollout.decisions import Decider, Decisions
 from taper_rollout.events import BatchSample, SwitchDone
 from taper_rollout.generated import Generated, generated
 from taper_rollout.glances import Glances
-from taper_rollout.records import RankRecord, boundary_seconds
+from taper_rollout.records import RankRecord, boundary_seconds, new_group_steps
 from taper_rollout.replica_profile import calibrate
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.sglang.engine import ElasticEngine
@@ -204,6 +204,7 @@ class Coordinator:
             await self._switch(None, Decision(degree=first, reason="a stage begins"))
             stage.open(self._engine.degree)
         stage.count_prefills([record.prefilled_tokens_total for record in self.records()])
+        new_group_steps(self._engine.records)  # of what came before it: a profile, the end of another stage
         return stage
 
     async def abort_all(self, *, reject: bool = False) -> None:
@@ -305,10 +306,9 @@ class Coordinator:
 
     def _observe(self, stage: Stage) -> BatchSample:
         records = self.records()
-        for reader in self._engine.records[:: self._engine.degree]:
-            for step in reader.new_steps():
-                self._step_times.add(step.degree, step.batch, step.seconds)
-                self._learner.add(step)
+        for step in new_group_steps(self._engine.records):
+            self._step_times.add(step.degree, step.batch, step.seconds)
+            self._learner.add(step)
         heads = records[:: self._engine.degree]
         sample = BatchSample(
             at=time.time(),

@@ -224,3 +224,14 @@ class RecordReader:
                 steps.append(Step(degree=degree, batch=batch, context_tokens=context_tokens, seconds=seconds))
         self._seen_steps = total
         return steps
+
+
+def new_group_steps(readers: Sequence[RecordReader]) -> list[Step]:
+    """Decode steps of all groups since the last call, each once: as the first of its ranks tells it.
+
+    `readers` are those of all ranks, in order. The records of ranks that follow are read as well: of a
+    rank that leads only later, in a narrower layout, what it did before would count as of then.
+    """
+    return [
+        step for rank, reader in enumerate(readers) for step in reader.new_steps() if rank % step.degree == 0
+    ]

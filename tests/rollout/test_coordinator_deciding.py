@@ -12,6 +12,7 @@ import pytest
 
 from taper_rollout.coordinator import Coordinator
 from taper_rollout.events import LedgerEntry, as_json
+from taper_rollout.records import Step
 from taper_rollout.report.ledger_file import LedgerFile, read_ledger
 from taper_rollout.report.replayed import replayed
 
@@ -128,6 +129,31 @@ def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Pa
     found = replayed(read_ledger(tmp_path).lives, [])
     assert (found.num_stages, found.differing) == (3, [])
     assert found.num_decisions >= 3 + 2  # a question a stage, and two openings
+
+
+def test_only_what_the_groups_of_a_stage_did_corrects_its_profile(play: Play) -> None:
+    """Rank 1 follows at TP2, and its steps before the stage took an hour each."""
+    slow = Step(degree=2, batch=1, context_tokens=10, seconds=3600.0)
+    now = dataclasses.replace(slow, seconds=2 * PROFILE.step_seconds(2, 1, 10).seconds)
+
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        coordinator.use(PROFILE)
+        engine.degree = 2
+        first, second = [slow], [slow]
+        engine.records[0].new_steps = lambda: [first.pop()] if first else []
+        engine.records[1].new_steps = lambda: [second.pop()] if second else []
+        request = ask(coordinator, "a")
+        await until(lambda: not first and not second)
+        first += [now] * 100
+        second += [slow] * 100
+        await until(lambda: not first and not second)
+        engine.end("a")
+        await request
+        await coordinator.set_global_steps(2)
+        assert list(coordinator.correction.factors) == [2]
+        assert 1.5 < coordinator.correction.factors[2][0] <= 2.0
+
+    play(scenario, policy={"name": "predictor"}, mode="off")
 
 
 def test_without_a_profile_the_predictor_stays(play: Play) -> None:

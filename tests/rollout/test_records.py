@@ -22,6 +22,7 @@ from taper_rollout.records import (
     boundary_seconds,
     check_platform,
     name_request,
+    new_group_steps,
     request_number,
 )
 from taper_rollout.segment import Segment
@@ -132,6 +133,21 @@ def test_a_step_overwritten_while_it_is_read_is_left_out(ends: Ends, monkeypatch
 
     monkeypatch.setattr(records, "_STEP", Interrupted())
     assert reader.new_steps() == []
+
+
+def test_a_step_of_a_group_is_told_once_also_when_a_rank_leads_that_followed() -> None:
+    """Two ranks together, then each alone; nobody looks until the second one leads."""
+    segment = Segment.create("taper-test", OFFSET + 2 * RECORD_BYTES)
+    ends = [OFFSET + rank * RECORD_BYTES for rank in range(2)]
+    writers, readers = [RecordWriter(segment, at) for at in ends], [RecordReader(segment, at) for at in ends]
+    wide = [dataclasses.replace(step, degree=2) for step in steps(3)]
+    narrow = [dataclasses.replace(step, degree=1) for step in steps(3, first=3)]
+    for writer in writers:
+        for step in (*wide, *narrow):
+            writer.step(step)
+        writer.write(**written(1))
+    assert new_group_steps(readers) == [*wide, *narrow, *narrow]
+    assert new_group_steps(readers) == []
 
 
 def test_readers_do_not_disturb_each_other(ends: Ends) -> None:
