@@ -7,6 +7,7 @@ out at the long end of a batch's line, as `surface` wants it.
 Invariants (asserted by `tests/rollout/test_profile_grid.py`):
 - every cell fits: its requests, and their tokens while they are measured;
 - each batch has the contexts of the batch below it, or fewer of them from the left;
+- the prompts of a prefill fit their contexts, and are its tokens together;
 - a tour makes each ordered pair of degrees once and ends where it began.
 """
 
@@ -29,7 +30,7 @@ FILL_SHARE: Final = 0.9
 STEPS_BEFORE_SWITCH: Final = 3
 # What a request makes from one switch to the next: those steps, and what passes until it is known.
 TOKENS_A_SWITCH: Final = 32
-# SGLang cuts longer prompts into chunks.
+# SGLang cuts longer prefills into chunks.
 MOST_PREFILL_TOKENS: Final = 4096
 # Of the contexts of two loads, at least.
 LOAD_CONTEXTS_RATIO: Final = 4
@@ -153,9 +154,9 @@ class Grid:
         )
 
     def prefill_tokens(self, room: Room) -> tuple[int, ...]:
-        """Sizes of the prefills to measure."""
-        longest = min(MOST_PREFILL_TOKENS, room.context_tokens - CONTEXT_MARGIN_TOKENS)
-        longest = min(longest, self.longest_context, room.tokens(room.degrees[0]) // 2)
+        """Sizes of the prefills to measure: a stage begins with one of many prompts."""
+        longest = min(MOST_PREFILL_TOKENS, self.longest_context, room.tokens(room.degrees[0]) // 2)
+        longest = min(longest, max(1, room.max_running_requests - 1) * _prompt_tokens(room))
         return tuple(round(number) for number in ratios(min(16, longest), longest, self.prefill_sizes))
 
     def loads(self, room: Room) -> list[Load]:
@@ -181,6 +182,17 @@ class Grid:
         each = -(-requests // (room.footprint // base))
         needed = (each + 1) * (context + tour_tokens(room))
         return each < room.requests(base) and needed <= room.tokens(base)
+
+
+def prefill_prompts(room: Room, tokens: int) -> list[int]:
+    """Lengths of the fewest prompts, alike as can be, that make up a prefill of `tokens` tokens."""
+    count = -(-tokens // _prompt_tokens(room))
+    return [(tokens + index) // count for index in range(count)]
+
+
+def _prompt_tokens(room: Room) -> int:
+    """Of the longest prompt."""
+    return room.context_tokens - CONTEXT_MARGIN_TOKENS
 
 
 def ratios(first: float, last: float, count: int) -> list[float]:

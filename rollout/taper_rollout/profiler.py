@@ -44,6 +44,7 @@ from taper_rollout.profile_grid import (
     Load,
     Place,
     Room,
+    prefill_prompts,
     tour,
     tour_tokens,
 )
@@ -316,11 +317,12 @@ class Profiler:
         return bool(terms[1] > 0)
 
     async def _measure_prefill(self, tokens: int) -> bool:
-        """Whether the prefill of a prompt was seen; its sample is taken then."""
+        """Whether a prefill of about so many tokens was seen; its sample is taken then."""
         [reader] = leaders(self._engine, 1)
         before = reader.read()
-        request = asyncio.create_task(
-            self._engine.generate(self._prompts.fresh(tokens), ONE_TOKEN, logprobs=True)
+        prompts = [self._prompts.fresh(length) for length in prefill_prompts(self._room, tokens)]
+        request = asyncio.gather(
+            *(self._engine.generate(prompt, ONE_TOKEN, logprobs=True) for prompt in prompts)
         )
         try:
             is_done = False

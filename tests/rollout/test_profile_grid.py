@@ -16,6 +16,7 @@ from taper_rollout.profile_grid import (
     SKIPPED_STEPS,
     Grid,
     Room,
+    prefill_prompts,
     tour,
     tour_tokens,
 )
@@ -66,6 +67,26 @@ def test_samples_of_neighbouring_contexts_are_told_apart(room: Room) -> None:
     """A context grows while it is measured, and `fit_profile` takes the nearest of the grid."""
     for one, two in pairwise(FULL.contexts(room)):
         assert two - one >= FULL.steps + ARRIVAL_TOKENS
+
+
+@pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
+@given(room=rooms())
+def test_the_prompts_of_a_prefill_fit_and_are_its_tokens(grid: Grid, room: Room) -> None:
+    sizes = grid.prefill_tokens(room)
+    assert list(sizes) == sorted(sizes)
+    for size in sizes:
+        prompts = prefill_prompts(room, size)
+        assert sum(prompts) == size
+        assert 1 <= min(prompts) <= max(prompts) < room.context_tokens
+        assert max(prompts) - min(prompts) <= 1
+        # Beside the request that decodes meanwhile, but for a replica that serves one at a time.
+        assert len(prompts) < max(2, room.max_running_requests)
+        assert size <= room.tokens(room.degrees[0]) // 2
+
+
+def test_prefills_are_measured_beyond_the_longest_prompt() -> None:
+    """A stage's first one is of many prompts at once."""
+    assert SAMPLE.context_tokens < max(QUICK.prefill_tokens(SAMPLE)) == QUICK.longest_context
 
 
 def test_the_samples_grid() -> None:
