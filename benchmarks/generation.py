@@ -12,8 +12,8 @@ too. Without `--profile` the replica measures one first, as it would at the star
     python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7] [--more]
 
 Writes a JSON file for each regime and size, anew after each repeat, and at the end a plot of all that
-lie in the output directory: cases may be run one by one. Prints a table for each case that it ran, and one
-of the means over all that lie there.
+lie in the output directory: cases may be run one by one. Prints a table for each case that it ran, one
+of the means over all that lie there, and one of how far stages and pauses were from what was expected.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 from core_speed import CoreSpeed
 from generation_arms import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
+from generation_errors import Errors, errors_table
 from generation_report import Run, Stages, over_cases, plot, read_stages, table, wide_share
 from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
 from random_qwen3 import M71, M210, W210, make_model
@@ -142,7 +143,8 @@ def _keep(file: Path, stages: Stages, profile: Profile, options: argparse.Namesp
         "profile": profile_as_json(profile),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content | stages.as_json(), indent=1) + "\n", encoding="utf-8")
+    figures = Errors.of([stages]).as_json() | stages.as_json()
+    file.write_text(json.dumps(content | figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _rotated(names: Sequence[str], by: int) -> Iterator[str]:
@@ -208,6 +210,7 @@ def main() -> int:
     found = [read_stages(file) for file in sorted(options.output.glob("*-*.json"))]
     if len(found) > 1:
         console.print(over_cases(found))
+    console.print(errors_table(found))
     plot(found, options.output / "generation.png")
     console.print(f"written to {options.output}", highlight=False)
     return 0

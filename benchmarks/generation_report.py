@@ -78,14 +78,17 @@ class Stages:
     """
 
     def __init__(self, runs: Sequence[Run], *, probe_bias: float = 0.0) -> None:
-        self.runs = runs
+        self.runs, self._probe_bias = runs, probe_bias
         self.arms = list(dict.fromkeys(run.arm for run in runs))
         by_arm = {arm: sorted(self.of(arm), key=lambda run: run.repeat) for arm in self.arms}
         self.seconds = {arm: np.array([run.seconds for run in found]) for arm, found in by_arm.items()}
         self._slowness = {
-            arm: np.array([run.slowness / (1.0 + probe_bias) ** run.wide_share for run in found])
-            for arm, found in by_arm.items()
+            arm: np.array([self.slowness_of(run) for run in found]) for arm, found in by_arm.items()
         }
+
+    def slowness_of(self, run: Run) -> float:
+        """That of the cores while it ran, less what its own layout did to the probe."""
+        return run.slowness / (1.0 + self._probe_bias) ** run.wide_share
 
     def of(self, arm: str) -> list[Run]:
         """The runs of an arm."""
@@ -135,19 +138,6 @@ class Stages:
         """Of the cores while the arm's stages ran, over that while the best static layout's did."""
         return float(self._slowness[arm].mean() / self._slowness[self.best_static].mean())
 
-    def pause_errors(self) -> list[float]:
-        """|predicted - measured| / measured, of each of the predictor's pauses."""
-        return [
-            abs(switch["predicted_pause_seconds"] - switch["pause_seconds"]) / switch["pause_seconds"]
-            for run in self.of(PREDICTOR)
-            for switch in run.switches
-            if switch["outcome"] == "committed" and switch["pause_seconds"] > 0
-        ]
-
-    def model_errors(self) -> list[float]:
-        """By how much each stage took longer than its plan on paper, as a share."""
-        return [run.review["model_error"] for run in self.runs if run.review and "model_error" in run.review]
-
     @property
     def title(self) -> str:
         """The regime and the size."""
@@ -170,8 +160,6 @@ class Stages:
                 for arm in self.arms
             },
             "share_of_oracle": self.share_of_oracle(),
-            "pause_error_p90": _quantile(self.pause_errors(), 0.9),
-            "model_error_median": _quantile([abs(error) for error in self.model_errors()], 0.5),
             "runs": [dataclasses.asdict(run) for run in self.runs],
         }
 
@@ -206,10 +194,6 @@ def _centred(values: Floats) -> Floats:
     means = values.mean(axis=0, keepdims=True) + values.mean(axis=2, keepdims=True)
     centred: Floats = values - means + values.mean(axis=(0, 2), keepdims=True)
     return centred
-
-
-def _quantile(values: Sequence[float], share: float) -> float | None:
-    return float(np.quantile(values, share)) if values else None
 
 
 def table(stages: Stages) -> Table:

@@ -8,7 +8,11 @@ told block is compared with the untold ones before and after it: neighbours on a
 within a stage. The replica runs on as many ranks as the machine has cores: what is spent in another
 process is missing in a rank, too, so the seconds that processes other than ranks had a core are counted.
 
-    python benchmarks/overhead.py [--stages 8] [--model 210M]
+What is looked for is less than half a percent, and two blocks that are alike differ by some percent: with
+`--times 8` a batch is told of, heard of and scraped eight times as often, and the shares are divided by
+eight. They are what telling takes if twice as much costs twice as much; `--times 1` takes it as it is.
+
+    python benchmarks/overhead.py [--stages 8] [--model 210M] [--times 8]
 
 Prints the share of a step that telling takes, by the clock and by the cores' time, each with its 95 %
 interval, and writes JSON.
@@ -40,6 +44,7 @@ from random_qwen3 import M71, M210, make_model
 from rich.console import Console
 from rich.progress import track
 
+from taper_rollout import glances
 from taper_rollout.coordinator import Coordinator
 from taper_rollout.decisions import Decisions
 from taper_rollout.events import StageRecord, as_json
@@ -63,8 +68,9 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 class Listener:
     """What the run's driver and Prometheus do meanwhile: an actor, as both are processes of their own."""
 
-    def __init__(self, run: str, directory: str, url: str) -> None:
+    def __init__(self, run: str, directory: str, url: str, times: float) -> None:
         self._reporter, self._recorder, self._url = ray.get_actor(run), Recorder(Path(directory)), url
+        self._times = times
         self._is_on = threading.Event()
 
     def turn(self, is_on: bool) -> None:
@@ -77,11 +83,11 @@ class Listener:
         while True:
             self._is_on.wait()
             self._recorder.record(ray.get(self._reporter.drain.remote()))
-            if time.monotonic() - scraped_at > SCRAPE_SECONDS:
+            if time.monotonic() - scraped_at > SCRAPE_SECONDS / self._times:
                 scraped_at = time.monotonic()
                 with urllib.request.urlopen(self._url, timeout=1.0) as answer:
                     answer.read()
-            time.sleep(SLICE_SECONDS)
+            time.sleep(SLICE_SECONDS / self._times)
 
 
 class Teller:
@@ -111,8 +117,11 @@ class Teller:
 
 
 @contextmanager
-def telling(output: Path) -> Iterator[Teller]:
-    """A teller with its listener, on a Ray of their own."""
+def telling(output: Path, *, times: float) -> Iterator[Teller]:
+    """A teller with its listener, on a Ray of their own; `times` as busy as in a run."""
+    glances.LEAST_SECONDS, glances.MOST_SECONDS = (
+        seconds / times for seconds in (glances.LEAST_SECONDS, glances.MOST_SECONDS)
+    )
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with tempfile.TemporaryDirectory() as sample:
         job = make_sample(Path(sample), variant="tiny")
@@ -123,7 +132,7 @@ def telling(output: Path) -> Iterator[Teller]:
             reporter = ray.get_actor(run)
             [served] = [one for one in ray.get(reporter.drain.remote()) if one["kind"] == "MetricsServed"]
             options = {"num_cpus": 0, "max_concurrency": 2}
-            listener = ray.remote(Listener).options(**options).remote(run, str(output), served["url"])
+            listener = ray.remote(Listener).options(**options).remote(run, str(output), served["url"], times)
             listener.listen.remote()
             yield Teller(reporter, host, listener)
 
@@ -261,8 +270,8 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as model, tempfile.TemporaryDirectory() as told:
         make_model(Path(model), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
-        with telling(Path(told)) as teller:
-            shares = asyncio.run(measure(model, teller, options))
+        with telling(Path(told), times=options.times) as teller:
+            shares = asyncio.run(measure(model, teller, options)) / options.times
     found = report(shares) | {"num_blocks": len(shares), "num_posts": teller.num_posts}
     for name, of in (("clock", "by the clock"), ("cores", "of the cores' time")):
         Console().print(
@@ -272,7 +281,8 @@ def main() -> int:
         )
     Console().print(
         f"{options.requests} requests, {len(shares)} told blocks of {BLOCK_SECONDS:.0f} s, "
-        f"{teller.num_posts / len(shares) / BLOCK_SECONDS:.1f} posts a told second",
+        f"{teller.num_posts / len(shares) / BLOCK_SECONDS:.1f} posts a told second, "
+        f"{options.times:g} times as many as in a run",
         highlight=False,
     )
     content = {
@@ -299,6 +309,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=64, help="a multiple of 8")
     parser.add_argument("--tokens", type=int, default=160, help="of each response")
     parser.add_argument("--stages", type=int, default=8)
+    parser.add_argument(
+        "--times", type=float, default=1.0, help="tell so many times as often, and divide by it"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/overhead"))
     return parser.parse_args()
 

@@ -1,0 +1,121 @@
+"""How far the paper was off, over the runs of `generation.py`: stages' seconds and pauses. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from generation_arms import PREDICTOR
+from generation_report import Stages
+from rich.table import Table
+
+# How much of a correction the last stage is: of the one before half as much, and so on.
+LAST_SHARE = 0.5
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """Shares of what was measured; `stages_at_equal_speed` lacks the first stage of each case."""
+
+    stages: Floats
+    stages_at_equal_speed: Floats
+    pauses: Floats
+
+    @classmethod
+    def of(cls, found: Sequence[Stages]) -> Errors:
+        """Over all cases together."""
+        return cls(
+            stages=np.concatenate([_errors_and_changes(stages)[0] for stages in found]),
+            stages_at_equal_speed=_at_equal_speed(found),
+            pauses=np.concatenate([_pause_errors(stages) for stages in found]),
+        )
+
+    def as_json(self) -> dict[str, float | None]:
+        """JSON-ready: medians of stages, and what nine pauses of ten are within; None without any."""
+        return {
+            "stage_error_median": _quantile(self.stages, 0.5),
+            "stage_error_median_at_equal_speed": _quantile(self.stages_at_equal_speed, 0.5),
+            "pause_error_p90": _quantile(self.pauses, 0.9),
+        }
+
+
+def errors_table(found: Sequence[Stages]) -> Table:
+    """A row a case, and one of all."""
+    made = Table(title="how far the paper was off", title_justify="left")
+    for name in (
+        "case",
+        "stages",
+        "seconds, median",
+        "mean",
+        "median at equal speed",
+        "pauses",
+        "median",
+        "p90",
+    ):
+        made.add_column(name, justify="left" if name == "case" else "right")
+    cases = {stages.title: [stages] for stages in found}
+    for title, chosen in (cases | {"all": list(found)}).items():
+        errors = Errors.of(chosen)
+        made.add_row(
+            title,
+            str(len(errors.stages)),
+            _percent(_quantile(errors.stages, 0.5)),
+            f"{errors.stages.mean():+.1%}" if len(errors.stages) else "",
+            _percent(_quantile(errors.stages_at_equal_speed, 0.5)),
+            str(len(errors.pauses)),
+            _percent(_quantile(errors.pauses, 0.5)),
+            _percent(_quantile(errors.pauses, 0.9)),
+        )
+    return made
+
+
+def _errors_and_changes(stages: Stages) -> tuple[Floats, Floats]:
+    """By how much each judged stage took longer than on paper, as a share; and the logarithm of how much
+    slower the cores were than when its profile was corrected, which is not known (NaN) of a case's first."""
+    errors, changes, before = [], [], np.nan
+    for run in stages.runs:
+        slowness = float(np.log(stages.slowness_of(run)))
+        if run.review and "model_error" in run.review:
+            errors.append(float(run.review["model_error"]))
+            changes.append(slowness - before)
+        before = slowness if np.isnan(before) else (1 - LAST_SHARE) * before + LAST_SHARE * slowness
+    return np.array(errors), np.array(changes)
+
+
+def _at_equal_speed(found: Sequence[Stages]) -> Floats:
+    """Errors of stages, had the cores stayed as fast as they were while the profile was corrected.
+
+    Logarithms are taken to be a slope times that of the change, with the slope that fits all best, and
+    through zero: what is wrong all the time stays.
+    """
+    both = [_errors_and_changes(stages) for stages in found]
+    errors, changes = (np.concatenate(part) for part in zip(*both, strict=True))
+    is_known = np.isfinite(changes)
+    y, x = np.log1p(errors[is_known]), changes[is_known]
+    slope = float(x @ y / (x @ x)) if x @ x > 1e-12 else 0.0
+    left: Floats = np.expm1(y - slope * x)
+    return left
+
+
+def _pause_errors(stages: Stages) -> Floats:
+    """|predicted - measured| / measured, of each of the predictor's pauses."""
+    return np.array(
+        [
+            abs(switch["predicted_pause_seconds"] - switch["pause_seconds"]) / switch["pause_seconds"]
+            for run in stages.of(PREDICTOR)
+            for switch in run.switches
+            if switch["outcome"] == "committed" and switch["pause_seconds"] > 0
+        ]
+    )
+
+
+def _quantile(errors: Floats, share: float) -> float | None:
+    return float(np.quantile(np.abs(errors), share)) if len(errors) else None
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
