@@ -266,8 +266,8 @@ def plot(found: Sequence[Stages], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     places = {arm: -index for index, arm in enumerate(rows(found))}
-    columns = min(len(found), PANELS_A_ROW)
-    lines = -(-len(found) // columns)
+    lines = -(-len(found) // PANELS_A_ROW)
+    columns = -(-len(found) // lines)
     figure, panels = plt.subplots(
         lines, columns, figsize=(1.5 + 3.2 * columns, 3.0 * lines), sharex=True, sharey=True, squeeze=False
     )
@@ -287,6 +287,7 @@ def plot(found: Sequence[Stages], file: Path) -> None:
         panel.axvline(0, color="grey", linewidth=0.8)
         panel.set_yticks(list(places.values()), list(places))
         panel.set_title(stages.title, fontsize=9)
+        panel.tick_params(labelbottom=True)
         panel.set_xlabel(f"gain over {stages.best_static}, %", fontsize=8)
     for panel in panels.flat[len(found) :]:
         panel.set_visible(False)
