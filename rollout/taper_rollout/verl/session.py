@@ -89,7 +89,9 @@ class Session:
         try:
             host = _connect(address, ray_directory, job, on_events, verbose=verbose)
             run_name = f"taper_run_{uuid.uuid4().hex}"
-            reporter = ray.remote(Reporter).options(name=run_name, num_cpus=0).remote()
+            # Its calls are many and small: nobody looks at what Ray would tell its head of each.
+            options = {"name": run_name, "num_cpus": 0, "enable_task_events": False}
+            reporter = ray.remote(Reporter).options(**options).remote()
             environment = _environment(host, ray_directory, verbose=verbose)
             yield cls(host=host, run_name=run_name, reporter=reporter, environment=environment)
         finally:
