@@ -114,7 +114,6 @@ def _host(run: str | None, node: str) -> Any:
             get_if_exists=True,
             num_cpus=0,
             max_pending_calls=MAX_PENDING_POSTS,
-            enable_task_events=False,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
         )
         .remote(run)

@@ -89,9 +89,7 @@ class Session:
         try:
             host = _connect(address, ray_directory, job, on_events, verbose=verbose)
             run_name = f"taper_run_{uuid.uuid4().hex}"
-            # Its calls are many and small: nobody looks at what Ray would tell its head of each.
-            options = {"name": run_name, "num_cpus": 0, "enable_task_events": False}
-            reporter = ray.remote(Reporter).options(**options).remote()
+            reporter = ray.remote(Reporter).options(name=run_name, num_cpus=0).remote()
             environment = _environment(host, ray_directory, verbose=verbose)
             yield cls(host=host, run_name=run_name, reporter=reporter, environment=environment)
         finally:
