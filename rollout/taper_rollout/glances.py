@@ -1,7 +1,7 @@
 """When a running batch is worth telling of again.
 
-Each glance costs some milliseconds of a core in each of five processes (`benchmarks/overhead.py`): a
-batch that stays as it is is told of seldom, one that begins or tapers off several times a second.
+Each glance costs some milliseconds of a core, over five processes (`benchmarks/overhead.py`): a batch
+that stays as it is is not told of, one that begins or tapers off several times a second.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class Glances:
         """Whether to tell of `sample` now; if so, it is what was told last from now on."""
         told = self._told
         if told is not None:
+            if (told.running, told.waiting, told.degree) == (sample.running, sample.waiting, sample.degree):
+                return False
             seconds = sample.at - told.at
             before, running = sum(told.running), sum(sample.running)
             has_changed = sample.degree != told.degree or abs(running - before) > CHANGED_SHARE * before

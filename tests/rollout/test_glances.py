@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from taper_rollout.events import BatchSample
@@ -12,10 +13,23 @@ def sample(at: float, *running: int, degree: int = 1) -> BatchSample:
     return BatchSample(at=at, running=running, waiting=0, degree=degree)
 
 
-def test_a_batch_that_stays_as_it_is_is_told_of_seldom() -> None:
+def test_a_batch_that_stays_as_it_is_is_told_of_once() -> None:
     glances = Glances()
-    told = [at for at in range(100) if glances.is_due(sample(at / 10, 32, 32))]
-    assert told == list(range(0, 100, round(10 * MOST_SECONDS)))
+    assert [at for at in range(1000) if glances.is_due(sample(at / 10, 32, 32))] == [0]
+
+
+def test_a_batch_that_hardly_changes_is_told_of_seldom() -> None:
+    """A request ends and another one begins, all the time."""
+    glances = Glances()
+    told = [at for at in range(100) if glances.is_due(sample(at / 10, 32, 31 + at % 2))]
+    assert len(told) == 5
+    assert all(later - earlier >= 10 * MOST_SECONDS for earlier, later in itertools.pairwise(told))
+
+
+def test_requests_that_wait_are_part_of_the_batch() -> None:
+    glances = Glances()
+    assert glances.is_due(sample(0.0, 32))
+    assert glances.is_due(dataclasses.replace(sample(5.0, 32), waiting=7))
 
 
 def test_one_that_tapers_off_is_told_of_often_but_not_with_each_look() -> None:
@@ -43,4 +57,4 @@ def test_the_last_requests_count_one_by_one() -> None:
 def test_a_clock_that_was_set_back_silences_nobody() -> None:
     glances = Glances()
     assert glances.is_due(sample(1000.0, 4))
-    assert glances.is_due(sample(10.0, 4))
+    assert glances.is_due(sample(10.0, 3))
