@@ -28,6 +28,7 @@ from taper_rollout.segment import Segment
 
 RING_STEPS = 256
 MAX_LIVE = 1024
+TORN_SECONDS, TORN_POLL_SECONDS = 1.0, 0.001
 _SEQUENCE = struct.Struct("<Q")
 _HEAD = struct.Struct("<QdqqqqqqqqqdQ")
 _STEP = struct.Struct("<Qqqqd")
@@ -174,7 +175,7 @@ class RecordWriter:
 
 
 class RecordReader:
-    """A reading end; `read` and `new_steps` never block the rank."""
+    """A reading end; it never blocks the rank."""
 
     def __init__(self, segment: Segment, offset: int) -> None:
         self._memory, self._offset, self._seen_steps = segment.memory, offset, 0
@@ -183,21 +184,24 @@ class RecordReader:
         self._torn_since: float | None = None
 
     def read(self) -> RankRecord:
-        """The rank's latest state, or the one before while it writes.
+        """The rank's latest state, or the one before while it writes. The first call waits for a whole one.
 
         Raises RuntimeError where a record stays half-written for a second: the rank died.
         """
-        for _ in range(100):
-            first = _HEAD.unpack_from(self._memory, self._offset)
-            if first[0] % 2 == 0 and first == _HEAD.unpack_from(self._memory, self._offset):
-                self._torn_since = None
-                self._last = RankRecord(**dict(zip(_FIELDS, first[1:], strict=True)))
+        while True:
+            for _ in range(100):
+                first = _HEAD.unpack_from(self._memory, self._offset)
+                if first[0] % 2 == 0 and first == _HEAD.unpack_from(self._memory, self._offset):
+                    self._torn_since = None
+                    self._last = RankRecord(**dict(zip(_FIELDS, first[1:], strict=True)))
+                    return self._last
+            # The writer may have lost its core in the middle of a write.
+            self._torn_since = self._torn_since or time.monotonic()
+            if time.monotonic() - self._torn_since > TORN_SECONDS:
+                raise RuntimeError("a rank's progress record is torn: its process died while it wrote")
+            if self._last is not None:
                 return self._last
-        # The writer may have lost its core in the middle of a write.
-        self._torn_since = self._torn_since or time.monotonic()
-        if self._last is None or time.monotonic() - self._torn_since > 1.0:
-            raise RuntimeError("a rank's progress record is torn: its process died while it wrote")
-        return self._last
+            time.sleep(TORN_POLL_SECONDS)
 
     def live(self) -> list[LiveRecord] | None:
         """The running requests, all of one moment; None while the rank writes, or lists fewer than run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import threading
 import time
 from typing import Any
 
@@ -170,6 +171,19 @@ def test_a_half_written_record_gives_the_one_before(ends: Ends, monkeypatch: pyt
         reader.read()
     writer.write(**written(5))
     assert reader.read().running == 5
+
+
+def test_the_first_look_waits_for_a_whole_record(ends: Ends) -> None:
+    """A rank that loses its core while it writes is not dead."""
+    writer, reader, segment = ends
+    struct.pack_into("<Q", segment.memory, OFFSET, 99)
+    goes_on = threading.Timer(0.1, lambda: writer.write(**written(5)))
+    goes_on.start()
+    assert reader.read().running == 5
+    goes_on.join()
+    struct.pack_into("<Q", segment.memory, OFFSET, 99)
+    with pytest.raises(RuntimeError, match="its process died while it wrote"):
+        RecordReader(segment, OFFSET).read()
 
 
 def write_or_read(segment: Segment, rank: int, seconds: float) -> int:
