@@ -11,8 +11,7 @@ from generation_arms import PREDICTOR
 from generation_report import Stages
 from rich.table import Table
 
-# How much of a correction the last stage is: of the one before half as much, and so on.
-LAST_SHARE = 0.5
+from taper_policy.correction import MOST_WEIGHT
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -82,7 +81,7 @@ def _errors_and_changes(stages: Stages) -> tuple[Floats, Floats]:
         if run.review and "model_error" in run.review:
             errors.append(float(run.review["model_error"]))
             changes.append(slowness - before)
-        before = slowness if np.isnan(before) else (1 - LAST_SHARE) * before + LAST_SHARE * slowness
+        before = slowness if np.isnan(before) else (1 - MOST_WEIGHT) * before + MOST_WEIGHT * slowness
     return np.array(errors), np.array(changes)
 
 

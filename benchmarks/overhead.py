@@ -44,10 +44,11 @@ from random_qwen3 import M71, M210, make_model
 from rich.console import Console
 from rich.progress import track
 
-from taper_rollout import glances
+from taper_rollout import stage
 from taper_rollout.coordinator import Coordinator
 from taper_rollout.decisions import Decisions
-from taper_rollout.events import StageRecord, as_json
+from taper_rollout.events import StageProgress, StageRecord, as_json
+from taper_rollout.glances import MOST_SECONDS, Glances
 from taper_rollout.report.recorder import Recorder
 from taper_rollout.sample.make import make_sample
 from taper_rollout.verl.metrics_endpoint import metrics_endpoint
@@ -116,12 +117,25 @@ class Teller:
         self.num_posts += 1
 
 
+class Restless(Glances):
+    """Tells every so many seconds, whatever the batch does."""
+
+    def __init__(self, every_seconds: float) -> None:
+        self._every_seconds, self._last_at = every_seconds, 0.0
+
+    def is_due(self, glance: StageProgress, at: float) -> bool:
+        """Whether so many seconds have passed."""
+        if at - self._last_at < self._every_seconds:
+            return False
+        self._last_at = at
+        return True
+
+
 @contextmanager
 def telling(output: Path, *, times: float) -> Iterator[Teller]:
     """A teller with its listener, on a Ray of their own; `times` as busy as in a run."""
-    glances.LEAST_SECONDS, glances.MOST_SECONDS = (
-        seconds / times for seconds in (glances.LEAST_SECONDS, glances.MOST_SECONDS)
-    )
+    # Of a batch that does not change nothing would be told: it is told of as one that always does, a little.
+    stage.Glances = lambda: Restless(MOST_SECONDS / times)  # type: ignore[misc, assignment]
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with tempfile.TemporaryDirectory() as sample:
         job = make_sample(Path(sample), variant="tiny")
@@ -228,10 +242,12 @@ async def measure(model: str, teller: Teller, options: argparse.Namespace) -> Fl
         await replica.run(decisions, tokens)
         meter = Meter(coordinator)
         shares = []
-        for stage in track(range(options.stages), description="stages"):
-            flipping = asyncio.create_task(blocks(meter, teller, options.requests, told_first=stage % 2 == 1))
+        for number in track(range(options.stages), description="stages"):
+            flipping = asyncio.create_task(
+                blocks(meter, teller, options.requests, told_first=number % 2 == 1)
+            )
             await replica.run(decisions, tokens)
-            shares.append(shares_of(await flipping, told_first=stage % 2 == 1))
+            shares.append(shares_of(await flipping, told_first=number % 2 == 1))
         return np.concatenate(shares)
     finally:
         await coordinator.close()

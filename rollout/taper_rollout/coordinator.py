@@ -22,7 +22,6 @@ from taper_policy.step_times import StepTimes
 from taper_rollout.decisions import Decider, Decisions
 from taper_rollout.events import BatchSample, SwitchDone
 from taper_rollout.generated import Generated, generated
-from taper_rollout.glances import Glances
 from taper_rollout.records import RankRecord, boundary_seconds, new_group_steps
 from taper_rollout.replica_profile import calibrate
 from taper_rollout.replica_settings import ReplicaSettings, engine_settings
@@ -282,7 +281,6 @@ class Coordinator:
 
     async def _watch(self) -> None:
         """Look at the ranks' records, let the rule decide, tell what happens. Never ends by a fault."""
-        glances = Glances()
         while True:
             await asyncio.sleep(POLL_SECONDS if self._outstanding else 4 * POLL_SECONDS)
             try:
@@ -295,8 +293,9 @@ class Coordinator:
                 if self._stage is None:
                     continue
                 sample = self._observe(self._stage)
-                if glances.is_due(sample):
-                    self._emit(self._stage.progress(sample, replica=self._settings.replica, step=self._step))
+                glance = self._stage.progress(sample, replica=self._settings.replica, step=self._step)
+                if self._stage.glances.is_due(glance, sample.at):
+                    self._emit(glance)
                 decision = self._decide(self._stage, sample)
                 if decision is not None:
                     await self._act(self._stage, decision)

@@ -6,29 +6,30 @@ that stays as it is is not told of, one that begins or tapers off several times 
 
 from __future__ import annotations
 
-from taper_rollout.events import BatchSample
+from taper_rollout.events import StageProgress
 
 LEAST_SECONDS, MOST_SECONDS = 0.25, 2.0
 CHANGED_SHARE = 0.1
 
 
 class Glances:
-    """Remembers what was told last, and when."""
+    """Of one stage: remembers what was told last, and when."""
 
     def __init__(self) -> None:
-        self._told: BatchSample | None = None
+        self._told: StageProgress | None = None
+        self._told_at = 0.0
 
-    def is_due(self, sample: BatchSample) -> bool:
-        """Whether to tell of `sample` now; if so, it is what was told last from now on."""
+    def is_due(self, glance: StageProgress, at: float) -> bool:
+        """Whether to tell of `glance` at the time `at`; if so, it is what was told last from now on."""
         told = self._told
+        if glance == told:
+            return False
         if told is not None:
-            if (told.running, told.waiting, told.degree) == (sample.running, sample.waiting, sample.degree):
-                return False
-            seconds = sample.at - told.at
-            before, running = sum(told.running), sum(sample.running)
-            has_changed = sample.degree != told.degree or abs(running - before) > CHANGED_SHARE * before
+            seconds = at - self._told_at
+            share = abs(glance.running - told.running) / max(1, told.running)
+            has_changed = glance.degree != told.degree or share > CHANGED_SHARE
             # A clock that was set back must not silence it.
             if 0.0 <= seconds < (LEAST_SECONDS if has_changed else MOST_SECONDS):
                 return False
-        self._told = sample
+        self._told, self._told_at = glance, at
         return True

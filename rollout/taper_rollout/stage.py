@@ -15,6 +15,7 @@ from taper_policy.counterfactual import staying_seconds
 from taper_policy.forecast import LiveRequest
 from taper_policy.step_times import DecodeSeconds
 from taper_rollout.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
+from taper_rollout.glances import Glances
 from taper_rollout.records import LiveRecord
 
 
@@ -67,6 +68,7 @@ class Stage:
         self.longest_tokens = 0
         self.prefilled_tokens = 0
         self.correction = Correction()
+        self.glances = Glances()
         self.samples: list[BatchSample] = []
         self.ended: dict[str, Ended] = {}
         self._moments: list[_Moment] = []

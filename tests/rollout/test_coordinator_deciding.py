@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taper_rollout.coordinator import Coordinator
-from taper_rollout.events import LedgerEntry, as_json
+from taper_rollout.events import LedgerEntry, StageProgress, as_json
 from taper_rollout.records import Step
 from taper_rollout.report.ledger_file import LedgerFile, read_ledger
 from taper_rollout.report.replayed import replayed
@@ -129,6 +129,22 @@ def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Pa
     found = replayed(read_ledger(tmp_path).lives, [])
     assert (found.num_stages, found.differing) == (3, [])
     assert found.num_decisions >= 3 + 2  # a question a stage, and two openings
+
+
+def test_a_stage_is_told_of_also_where_it_looks_like_the_one_before(play: Play) -> None:
+    """Each begins with one request and ends with it: nothing changes from glance to glance but the stage."""
+
+    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        for stage in (1, 2):
+            request = ask(coordinator, f"{stage}")
+            await until(lambda: engine.live)
+            await asyncio.sleep(0.05)
+            engine.end(f"{stage}")
+            await request
+            await coordinator._end_stage()
+        assert [event.step for event in told if isinstance(event, StageProgress)] == [0, 0]
+
+    play(scenario, mode="off")
 
 
 def test_only_what_the_groups_of_a_stage_did_corrects_its_profile(play: Play) -> None:
