@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from taper_policy.profile import Profile
-from taper_policy.profile_file import write_profile
+from taper_policy.profile.file import write_profile
+from taper_policy.profile.profile import Profile
 from taper_rollout.profile_grid import FULL
 from taper_rollout.profiler import EngineSwitch, measure_profile
 from taper_rollout.replica_settings import engine_settings

@@ -41,14 +41,14 @@ from random_qwen3 import M71, M210, W210, make_model
 from rich.console import Console
 from rich.progress import Progress
 
-from taper_policy.correction import CorrectedPrices
-from taper_policy.decision import Prices
-from taper_policy.oracle import best_plan
-from taper_policy.profile import Profile
-from taper_policy.profile_file import profile_as_json
-from taper_policy.regimes import REGIMES, lengths
-from taper_policy.simulator import SimulatedRequest
-from taper_policy.step_clock import StepClock
+from taper_policy.decision.correction import CorrectedPrices
+from taper_policy.decision.pricing import Prices
+from taper_policy.profile.file import profile_as_json
+from taper_policy.profile.profile import Profile
+from taper_policy.simulation.length_distributions import REGIMES, lengths
+from taper_policy.simulation.oracle import best_plan
+from taper_policy.simulation.simulator import SimulatedRequest
+from taper_policy.simulation.step_clock import StepClock
 from taper_rollout.coordinator import Coordinator
 from taper_rollout.decisions import Decider
 from taper_rollout.events import as_json

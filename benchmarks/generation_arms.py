@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from taper_policy.correction import Correction
-from taper_policy.oracle import Plan
-from taper_policy.profile import Profile
-from taper_policy.snapshot import Decision, Snapshot
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.profile.profile import Profile
+from taper_policy.simulation.oracle import Plan
 from taper_rollout.decisions import Decider, Decisions, Live
 from taper_rollout.events import StageRecord
 from taper_rollout.replica_settings import ReplicaSettings

@@ -11,7 +11,7 @@ from generation_arms import PREDICTOR
 from generation_report import Stages
 from rich.table import Table
 
-from taper_policy.correction import MOST_WEIGHT
+from taper_policy.decision.correction import MOST_WEIGHT
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -34,9 +34,9 @@ from random_qwen3 import M71, M102, M210, VOCABULARY, Shape, make_model
 from rich.console import Console
 from rich.table import Table
 
-from taper_policy.kv_choice import AUTO, KV_WAYS
-from taper_policy.profile import Profile
-from taper_policy.profile_file import profile_as_json
+from taper_policy.profile.file import profile_as_json
+from taper_policy.profile.kv_choice import AUTO, KV_WAYS
+from taper_policy.profile.profile import Profile
 from taper_rollout.kv_way import kv_told, kv_way
 from taper_rollout.profile_grid import QUICK
 from taper_rollout.profile_load import START_SECONDS, Prompts, decoding, leaders, until

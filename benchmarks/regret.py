@@ -30,12 +30,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from taper_policy.comparison import ORACLE, PREDICTOR, Comparison, compare
-from taper_policy.estimated import a40_14b, h100_8b
-from taper_policy.predictor import Rules
-from taper_policy.profile import Profile
-from taper_policy.profile_file import read_profile
-from taper_policy.regimes import REGIMES
+from taper_policy.decision.decide import Rules
+from taper_policy.profile.estimated import a40_14b, h100_8b
+from taper_policy.profile.file import read_profile
+from taper_policy.profile.profile import Profile
+from taper_policy.simulation.comparison import ORACLE, PREDICTOR, Comparison, compare
+from taper_policy.simulation.length_distributions import REGIMES
 from taper_rollout.simulation import Synthetic
 
 HELD_OUT_SEEDS = (301, 302)

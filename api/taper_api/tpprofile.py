@@ -3,7 +3,7 @@
 Its `spec` is the profile's file, field for field; only the spelling differs (`contextTokens`
 here, `context_tokens` there). `document()` and `of_document` go from one to the other and back without a
 loss. What the numbers mean, and which of them can be true together, is said where they are
-used: `taper_policy.profile`.
+used: `taper_policy.profile.profile`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class TPProfileSpec(Block):
         return cls.model_validate(document, by_name=True, by_alias=False)
 
     def document(self) -> dict[str, Any]:
-        """The profile's file, as `taper_policy.profile_file` reads it."""
+        """The profile's file, as `taper_policy.profile.file` reads it."""
         return self.model_dump(mode="json", by_alias=False)
 
 

@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from taper_policy.kv_choice import kv_from_json
 from taper_policy.layout import group_of
+from taper_policy.profile.kv_choice import kv_from_json
 from taper_rollout.rendezvous import ArbiterLost, MeetingCancelled, Rendezvous
 from taper_rollout.switching.plans import LiveRequest, SwitchPlan, plan_switch
 

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from taper_policy.correction import Correction
-from taper_policy.forecast import LiveRequest
-from taper_policy.profile import Profile
-from taper_policy.snapshot import Decision, Snapshot
-from taper_policy.step_times import StepTimes
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.forecast.forecast import LiveRequest
+from taper_policy.profile.profile import Profile
+from taper_policy.review.step_times import StepTimes
 from taper_rollout.decisions import Decider, Decisions
 from taper_rollout.events import BatchSample, SwitchDone
 from taper_rollout.generated import Generated, generated

@@ -18,16 +18,25 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from taper_policy.advisor import Advisor
-from taper_policy.correction import Correction
-from taper_policy.decision import PredictorSettings
-from taper_policy.forecast import LiveRequest
-from taper_policy.ledger import AnyEntry, Corrected, Finished, Judgement, Opening, Outcome, Question, Start
-from taper_policy.opening import ExpectedStage
-from taper_policy.predictor import ReplicaSnapshot, Rules
-from taper_policy.profile import Profile
-from taper_policy.rules import Rule, rule_from_settings
-from taper_policy.snapshot import Decision, Snapshot
+from taper_policy.decision.advisor import Advisor
+from taper_policy.decision.baselines import Rule, rule_from_settings
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.decide import ReplicaSnapshot, Rules
+from taper_policy.decision.first_layout import ExpectedStage
+from taper_policy.decision.ledger import (
+    AnyEntry,
+    Corrected,
+    Finished,
+    Judgement,
+    Opening,
+    Outcome,
+    Question,
+    Start,
+)
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.forecast.forecast import LiveRequest
+from taper_policy.profile.profile import Profile
 from taper_rollout.events import LedgerEntry, StageRecord
 from taper_rollout.replica_settings import ReplicaSettings
 

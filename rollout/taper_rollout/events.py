@@ -81,7 +81,7 @@ class SwitchRecord:
 class StageRecord:
     """One finished stage of one replica.
 
-    `review` holds it beside other plans on paper (`taper_policy.review.Review`), or under `not_judged`
+    `review` holds it beside other plans on paper (`taper_policy.review.review.Review`), or under `not_judged`
     why it cannot; with `mode: advise`, under `advised` what following the predictor would have taken.
     `regret` is the review's. None of a replica without a profile.
     """
@@ -129,7 +129,7 @@ class SwitchDone:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """An entry of a replica's ledger, in the JSON form of `taper_policy.ledger`."""
+    """An entry of a replica's ledger, in the JSON form of `taper_policy.decision.ledger`."""
 
     replica: int
     at: float

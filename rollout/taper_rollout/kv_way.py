@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from taper_policy.kv_choice import AUTO, KvWay, kv_from_json
-from taper_policy.profile import Profile
+from taper_policy.profile.kv_choice import AUTO, KvWay, kv_from_json
+from taper_policy.profile.profile import Profile
 
 MIXED: Final = "mixed"
 

@@ -20,7 +20,7 @@ import math
 from typing import Literal
 
 from taper_api.rollout_spec import DEGREES
-from taper_policy.kv_choice import AUTO
+from taper_policy.profile.kv_choice import AUTO
 from taper_rollout.kv_way import MIXED
 from taper_rollout.pause_phases import PHASES
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from taper_policy.kv_choice import KvWay
+from taper_policy.profile.kv_choice import KvWay
 
 # Steps right after a prefill or a switch: caches are cold, ranks not yet in step.
 SKIPPED_STEPS: Final = 2

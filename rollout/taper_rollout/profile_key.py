@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taper_policy.profile import ProfileKey
+from taper_policy.profile.profile import ProfileKey
 
 PACKAGES = ("sglang", "taper", "torch")
 # Of a config.json, what says nothing about how fast the model is. The dtype is a part of the key.

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from taper_policy.profile import Profile, ProfileKey
-from taper_policy.profile_file import check_profile, read_profile, write_profile
+from taper_policy.profile.file import check_profile, read_profile, write_profile
+from taper_policy.profile.profile import Profile, ProfileKey
 
 log = logging.getLogger("taper.profile_store")
 

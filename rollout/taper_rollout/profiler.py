@@ -24,9 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from taper_policy.kv_choice import KvWay
-from taper_policy.profile import Profile
-from taper_policy.profile_fit import (
+from taper_policy.profile.fit import (
     PrefillSample,
     Samples,
     StepSample,
@@ -34,7 +32,9 @@ from taper_policy.profile_fit import (
     fit_profile,
     needs_more,
 )
-from taper_policy.robust_fit import nonnegative_terms
+from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.profile import Profile
+from taper_policy.profile.robust_fit import nonnegative_terms
 from taper_rollout.kv_budget import read_model_shape
 from taper_rollout.profile_grid import (
     CONTEXT_MARGIN_TOKENS,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taper_policy.profile import Profile
-from taper_policy.step_times import StepTimeCell, StepTimes, StepTimeTable
+from taper_policy.profile.profile import Profile
+from taper_policy.review.step_times import StepTimeCell, StepTimes, StepTimeTable
 from taper_rollout.facts import model_config
 from taper_rollout.profile_grid import QUICK, Grid
 from taper_rollout.profile_key import profile_key

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_policy import estimated, regimes
-from taper_policy.comparison import ORACLE, PREDICTOR, Comparison, compare
-from taper_policy.predictor import Rules
-from taper_policy.profile import Profile
-from taper_policy.profile_file import read_profile
-from taper_policy.simulator import SimulatedRequest
+from taper_policy.decision.decide import Rules
+from taper_policy.profile import estimated
+from taper_policy.profile.file import read_profile
+from taper_policy.profile.profile import Profile
+from taper_policy.simulation import length_distributions as regimes
+from taper_policy.simulation.comparison import ORACLE, PREDICTOR, Comparison, compare
+from taper_policy.simulation.simulator import SimulatedRequest
 
 PROFILES: Mapping[str, Callable[[], Profile]] = {
     "h100-8b": estimated.h100_8b,

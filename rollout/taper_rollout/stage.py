@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from taper_policy.correction import Correction
-from taper_policy.counterfactual import staying_seconds
-from taper_policy.forecast import LiveRequest
-from taper_policy.step_times import DecodeSeconds
+from taper_policy.decision.correction import Correction
+from taper_policy.forecast.forecast import LiveRequest
+from taper_policy.review.counterfactual import staying_seconds
+from taper_policy.review.step_times import DecodeSeconds
 from taper_rollout.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
 from taper_rollout.glances import Glances
 from taper_rollout.records import LiveRecord

@@ -12,13 +12,13 @@ import dataclasses
 import logging
 from typing import Any
 
-from taper_policy.advice import Advice
-from taper_policy.decision import PredictorSettings
-from taper_policy.ledger import Finished
-from taper_policy.predictor import Rules
-from taper_policy.profile import Profile
-from taper_policy.review import Move, PlayedStage, Served, as_simulated, review
-from taper_policy.rules import rule_from_settings
+from taper_policy.decision.baselines import rule_from_settings
+from taper_policy.decision.decide import Rules
+from taper_policy.decision.ledger import Finished
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.profile.profile import Profile
+from taper_policy.review.advice import Advice
+from taper_policy.review.review import Move, PlayedStage, Served, as_simulated, review
 from taper_rollout.events import StageRecord
 from taper_rollout.replica_settings import ReplicaSettings
 from taper_rollout.stage import Ended, Stage

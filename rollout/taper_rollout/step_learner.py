@@ -1,4 +1,4 @@
-"""Corrects a replica's profile by the decode steps that it makes (`taper_policy.correction`).
+"""Corrects a replica's profile by the decode steps that it makes (`taper_policy.decision.correction`).
 
 Steps are kept until their stage ends, and no more of them than `MOST_STEPS`: a long stage's
 are thinned out evenly. A fault here is logged and corrects nothing; it never ends a stage.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from taper_policy.correction import Correction, TimedStep, learned
-from taper_policy.profile import Profile
+from taper_policy.decision.correction import Correction, TimedStep, learned
+from taper_policy.profile.profile import Profile
 from taper_rollout.records import Step
 
 log = logging.getLogger("taper.step_learner")

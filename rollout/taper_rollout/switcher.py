@@ -8,8 +8,8 @@ import logging
 import time
 from typing import Any
 
-from taper_policy.profile import Profile
-from taper_policy.snapshot import Decision
+from taper_policy.decision.snapshot import Decision
+from taper_policy.profile.profile import Profile
 from taper_rollout.events import SwitchRecord
 from taper_rollout.kv_way import kv_told, kv_way
 from taper_rollout.replica_settings import ReplicaSettings

@@ -12,8 +12,8 @@ from taper_api.crd import tpprofile_crd
 from taper_api.job_error import JobError
 from taper_api.tpprofile import TPProfile, TPProfileSpec
 from taper_api.violations import problems_of
-from taper_policy.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
-from taper_policy.profile_file import profile_as_json, profile_from_json
+from taper_policy.profile.file import profile_as_json, profile_from_json
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
 
 from .admission import errors
 

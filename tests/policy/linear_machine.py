@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from taper_policy.outlook import Floats
+from taper_policy.decision.scenarios import Floats
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

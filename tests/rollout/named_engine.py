@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
-from taper_policy.estimated import h100_8b
-from taper_policy.kv_choice import KvWay
-from taper_policy.profile import Profile
+from taper_policy.profile.estimated import h100_8b
+from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.profile import Profile
 from taper_rollout.coordinator import Coordinator, ReplicaSettings
 from taper_rollout.events import StageRecord
 from taper_rollout.records import LiveRecord, RankRecord

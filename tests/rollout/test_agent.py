@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from taper_policy import layout
-from taper_policy.kv_choice import KvCosts, kv_as_json
+from taper_policy.profile.kv_choice import KvCosts, kv_as_json
 from taper_rollout import rendezvous
 from taper_rollout.agent import Agent, Command, Offer, Reply
 from taper_rollout.pause_phases import MARKS

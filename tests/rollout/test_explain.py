@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from taper_policy.correction import Correction
-from taper_policy.ledger import Corrected
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.ledger import Corrected
 from taper_rollout import cli
 from taper_rollout.report.ledger_file import CUT_OFF, LedgerFile
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taper_policy.estimated import h100_8b
+from taper_policy.profile.estimated import h100_8b
 from taper_rollout.kv_way import kv_told, kv_way
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from taper_api.last_words import words_in
-from taper_policy.profile import Profile
-from taper_policy.profile_file import profile_as_json, read_profile, write_profile
+from taper_policy.profile.file import profile_as_json, read_profile, write_profile
+from taper_policy.profile.profile import Profile
 from taper_rollout import cli
 from taper_rollout.commands import profile as command
 from taper_rollout.facts import model_config

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taper_policy.profile_file import profile_as_json, write_profile
+from taper_policy.profile.file import profile_as_json, write_profile
 from taper_rollout.profile_store import Wanted, default_directory, keep_profile, kept_profile, named_profile
 
 from .measured_profile import KEY, measured_profile

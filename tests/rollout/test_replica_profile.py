@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from taper_policy.profile import Profile
-from taper_policy.profile_file import write_profile
-from taper_policy.step_times import StepTimes
+from taper_policy.profile.file import write_profile
+from taper_policy.profile.profile import Profile
+from taper_policy.review.step_times import StepTimes
 from taper_rollout import replica_profile
 from taper_rollout.profile_grid import Room
 from taper_rollout.profile_store import kept_profile

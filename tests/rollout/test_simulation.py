@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from taper_policy.estimated import a40_14b
-from taper_policy.profile_file import write_profile
+from taper_policy.profile.estimated import a40_14b
+from taper_policy.profile.file import write_profile
 from taper_rollout import cli, simulation
 
 SMALL = ("--stages", "3", "--prompts", "3", "--samples", "2", "--max-tokens", "512")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taper_policy.step_times import StepTimes
+from taper_policy.review.step_times import StepTimes
 from taper_rollout import stage as stage_module
 from taper_rollout.events import BatchSample, StageRecord, SwitchRecord
 from taper_rollout.stage import Stage, prompt_digest, request_seed

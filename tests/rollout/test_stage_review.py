@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from taper_policy.ledger import Finished
-from taper_policy.step_times import StepTimes
+from taper_policy.decision.ledger import Finished
+from taper_policy.review.step_times import StepTimes
 from taper_rollout import stage as stage_module
 from taper_rollout.events import BatchSample, StageRecord
 from taper_rollout.stage import Stage

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from taper_policy.correction import Correction
+from taper_policy.decision.correction import Correction
 from taper_rollout import step_learner
 from taper_rollout.records import Step
 from taper_rollout.step_learner import MOST_STEPS, StepLearner

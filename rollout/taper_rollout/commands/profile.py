@@ -15,7 +15,7 @@ from taper_rollout.commands.jobs import load_or_sample
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from taper_policy.profile import Profile
+    from taper_policy.profile.profile import Profile
     from taper_rollout.profile_grid import Grid
     from taper_rollout.replica_settings import ReplicaSettings
 
@@ -240,7 +240,7 @@ async def _on_an_engine(settings: ReplicaSettings, grid: Grid, on_progress: Any)
 
 
 def _report(found: Profile, file: Path, console: Console) -> None:
-    from taper_policy.profile_file import write_profile
+    from taper_policy.profile.file import write_profile
     from taper_rollout.report.files import writing
     from taper_rollout.report.profile_plot import plot_profile
     from taper_rollout.report.profile_table import profile_tables

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rich.table import Table
 
-from taper_policy.comparison import Comparison
+from taper_policy.simulation.comparison import Comparison
 
 
 def comparison_table(found: Comparison, *, title: str) -> Table:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from taper_policy.correction import Correction
-from taper_policy.decision import Choice
-from taper_policy.ledger import Opening, Outcome, Question
-from taper_policy.life import LedgerStage, Life
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.ledger import Opening, Outcome, Question
+from taper_policy.decision.pricing import Choice
+from taper_policy.review.replica_history import LedgerStage, Life
 
 
 def explain(lives: Iterable[Life], *, step: int | None, replica: int | None, in_full: bool) -> Iterator[str]:

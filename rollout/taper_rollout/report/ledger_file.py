@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_policy.ledger import AnyEntry, entry_from_json
-from taper_policy.life import Life, lives
+from taper_policy.decision.ledger import AnyEntry, entry_from_json
+from taper_policy.review.replica_history import Life, lives
 from taper_rollout.report.files import writing
 
 LEDGER_FILE = "ledger.jsonl"

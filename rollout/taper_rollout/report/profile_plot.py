@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from taper_policy.profile import Profile
+from taper_policy.profile.profile import Profile
 from taper_rollout.report.plot import DOTS_PER_INCH, MUTED
 
 LINES = {1: "#1f5a8c", 2: "#d98a1f", 4: "#b3261e", 8: "#5b3a8c"}

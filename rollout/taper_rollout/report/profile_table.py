@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from taper_policy.profile import Profile
+from taper_policy.profile.profile import Profile
 
 MEBIBYTE = 1 << 20
 

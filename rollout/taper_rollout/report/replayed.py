@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from taper_api import JobError, Problem
-from taper_policy.decision import PredictorSettings
-from taper_policy.ledger import Question
-from taper_policy.life import Life, same_choice
-from taper_policy.replay import Asked
-from taper_policy.rules import rule_from_settings
+from taper_policy.decision.baselines import rule_from_settings
+from taper_policy.decision.ledger import Question
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.review.replay import Asked
+from taper_policy.review.replica_history import Life, same_choice
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

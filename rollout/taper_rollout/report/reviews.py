@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from taper_policy.advice import total_gain
+from taper_policy.review.advice import total_gain
 from taper_rollout.report.stages import Stage, committed
 
 Review = Mapping[str, Any]

@@ -30,8 +30,8 @@ from sglang.srt.managers.io_struct import AbortReq, GenerateReqInput, RpcReqInpu
 from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 from sglang.srt.utils.network import get_zmq_socket
 
-from taper_policy.kv_choice import KvWay, kv_as_json
 from taper_policy.layout import leaders
+from taper_policy.profile.kv_choice import KvWay, kv_as_json
 from taper_rollout.agent import COMMAND_METHOD, Command
 from taper_rollout.records import RecordReader, check_platform, name_request
 from taper_rollout.segment import Segment

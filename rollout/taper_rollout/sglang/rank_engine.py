@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from taper_policy.kv_choice import prefilled_tokens
 from taper_policy.layout import group_of
+from taper_policy.profile.kv_choice import prefilled_tokens
 from taper_rollout.agent import Command, Offer
 from taper_rollout.records import RecordWriter, Step, request_number
 from taper_rollout.sglang import handoff, kv_arena, kv_exchange, random_state, weight_views

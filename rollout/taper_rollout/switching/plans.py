@@ -7,7 +7,7 @@ smallest by at most the largest request). At the old degree each head of a reque
 held by exactly one rank of its group, so the source of every slice is determined; as
 shards are nested, a rank of the old group keeps what it needs and already has.
 
-Which requests take their KV along is `taper_policy.kv_choice`'s to say; the others are
+Which requests take their KV along is `taper_policy.profile.kv_choice`'s to say; the others are
 prefilled again where they go to, and nothing of theirs moves.
 
 The plan is a pure function of the *set* of requests: ranks that list the requests in
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from taper_policy import layout
-from taper_policy.kv_choice import HeldKv, KvWay, recomputed_by
+from taper_policy.profile.kv_choice import HeldKv, KvWay, recomputed_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from taper_policy.kv_choice import AUTO, KV_WAYS
+from taper_policy.profile.kv_choice import AUTO, KV_WAYS
 
 CUSTOM_KEYS = frozenset(
     {

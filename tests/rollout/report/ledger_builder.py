@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from taper_policy.advisor import Advisor
-from taper_policy.arms import Predictor, expected_like
-from taper_policy.decision import PredictorSettings
-from taper_policy.estimated import h100_8b
-from taper_policy.ledger import AnyEntry, Judgement, Opening, Outcome, Question, Start
-from taper_policy.predictor import Rules
-from taper_policy.regimes import lengths
-from taper_policy.review import PlayedStage, Served, as_simulated, clock_of, review
-from taper_policy.simulator import SimulatedRequest, SimulatedSwitch, simulate
+from taper_policy.decision.advisor import Advisor
+from taper_policy.decision.decide import Rules
+from taper_policy.decision.ledger import AnyEntry, Judgement, Opening, Outcome, Question, Start
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.profile.estimated import h100_8b
+from taper_policy.review.review import PlayedStage, Served, as_simulated, clock_of, review
+from taper_policy.simulation.length_distributions import lengths
+from taper_policy.simulation.policies import Predictor, expected_like
+from taper_policy.simulation.simulator import SimulatedRequest, SimulatedSwitch, simulate
 
 PROFILE = h100_8b()
 MAX_TOKENS = 4096

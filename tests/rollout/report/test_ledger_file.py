@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taper_api import JobError
-from taper_policy.ledger import Question, StageEnd
+from taper_policy.decision.ledger import Question, StageEnd
 from taper_rollout.report.ledger_file import LedgerFile, read_ledger
 from taper_rollout.report.recorder import Recorder
 

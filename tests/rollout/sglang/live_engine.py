@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from taper_policy.kv_choice import KvCosts, KvWay
+from taper_policy.profile.kv_choice import KvCosts, KvWay
 from taper_rollout.records import RankRecord
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings

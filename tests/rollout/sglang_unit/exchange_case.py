@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from taper_policy import layout
-from taper_policy.kv_choice import KvCosts, KvWay
+from taper_policy.profile.kv_choice import KvCosts, KvWay
 from taper_rollout.sglang import kv_exchange
 from taper_rollout.switching.plans import LiveRequest, SwitchPlan, plan_switch
 

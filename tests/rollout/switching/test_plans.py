@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy import layout
-from taper_policy.kv_choice import KvCosts, KvWay, choose_recomputed
+from taper_policy.profile.kv_choice import KvCosts, KvWay, choose_recomputed
 from taper_rollout.switching.plans import KvSlice, LiveRequest, SwitchPlan, plan_switch
 
 MAX_TOKENS = 3000

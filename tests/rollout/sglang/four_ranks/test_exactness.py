@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taper_policy.kv_choice import KvWay
+from taper_policy.profile.kv_choice import KvWay
 from taper_rollout.sglang.engine import EngineDied
 from taper_rollout.sglang.engine_settings import EngineSettings
 

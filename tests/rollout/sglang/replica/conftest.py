@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from taper_policy.ledger import AnyEntry, entry_from_json
-from taper_policy.profile import Profile
+from taper_policy.decision.ledger import AnyEntry, entry_from_json
+from taper_policy.profile.profile import Profile
 from taper_rollout.coordinator import Coordinator, Generated, ReplicaSettings
 from taper_rollout.decisions import Decisions
 from taper_rollout.events import LedgerEntry, StageRecord

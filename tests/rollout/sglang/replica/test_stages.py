@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from taper_policy.ledger import Judgement, Outcome, Question, StageEnd
-from taper_policy.life import lives, same_choice
+from taper_policy.decision.ledger import Judgement, Outcome, Question, StageEnd
+from taper_policy.review.replica_history import lives, same_choice
 from taper_rollout.coordinator import Generated
 from taper_rollout.events import StageProgress, StageRecord
 from taper_rollout.stage import prompt_digest

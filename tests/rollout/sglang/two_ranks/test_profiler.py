@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from taper_policy.kv_choice import KvWay
-from taper_policy.profile import Profile
+from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.profile import Profile
 from taper_rollout import profile_load, profiler, replica_profile
 from taper_rollout.profile_grid import SKIPPED_STEPS, Grid, prefill_prompts
 from taper_rollout.profile_load import EndedEarly, decoding

@@ -1,0 +1,1 @@
+"""Decide on the layout: price each one over the forecast, and record why."""

@@ -1,0 +1,118 @@
+"""What a replica asks `decide`, and when: the memory between one decision and the next.
+
+One advisor lives as long as its job. It hears which responses have ended, asks when the
+batch has shrunk enough since the last question, and keeps of each question all that is
+needed to ask it again (`ledger`). Live replicas and simulated ones use the same advisor.
+
+Between two questions the live count must fall by a share (one by one when few live), but never past
+the count at which the last choice planned to widen. Or the longest response must grow by a share: that
+a request goes on, too, tells how long the rest may be. Asking more often gained nothing that
+`benchmarks/regret.py` could see.
+
+Invariants (asserted by `tests/policy/decision/test_advisor.py`):
+- the same events give the same questions with the same choices;
+- a response is told to the history once, in the stage that it ended in;
+- a fault of forecast or profile is an answer to stay, never an exception.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from taper_policy.decision.correction import CorrectedPrices, Correction
+from taper_policy.decision.decide import ReplicaSnapshot, Rules, decide
+from taper_policy.decision.first_layout import ExpectedStage, first_layout
+from taper_policy.decision.ledger import Finished, Question, StageEnd
+from taper_policy.decision.pricing import Choice, Prices
+from taper_policy.forecast.forecast import Forecast, forecast
+from taper_policy.forecast.lengths import LengthHistory
+
+FEW = 4
+SHARE = 0.5
+GROWTH = 1.75
+LEAST_GROWTH = 1 / 32
+
+
+class Advisor:
+    """See the module's docstring. `max_tokens` is the longest response. Not thread-safe."""
+
+    def __init__(self, prices: Prices, rules: Rules, *, max_tokens: int) -> None:
+        self._profile, self._rules, self._max_tokens = prices, rules, max_tokens
+        self._prices: Prices = prices
+        self._history = LengthHistory()
+        self._step = 0
+        self._number = 0
+        self._due: int | None = None
+        self._due_tokens = 0
+        self._untold: list[Finished] = []
+
+    def start_stage(self, step: int) -> None:
+        """The generation stage of global step `step` begins; the first question is due at once."""
+        self._history.start_stage(step)
+        self._step, self._number, self._due = step, 0, None
+
+    def correct(self, correction: Correction) -> None:
+        """Price steps with this correction from now on."""
+        self._prices = CorrectedPrices(self._profile, correction)
+
+    def first_layout(self, expected: ExpectedStage, *, footprint: int) -> Choice:
+        """The layout to begin the stage in, before its first request."""
+        return first_layout(
+            expected,
+            self._prices,
+            self._history,
+            self._rules,
+            footprint=footprint,
+            max_tokens=self._max_tokens,
+        )
+
+    def add_finished(self, finished: Iterable[Finished]) -> None:
+        """Responses of this stage that have ended. `ValueError` for one without a token."""
+        for response in finished:
+            self._history.add_finished(response.prompt, response.tokens, step=self._step)
+            self._untold.append(response)
+
+    def is_due(self, num_live: int, longest_tokens: int) -> bool:
+        """Whether the batch has shrunk, or its longest response grown, enough for another question."""
+        return self._due is None or num_live <= self._due or longest_tokens >= self._due_tokens
+
+    def ask(self, snapshot: ReplicaSnapshot, now: float) -> Question:
+        """What to do now, kept with all that the answer followed from."""
+        choice = self._choice(snapshot, now)
+        self._due = _next_question(choice, snapshot.degree, len(snapshot.live))
+        longest = max((request.decoded_tokens for request in snapshot.live), default=0)
+        self._due_tokens = max(longest + math.ceil(LEAST_GROWTH * self._max_tokens), int(GROWTH * longest))
+        self._number += 1
+        return Question(
+            step=self._step,
+            number=self._number,
+            age_seconds=now - snapshot.at_seconds,
+            finished=self._told(),
+            snapshot=snapshot,
+            choice=choice,
+        )
+
+    def end_stage(self) -> StageEnd:
+        """What ended after the last question; the next stage's choices follow from it, too."""
+        return StageEnd(step=self._step, finished=self._told())
+
+    def _told(self) -> tuple[Finished, ...]:
+        told, self._untold = tuple(self._untold), []
+        return told
+
+    def _choice(self, snapshot: ReplicaSnapshot, now: float) -> Choice:
+        try:
+            expected: Forecast = forecast(snapshot.live, self._history, max_tokens=self._max_tokens)
+        except (ValueError, ArithmeticError) as error:
+            return Choice(degree=snapshot.degree, reason=f"nothing can be forecast: {error}")
+        return decide(snapshot, self._prices, expected, self._rules, now)
+
+
+def _next_question(choice: Choice, degree: int, num_live: int) -> int:
+    """The live count at which the next question is due."""
+    if num_live <= FEW:
+        return num_live - 1
+    staying = next((option for option in choice.options if option.degree == degree), None)
+    planned = staying.next_at_requests if staying and staying.next_at_requests is not None else 0
+    return max(FEW, int(SHARE * num_live), min(planned, num_live - 1))

@@ -1,0 +1,116 @@
+"""The decision as a replica asks for it: a snapshot, a profile, a forecast, settings, the time.
+
+`decide` is pure and gives a reason for whatever it does. It stays where it must not or cannot
+judge: nothing lives, requests wait for room or may still arrive, the snapshot is old or from
+the future, the forecast is of other requests, or the profile cannot price a layout.
+
+Invariants (asserted by `tests/policy/decision/test_decide.py`):
+- equal arguments give equal choices, also with the live requests in another order;
+- it does not raise for any snapshot: a fault of the predictor never stops generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from taper_policy.decision.pricing import Choice, PredictorSettings, Prices, choose
+from taper_policy.decision.scenarios import Outlook
+from taper_policy.forecast.forecast import Forecast, LiveRequest
+
+STALE_SECONDS: Final = 5.0
+SCENARIOS: Final = (8, 32)
+SCENARIO_REQUESTS: Final = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSnapshot:
+    """A replica at one moment of a stage, request by request.
+
+    at_seconds: on the clock that `decide` is given the time of
+    footprint, degree: ranks of the replica, and the degree of its layout
+    live: all requests that decode
+    waiting: requests that no group has room for yet
+    arrivals_settled: no request of this stage is still to come
+    boundary_seconds: how long the first group to stop would wait for the last, if it were told to
+        stop now; None where that is not known
+    """
+
+    at_seconds: float
+    footprint: int
+    degree: int
+    live: tuple[LiveRequest, ...]
+    waiting: int = 0
+    arrivals_settled: bool = True
+    boundary_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the user set: the layouts that may be taken, and when a gain is enough. `seed` draws scenarios."""
+
+    degrees: tuple[int, ...]
+    enough: PredictorSettings = field(default_factory=PredictorSettings)
+    seed: int = 0
+
+
+def decide(
+    snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: Rules, now: float
+) -> Choice:
+    """The layout to have now, and why. Never raises: what it cannot judge it leaves as it is."""
+    reason = _why_not(snapshot, forecast, now)
+    if reason is not None:
+        return Choice(degree=snapshot.degree, reason=reason)
+    try:
+        return _priced(snapshot, profile, forecast, settings)
+    except (ValueError, ArithmeticError) as error:
+        return Choice(degree=snapshot.degree, reason=f"cannot be priced: {error}")
+
+
+def scenario_count(num_live: int) -> int:
+    """How many scenarios are drawn for so many requests: fewer of many, whose sums vary less."""
+    fewest, most = SCENARIOS
+    return max(fewest, min(most, SCENARIO_REQUESTS // num_live))
+
+
+def _why_not(snapshot: ReplicaSnapshot, forecast: Forecast, now: float) -> str | None:
+    age = now - snapshot.at_seconds
+    if not snapshot.live:
+        return "nothing is running"
+    if snapshot.waiting:
+        return f"{snapshot.waiting} requests wait for room"
+    if not snapshot.arrivals_settled:
+        return "requests may still arrive"
+    if not 0.0 <= age <= STALE_SECONDS:
+        return f"the snapshot is {age:.1f} s old"
+    if set(forecast.rids) != {request.rid for request in snapshot.live}:
+        return "the forecast is of other requests"
+    return None
+
+
+def _priced(snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: Rules) -> Choice:
+    order = {rid: index for index, rid in enumerate(forecast.rids)}
+    live = sorted(snapshot.live, key=lambda request: request.rid)
+    remaining = forecast.scenarios(scenario_count(len(live)), settings.seed)[
+        :, [order[request.rid] for request in live]
+    ]
+    outlook = Outlook.of(
+        remaining,
+        [request.prompt_tokens + request.decoded_tokens for request in live],
+        [request.group for request in live],
+        num_groups=snapshot.footprint // snapshot.degree,
+    )
+    return choose(
+        outlook,
+        profile,
+        settings.enough,
+        degree=snapshot.degree,
+        degrees=_with_present(settings.degrees, snapshot.degree),
+        footprint=snapshot.footprint,
+        boundary_seconds=snapshot.boundary_seconds,
+    )
+
+
+def _with_present(degrees: Sequence[int], present: int) -> tuple[int, ...]:
+    return tuple(sorted({*degrees, present}))

@@ -1,0 +1,89 @@
+"""The layout to begin a stage in, before any of its requests is there.
+
+Between two stages a replica is idle, so another layout costs no request a pause. What the stage
+will bring is not known yet; what is expected of it is: about as many requests as in the stage
+before, with lengths as the job has shown so far, or the prior's in its first stage. The layouts
+are priced by their courses to the end, widenings on the way included. The fastest is taken if it
+beats the best layout to keep for good by the margin: a widening that is planned for nothing but a
+sliver costs most where the stage turns out short.
+
+Invariants (asserted by `tests/policy/decision/test_first_layout.py`):
+- by its own model never slower than any layout that is kept for good;
+- equal arguments give equal choices;
+- it does not raise for what cannot be priced: the stage then begins in the narrowest layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from taper_policy.decision.decide import Rules, scenario_count
+from taper_policy.decision.pricing import Choice, Prices, choose_first
+from taper_policy.decision.scenarios import Outlook
+from taper_policy.forecast.forecast import LiveRequest, forecast
+from taper_policy.forecast.lengths import LengthHistory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedStage:
+    """What a stage is expected to bring to one replica.
+
+    num_requests, num_prompts: requests, and the prompts whose samples they are
+    prompt_tokens: mean tokens of a prompt
+
+    Raises `ValueError` for numbers that no stage has.
+    """
+
+    num_requests: int
+    num_prompts: int
+    prompt_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_prompts <= self.num_requests:
+            raise ValueError(f"num_prompts: {self.num_prompts} is not within [1, {self.num_requests}]")
+        if self.prompt_tokens < 0:
+            raise ValueError(f"prompt_tokens: {self.prompt_tokens} is negative")
+
+    def requests(self) -> list[LiveRequest]:
+        """As many requests, of prompts that nobody has seen; the samples of a prompt follow each other."""
+        samples = -(-self.num_requests // self.num_prompts)
+        return [
+            LiveRequest(
+                rid=f"expected-{index:06}",
+                prompt=f"expected-{index // samples:06}",
+                group=0,
+                prompt_tokens=self.prompt_tokens,
+                decoded_tokens=0,
+            )
+            for index in range(self.num_requests)
+        ]
+
+
+def first_layout(
+    expected: ExpectedStage,
+    profile: Prices,
+    history: LengthHistory,
+    settings: Rules,
+    *,
+    footprint: int,
+    max_tokens: int,
+) -> Choice:
+    """The layout to begin in, and why. `max_tokens` is the longest response."""
+    requests = expected.requests()
+    try:
+        remaining = forecast(requests, history, max_tokens=max_tokens).scenarios(
+            scenario_count(len(requests)), settings.seed
+        )
+        num_groups = footprint // settings.degrees[0]
+        # The prefill makes the first token of each response, no step does.
+        outlook = Outlook.of(
+            np.maximum(1, remaining - 1),
+            [request.prompt_tokens + 1 for request in requests],
+            [index % num_groups for index in range(len(requests))],
+            num_groups=num_groups,
+        )
+        return choose_first(outlook, profile, settings.enough, degrees=settings.degrees, footprint=footprint)
+    except (ValueError, ArithmeticError) as error:
+        return Choice(degree=settings.degrees[0], reason=f"cannot be priced: {error}")

@@ -1,0 +1,268 @@
+"""The decisions of a replica as they are kept: every question with all that its answer followed from.
+
+A ledger is a sequence of entries in the order of time. A replica's life begins with its `Start`; then
+come, stage by stage, how its profile is corrected (where that is news), its opening, the questions,
+what became of the switches, how the stage compares with other plans, and its end.
+`replay.replay` asks the questions again.
+
+Invariants (asserted by `tests/policy/review/test_replica_history.py`):
+- an entry read back from JSON equals the one written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.decide import ReplicaSnapshot, Rules
+from taper_policy.decision.first_layout import ExpectedStage
+from taper_policy.decision.pricing import Choice, Option, PredictorSettings
+from taper_policy.forecast.forecast import LiveRequest
+from taper_policy.profile.file import profile_as_json, profile_from_json
+from taper_policy.profile.profile import Profile
+
+
+class Finished(NamedTuple):
+    """A response that has ended: the digest that its siblings share, and its tokens."""
+
+    prompt: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A replica begins to predict, and knows nothing of lengths yet.
+
+    degrees: of the layouts that may be taken, base first
+    mode: `advise` or `enforce`
+    max_tokens: of the longest response
+    """
+
+    footprint: int
+    degrees: tuple[int, ...]
+    mode: str
+    max_tokens: int
+    predictor: PredictorSettings
+    profile: Profile
+
+    def rules(self) -> Rules:
+        """What the questions were asked with."""
+        return Rules(degrees=self.degrees, enough=self.predictor)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "entry": "start",
+            "footprint": self.footprint,
+            "degrees": list(self.degrees),
+            "mode": self.mode,
+            "max_tokens": self.max_tokens,
+            "predictor": asdict(self.predictor),
+            "profile": profile_as_json(self.profile),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrected:
+    """How the profile's steps are corrected from this stage on."""
+
+    step: int
+    correction: Correction
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"entry": "correction", "step": self.step, "factors": self.correction.as_json()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """The layout that a stage began in, by what was expected of it."""
+
+    step: int
+    expected: ExpectedStage
+    choice: Choice
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "entry": "opening",
+            "step": self.step,
+            "expected": asdict(self.expected),
+            "choice": _choice_as_json(self.choice),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One decision.
+
+    step, number: the stage's global step, and the how-manieth question of the stage it is, from 1
+    age_seconds: of the snapshot when it was judged
+    finished: responses that ended since the question (or stage) before
+    """
+
+    step: int
+    number: int
+    age_seconds: float
+    finished: tuple[Finished, ...]
+    snapshot: ReplicaSnapshot
+    choice: Choice
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether another layout was chosen than the one at hand."""
+        return self.choice.degree != self.snapshot.degree
+
+    def option(self, degree: int) -> Option | None:
+        """What was weighed of a layout; None where nothing could be priced."""
+        return next((option for option in self.choice.options if option.degree == degree), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready; live requests as rows `[rid, prompt, group, prompt tokens, decoded tokens]`."""
+        snapshot = asdict(self.snapshot)
+        snapshot["live"] = [
+            [one.rid, one.prompt, one.group, one.prompt_tokens, one.decoded_tokens]
+            for one in self.snapshot.live
+        ]
+        return {
+            "entry": "question",
+            "step": self.step,
+            "number": self.number,
+            "age_seconds": self.age_seconds,
+            "finished": [list(response) for response in self.finished],
+            "snapshot": snapshot,
+            "choice": _choice_as_json(self.choice),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageEnd:
+    """The end of a stage: the responses that ended after its last question."""
+
+    step: int
+    finished: tuple[Finished, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "entry": "stage end",
+            "step": self.step,
+            "finished": [list(response) for response in self.finished],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a switch, or of an advice: the fields of the stage's record of it."""
+
+    step: int
+    switch: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"entry": "outcome", "step": self.step, "switch": dict(self.switch)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """How the stage compares with other plans, as its record tells it."""
+
+    step: int
+    review: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"entry": "review", "step": self.step, "review": dict(self.review)}
+
+
+Entry = Corrected | Opening | Question | StageEnd
+AnyEntry = Start | Entry | Outcome | Judgement
+
+
+def entry_from_json(values: Mapping[str, Any]) -> AnyEntry:
+    """The entry that `as_json` wrote. Raises `ValueError` that says what is wrong with it."""
+    try:
+        if values["entry"] not in _READERS:
+            raise ValueError(f"entry: {values['entry']!r} is unknown")
+        return _READERS[values["entry"]](values)
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]}: missing") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"is no ledger entry: {error}") from None
+
+
+def _start(values: Mapping[str, Any]) -> Start:
+    return Start(
+        footprint=int(values["footprint"]),
+        degrees=tuple(int(degree) for degree in values["degrees"]),
+        mode=str(values["mode"]),
+        max_tokens=int(values["max_tokens"]),
+        predictor=PredictorSettings(**values["predictor"]),
+        profile=profile_from_json(values["profile"]),
+    )
+
+
+def _corrected(values: Mapping[str, Any]) -> Corrected:
+    return Corrected(step=int(values["step"]), correction=Correction.from_json(values["factors"]))
+
+
+def _opening(values: Mapping[str, Any]) -> Opening:
+    return Opening(
+        step=int(values["step"]),
+        expected=ExpectedStage(**values["expected"]),
+        choice=_choice(values["choice"]),
+    )
+
+
+def _question(values: Mapping[str, Any]) -> Question:
+    return Question(
+        step=int(values["step"]),
+        number=int(values["number"]),
+        age_seconds=float(values["age_seconds"]),
+        finished=_finished(values),
+        snapshot=_snapshot(values["snapshot"]),
+        choice=_choice(values["choice"]),
+    )
+
+
+def _stage_end(values: Mapping[str, Any]) -> StageEnd:
+    return StageEnd(step=int(values["step"]), finished=_finished(values))
+
+
+def _outcome(values: Mapping[str, Any]) -> Outcome:
+    return Outcome(step=int(values["step"]), switch=dict(values["switch"].items()))
+
+
+def _judgement(values: Mapping[str, Any]) -> Judgement:
+    return Judgement(step=int(values["step"]), review=dict(values["review"].items()))
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], AnyEntry]] = {
+    "start": _start,
+    "correction": _corrected,
+    "opening": _opening,
+    "question": _question,
+    "stage end": _stage_end,
+    "outcome": _outcome,
+    "review": _judgement,
+}
+
+
+def _finished(values: Mapping[str, Any]) -> tuple[Finished, ...]:
+    return tuple(Finished(str(prompt), int(tokens)) for prompt, tokens in values["finished"])
+
+
+def _snapshot(values: Mapping[str, Any]) -> ReplicaSnapshot:
+    names = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
+    live = tuple(LiveRequest(**dict(zip(names, row, strict=True))) for row in values["live"])
+    return ReplicaSnapshot(**{**values, "live": live})
+
+
+def _choice_as_json(choice: Choice) -> dict[str, Any]:
+    return asdict(choice) | {"options": [asdict(option) for option in choice.options]}
+
+
+def _choice(values: Mapping[str, Any]) -> Choice:
+    return Choice(**{**values, "options": tuple(Option(**option) for option in values["options"])})

@@ -1,0 +1,346 @@
+"""Which layout a replica should have now: the predictor's decision, pure.
+
+For each uniform layout the expected seconds to the end of the stage are priced over the
+forecast's scenarios: going on in the layout at hand, or switching to another now, switch
+cost included, with later widenings allowed in both cases. A later widening happens when
+the live count has fallen to a milestone; which one is chosen by backward induction on the
+scenarios' mean, so that nothing is decided by lengths that nobody can know.
+
+A switch waits for the last group to finish its step. How long is known for one that is made now; of
+a later one the mean is taken, groups being out of step.
+
+A switch is decided only if it is best made now, its expected gain over staying for good beats the
+margin, and enough scenarios gain.
+
+Invariants (asserted by `tests/policy/decision/test_pricing.py`):
+- under its own model the decision is never slower than staying for good;
+- equal inputs give equal decisions, whatever the order of the requests;
+- with `mode` limits met (nothing live, requests waiting, arrivals open) it stays, and says why;
+- it never raises for a snapshot and a forecast that agree: what it cannot price, it does not choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from taper_policy.decision.scenarios import Floats, Outlook, StepSeconds, Whole
+
+
+class Prices(Protocol):
+    """What a profile must tell: step seconds of each degree, and the seconds of a switch."""
+
+    def steps(self, degree: int) -> StepSeconds:
+        """The step times of a group of `degree` ranks."""
+
+    def pause_seconds(
+        self, from_degree: int, to_degree: int, requests: Floats, context_tokens: Floats
+    ) -> Floats:
+        """Seconds of a switch of so many live requests with so many context tokens in all, elementwise.
+
+        From the moment on when all groups have stopped.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictorSettings:
+    """When a predicted gain is enough: `margin_seconds` and `margin_share` of what staying for good
+    takes, in at least the share `confidence` of the scenarios."""
+
+    margin_seconds: float = 0.02
+    margin_share: float = 0.01
+    confidence: float = 0.75
+
+    def margin(self, staying_seconds: float) -> float:
+        """Seconds that must be saved of those."""
+        return self.margin_seconds + self.margin_share * staying_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A layout to have from now on: expected seconds to the end of the stage, and its 80 % interval.
+
+    `pause_seconds` is part of `seconds`. `next_degree` and `next_at_requests` tell the widening
+    that is planned later, if one is.
+    """
+
+    degree: int
+    seconds: float
+    low_seconds: float
+    high_seconds: float
+    pause_seconds: float
+    next_degree: int | None = None
+    next_at_requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The decision: the layout to have, why, and what was weighed. `degree` is the present one to stay.
+
+    `gain_seconds` is what the best other layout saves over staying for good, `gain_share` the share
+    of the scenarios in which it does.
+    """
+
+    degree: int
+    reason: str
+    gain_seconds: float = 0.0
+    gain_share: float = 0.0
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What follows from a layout: seconds of its blocks `[scenarios, blocks]`, and when to leave it.
+
+    At each milestone `[blocks + 1]`: `rest` is the mean seconds to the end of the best way on,
+    `saved` what widening there saves on average, and `targets` to which degree.
+    """
+
+    seconds: Floats
+    rest: Floats
+    saved: Floats
+    targets: Whole
+
+    def leaves(self, begin: int) -> tuple[int, int] | None:
+        """The milestone, from `begin` on, at which to widen, and to which degree; None to stay."""
+        at = begin + int(self.saved[begin:].argmax())
+        return (at, int(self.targets[at])) if self.saved[at] > 0 else None
+
+
+def choose(
+    outlook: Outlook,
+    prices: Prices,
+    settings: PredictorSettings,
+    *,
+    degree: int,
+    degrees: Sequence[int],
+    footprint: int,
+    boundary_seconds: float | None = None,
+) -> Choice:
+    """The best layout now, for a stage of which `outlook` tells what may come.
+
+    `boundary_seconds`: how long the first group to stop would wait for the last, now; None where unknown.
+    """
+    pauses = _Pauses(outlook, prices, footprint, degree, boundary_seconds)
+    courses = _courses(outlook, prices, pauses, degrees, footprint)
+    is_one_group = degree == footprint
+    grouped = courses[degree].seconds if is_one_group else outlook.seconds_as_grouped(prices.steps(degree))
+    wider = {other: course for other, course in courses.items() if other > degree}
+    staying = _course(grouped, degree, wider, pauses, first=1)
+    ways = courses | {degree: staying}
+    plans = {other: _plan_seconds(other, ways[other], courses, pauses, present=degree) for other in degrees}
+    options = _options(plans, ways, outlook, pauses, degree)
+    return _weigh(plans, grouped.sum(axis=1), options, settings, degree, int(outlook.counts[0]))
+
+
+def choose_first(
+    outlook: Outlook,
+    prices: Prices,
+    settings: PredictorSettings,
+    *,
+    degrees: Sequence[int],
+    footprint: int,
+) -> Choice:
+    """The layout to begin in. The groups of `outlook` are those of the narrowest of `degrees`; in another
+    layout they are `merged`, as requests that are dealt in turn would be.
+
+    No layout is at hand, so none costs a switch. The fastest is taken, later widenings included, if it
+    beats the best layout to keep for good by the margin. Confidence is not asked for: a widening that
+    is only planned will be judged when it is due.
+    """
+    pauses = _Pauses(outlook, prices, footprint)
+    courses = _courses(outlook, prices, pauses, degrees, footprint)
+    plans, ways, kept = {}, {}, {}
+    for degree in degrees:
+        wider = {other: course for other, course in courses.items() if other > degree}
+        dealt = outlook.merged(footprint // degree).seconds_as_grouped(prices.steps(degree))
+        ways[degree] = _course(dealt, degree, wider, pauses)
+        plans[degree] = _plan_seconds(degree, ways[degree], courses, pauses, present=degree)
+        kept[degree] = dealt.sum(axis=1)
+    steady = min(degrees, key=lambda degree: (float(kept[degree].mean()), degree))
+    fastest = min(degrees, key=lambda degree: (float(plans[degree].mean()), degree))
+    staying, seconds = float(kept[steady].mean()), float(plans[fastest].mean())
+    share = float((kept[steady] > plans[fastest]).mean())
+    is_enough = staying - seconds > settings.margin(staying)
+    told = f"{outlook.counts[0]} expected: degree {fastest} {seconds:.2f} s"
+    return Choice(
+        degree=fastest if is_enough else steady,
+        reason=f"{told}, degree {steady} for good {staying:.2f} s",
+        gain_seconds=staying - seconds,
+        gain_share=share,
+        options=_options(plans, ways, outlook, pauses, None),
+    )
+
+
+def _courses(
+    outlook: Outlook, prices: Prices, pauses: _Pauses, degrees: Sequence[int], footprint: int
+) -> dict[int, _Course]:
+    """The course from each degree on, with the requests spread evenly."""
+    courses: dict[int, _Course] = {}
+    for degree in sorted(degrees, reverse=True):
+        even = outlook.seconds_if_even(prices.steps(degree), num_groups=footprint // degree)
+        courses[degree] = _course(even, degree, courses, pauses)
+    return courses
+
+
+class _Pauses:
+    """Mean seconds of a switch at each milestone, for each pair of degrees, with the wait for the boundary.
+
+    `boundary_seconds` is that wait in the layout at hand, of `present`, at the first milestone.
+    """
+
+    def __init__(
+        self,
+        outlook: Outlook,
+        prices: Prices,
+        footprint: int,
+        present: int | None = None,
+        boundary_seconds: float | None = None,
+    ) -> None:
+        self._requests = outlook.counts.astype(np.float64)
+        self._context = outlook.live_context_tokens.mean(axis=0)
+        self._prices, self._footprint = prices, footprint
+        self._present, self._boundary_seconds = present, boundary_seconds
+        self._waits: dict[int, Floats] = {}
+        self._known: dict[tuple[int, int], Floats] = {}
+
+    def of(self, from_degree: int, to_degree: int) -> Floats:
+        pair = (from_degree, to_degree)
+        if pair not in self._known:
+            pauses = self._prices.pause_seconds(*pair, self._requests, self._context)
+            self._known[pair] = pauses + self._wait(from_degree)
+        return self._known[pair]
+
+    def _wait(self, degree: int) -> Floats:
+        if degree not in self._waits:
+            wait = self._mean_wait(degree)
+            if degree == self._present and self._boundary_seconds is not None:
+                wait[0] = self._boundary_seconds
+            self._waits[degree] = wait
+        return self._waits[degree]
+
+    def _mean_wait(self, degree: int) -> Floats:
+        """The mean range of as many uniform numbers as groups are busy: each is anywhere in its step."""
+        num_groups = self._footprint // degree
+        busy = np.minimum(num_groups, self._requests)
+        batch = np.maximum(1.0, np.ceil(self._requests / num_groups))
+        context = self._context / np.maximum(1.0, self._requests)
+        step = self._prices.steps(degree).seconds(batch, context, num_groups)
+        wait: Floats = np.where(busy > 1, (busy - 1) / (busy + 1), 0.0) * step
+        return wait
+
+
+def _course(
+    seconds: Floats, degree: int, wider: Mapping[int, _Course], pauses: _Pauses, *, first: int = 0
+) -> _Course:
+    """The best way on from `degree`, whose blocks take `seconds` `[scenarios, blocks]`, at each milestone.
+
+    `first` is the earliest milestone at which it may widen.
+    """
+    mean = seconds.mean(axis=0)
+    alone = np.concatenate([mean[::-1].cumsum()[::-1], [0.0]])
+    # What is saved by widening at each milestone; at the last one nothing is left to save.
+    saved, targets = np.zeros(len(alone)), np.full(len(alone), degree)
+    for other, course in wider.items():
+        if other <= degree:
+            continue
+        candidate = alone - pauses.of(degree, other) - course.rest
+        better = candidate > saved
+        saved, targets = np.where(better, candidate, saved), np.where(better, other, targets)
+    saved[:first] = 0.0
+    best = np.maximum.accumulate(saved[::-1])[::-1]
+    return _Course(seconds, alone - best, saved, targets)
+
+
+def _plan_seconds(
+    degree: int, way: _Course, courses: Mapping[int, _Course], pauses: _Pauses, *, present: int
+) -> Floats:
+    """Seconds of each scenario `[scenarios]` under the plan of going on by `way` from now."""
+    total = np.zeros(len(way.seconds))
+    if degree != present:
+        total += pauses.of(present, degree)[0]
+    begin = 0
+    while (leaves := way.leaves(begin)) is not None:
+        at, target = leaves
+        total += way.seconds[:, begin:at].sum(axis=1) + pauses.of(degree, target)[at]
+        degree, way, begin = target, courses[target], at
+    rest: Floats = total + way.seconds[:, begin:].sum(axis=1)
+    return rest
+
+
+def _options(
+    plans: Mapping[int, Floats],
+    ways: Mapping[int, _Course],
+    outlook: Outlook,
+    pauses: _Pauses,
+    present: int | None,
+) -> tuple[Option, ...]:
+    """What each of `plans` comes to. `present` is the layout at hand, None where there is none yet."""
+    seconds = np.sort(np.stack(list(plans.values())), axis=1)
+    mean = seconds.mean(axis=1).tolist()
+    low, high = (_quantile(seconds, share).tolist() for share in (0.1, 0.9))
+    options = []
+    for index, degree in enumerate(plans):
+        pause = 0.0 if present is None or degree == present else float(pauses.of(present, degree)[0])
+        leaves = ways[degree].leaves(0)
+        options.append(
+            Option(
+                degree=degree,
+                seconds=mean[index],
+                low_seconds=low[index],
+                high_seconds=high[index],
+                pause_seconds=pause,
+                next_degree=leaves[1] if leaves else None,
+                next_at_requests=int(outlook.counts[leaves[0]]) if leaves else None,
+            )
+        )
+    return tuple(options)
+
+
+def _quantile(ordered: Floats, share: float) -> Floats:
+    """Of each row, which ascends, linear between its values."""
+    place = share * (ordered.shape[1] - 1)
+    below = min(int(place), max(0, ordered.shape[1] - 2))
+    above = min(below + 1, ordered.shape[1] - 1)
+    found: Floats = ordered[:, below] + (place - below) * (ordered[:, above] - ordered[:, below])
+    return found
+
+
+def _weigh(
+    plans: Mapping[int, Floats],
+    staying_for_good: Floats,
+    options: Sequence[Option],
+    settings: PredictorSettings,
+    degree: int,
+    num_live: int,
+) -> Choice:
+    """The best other layout if now is the moment for it, and it is enough faster than staying for good.
+
+    A margin over waiting for the same switch would put it off again and again: a moment later it is
+    nearly as good. Over waiting for another one the margin is due.
+    """
+    by_degree = {option.degree: option for option in options}
+    waiting = by_degree[degree]
+    others = [option for option in options if option.degree != degree]
+    if not others:
+        return Choice(degree=degree, reason="there is no other layout", options=tuple(options))
+    best = min(others, key=lambda option: (option.seconds, option.degree))
+    staying = float(staying_for_good.mean())
+    gain, ahead = staying - best.seconds, waiting.seconds - best.seconds
+    share = float((staying_for_good > plans[best.degree]).mean())
+    told = f"{num_live} live: degree {best.degree} {best.seconds:.2f} s, staying {staying:.2f} s"
+    margin = settings.margin(staying)
+    target = degree
+    if gain <= margin:
+        reason = f"{told}: no more than the margin of {margin:.2f} s is gained"
+    elif share < settings.confidence:
+        reason = f"{told}: only {share:.0%} of the scenarios gain"
+    elif ahead <= (0.0 if waiting.next_degree == best.degree else margin):
+        waits = f"degree {waiting.next_degree} at {waiting.next_at_requests} live, {waiting.seconds:.2f} s"
+        reason = f"{told}: waits for {waits}"
+    else:
+        reason, target = f"{told}: {gain:.2f} s gained, in {share:.0%} of the scenarios", best.degree
+    return Choice(degree=target, reason=reason, gain_seconds=gain, gain_share=share, options=tuple(options))

@@ -1,0 +1,1 @@
+"""Predict how many tokens the live requests still generate."""

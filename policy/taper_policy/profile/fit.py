@@ -1,0 +1,356 @@
+"""A profile from raw samples: what a profiler measured, as medians and terms with honest errors.
+
+Steps. A sample counts for the grid context nearest to its own, and is brought there along
+the line through the medians of its line's cells (contexts grow while a cell is measured).
+Of each cell the share `held_out_share` of the samples, spread evenly over the time, is held
+out; the rest gives the median and its interval. The held-out samples, at their own
+contexts, give the profile's `held_out_error`: the mean of |predicted - measured| / measured, over
+the samples; and its `held_out_cell_error`: over the cells, of the means of their samples.
+
+Switches and prefills. Terms by `robust_fit`, for each pair and degree; their p90 errors are
+cross-validated: each sample is predicted by terms fitted without its fold, which is that share of them.
+A recomputed token that no switch of a pair had costs what it costs the prefill of the
+target's degree; what migrating costs a request, or once, is then not told apart from what
+any switch costs. Every pair must have moved requests and bytes: what was never measured
+does not become free.
+
+Invariants (asserted by `tests/policy/profile/test_fit.py`):
+- samples of a model that is linear in context give its cells and terms back;
+- a tenth of spoilt samples moves no cell by more than the noise;
+- samples that are held out do not change the cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+import numpy as np
+
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.robust_fit import (
+    MIN_FOR_INTERVAL,
+    median_and_half_width,
+    nonnegative_terms,
+    p90,
+    relative_errors,
+)
+from taper_policy.profile.step_surface import Floats
+
+_Place = tuple[int, int, int, int]
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key")
+
+HELD_OUT_SHARE: Final = 0.2
+NARROW_SHARE: Final = 0.03
+MIN_SAMPLES: Final = 12
+MAX_SAMPLES: Final = 200
+# Folds of fewer samples tell nothing.
+MIN_TERM_SAMPLES: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSample:
+    """One decode step of a group; `context_tokens` is the mean over its requests."""
+
+    degree: int
+    batch: int
+    context_tokens: float
+    busy_groups: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillSample:
+    """One prefill of `tokens` tokens by one group."""
+
+    degree: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchSample:
+    """One switch.
+
+    requests: all that lived through it
+    migrated_requests: those of them that took their KV along
+    num_bytes: of the whole KV of these
+    recomputed_tokens: of the target group that had most
+    """
+
+    from_degree: int
+    to_degree: int
+    requests: int
+    migrated_requests: int
+    num_bytes: int
+    recomputed_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """All that was measured, each kind in the order of time."""
+
+    steps: Sequence[StepSample]
+    prefills: Sequence[PrefillSample]
+    switches: Sequence[SwitchSample]
+
+
+def needs_more(samples: Sequence[float]) -> bool:
+    """Whether one cell's seconds so far leave it too uncertain: fewer than `MIN_SAMPLES`, or a 95 % half
+    width above `NARROW_SHARE` of the median. `MAX_SAMPLES` are enough whatever they say."""
+    if len(samples) < MIN_SAMPLES:
+        return True
+    if len(samples) >= MAX_SAMPLES:
+        return False
+    median, half_width = median_and_half_width(samples)
+    return half_width > NARROW_SHARE * median
+
+
+def fit_profile(
+    samples: Samples,
+    *,
+    key: ProfileKey,
+    footprint: int,
+    degrees: tuple[int, ...],
+    kv_bytes_per_token: int,
+    contexts: Sequence[int],
+    made_at: str,
+    held_out_share: float = HELD_OUT_SHARE,
+) -> Profile:
+    """The profile that `samples` give on the grid of `contexts`.
+
+    Raises `ValueError`, which begins with the field, for too few or impossible samples.
+    """
+    if not 0 < held_out_share <= 0.5:
+        raise ValueError(f"held_out_share: {held_out_share} is not within (0, 0.5]")
+    _check_seconds(samples)
+    kept, held_out_of = _split_steps(samples.steps, contexts, held_out_share)
+    held_out = [sample for chosen in held_out_of.values() for sample in chosen]
+    prefill = {
+        degree: _prefill_terms(
+            [sample for sample in samples.prefills if sample.degree == degree], degree, held_out_share
+        )
+        for degree in degrees
+    }
+    pairs = sorted({(sample.from_degree, sample.to_degree) for sample in samples.switches})
+    switch = {}
+    for pair in pairs:
+        chosen = [sample for sample in samples.switches if (sample.from_degree, sample.to_degree) == pair]
+        switch[pair] = _switch_terms(chosen, pair, prefill, held_out_share)
+    profile = Profile(
+        key=key,
+        footprint=footprint,
+        degrees=degrees,
+        kv_bytes_per_token=kv_bytes_per_token,
+        cells=tuple(sorted(_cells(kept), key=lambda cell: cell.place)),
+        prefill=prefill,
+        switch=switch,
+        held_out_error=0.0,
+        held_out_cell_error=0.0,
+        held_out_share=held_out_share,
+        made_at=made_at,
+    )
+    return replace(
+        profile,
+        held_out_error=step_error(profile, held_out),
+        held_out_cell_error=cell_error(profile, held_out_of.values()),
+    )
+
+
+def step_error(profile: Profile, samples: Iterable[StepSample]) -> float:
+    """Mean absolute error of the predicted steps, relative to the measured ones; of any samples.
+
+    Raises `ValueError` without a sample.
+    """
+    errors = [
+        relative_errors(_predicted(profile, chosen), [sample.seconds for sample in chosen])
+        for chosen in _grouped(samples, lambda sample: sample.degree).values()
+    ]
+    if not errors:
+        raise ValueError("steps: no sample to compare with")
+    return float(np.concatenate(errors).mean())
+
+
+def cell_error(profile: Profile, cells: Iterable[Sequence[StepSample]]) -> float:
+    """Mean over `cells` of the error of their mean step, relative to the measured one. Each has the
+    samples of one cell; one without any does not count. Raises `ValueError` where none counts."""
+    taken = [chosen for chosen in cells if chosen]
+    if not taken:
+        raise ValueError("steps: no sample to compare with")
+    predicted = [float(_predicted(profile, chosen).mean()) for chosen in taken]
+    measured = [float(np.mean([sample.seconds for sample in chosen])) for chosen in taken]
+    return float(relative_errors(predicted, measured).mean())
+
+
+def _predicted(profile: Profile, samples: Sequence[StepSample]) -> Floats:
+    """The seconds of `samples`, all of one degree, by the profile."""
+    return profile.steps(samples[0].degree).seconds(
+        [sample.batch for sample in samples],
+        [sample.context_tokens for sample in samples],
+        [sample.busy_groups for sample in samples],
+    )
+
+
+def _check_seconds(samples: Samples) -> None:
+    kinds: dict[str, Sequence[StepSample | PrefillSample | SwitchSample]] = {
+        "steps": samples.steps,
+        "prefills": samples.prefills,
+        "switches": samples.switches,
+    }
+    for name, chosen in kinds.items():
+        for index, sample in enumerate(chosen):
+            if not 0 < sample.seconds < float("inf"):
+                raise ValueError(
+                    f"{name}[{index}].seconds: {sample.seconds} is not a finite number above zero"
+                )
+
+
+def _split_steps(
+    steps: Sequence[StepSample], contexts: Sequence[int], share: float
+) -> tuple[dict[_Place, list[StepSample]], dict[_Place, list[StepSample]]]:
+    """The samples that are kept and those that are held out, by cell."""
+    grid = sorted(contexts)
+    if not grid or grid[0] < 1:
+        raise ValueError(f"contexts: {list(contexts)} are not all 1 or more")
+
+    def place(sample: StepSample) -> _Place:
+        nearest = min(grid, key=lambda context: abs(context - sample.context_tokens))
+        return sample.degree, sample.busy_groups, sample.batch, nearest
+
+    kept, held_out = {}, {}
+    for where, samples in _grouped(steps, place).items():
+        out = [_is_held_out(index, share) for index in range(len(samples))]
+        held_out[where] = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
+        kept[where] = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
+        if len(kept[where]) < MIN_FOR_INTERVAL:
+            names = dict(zip(("degree", "busy_groups", "batch", "context_tokens"), where, strict=True))
+            raise ValueError(
+                f"steps: {len(kept[where])} samples of {names} besides those held out; "
+                f"at least {MIN_FOR_INTERVAL} are needed"
+            )
+    return kept, held_out
+
+
+def _is_held_out(index: int, share: float) -> bool:
+    """Of any n samples in a row, `share * n` rounded up or down."""
+    return int((index + 1) * share) > int(index * share)
+
+
+def _cells(kept: Mapping[_Place, Sequence[StepSample]]) -> Iterable[StepCell]:
+    """The cells, line by line."""
+    for line in _grouped(kept, lambda place: place[:3]).values():
+        middles = {
+            place: (
+                float(np.median([sample.context_tokens for sample in kept[place]])),
+                float(np.median([sample.seconds for sample in kept[place]])),
+            )
+            for place in line
+        }
+        middle = np.array(sorted(middles.values())).T
+        for place in line:
+            degree, busy_groups, batch, context = place
+            own = np.array([sample.context_tokens for sample in kept[place]])
+            moved = _on_line(np.array([context]), *middle) - _on_line(own, *middle)
+            seconds = np.array([sample.seconds for sample in kept[place]]) + moved
+            median, half_width = median_and_half_width([float(number) for number in seconds])
+            yield StepCell(
+                degree=degree,
+                batch=batch,
+                context_tokens=context,
+                busy_groups=busy_groups,
+                seconds=median,
+                half_width_seconds=half_width,
+                num_samples=len(own),
+            )
+
+
+def _on_line(points: Floats, contexts: Floats, seconds: Floats) -> Floats:
+    """Linear between the known contexts, and beyond them; flat where only one is known."""
+    if len(contexts) == 1:
+        return np.full(len(points), seconds[0])
+    left = np.clip(np.searchsorted(contexts, points) - 1, 0, len(contexts) - 2)
+    slopes = np.diff(seconds) / np.diff(contexts)
+    line: Floats = seconds[left] + slopes[left] * (points - contexts[left])
+    return line
+
+
+def _prefill_terms(samples: Sequence[PrefillSample], degree: int, share: float) -> PrefillTerms:
+    _require_enough(len(samples), f"prefills: degree {degree}")
+    amounts = np.array([(1.0, sample.tokens) for sample in samples])
+    terms, error = _terms_and_error(amounts, np.array([sample.seconds for sample in samples]), share)
+    if not terms[1] > 0:
+        raise ValueError(f"prefills: degree {degree}: more tokens took no more time; measure longer prompts")
+    return PrefillTerms(
+        fixed_seconds=float(terms[0]), token_seconds=float(terms[1]), relative_error_p90=error
+    )
+
+
+def _switch_terms(
+    samples: Sequence[SwitchSample],
+    pair: tuple[int, int],
+    prefill: Mapping[int, PrefillTerms],
+    share: float,
+) -> SwitchTerms:
+    path = f"switches: {pair[0]}->{pair[1]}"
+    _require_enough(len(samples), path)
+    amounts = np.array([_switch_amounts(sample) for sample in samples])
+    _, most_requests, _, most_migrated, most_bytes, most_recomputed = (
+        int(most) for most in amounts.max(axis=0)
+    )
+    if not (most_migrated and most_bytes):
+        raise ValueError(f"{path}: no sample moved a request and its bytes")
+    if pair[1] not in prefill:
+        raise ValueError(f"{path}: {pair[1]} is not among the degrees {sorted(prefill)}")
+    terms, error = _terms_and_error(amounts, np.array([sample.seconds for sample in samples]), share)
+    fixed, request, exchange, migrated_request, byte, recomputed_token = (float(term) for term in terms)
+    return SwitchTerms(
+        fixed_seconds=fixed,
+        request_seconds=request,
+        exchange_seconds=exchange,
+        migrated_request_seconds=migrated_request,
+        byte_seconds=byte,
+        recomputed_token_seconds=recomputed_token if most_recomputed else prefill[pair[1]].token_seconds,
+        relative_error_p90=error,
+        most_requests=most_requests,
+        most_bytes=most_bytes,
+        most_recomputed_tokens=most_recomputed,
+    )
+
+
+def _switch_amounts(sample: SwitchSample) -> tuple[float, ...]:
+    """By term, in the order of `SwitchTerms`. What cannot be told apart is the first one's."""
+    return (
+        1.0,
+        sample.requests,
+        float(sample.migrated_requests > 0),
+        sample.migrated_requests,
+        sample.num_bytes,
+        sample.recomputed_tokens,
+    )
+
+
+def _terms_and_error(amounts: Floats, seconds: Floats, share: float) -> tuple[Floats, float]:
+    """The terms of all samples, and the p90 relative error of each predicted without its fold."""
+    num_folds = min(len(seconds), round(1 / share))
+    # Shuffled, always alike: amounts measured in turns must not make a fold of one amount.
+    fold = np.random.default_rng(0).permutation(len(seconds)) % num_folds
+    predicted = np.empty(len(seconds))
+    for number in range(num_folds):
+        terms = nonnegative_terms(amounts[fold != number], seconds[fold != number])
+        predicted[fold == number] = amounts[fold == number] @ terms
+    return nonnegative_terms(amounts, seconds), p90(relative_errors(predicted, seconds))
+
+
+def _require_enough(count: int, path: str) -> None:
+    if count < MIN_TERM_SAMPLES:
+        raise ValueError(f"{path}: {count} samples; at least {MIN_TERM_SAMPLES} are needed")
+
+
+def _grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
+    groups: dict[_Key, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups

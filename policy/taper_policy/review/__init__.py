@@ -1,0 +1,1 @@
+"""Judge finished stages: replay decisions, compare with other plans."""

@@ -1,0 +1,147 @@
+"""A ledger cut into lives: what one replica asked from its start to its end, stage by stage.
+
+A replica that is started again (a run that goes on from a checkpoint, an engine that was lost)
+knows nothing of what it had seen before: its questions can only be asked again from its own start.
+
+Invariants (asserted by `tests/policy/review/test_replica_history.py`):
+- lives of several replicas may lie between each other; none has entries of another;
+- an entry before its replica's first start is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from taper_policy.decision.advisor import Advisor
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.decide import Rules
+from taper_policy.decision.ledger import (
+    AnyEntry,
+    Corrected,
+    Judgement,
+    Opening,
+    Outcome,
+    Question,
+    StageEnd,
+    Start,
+)
+from taper_policy.decision.pricing import Choice, PredictorSettings
+from taper_policy.review.replay import Asked, replay
+
+# Other builds of numpy add in another order.
+RELATIVE_TOLERANCE = 1e-9
+
+
+LifeEntry = Corrected | Opening | Question | StageEnd | Outcome | Judgement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStage:
+    """What a ledger holds of one stage.
+
+    outcomes: by the number of their question
+    correction: of the profile's steps, as it had been learned until then
+    """
+
+    step: int
+    correction: Correction
+    opening: Opening | None
+    questions: tuple[Question, ...]
+    outcomes: Mapping[int, Outcome]
+    judgement: Judgement | None
+    has_ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """A replica from one start to the next, or to the end of the ledger; entries in the order of time."""
+
+    replica: int
+    start: Start
+    entries: list[LifeEntry] = field(default_factory=list)
+
+    def stages(self) -> Iterator[LedgerStage]:
+        """Its stages, in order. A stage ends with its `StageEnd`; two may be of one step."""
+        correction = Correction()
+        for (_, step), entries in groupby(_numbered(self.entries), key=lambda pair: pair[0]):
+            found = [entry for _, entry in entries]
+            for entry in found:
+                if isinstance(entry, Corrected):
+                    correction = entry.correction
+            yield LedgerStage(
+                step=step,
+                correction=correction,
+                opening=next((entry for entry in found if isinstance(entry, Opening)), None),
+                questions=tuple(entry for entry in found if isinstance(entry, Question)),
+                outcomes={
+                    entry.switch["question"]: entry
+                    for entry in found
+                    if isinstance(entry, Outcome) and entry.switch.get("question") is not None
+                },
+                judgement=next((entry for entry in found if isinstance(entry, Judgement)), None),
+                has_ended=any(isinstance(entry, StageEnd) for entry in found),
+            )
+
+    def asked_again(self, enough: PredictorSettings | None = None) -> Iterator[tuple[Asked, Asked]]:
+        """Each opening and question as recorded and as it is answered now; with `enough`, by other settings.
+
+        Raises `ValueError` where a stage has no end although another follows.
+        """
+        rules = Rules(degrees=self.start.degrees, enough=enough or self.start.predictor)
+        advisor = Advisor(self.start.profile, rules, max_tokens=self.start.max_tokens)
+        asked = (
+            entry for entry in self.entries if isinstance(entry, Corrected | Opening | Question | StageEnd)
+        )
+        return replay(asked, advisor, footprint=self.start.footprint)
+
+
+def lives(entries: Iterable[tuple[int, AnyEntry]]) -> list[Life]:
+    """The lives in a ledger of pairs (replica, entry), in the order of their starts.
+
+    Raises `ValueError` for an entry of a replica that has not begun.
+    """
+    found: list[Life] = []
+    present: dict[int, Life] = {}
+    for replica, entry in entries:
+        if isinstance(entry, Start):
+            present[replica] = Life(replica=replica, start=entry)
+            found.append(present[replica])
+        elif replica not in present:
+            raise ValueError(f"replica {replica}: its start is missing")
+        else:
+            present[replica].entries.append(entry)
+    return found
+
+
+def same_choice(one: Choice, other: Choice) -> bool:
+    """Whether two choices are equal but for the last digits of their numbers."""
+    numbers = [_numbers(choice) for choice in (one, other)]
+    return (
+        one.degree == other.degree
+        and len(numbers[0]) == len(numbers[1])
+        and all(
+            math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
+            for a, b in zip(*numbers, strict=True)
+        )
+    )
+
+
+def _numbers(choice: Choice) -> list[float]:
+    numbers = [choice.gain_seconds, choice.gain_share]
+    for option in choice.options:
+        numbers += [option.degree, option.seconds, option.low_seconds, option.high_seconds]
+        numbers += [option.pause_seconds, option.next_degree or 0, option.next_at_requests or 0]
+    return numbers
+
+
+def _numbered(
+    entries: Sequence[LifeEntry],
+) -> Iterator[tuple[tuple[int, int], LifeEntry]]:
+    """Each entry with how many stages have ended before it, and its step."""
+    ended = 0
+    for entry in entries:
+        yield (ended, entry.step), entry
+        ended += isinstance(entry, StageEnd)

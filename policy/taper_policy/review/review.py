@@ -1,0 +1,254 @@
+"""How good a stage's layouts were, now that its lengths are known: all plans on paper, by one profile.
+
+The stage as it was played (its first layout, its requests grouped as they were, and the switches
+where the tokens made tell that they happened) is put beside each static layout and the best plan
+(`oracle`). `regret` compares plans on paper, so that errors of the profile cancel; `model_error`
+compares the paper with what the stage really took.
+
+In other layouts than the first the requests are dealt as the router deals them. The search for the
+best plan need not find it: the best is therefore the best of all that was run.
+
+Invariants (asserted by `tests/policy/review/test_review.py`):
+- no plan is faster than the best one: no regret is below 0;
+- what was played without a switch takes what its static layout takes;
+- blind to the order of the requests and to the names of groups;
+- a simulated stage, reviewed, takes what it took in the simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from taper_policy.decision.correction import CorrectedPrices, Correction
+from taper_policy.decision.pricing import Prices
+from taper_policy.profile.profile import Estimate
+from taper_policy.simulation.oracle import best_plan, regret
+from taper_policy.simulation.simulator import SimulatedRequest, start
+from taper_policy.simulation.step_clock import StepClock
+from taper_policy.simulation.timeline import Batches, Timeline
+
+# Moments tried at once, and how often between two of them, to find when so many tokens were made.
+MOMENTS: Final = 65
+ROUNDS: Final = 2
+
+Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
+
+
+class Machine(Prices, Protocol):
+    """What a profile must tell of a replica to judge its stages."""
+
+    def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
+        """Seconds of a prefill of `tokens` tokens by one group of `degree` ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A request of a stage that has ended: in the order of arrival its `number`, and its first `group`."""
+
+    number: int
+    prompt: str
+    prompt_tokens: int
+    response_tokens: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A switch that was made.
+
+    degree: of the layout after it
+    made_tokens: of all responses of the stage until then
+    groups: after it, of the requests that lived through it, by number
+    """
+
+    degree: int
+    made_tokens: int
+    groups: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayedStage:
+    """A stage as it was: began at `degree`, took `seconds`. All requests were there from the start.
+
+    prefilled_tokens: of the group with most, before the first switch
+    """
+
+    footprint: int
+    degree: int
+    seconds: float
+    prefilled_tokens: int
+    requests: tuple[Served, ...]
+    moves: tuple[Move, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """Seconds of a stage: as it took, and of plans on paper.
+
+    prefill_seconds: of what was prefilled in the first layout, on paper; no plan's seconds hold it
+    static_seconds: by degree
+    """
+
+    actual_seconds: float
+    executed_seconds: float
+    prefill_seconds: float
+    static_seconds: Mapping[int, float]
+    best_seconds: float
+    best_plan: str
+
+    @property
+    def regret(self) -> float:
+        """How much longer than the best plan, as a share."""
+        return regret(self.executed_seconds, self.best_seconds)
+
+    @property
+    def gain_over_best_static(self) -> float:
+        """Share of the best static layout's seconds that was saved; below 0 where it was lost."""
+        best = min(self.static_seconds.values())
+        return 1.0 - self.executed_seconds / best if best > 0 else 0.0
+
+    @property
+    def model_error(self) -> float:
+        """How much longer the stage took than it does on paper, as a share."""
+        return self.actual_seconds / (self.executed_seconds + self.prefill_seconds) - 1.0
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready, with what follows from the seconds."""
+        return {
+            "actual_seconds": self.actual_seconds,
+            "executed_seconds": self.executed_seconds,
+            "prefill_seconds": self.prefill_seconds,
+            "static_seconds": {str(degree): value for degree, value in self.static_seconds.items()},
+            "best_seconds": self.best_seconds,
+            "best_plan": self.best_plan,
+            "regret": self.regret,
+            "gain_over_best_static": self.gain_over_best_static,
+            "model_error": self.model_error,
+        }
+
+
+def review(
+    stage: PlayedStage, machine: Machine, degrees: Sequence[int], correction: Correction | None = None
+) -> Review:
+    """The stage beside every static layout of `degrees`, and the best plan; steps with `correction`.
+
+    Raises `ValueError` for a stage without requests, a response of no tokens, and what the profile
+    cannot price.
+    """
+    if not stage.requests:
+        raise ValueError("requests: a stage without any")
+    requests = as_simulated(stage)
+    prices = CorrectedPrices(machine, correction or Correction())
+    clock = clock_of(requests, prices, footprint=stage.footprint)
+    executed = _executed_seconds(stage, prices, clock)
+    static = {
+        degree: _last_end(Timeline(start(requests, footprint=stage.footprint, degree=degree), clock))
+        for degree in degrees
+    }
+    static[stage.degree] = _last_end(Timeline(_first(stage), clock))
+    plan, best = best_plan(requests, prices, footprint=stage.footprint, degrees=degrees, clock=clock)
+    tried = [(best.seconds, str(plan)), (executed, "as it was played")]
+    tried += [(seconds, f"degree {degree}") for degree, seconds in static.items()]
+    best_seconds, best_name = min(tried)
+    return Review(
+        actual_seconds=stage.seconds,
+        executed_seconds=executed,
+        prefill_seconds=machine.prefill_seconds(stage.degree, stage.prefilled_tokens).seconds,
+        static_seconds=dict(sorted(static.items())),
+        best_seconds=best_seconds,
+        best_plan=best_name,
+    )
+
+
+def as_simulated(stage: PlayedStage) -> list[SimulatedRequest]:
+    """The requests in an order in which dealing them in turn gives the first groups, if those were even."""
+    groups: dict[int, list[Served]] = {}
+    for request in sorted(stage.requests, key=lambda request: request.number):
+        groups.setdefault(request.group, []).append(request)
+    rows = sorted(groups.values(), key=lambda row: (-len(row), row[0].number))
+    dealt = [row[place] for place in range(len(rows[0])) for row in rows if place < len(row)]
+    return [
+        SimulatedRequest(
+            rid=f"{request.number:012}",
+            prompt=request.prompt,
+            prompt_tokens=request.prompt_tokens,
+            response_tokens=request.response_tokens,
+        )
+        for request in dealt
+    ]
+
+
+def clock_of(requests: Sequence[SimulatedRequest], prices: Prices, *, footprint: int) -> StepClock:
+    """A clock for all batches and contexts of a stage of these requests."""
+    longest = max(request.prompt_tokens + request.response_tokens for request in requests)
+    return StepClock(prices, footprint=footprint, max_batch=len(requests), max_context=longest)
+
+
+def _first(stage: PlayedStage) -> Batches:
+    return Batches(
+        degree=stage.degree,
+        left=np.array([[request.response_tokens - 1 for request in stage.requests]], dtype=np.int64),
+        contexts=np.array([[request.prompt_tokens + 1 for request in stage.requests]], dtype=np.int64),
+        groups=np.array([[request.group for request in stage.requests]], dtype=np.int64),
+        at_seconds=np.zeros(1),
+    )
+
+
+def _executed_seconds(stage: PlayedStage, prices: Prices, clock: StepClock) -> float:
+    # No step makes a response's first token: the prefill does.
+    batches, told, last = _first(stage), len(stage.requests), 0.0
+    for move in stage.moves:
+        timeline = Timeline(batches, clock)
+        made, began = timeline.boundary(_moment(timeline, batches, move.made_tokens - told))
+        is_live = batches.left > made
+        if not is_live.any():
+            break
+        last = max(last, float((timeline.ends_at * ~is_live).max()))
+        contexts = batches.contexts + made
+        pause = prices.pause_seconds(
+            batches.degree,
+            move.degree,
+            is_live.sum(axis=1).astype(np.float64),
+            (contexts * is_live).sum(axis=1).astype(np.float64),
+        )
+        batches = Batches(
+            degree=move.degree,
+            left=batches.left - made,
+            contexts=contexts,
+            groups=_groups_after(stage.requests, batches, move),
+            at_seconds=began + pause,
+        )
+        told += int(made.sum())
+    return max(last, _last_end(Timeline(batches, clock)))
+
+
+def _moment(timeline: Timeline, batches: Batches, tokens: int) -> Floats:
+    """When so many tokens were made since the timeline began `[1]`."""
+    # An end first: there a moment is exact, since those after it count the next step as under way.
+    moments = np.concatenate([batches.at_seconds, np.sort(timeline.ends_at[0][batches.left[0] > 0])])
+    for _ in range(1 + ROUNDS):
+        is_enough = timeline.boundary(moments)[0].sum(axis=1) >= tokens
+        place = int(is_enough.argmax()) if is_enough.any() else len(moments) - 1
+        low, high = float(moments[max(0, place - 1)]), float(moments[place])
+        moments = np.linspace(low, high, MOMENTS)
+    return np.array([high])
+
+
+def _groups_after(requests: Sequence[Served], before: Batches, move: Move) -> Whole:
+    # One that lives on paper alone has no group that was told: it stays among its neighbours.
+    alike = before.groups[0] * before.degree // move.degree
+    groups = [
+        move.groups.get(request.number, group)
+        for request, group in zip(requests, alike.tolist(), strict=True)
+    ]
+    return np.array([groups], dtype=np.int64)
+
+
+def _last_end(timeline: Timeline) -> float:
+    return float(timeline.ends_at.max())

@@ -1,0 +1,1 @@
+"""Simulate generation stages under a policy, and find the best plan."""

@@ -1,0 +1,150 @@
+"""The advisor: when it asks, what it hears, and that its questions can be asked again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taper_policy.decision.advisor import Advisor
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.decide import ReplicaSnapshot, Rules
+from taper_policy.decision.first_layout import ExpectedStage
+from taper_policy.decision.ledger import (
+    Corrected,
+    Entry,
+    Finished,
+    Opening,
+    Question,
+    StageEnd,
+    entry_from_json,
+)
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.forecast.forecast import LiveRequest
+from taper_policy.profile.estimated import h100_8b
+from taper_policy.review.replay import replay
+from taper_policy.simulation.length_distributions import lengths
+from taper_policy.simulation.policies import Predictor
+from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
+
+PROFILE = h100_8b()
+DEGREES = (1, 2, 4, 8)
+MAX_TOKENS = 4096
+
+
+def new_advisor(**enough: float) -> Advisor:
+    rules = Rules(degrees=DEGREES, enough=PredictorSettings(**enough))
+    return Advisor(PROFILE, rules, max_tokens=MAX_TOKENS)
+
+
+def recorded(num_stages: int, seed: int = 3) -> list[Entry]:
+    """The ledger of a job of so many simulated stages; from the second on, narrow steps take longer."""
+    advisor, entries = new_advisor(), list[Entry]()
+    clock = StepClock(PROFILE, footprint=8, max_batch=32, max_context=MAX_TOKENS + 200)
+    for step in range(num_stages):
+        drawn = lengths("siblings", num_prompts=4, num_samples=8, max_tokens=MAX_TOKENS, seed=seed + step)
+        requests = [
+            SimulatedRequest(
+                rid=f"{p}-{s}", prompt=f"p{p}", prompt_tokens=200, response_tokens=int(drawn[p, s])
+            )
+            for p, s in np.ndindex(*drawn.shape)
+        ]
+        rule = Predictor(advisor, step=step)
+        if step:
+            correction = Correction({1: {0: 1.0 + step}, 8: {0: 1.0 + 0.1 * step}})
+            advisor.correct(correction)
+            entries.append(Corrected(step=step, correction=correction))
+        expected = ExpectedStage(num_requests=32, num_prompts=4, prompt_tokens=200)
+        opened = advisor.first_layout(expected, footprint=8)
+        entries.append(Opening(step=step, expected=expected, choice=opened))
+        simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
+        rule.learn(requests)
+        entries += [*rule.questions, advisor.end_stage()]
+    return entries
+
+
+def snapshot(decoded: Sequence[int], at_seconds: float = 10.0) -> ReplicaSnapshot:
+    live = tuple(
+        LiveRequest(
+            rid=f"r{index}", prompt=f"p{index // 2}", group=index % 8, prompt_tokens=9, decoded_tokens=n
+        )
+        for index, n in enumerate(decoded)
+    )
+    return ReplicaSnapshot(at_seconds=at_seconds, footprint=8, degree=1, live=live)
+
+
+def test_a_ledger_asked_again_gives_the_same_choices() -> None:
+    entries = recorded(3)
+    pairs = list(replay(entries, new_advisor(), footprint=8))
+    assert len(pairs) == sum(isinstance(entry, Opening | Question) for entry in entries)
+    assert any(question.is_switch for question in entries if isinstance(question, Question))
+    for question, again in pairs:
+        assert again == question
+    uncorrected = [entry for entry in entries if not isinstance(entry, Corrected)]
+    assert any(question != again for question, again in replay(uncorrected, new_advisor(), footprint=8))
+
+
+def test_other_rules_choose_otherwise() -> None:
+    pairs = list(replay(recorded(2), new_advisor(margin_seconds=1e6), footprint=8))
+    questions = [again for _, again in pairs if isinstance(again, Question)]
+    assert any(question.is_switch for question, _ in pairs if isinstance(question, Question))
+    assert questions
+    assert not any(again.is_switch for again in questions)
+
+
+def test_a_ledger_without_its_stage_ends_is_told_apart() -> None:
+    entries = recorded(3)
+    cut = [entry for entry in entries if not isinstance(entry, StageEnd)]
+    with pytest.raises(ValueError, match="step 1 follows step 0, whose end is missing"):
+        list(replay(cut, new_advisor(), footprint=8))
+
+
+def test_entries_survive_json() -> None:
+    entries = recorded(2)
+    assert [entry_from_json(json.loads(json.dumps(entry.as_json()))) for entry in entries] == entries
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values.pop("step"), "step: missing"),
+        (lambda values: values.update(entry="guess"), "entry: 'guess' is unknown"),
+        (lambda values: values["choice"].update(luck=1), "luck"),
+        (lambda values: values["snapshot"]["live"].append([1]), "argument 2 is shorter"),
+        (
+            lambda values: values["snapshot"]["live"].append(["r", "p", 0, 1, -3]),
+            "decoded_tokens: -3 is negative",
+        ),
+        (lambda values: values.update(finished=7), "is no ledger entry"),
+    ],
+)
+def test_a_spoilt_entry_says_what_is_wrong(change, message: str) -> None:  # type: ignore[no-untyped-def]
+    values = json.loads(json.dumps(recorded(1)[1].as_json()))
+    change(values)
+    with pytest.raises(ValueError, match=message):
+        entry_from_json(values)
+
+
+def test_each_response_is_told_once_and_in_its_stage() -> None:
+    advisor = new_advisor()
+    advisor.start_stage(4)
+    advisor.add_finished([Finished("a", 3)])
+    first = advisor.ask(snapshot([5, 6]), 10.0)
+    advisor.add_finished([Finished("b", 4)])
+    assert (first.finished, advisor.end_stage().finished) == ((Finished("a", 3),), (Finished("b", 4),))
+    assert advisor.end_stage().finished == ()
+
+
+@given(decoded=st.lists(st.integers(0, 2 * MAX_TOKENS), max_size=12), now=st.floats(-1e6, 1e6))
+@settings(max_examples=60, deadline=None)
+def test_what_cannot_be_judged_is_left_as_it_is(decoded: list[int], now: float) -> None:
+    advisor = new_advisor()
+    advisor.start_stage(1)
+    question = advisor.ask(snapshot(decoded), now)
+    if not decoded or max(decoded) >= MAX_TOKENS or not 10.0 <= now <= 15.0:
+        assert not question.is_switch
+    assert question.choice.reason

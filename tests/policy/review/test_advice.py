@@ -1,0 +1,78 @@
+"""What advice would have saved is what the simulator says, with the rule asked afresh."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from taper_policy.decision.advisor import Advisor
+from taper_policy.decision.decide import Rules
+from taper_policy.decision.ledger import Finished
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.profile.estimated import h100_8b
+from taper_policy.review.advice import Advice, total_gain
+from taper_policy.review.review import clock_of
+from taper_policy.simulation.length_distributions import lengths
+from taper_policy.simulation.policies import Predictor, expected_like, static
+from taper_policy.simulation.simulator import SimulatedRequest, simulate
+
+PROFILE = h100_8b()
+MAX_TOKENS = 4096
+RULES = Rules(degrees=PROFILE.degrees)
+# With a margin that what is expected decides about.
+PICKY = Rules(degrees=PROFILE.degrees, enough=PredictorSettings(margin_seconds=5.0))
+
+
+def stage(seed: int) -> list[SimulatedRequest]:
+    drawn = lengths("lognormal", num_prompts=4, num_samples=8, max_tokens=MAX_TOKENS, seed=seed)
+    return [
+        SimulatedRequest(rid=f"{p}-{s}", prompt=f"p{p}", prompt_tokens=200, response_tokens=int(drawn[p, s]))
+        for p, s in np.ndindex(*drawn.shape)
+    ]
+
+
+def test_the_gain_is_what_the_simulator_gives() -> None:
+    advice = Advice(PROFILE, PICKY, max_tokens=MAX_TOKENS)
+    advisor = Advisor(PROFILE, PICKY, max_tokens=MAX_TOKENS)
+    found = []
+    for step in (1, 2, 3):
+        requests = stage(step)
+        clock = clock_of(requests, PROFILE, footprint=8)
+        rule = Predictor(advisor, step=step)
+        first = 1
+        if step > 1:
+            first = advisor.first_layout(expected_like(stage(step - 1)), footprint=8).degree
+        expected = simulate(requests, PROFILE, rule, footprint=8, degree=first, clock=clock)
+        rule.learn(requests)
+        staying = simulate(requests, PROFILE, static, footprint=8, degree=1, clock=clock)
+        found.append(advice.judge(step, requests))
+        assert found[-1].gain_seconds == pytest.approx(staying.seconds - expected.seconds)
+        assert (found[-1].first_degree, found[-1].num_switches) == (first, len(expected.switches))
+        assert 0 < found[-1].half_width_seconds < staying.seconds
+    assert {one.first_degree == 1 for one in found} == {True, False}
+    assert any(one.num_switches for one in found)
+
+
+def test_without_a_switch_nothing_is_saved_for_sure() -> None:
+    stay = Rules(degrees=PROFILE.degrees, enough=PredictorSettings(margin_seconds=1e6))
+    found = Advice(PROFILE, stay, max_tokens=MAX_TOKENS).judge(1, stage(1))
+    assert (found.gain_seconds, found.half_width_seconds, found.num_switches) == (0.0, 0.0, 0)
+
+
+def test_it_learns_from_stages_that_it_cannot_judge() -> None:
+    told, untold = (Advice(PROFILE, PICKY, max_tokens=MAX_TOKENS) for _ in range(2))
+    told.learn(1, [Finished("other", 3)] * 500)
+    untold.learn(1, [])
+    assert told.judge(2, stage(2)) != untold.judge(2, stage(2))
+
+
+def test_the_profiles_part_adds_up_and_the_spread_does_not() -> None:
+    assert total_gain([], []) == (0.0, 0.0)
+    assert total_gain([3.0], [0.5]) == (3.0, 0.5)
+    gain, width = total_gain([1.0, 3.0], [0.5, 0.5])
+    assert gain == 4.0
+    assert width == pytest.approx(math.hypot(1.0, 1.96 * math.sqrt(2) * math.sqrt(2)))
+    surer = total_gain([1.0, 3.0] * 50, [0.0] * 100)
+    assert surer[1] / surer[0] < total_gain([1.0, 3.0], [0.0, 0.0])[1] / 4.0 / 5
