@@ -40,10 +40,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from taper_operator.kinds import PODS, RAY_JOBS, RLHF_JOBS
-from taper_operator.object_cache import ObjectCache
-from taper_operator.reflector import Reflector
-from taper_operator.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.manifests.kinds import PODS, RAY_JOBS, RLHF_JOBS
 
 ROOT = Path(__file__).parents[1]
 PODS_OF_A_JOB = 3

@@ -27,14 +27,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from taper_operator.api_error import ApiError, Conflict, NotLeader
-from taper_operator.health_server import HealthServer, Page, text_page
-from taper_operator.leader_elector import LeaderElector
+from taper_operator.http.health import HealthServer, Page, text_page
+from taper_operator.kube.errors import ApiError, Conflict, NotLeader
+from taper_operator.kube.leader_elector import LeaderElector
+from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.resource import ObjectKey
+from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.metrics import OperatorMetrics
-from taper_operator.reflector import Reflector
-from taper_operator.resource import ObjectKey
-from taper_operator.settings import Address
-from taper_operator.work_queue import WorkQueue
+from taper_operator.settings.settings import Address
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from taper_api import JobError, parse_job
-from taper_operator.executor import Executor
-from taper_operator.kinds import POD_MONITORS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
 from taper_operator.manager import Manager, WatchedKind
-from taper_operator.object_names import JOB_LABEL, job_key
-from taper_operator.observer import MADE_KINDS, Observer
-from taper_operator.pod_policy import PodPolicy
-from taper_operator.reconcile import Reconciler
+from taper_operator.manifests.kinds import POD_MONITORS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
+from taper_operator.manifests.names import JOB_LABEL, job_key
+from taper_operator.observation.observer import MADE_KINDS, Observer
+from taper_operator.reconcile.executor import Executor
+from taper_operator.reconcile.reconciler import Reconciler
 from taper_operator.render import rendered
-from taper_operator.resource import KubeObject, ObjectKey, Resource, own_key
-from taper_operator.server_certificate import ReadAnew, trusted_certificates
-from taper_operator.settings import Settings, SettingsError, pod_policy_from, settings_from
+from taper_operator.settings.certificate import ReadAnew, trusted_certificates
+from taper_operator.settings.pod_policy import PodPolicy
+from taper_operator.settings.settings import Settings, SettingsError, pod_policy_from, settings_from
 
 log = logging.getLogger(__name__)
 

@@ -15,22 +15,22 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-from taper_operator.api_server import ApiServer, connect, fence_connections
-from taper_operator.circuit_breaker import CircuitBreaker
 from taper_operator.controller import Controller, Reconcile, Service
-from taper_operator.kinds import RLHF_JOBS
-from taper_operator.leader_elector import LeaderElector, sleepless_clock
+from taper_operator.kube.cache import KeysOf, ObjectCache
+from taper_operator.kube.circuit_breaker import CircuitBreaker
+from taper_operator.kube.client import ApiServer, connect, fence_connections
+from taper_operator.kube.leader_elector import LeaderElector, sleepless_clock
+from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.resource import ObjectKey, Resource
+from taper_operator.kube.work_queue import WorkQueue
+from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.metrics import OperatorMetrics
-from taper_operator.object_cache import KeysOf, ObjectCache
-from taper_operator.reflector import Reflector
-from taper_operator.report_receiver import ReportReceiver
-from taper_operator.report_server import ReportServer
-from taper_operator.report_tokens import ReportTokens
-from taper_operator.report_writer import ReportWriter
-from taper_operator.resource import ObjectKey, Resource
-from taper_operator.server_certificate import ReadAnew, server_context
-from taper_operator.settings import Settings, SettingsError
-from taper_operator.work_queue import WorkQueue
+from taper_operator.reports.receiver import ReportReceiver
+from taper_operator.reports.server import ReportServer
+from taper_operator.reports.tokens import ReportTokens
+from taper_operator.reports.writer import ReportWriter
+from taper_operator.settings.certificate import ReadAnew, server_context
+from taper_operator.settings.settings import Settings, SettingsError
 
 FIELD_MANAGER = "taper-operator"
 # While a job's pods come up dozens of changes come within seconds: one look a second will do.

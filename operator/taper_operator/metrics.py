@@ -15,10 +15,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from taper_operator.circuit_breaker import CircuitBreaker
-from taper_operator.leader_elector import LeaderElector
-from taper_operator.reflector import Reflector
-from taper_operator.work_queue import WorkQueue
+from taper_operator.kube.circuit_breaker import CircuitBreaker
+from taper_operator.kube.leader_elector import LeaderElector
+from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.work_queue import WorkQueue
 
 PREFIX = "taper_operator_"
 _BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

@@ -10,9 +10,9 @@ from typing import Final
 import yaml
 
 from taper_api import JobError, RLHFJob
-from taper_operator.attempt_objects import attempt_objects, shared_objects
-from taper_operator.object_names import JobIdentity
-from taper_operator.pod_policy import PodPolicy
+from taper_operator.manifests.attempt import attempt_objects, shared_objects
+from taper_operator.manifests.names import JobIdentity
+from taper_operator.settings.pod_policy import PodPolicy
 
 # Of an owner that is not there yet.
 UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"

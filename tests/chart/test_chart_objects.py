@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from taper_api.crd import crd_files
-from taper_operator.server_certificate import server_context, trusted_certificates
+from taper_operator.settings.certificate import server_context, trusted_certificates
 
 from .chart import (
     CHART,

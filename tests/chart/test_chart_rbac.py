@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from taper_operator.kinds import (
+from taper_operator.kube.resource import EVENTS, LEASES, Resource
+from taper_operator.main import watched_kinds
+from taper_operator.manifests.kinds import (
     CLAIMS,
     CONFIG_MAPS,
     DEFINITIONS,
@@ -19,9 +21,7 @@ from taper_operator.kinds import (
     SERVICE_ACCOUNTS,
     TOKEN_REVIEWS,
 )
-from taper_operator.kuberay_definition import NAME as KUBERAY_DEFINITION
-from taper_operator.main import watched_kinds
-from taper_operator.resource import EVENTS, LEASES, Resource
+from taper_operator.observation.kuberay_support import NAME as KUBERAY_DEFINITION
 
 from .chart import RELEASE, SERVICE_ACCOUNT, KubeObject, Values, objects, of_kind
 

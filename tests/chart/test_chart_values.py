@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from taper_operator.setting_table import POD_SETTINGS, RUN_SETTINGS
-from taper_operator.settings import settings_from
+from taper_operator.settings.settings import settings_from
+from taper_operator.settings.table import POD_SETTINGS, RUN_SETTINGS
 
 from .chart import CHART, Values, nested, objects, of_kind, refusal, text
 

@@ -195,9 +195,9 @@ def operator_metrics() -> set[str]:
     """Names of the series that an operator has which has reconciled once and asked once."""
     from random import Random
 
-    from taper_operator.circuit_breaker import CircuitBreaker
+    from taper_operator.kube.circuit_breaker import CircuitBreaker
+    from taper_operator.kube.work_queue import WorkQueue
     from taper_operator.metrics import OperatorMetrics
-    from taper_operator.work_queue import WorkQueue
 
     class Elector:
         def is_leader_now(self) -> bool:

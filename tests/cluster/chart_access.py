@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from taper_operator.resource import KubeObject
+from taper_operator.kube.resource import KubeObject
 
 from .cluster_tools import find
 

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from kubernetes.client import CoreV1Api
 from kubernetes.client.exceptions import ApiException
 
-from taper_operator.api_error import AlreadyExists, Conflict, NotFound
-from taper_operator.api_server import ApiServer, connect
-from taper_operator.backoff import Backoff
-from taper_operator.circuit_breaker import CircuitBreaker
-from taper_operator.kinds import DEFINITIONS
-from taper_operator.resource import KubeObject, ObjectKey, Resource
+from taper_operator.kube.backoff import Backoff
+from taper_operator.kube.circuit_breaker import CircuitBreaker
+from taper_operator.kube.client import ApiServer, connect
+from taper_operator.kube.errors import AlreadyExists, Conflict, NotFound
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
+from taper_operator.manifests.kinds import DEFINITIONS
 
 from .control_plane import ControlPlane
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import urllib3
 import yaml
 
-from taper_operator.resource import KubeObject
+from taper_operator.kube.resource import KubeObject
 
 
 class HeadUnreachable(Exception):

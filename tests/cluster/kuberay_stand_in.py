@@ -21,13 +21,13 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-from taper_operator.api_error import AlreadyExists, Conflict, Forbidden, NotFound, ServerError, Unreachable
-from taper_operator.api_server import ApiServer
-from taper_operator.kinds import PODS, RAY_CLUSTERS, RAY_JOBS
-from taper_operator.object_cache import ObjectCache
-from taper_operator.reflector import Reflector
-from taper_operator.resource import KubeObject, ObjectKey, Resource, key_of, own_key
-from taper_operator.work_queue import WorkQueue
+from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound, ServerError, Unreachable
+from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of, own_key
+from taper_operator.kube.work_queue import WorkQueue
+from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS, RAY_JOBS
 
 from .jobs_api import HeadUnreachable, JobInfo, JobsByNamespace
 from .ray_cluster_stand_in import CLUSTER_LABEL, RayClusterStandIn, is_ready, name_suffix, ray_job_key

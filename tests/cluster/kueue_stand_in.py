@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from taper_operator.kinds import RAY_JOBS
-from taper_operator.resource import KubeObject, ObjectKey
+from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.manifests.kinds import RAY_JOBS
 
 from .cluster import Cluster
 

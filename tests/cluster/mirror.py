@@ -6,12 +6,12 @@ import threading
 import time
 from random import Random
 
-from taper_operator.api_server import ApiServer
-from taper_operator.kinds import RLHF_JOBS
-from taper_operator.object_cache import ObjectCache
-from taper_operator.object_names import JOB_LABEL
-from taper_operator.reflector import Reflector
-from taper_operator.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.manifests.kinds import RLHF_JOBS
+from taper_operator.manifests.names import JOB_LABEL
 
 from .scene import OWNED_KINDS
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import urllib3
 
-from taper_operator.resource import LEASES, Resource
+from taper_operator.kube.resource import LEASES, Resource
 
 from .certificates import LOOPBACK
 from .chart_access import access_objects

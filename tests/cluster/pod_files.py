@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from taper_operator.kinds import CONFIG_MAPS
-from taper_operator.resource import KubeObject, ObjectKey
+from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.manifests.kinds import CONFIG_MAPS
 
 from .cluster import Cluster
 

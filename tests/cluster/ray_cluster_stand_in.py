@@ -10,11 +10,11 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from taper_operator.api_error import NotFound
-from taper_operator.api_server import ApiServer
-from taper_operator.kinds import PODS, RAY_CLUSTERS
-from taper_operator.object_cache import ObjectCache
-from taper_operator.resource import KubeObject, ObjectKey, key_of
+from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.errors import NotFound
+from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
+from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS
 
 CLUSTER_LABEL = "ray.io/cluster"
 NO_HEAD_RESTART = "ray.io/disable-provisioned-head-restart"

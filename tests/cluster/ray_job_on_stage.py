@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from taper_operator.kinds import PODS, RAY_JOBS
-from taper_operator.resource import KubeObject, ObjectKey
+from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.manifests.kinds import PODS, RAY_JOBS
 
 from ..operator.job_objects import as_served, made_for
 from .cluster import wait_for

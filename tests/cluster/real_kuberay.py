@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from taper_operator.kinds import PODS
+from taper_operator.manifests.kinds import PODS
 
 from .certificates import LOOPBACK
 from .child_process import ChildProcess

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from taper_operator.api_error import Forbidden
-from taper_operator.kinds import (
+from taper_operator.kube.errors import Forbidden
+from taper_operator.kube.resource import EVENTS, KubeObject, ObjectKey, Resource
+from taper_operator.manifests.kinds import (
     CLAIMS,
     CONFIG_MAPS,
     NETWORK_POLICIES,
@@ -21,8 +22,7 @@ from taper_operator.kinds import (
     RLHF_JOBS,
     SERVICE_ACCOUNTS,
 )
-from taper_operator.object_names import ATTEMPT_LABEL, JOB_LABEL, ROLE_LABEL
-from taper_operator.resource import EVENTS, KubeObject, ObjectKey, Resource
+from taper_operator.manifests.names import ATTEMPT_LABEL, JOB_LABEL, ROLE_LABEL
 
 from ..api.rule_violations import GONE, broken
 from .cluster import NODES, PRIORITY_CLASSES, Cluster, condition, wait_for

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from taper_operator.api_error import Forbidden
-from taper_operator.kinds import DEFINITIONS, PODS, RLHF_JOBS, SERVICE_ACCOUNTS
-from taper_operator.resource import KubeObject, ObjectKey, Resource
+from taper_operator.kube.errors import Forbidden
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
+from taper_operator.manifests.kinds import DEFINITIONS, PODS, RLHF_JOBS, SERVICE_ACCOUNTS
 
 from ..api.rule_violations import broken
 from .chart_access import CHART

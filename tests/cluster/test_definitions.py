@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from taper_api.crd import rlhfjob_crd
-from taper_operator.api_error import Invalid
-from taper_operator.kinds import DEFINITIONS, RLHF_JOBS
-from taper_operator.resource import ObjectKey, Resource
+from taper_operator.kube.errors import Invalid
+from taper_operator.kube.resource import ObjectKey, Resource
+from taper_operator.manifests.kinds import DEFINITIONS, RLHF_JOBS
 
 from ..api.rule_violations import FULL, broken
 from ..api.test_tpprofile import WRONG, resource

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from taper_operator.kinds import PODS, RAY_JOBS
+from taper_operator.manifests.kinds import PODS, RAY_JOBS
 
 from .figures import check
 from .kueue_stand_in import admit, evict

@@ -7,8 +7,8 @@ from concurrent.futures import Future
 
 import yaml
 
-from taper_operator.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
-from taper_operator.resource import KubeObject
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
 
 from .cluster import wait_for
 from .conftest import KubeRay

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from taper_operator.api_error import BadRequest, Invalid
-from taper_operator.kinds import POD_MONITORS
-from taper_operator.resource import KubeObject, Resource
+from taper_operator.kube.errors import BadRequest, Invalid
+from taper_operator.kube.resource import KubeObject, Resource
+from taper_operator.manifests.kinds import POD_MONITORS
 
 from ..operator.job_objects import made_for, resource
 from .cluster import Cluster

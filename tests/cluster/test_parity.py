@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from taper_api import JobError, parse_job
 from taper_api.crd import rlhfjob_crd
 from taper_api.immutability import refused_changes
-from taper_operator.api_error import BadRequest, Forbidden, Invalid
-from taper_operator.kinds import RLHF_JOBS
+from taper_operator.kube.errors import BadRequest, Forbidden, Invalid
+from taper_operator.manifests.kinds import RLHF_JOBS
 
 from ..api.job_mutations import mutated_jobs
 from ..api.job_specs import valid_jobs

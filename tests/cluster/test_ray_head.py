@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from taper_operator.last_words import failure_cause
+from taper_operator.reconcile.failure_cause import failure_cause
 
 from . import real_kuberay
 from .jobs_api import RayHeadJobs

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from taper_operator.kinds import RLHF_JOBS
+from taper_operator.manifests.kinds import RLHF_JOBS
 
 from .cluster import Cluster
 

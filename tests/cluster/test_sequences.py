@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from random import Random
 from typing import Any
 
-from taper_operator.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
-from taper_operator.object_names import ATTEMPT_LABEL
-from taper_operator.resource import KubeObject
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
+from taper_operator.manifests.names import ATTEMPT_LABEL
 
 from .cluster import wait_for
 from .mirror import Mirror

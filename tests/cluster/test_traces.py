@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from taper_operator.kinds import PODS
+from taper_operator.manifests.kinds import PODS
 
 from .cluster import wait_for
 from .kueue_stand_in import admit, evict

@@ -25,9 +25,9 @@ import urllib3
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from taper_operator.kinds import RLHF_JOBS
-from taper_operator.object_names import HEAD_ROLE
-from taper_operator.resource import KubeObject
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests.kinds import RLHF_JOBS
+from taper_operator.manifests.names import HEAD_ROLE
 from taper_rollout.sample.make import make_sample
 
 from ..operator.certificates import make_certificates

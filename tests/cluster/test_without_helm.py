@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taper_operator.kinds import RLHF_JOBS
+from taper_operator.manifests.kinds import RLHF_JOBS
 
 from .cluster import Cluster
 from .kubectl import Kubectl

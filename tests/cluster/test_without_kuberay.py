@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from taper_operator.api_error import ResourceNotServed
-from taper_operator.kinds import CONFIG_MAPS, RAY_JOBS, SERVICE_ACCOUNTS
+from taper_operator.kube.errors import ResourceNotServed
+from taper_operator.manifests.kinds import CONFIG_MAPS, RAY_JOBS, SERVICE_ACCOUNTS
 
 from .cluster import Cluster, wait_for
 from .jobs_api import ScriptedJobs

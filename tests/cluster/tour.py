@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from taper_operator.kinds import NETWORK_POLICIES, POD_MONITORS, PODS, RLHF_JOBS, SERVICE_ACCOUNTS
-from taper_operator.object_names import DIGEST_ANNOTATION
-from taper_operator.resource import KubeObject, ObjectKey
+from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.manifests.kinds import NETWORK_POLICIES, POD_MONITORS, PODS, RLHF_JOBS, SERVICE_ACCOUNTS
+from taper_operator.manifests.names import DIGEST_ANNOTATION
 
 from .cluster import wait_for
 from .scene import Scene

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from taper_operator.api_server import ApiServer
-from taper_operator.kinds import RAY_JOBS
-from taper_operator.resource import KubeObject
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests.kinds import RAY_JOBS
 
 State = dict[str, Any]
 _THERE = ("jobId", "rayClusterName", "dashboardURL", "startTime", "endTime", "jobStatusCheckFailureStartTime")

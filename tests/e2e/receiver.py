@@ -12,18 +12,18 @@ from typing import Any
 
 import urllib3
 
-from taper_operator.kinds import RLHF_JOBS
+from taper_operator.kube.resource import ObjectKey
 from taper_operator.main import watched_kinds
 from taper_operator.manager import Manager
-from taper_operator.object_names import JobIdentity
-from taper_operator.report_path import report_path
-from taper_operator.report_server import ReportServer
-from taper_operator.resource import ObjectKey
-from taper_operator.settings import settings_from
+from taper_operator.manifests.kinds import RLHF_JOBS
+from taper_operator.manifests.names import JobIdentity
+from taper_operator.manifests.report_path import report_path
+from taper_operator.reports.server import ReportServer
+from taper_operator.settings.settings import settings_from
 
 from ..operator.certificates import LOOPBACK, make_certificates
 from ..operator.job_objects import resource
-from ..operator.token_reviews import TokenApiServer
+from ..operator.reports.token_reviews import TokenApiServer
 
 KEY = ObjectKey("team", "full")
 TOKEN = "a-projected-token"

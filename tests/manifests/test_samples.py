@@ -16,7 +16,7 @@ from taper_rollout.facts import Facts
 from taper_rollout.support import VERSIONS, check_support
 
 from ..api.admission import errors
-from ..operator.kuberay_schema import WHY_NOT, rayjob_schema
+from ..operator.manifests.kuberay_schema import WHY_NOT, rayjob_schema
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))

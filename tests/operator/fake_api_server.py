@@ -19,9 +19,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.rest import RESTResponse
 
-from taper_operator.api_server import ApiServer
-from taper_operator.circuit_breaker import CircuitBreaker
-from taper_operator.resource import EVENTS, LEASES, KubeObject, ObjectKey, Resource, key_of
+from taper_operator.kube.circuit_breaker import CircuitBreaker
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.resource import EVENTS, LEASES, KubeObject, ObjectKey, Resource, key_of
 
 from .clock import Clock
 

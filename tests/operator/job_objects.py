@@ -9,10 +9,10 @@ from typing import Any
 
 from taper_api import RLHFJob, job_of_resource
 from taper_api.secret_reference import secret_references
-from taper_operator.attempt_objects import MadeObject, attempt_objects, shared_objects
-from taper_operator.object_names import JobIdentity, identity_of
-from taper_operator.pod_policy import PodPolicy
-from taper_operator.resource import KubeObject
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests.attempt import MadeObject, attempt_objects, shared_objects
+from taper_operator.manifests.names import JobIdentity, identity_of
+from taper_operator.settings.pod_policy import PodPolicy
 
 from ..api.rule_violations import broken
 

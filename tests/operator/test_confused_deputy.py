@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from taper_api import JobError
 from taper_api.crd import rlhfjob_crd
-from taper_operator import config_map
-from taper_operator.pod_policy import PodPolicy
-from taper_operator.resource import KubeObject
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests import config_map
+from taper_operator.settings.pod_policy import PodPolicy
 
 from ..api.job_specs import Fields, valid_jobs
 from .hostile_values import (
@@ -34,7 +34,7 @@ from .hostile_values import (
     written,
 )
 from .job_objects import as_served, made_for, parsed, pod_templates
-from .pod_dangers import dangers
+from .manifests.pod_dangers import dangers
 
 # As the chart sets them, but for one secret that jobs may name.
 STRICT = PodPolicy(

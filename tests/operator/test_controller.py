@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import urllib3
 
-from taper_operator import api_error
 from taper_operator.controller import Controller, Reconcile
+from taper_operator.kube import errors as api_error
+from taper_operator.kube.resource import LEASES, ObjectKey, own_key
 from taper_operator.manager import Manager, WatchedKind
-from taper_operator.resource import LEASES, ObjectKey, own_key
-from taper_operator.settings import LeaseTimes, settings_from
+from taper_operator.settings.settings import LeaseTimes, settings_from
 
 from .fake_api_server import JOBS, PODS, FakeApiServer, make_object
 

@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from taper_operator.executor import Executor
-from taper_operator.kinds import (
+from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.resource import EVENTS, KubeObject, ObjectKey
+from taper_operator.main import watched_kinds
+from taper_operator.manifests.kinds import (
     NETWORK_POLICIES,
     POD_MONITORS,
     PODS,
     RAY_JOBS,
     RLHF_JOBS,
 )
-from taper_operator.main import watched_kinds
-from taper_operator.object_cache import ObjectCache
-from taper_operator.object_names import ATTEMPT_LABEL, DIGEST_ANNOTATION, JOB_LABEL, JOB_UID_LABEL
-from taper_operator.observer import Observer
-from taper_operator.reconcile import Reconciler
-from taper_operator.resource import EVENTS, KubeObject, ObjectKey
+from taper_operator.manifests.names import ATTEMPT_LABEL, DIGEST_ANNOTATION, JOB_LABEL, JOB_UID_LABEL
+from taper_operator.observation.observer import Observer
+from taper_operator.reconcile.executor import Executor
+from taper_operator.reconcile.reconciler import Reconciler
 
 from .clock import Clock
 from .fake_api_server import FakeApiServer
 from .job_objects import NOW, POLICY, resource
-from .test_executor import CLAIM, KEY, KINDS
+from .reconcile.test_executor import CLAIM, KEY, KINDS
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 MOST_ROUNDS = 8

@@ -11,18 +11,18 @@ import pytest
 from taper_api.attempt import Disruption
 from taper_api.attempt_directory import MAX_ATTEMPTS
 from taper_api.rlhfjob_status import RLHFJobStatus
-from taper_operator.attempt_record import with_new_attempt
-from taper_operator.job_conditions import Standing, conditions
-from taper_operator.observation import KubeRay
-from taper_operator.plan import plan
-from taper_operator.pod_policy import PodPolicy
+from taper_operator.observation.observation import KubeRay
 from taper_operator.reason_table import CONDITIONS, EVENTS, OF_OTHERS
-from taper_operator.transitions import happenings
+from taper_operator.reconcile.attempt_history import with_new_attempt
+from taper_operator.reconcile.conditions import Standing, conditions
+from taper_operator.reconcile.plan import plan
+from taper_operator.reconcile.transitions import happenings
+from taper_operator.settings.pod_policy import PodPolicy
 
-from .cluster_model import ClusterModel
 from .job_objects import NOW, resource
-from .test_plan_simulation import CONDITION_REASONS, until_running
-from .test_ray_job_state import state
+from .observation.test_ray_job_state import state
+from .reconcile.cluster_model import ClusterModel
+from .reconcile.test_plan_simulation import CONDITION_REASONS, until_running
 
 LATER = "2026-11-21T12:00:00Z"
 # Reasons of Failed and Complete, which plans give, and of Validated=False, which jobs do.

@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from taper_operator.kinds import CONFIG_MAPS, RAY_JOBS, RLHF_JOBS
+from taper_operator.kube.resource import LEASES, ObjectKey, Resource
 from taper_operator.main import make_reconciler, watched_kinds
 from taper_operator.manager import Manager
-from taper_operator.report_server import ReportServer
-from taper_operator.resource import LEASES, ObjectKey, Resource
-from taper_operator.settings import settings_from
+from taper_operator.manifests.kinds import CONFIG_MAPS, RAY_JOBS, RLHF_JOBS
+from taper_operator.reports.server import ReportServer
+from taper_operator.settings.settings import settings_from
 
 from .certificates import LOOPBACK, make_certificates
 from .fake_api_server import FakeApiServer
 from .job_objects import parsed, pod_templates, resource
+from .reconcile.test_executor import KINDS
+from .reports.token_reviews import TokenApiServer
 from .test_controller import _client, wait_for
-from .test_executor import KINDS
-from .token_reviews import TokenApiServer
 
 FLAGS = ["--namespaces=*", "--identity=replica", "--namespace=taper", "--address=127.0.0.1:0", "--image=a"]
 KEY = ObjectKey("team", "full")

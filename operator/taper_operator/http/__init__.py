@@ -1,0 +1,1 @@
+"""Where the operator listens: probes and metrics."""

@@ -1,0 +1,82 @@
+"""A small HTTP server for the kubelet's probes and for Prometheus."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from taper_operator.http.listener import HttpListener
+from taper_operator.settings.settings import Address
+
+# Who connects and says nothing is not waited for.
+_READ_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+
+
+class Page(NamedTuple):
+    """An answer."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+# Given the Accept header.
+MakePage = Callable[[str], Page]
+
+
+def text_page(problems: list[str]) -> Page:
+    """200 and `ok`, or 503 and what is wrong."""
+    body = "\n".join(problems) or "ok"
+    return Page(503 if problems else 200, "text/plain; charset=utf-8", f"{body}\n".encode())
+
+
+class HealthServer:
+    """Serves `GET` of some paths, each request in a thread of its own."""
+
+    def __init__(self, address: Address, pages: Mapping[str, MakePage]) -> None:
+        """Listen; `start` answers. Raises OSError where the address is taken or not this machine's."""
+        self._server = HttpListener(address, _handler(dict(pages)))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": _POLL_SECONDS}, daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that was taken, where the address left it open."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(pages: Mapping[str, MakePage]) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = _READ_SECONDS
+        server_version = "taper-operator"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            make_page = pages.get(self.path.partition("?")[0])
+            page = make_page(self.headers.get("Accept", "")) if make_page else text_not_found
+            self.send_response(page.status)
+            self.send_header("Content-Type", page.content_type)
+            self.send_header("Content-Length", str(len(page.body)))
+            self.end_headers()
+            self.wfile.write(page.body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Probes come every few seconds."""
+
+    return Handler
+
+
+text_not_found = Page(404, "text/plain; charset=utf-8", b"not found\n")

@@ -1,0 +1,1 @@
+"""Talk to the API server: requests, watches, caches, work queue, leader election."""

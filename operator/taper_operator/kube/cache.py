@@ -1,0 +1,204 @@
+"""What reflectors saw last of the objects of one kind, to read from.
+
+Each object is kept as JSON text and parsed when it is read: a reader gets an object of its
+own, nobody can change the cache by accident, and a pod takes some 5 KB instead of 40.
+
+Every change answers with the keys to reconcile because of it: those of the object as it is
+and as it was, so that the former owner hears of it too.
+
+What has gone can be kept for a while as it was last: a pod that is taken away says why for some
+milliseconds only, which is less than its job may have to wait for a worker.
+
+Invariants (asserted by `tests/operator/kube/test_cache.py`):
+- after `replace` a scope holds exactly what was listed, and the keys of each object that came, changed or
+  went are told;
+- an index finds an object if and only if the object as it is now has that owner or label;
+- what has departed is told for its time, and never beside an object of its name.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import dataclass
+
+from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
+
+KeysOf = Callable[[KubeObject], Iterable[ObjectKey]]
+
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """text: the object as JSON; index_keys: where the indexes find it; keys: to reconcile for it"""
+
+    resource_version: str
+    text: bytes
+    index_keys: tuple[Hashable, ...]
+    keys: frozenset[ObjectKey]
+
+
+class ObjectCache:
+    """See the module's docstring. Its methods may be called from any thread.
+
+    keys_of: the keys to reconcile when an object changes
+    labels: the labels that can be asked for
+    departed_seconds: for how long objects that have gone are kept
+    clock: monotonic seconds
+    """
+
+    def __init__(
+        self,
+        *,
+        keys_of: KeysOf,
+        labels: Collection[str] = (),
+        departed_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys_of = keys_of
+        self._labels = frozenset(labels)
+        self._departed_seconds = departed_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: dict[ObjectKey, _Entry] = {}
+        self._index: dict[Hashable, set[ObjectKey]] = {}
+        # With the time until which each is kept, the first to be dropped first.
+        self._departed: dict[ObjectKey, tuple[float, _Entry]] = {}
+
+    # -- reading -----------------------------------------------------------------------
+
+    def num_objects(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: ObjectKey) -> KubeObject | None:
+        """The object, None if there is none."""
+        with self._lock:
+            entry = self._entries.get(key)
+        return None if entry is None else _parsed(entry)
+
+    def objects(self, *, namespace: str = "") -> list[KubeObject]:
+        """All objects (of a namespace) in the order of their keys."""
+        with self._lock:
+            keys = [key for key in self._entries if namespace in ("", key.namespace)]
+        return self._parsed(keys)
+
+    def owned_by(self, uid: str) -> list[KubeObject]:
+        """The objects that have an owner of that uid, in the order of their keys."""
+        return self._found(("owner", uid))
+
+    def labelled(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
+        """The objects (of a namespace) with that label, in the order of their keys."""
+        assert label in self._labels, f"label {label} is not indexed"
+        found = self._found(("label", label, value))
+        return [obj for obj in found if namespace in ("", key_of(obj).namespace)]
+
+    def departed(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
+        """The objects (of a namespace) with that label that have gone lately, each as it was last."""
+        index_key = ("label", label, value)
+        with self._lock:
+            self._forget_departed()
+            found = [
+                entry
+                for key, (_, entry) in self._departed.items()
+                if namespace in ("", key.namespace) and index_key in entry.index_keys
+            ]
+        return [_parsed(entry) for entry in found]
+
+    # -- writing, by reflectors --------------------------------------------------------
+
+    def put(self, obj: KubeObject) -> set[ObjectKey]:
+        """The object is there, as given."""
+        with self._lock:
+            return self._put(obj)
+
+    def remove(self, key: ObjectKey) -> set[ObjectKey]:
+        """The object is gone."""
+        with self._lock:
+            return self._remove(key)
+
+    def replace(self, objects: Iterable[KubeObject], *, namespace: str = "") -> set[ObjectKey]:
+        """These are all objects (of the namespace) that there are."""
+        listed = {key_of(obj): obj for obj in objects}
+        with self._lock:
+            gone = [key for key in self._entries if namespace in ("", key.namespace) and key not in listed]
+            told = {told for key in gone for told in self._remove(key)}
+            for key, obj in listed.items():
+                entry = self._entries.get(key)
+                if entry is None or entry.resource_version != obj["metadata"]["resourceVersion"]:
+                    told |= self._put(obj)
+            return told
+
+    # -- under the lock ----------------------------------------------------------------
+
+    def _put(self, obj: KubeObject) -> set[ObjectKey]:
+        key = key_of(obj)
+        # An object that cannot be understood raises here, before anything has changed.
+        entry = self._entry(obj)
+        told = self._remove(key)
+        self._departed.pop(key, None)
+        self._entries[key] = entry
+        for index_key in entry.index_keys:
+            self._index.setdefault(index_key, set()).add(key)
+        return told | entry.keys
+
+    def _remove(self, key: ObjectKey) -> set[ObjectKey]:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return set()
+        for index_key in entry.index_keys:
+            found = self._index[index_key]
+            found.discard(key)
+            if not found:
+                del self._index[index_key]
+        if self._departed_seconds:
+            self._forget_departed()
+            self._departed[key] = (self._clock() + self._departed_seconds, entry)
+        return set(entry.keys)
+
+    def _forget_departed(self) -> None:
+        now = self._clock()
+        while self._departed:
+            key = next(iter(self._departed))
+            if self._departed[key][0] > now:
+                return
+            del self._departed[key]
+
+    def _entry(self, obj: KubeObject) -> _Entry:
+        metadata = obj["metadata"]
+        owners = {("owner", owner["uid"]) for owner in metadata.get("ownerReferences") or ()}
+        labels = (metadata.get("labels") or {}).items()
+        return _Entry(
+            resource_version=metadata["resourceVersion"],
+            text=json.dumps(_trimmed(obj), separators=(",", ":"), ensure_ascii=False).encode(),
+            index_keys=(*owners, *(("label", name, value) for name, value in labels if name in self._labels)),
+            keys=frozenset(self._keys_of(obj)),
+        )
+
+    # -- without the lock --------------------------------------------------------------
+
+    def _found(self, index_key: Hashable) -> list[KubeObject]:
+        with self._lock:
+            keys = list(self._index.get(index_key, ()))
+        return self._parsed(keys)
+
+    def _parsed(self, keys: Iterable[ObjectKey]) -> list[KubeObject]:
+        with self._lock:
+            entries = [self._entries[key] for key in sorted(keys) if key in self._entries]
+        return [_parsed(entry) for entry in entries]
+
+
+def _parsed(entry: _Entry) -> KubeObject:
+    obj: KubeObject = json.loads(entry.text)
+    return obj
+
+
+def _trimmed(obj: KubeObject) -> KubeObject:
+    """Without what takes the most room and is read by nobody here."""
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+    annotations = metadata.get("annotations")
+    if annotations:
+        metadata["annotations"] = {k: v for k, v in annotations.items() if k != _LAST_APPLIED}
+    return obj | {"metadata": metadata}

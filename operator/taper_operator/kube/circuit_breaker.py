@@ -1,0 +1,85 @@
+"""Keeps a process with many threads from knocking at a dead API server all at once.
+
+Until there is a first answer, and once a connection has failed, one attempt at a time is let through,
+ever more seldom; all other requests fail at once without a connection. Any answer closes the circuit.
+
+Invariants (asserted by `tests/operator/kube/test_circuit_breaker.py`):
+- while nothing answers, at most ten connections a minute are tried, however many threads ask, also by a
+  process that has just begun;
+- after an answer nothing is held back;
+- failures of attempts that were begun before the last failure was known count once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from random import Random
+
+from taper_operator.kube.backoff import Backoff
+from taper_operator.kube.errors import Unreachable
+
+BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0)
+# Those who are held back ask again this often: that costs nothing, and they hear soon of an answer.
+_ASK_AGAIN_SECONDS = 1.0
+# While no attempt has failed an answer may come in a moment.
+_ASK_SOON_SECONDS = 0.1
+# A little longer than connecting may take.
+_ATTEMPT_SECONDS = 6.0
+
+
+class CircuitBreaker:
+    """See the module's docstring. Its methods may be called from any thread."""
+
+    def __init__(self, *, clock: Callable[[], float], random: Random, backoff: Backoff = BACKOFF) -> None:
+        self._clock = clock
+        self._random = random
+        self._backoff = backoff
+        self._lock = threading.Lock()
+        self._is_open = True
+        self._failures = 0
+        self._next_attempt_at = float("-inf")
+        self._era = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    def begin(self) -> int:
+        """Called before a connection is made; returns what `failed` wants to know.
+
+        Raises Unreachable where no attempt may be made now.
+        """
+        with self._lock:
+            if self._is_open:
+                now = self._clock()
+                if now < self._next_attempt_at:
+                    again = _ASK_AGAIN_SECONDS if self._failures else _ASK_SOON_SECONDS
+                    wait = min(self._next_attempt_at - now, again)
+                    raise Unreachable("the API server does not answer", retry_after_seconds=wait)
+                # Nobody else until this attempt has failed, or should have.
+                self._next_attempt_at = now + _ATTEMPT_SECONDS
+            return self._era
+
+    def answered(self) -> None:
+        """There was an answer, whatever it was."""
+        with self._lock:
+            self._is_open = False
+            self._failures = 0
+
+    def failed(self, era: int) -> None:
+        """The attempt that got `era` could not connect, or the connection broke before an answer."""
+        with self._lock:
+            if era == self._era:
+                self._is_open = True
+                self._era += 1
+                self._failures += 1
+                wait = self._backoff.delay_seconds(self._failures, self._random)
+                self._next_attempt_at = self._clock() + wait
+
+    def suspect(self) -> None:
+        """A watch broke: the next request is to show whether the API server lives, before all reconnect."""
+        with self._lock:
+            if not self._is_open:
+                self._is_open = True
+                self._next_attempt_at = self._clock()

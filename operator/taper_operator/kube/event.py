@@ -1,0 +1,89 @@
+"""Events: what `kubectl describe` shows of what happened to an object. For transitions only.
+
+An event is named after what happened, so that an operator that is killed and tells it again
+makes no second one. Events are for people: one that cannot be written is logged and let go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from datetime import UTC, datetime
+from typing import Literal
+
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.errors import AlreadyExists, ApiError
+from taper_operator.kube.resource import EVENTS, KubeObject
+
+log = logging.getLogger(__name__)
+
+CONTROLLER = "taper.dev/operator"
+_MAX_NOTE_BYTES = 1_024
+_MAX_INSTANCE_CHARACTERS = 128
+_MAX_NAME_CHARACTERS = 253
+
+EventType = Literal["Normal", "Warning"]
+
+
+def make_event(
+    regarding: KubeObject,
+    *,
+    kind: EventType,
+    reason: str,
+    action: str,
+    note: str,
+    occasion: str,
+    instance: str,
+    at: datetime,
+) -> KubeObject:
+    """An event about an object.
+
+    reason, action: in CamelCase, why and what was done
+    occasion: what tells this transition from others of the same reason, such as the attempt's number
+    instance: the identity of this replica
+    """
+    metadata = regarding["metadata"]
+    # An event about what has no namespace is kept in `default`, as Kubernetes' own are.
+    namespace = metadata.get("namespace") or "default"
+    about = "\0".join((metadata["uid"], reason, action, occasion))
+    digest = hashlib.sha256(about.encode()).hexdigest()[:16]
+    return {
+        "apiVersion": EVENTS.api_version,
+        "kind": EVENTS.kind,
+        "metadata": {
+            "namespace": namespace,
+            "name": f"{metadata['name'][: _MAX_NAME_CHARACTERS - 17]}.{digest}",
+        },
+        "eventTime": at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "type": kind,
+        "reason": reason,
+        "action": action,
+        "note": _cut(note),
+        "reportingController": CONTROLLER,
+        "reportingInstance": instance[:_MAX_INSTANCE_CHARACTERS],
+        "regarding": {
+            "apiVersion": regarding["apiVersion"],
+            "kind": regarding["kind"],
+            "namespace": metadata.get("namespace", ""),
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        },
+    }
+
+
+def record_event(api_server: ApiServer, event: KubeObject) -> None:
+    """Write an event, at most once. Raises nothing that the API server may answer."""
+    try:
+        api_server.create(EVENTS, event)
+    except AlreadyExists:
+        pass
+    except ApiError as error:
+        log.warning("event %s: not recorded: %s", event["reason"], error)
+
+
+def _cut(note: str) -> str:
+    """The API server counts bytes and refuses one too many."""
+    text = note.encode()
+    if len(text) <= _MAX_NOTE_BYTES:
+        return note
+    return text[: _MAX_NOTE_BYTES - 3].decode(errors="ignore") + "..."

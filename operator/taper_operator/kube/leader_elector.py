@@ -1,0 +1,157 @@
+"""Leads, or waits to lead: asks the API server what a `LeaseClaim` wants to know.
+
+Whoever writes asks `is_leader_now` (or `write_seconds_left`) right before; a process that was
+stopped finds its deadline passed and writes nothing. Once lost, leadership never comes back
+in this process: it should end at once and be started anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from random import Random
+
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
+from taper_operator.kube.lease_claim import Failure, LeaseClaim, LeaseRequest, State, Verb
+from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
+from taper_operator.settings.settings import LeaseTimes
+
+log = logging.getLogger(__name__)
+
+_MIN_READ_SECONDS = 0.1
+
+
+def sleepless_clock() -> float:
+    """Monotonic seconds that also pass while the machine is suspended, where the system has such a clock."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+class LeaderElector:
+    """See the module's docstring. Its methods may be called from any thread.
+
+    api_server: must not itself ask this elector, and should give up connecting soon
+    identity: of this replica; what makes it unique to this process is added
+    clock: monotonic seconds, such as `sleepless_clock`
+    """
+
+    def __init__(
+        self,
+        api_server: ApiServer,
+        *,
+        key: ObjectKey,
+        identity: str,
+        times: LeaseTimes,
+        clock: Callable[[], float],
+        random: Random,
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._api_server = api_server
+        self._key = key
+        self._times = times
+        self._clock = clock
+        self._random = random
+        self._wall_clock = wall_clock
+        # A replica that was restarted under its old name must not take its old lease for its own.
+        self._claim = LeaseClaim(key=key, identity=f"{identity}_{uuid.uuid4().hex[:12]}", times=times)
+        self._asking = threading.Lock()
+        self._stopped = threading.Event()
+
+    @property
+    def identity(self) -> str:
+        return self._claim.identity
+
+    @property
+    def holder(self) -> str:
+        """The identity that held the lease when it was last seen."""
+        return self._claim.holder
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether this process has led and does so no more."""
+        return self._claim.state is State.ENDED or (
+            self._claim.state is State.LEADING and not self.is_leader_now()
+        )
+
+    def is_leader_now(self) -> bool:
+        """Whether this process may write. Asks the clock, nobody else."""
+        return self._claim.leads(self._clock())
+
+    def write_seconds_left(self) -> float:
+        """For how long a write that begins now may still take effect; 0 or less: it must not begin."""
+        return self._claim.write_seconds_left(self._clock())
+
+    def run(self) -> None:
+        """Take part until `stop`, or until leadership is lost."""
+        while not self._stopped.is_set() and not self.has_ended:
+            self._stopped.wait(self.step())
+
+    def stop(self) -> None:
+        """Have `run` return after the request under way."""
+        self._stopped.set()
+
+    def step(self) -> float:
+        """Ask once; returns the seconds to wait before the next step."""
+        with self._asking:
+            before = self._claim.state
+            request = self._claim.request(self._clock(), self._wall_clock())
+            if request is not None:
+                told = self._ask(request)
+                self._claim.answer(self._clock(), told)
+            self._log_change(before)
+            return self._claim.wait_seconds(self._clock(), self._random)
+
+    def release(self, *, wait_seconds: float) -> bool:
+        """Stop leading and let another lead at once; returns whether that was written.
+
+        Only for when no write is under way any more. Waits so long for a request under way.
+        """
+        if not self._asking.acquire(timeout=wait_seconds):
+            return False
+        try:
+            request = self._claim.release(self._clock(), self._wall_clock())
+            return request is not None and not isinstance(self._ask(request, wait_seconds), Failure)
+        finally:
+            self._asking.release()
+
+    def _ask(self, request: LeaseRequest, read_seconds: float | None = None) -> KubeObject | Failure:
+        try:
+            return self._send(request, read_seconds or self._read_seconds())
+        except NotFound:
+            # To a create, it is the namespace that is missing.
+            return Failure.UNKNOWN if request.verb is Verb.CREATE else Failure.ABSENT
+        except (AlreadyExists, Conflict):
+            return Failure.CONFLICT
+        except ApiError as error:
+            log.log(
+                logging.WARNING if self.is_leader_now() else logging.DEBUG,
+                "lease %s: could not %s it: %s",
+                self._key,
+                request.verb.value,
+                error,
+            )
+            return Failure.UNKNOWN
+
+    def _send(self, request: LeaseRequest, read_seconds: float) -> KubeObject:
+        if request.lease is None:
+            return self._api_server.get(LEASES, self._key, read_seconds=read_seconds)
+        if request.verb is Verb.CREATE:
+            return self._api_server.create(LEASES, request.lease, read_seconds=read_seconds)
+        return self._api_server.replace(LEASES, request.lease, read_seconds=read_seconds)
+
+    def _read_seconds(self) -> float:
+        """Short enough for a leader to try once more on another connection before its deadline."""
+        patience = 1.5 * self._times.retry_period_seconds
+        if self.is_leader_now():
+            patience = min(patience, self._claim.seconds_to_deadline(self._clock()))
+        return max(_MIN_READ_SECONDS, patience)
+
+    def _log_change(self, before: State) -> None:
+        if self._claim.state is not before:
+            log.info("lease %s: %s is %s", self._key, self.identity, self._claim.state.value)

@@ -1,0 +1,257 @@
+"""One candidate's view of the Lease, as a state machine without I/O: what to ask next, and who leads.
+
+Strategy: as client-go's elector, a candidate never believes another's clock. It takes a lease
+over only after it has, by its own monotonic clock, seen no change of it for its duration. The
+leader in turn counts from before it sent its last renewal that succeeded, gives up a good
+while before others may take over, and never leads again in this process. Every write carries
+the resourceVersion that was read, so of two writes one fails.
+
+    FOLLOWING --write succeeded--> LEADING --deadline, another holder, no lease, release--> ENDED
+
+The times hold while clocks run at rates that differ by less than duration / renew deadline.
+The clock must also run while the machine sleeps.
+
+Invariants (asserted by `tests/operator/kube/test_lease_claim.py`):
+- at no time do two candidates lead, however long they are stopped, whatever is lost on the way;
+- a write that began while `write_seconds_left` was positive, and takes effect within that time,
+  does so before another candidate leads;
+- once faults end, somebody leads within the lease's duration and two retry periods;
+- `ENDED` is final, and `renewTime` changes with every renewal.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
+from taper_operator.settings.settings import LeaseTimes
+
+_NEVER = float("-inf")
+_SOON_SECONDS = 0.2
+
+
+class State(enum.Enum):
+    """See the module's docstring."""
+
+    FOLLOWING = "following"
+    LEADING = "leading"
+    ENDED = "ended"
+
+
+class Verb(enum.Enum):
+    """How the Lease is to be asked."""
+
+    READ = "read"
+    CREATE = "create"
+    REPLACE = "replace"
+
+
+class Failure(enum.Enum):
+    """What became of a request that gave no Lease."""
+
+    ABSENT = "absent"  # a read found none
+    CONFLICT = "conflict"  # a write came too late
+    UNKNOWN = "unknown"  # whatever else; a write may have happened
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRequest:
+    """lease: to be written, None for a read"""
+
+    verb: Verb
+    lease: KubeObject | None = None
+
+
+class LeaseClaim:
+    """See the module's docstring. `now` is monotonic seconds, `wall` is told to others and not relied on.
+
+    identity: unique to this process
+    """
+
+    def __init__(self, *, key: ObjectKey, identity: str, times: LeaseTimes) -> None:
+        assert not times.problems(), times
+        self.identity = identity
+        self.state = State.FOLLOWING
+        self._key = key
+        self._times = times
+        self._next = Verb.READ
+        self._lease: KubeObject | None = None
+        self._seen: tuple[Any, ...] | None = None
+        self._seen_at = _NEVER
+        self._sent_at = _NEVER
+        self._has_failed = False
+        self._last_renewed: datetime | None = None
+        # One number says whether this process leads, so that other threads read no half of a change.
+        self._deadline = _NEVER
+
+    @property
+    def holder(self) -> str:
+        """Who held the lease when it was last seen, empty if nobody."""
+        return str(_spec(self._lease).get("holderIdentity") or "")
+
+    def leads(self, now: float) -> bool:
+        """Whether this process leads."""
+        return now < self._deadline
+
+    def seconds_to_deadline(self, now: float) -> float:
+        """For how long this process leads if it cannot renew again; 0 or less if it does not lead."""
+        return self._deadline - now
+
+    def write_seconds_left(self, now: float) -> float:
+        """For how long a write that begins now may still take effect; 0 if none may begin.
+
+        Half of the time between the leader's deadline and the others' taking over is kept
+        for clocks that run at different rates.
+        """
+        if not self.leads(now):
+            return 0.0
+        slack = self._times.duration_seconds - self._times.renew_deadline_seconds
+        return self._deadline - now + slack / 2
+
+    # -- asking ------------------------------------------------------------------------
+
+    def request(self, now: float, wall: datetime) -> LeaseRequest | None:
+        """What to ask now; None once this process has ended. `answer` must follow."""
+        if self.state is State.LEADING and not self.leads(now):
+            self._end()
+        if self.state is State.ENDED:
+            return None
+        self._sent_at = now
+        if self._next is Verb.READ:
+            return LeaseRequest(verb=Verb.READ)
+        return LeaseRequest(verb=self._next, lease=self._mine(wall))
+
+    def release(self, now: float, wall: datetime) -> LeaseRequest | None:
+        """Stop leading; returns what to write so that another need not wait, None if it did not lead."""
+        lease, led = copy.deepcopy(self._lease), self.leads(now)
+        self._end()
+        if not led or lease is None:
+            return None
+        spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._renew_time(wall)}
+        lease["spec"] = _spec(lease) | spec
+        return LeaseRequest(verb=Verb.REPLACE, lease=lease)
+
+    def answer(self, now: float, told: KubeObject | Failure) -> None:
+        """Take the answer to the last request."""
+        if self.state is State.ENDED:
+            return
+        self._has_failed = told in (Failure.CONFLICT, Failure.UNKNOWN)
+        if isinstance(told, Failure):
+            self._take_failure(now, told)
+        elif self._next is Verb.READ:
+            self._take_read(now, told)
+        else:
+            self._take_written(now, told)
+
+    def wait_seconds(self, now: float, random: Random) -> float:
+        """How long to wait before the next request."""
+        period = self._times.retry_period_seconds * (0.8 + 0.2 * random.random())
+        if self._has_failed:
+            # A leader has only until its deadline.
+            return period / 4 if self.state is State.LEADING else period
+        if self.state is State.LEADING:
+            return period
+        if self._next is not Verb.READ:
+            return 0.0
+        return min(period, max(_SOON_SECONDS, self._free_at() - now))
+
+    # -- taking answers ----------------------------------------------------------------
+
+    def _take_failure(self, now: float, failure: Failure) -> None:
+        if failure is Failure.CONFLICT:
+            self._next = Verb.READ
+        elif failure is Failure.ABSENT:
+            self._take_absence(now)
+        elif self.state is State.FOLLOWING:
+            self._next = Verb.READ
+
+    def _take_absence(self, now: float) -> None:
+        if self.state is State.LEADING:
+            # Somebody has deleted it; another may make one and lead at once.
+            self._end()
+            return
+        if self._seen is None:
+            self._seen_at = _NEVER
+            self._next = Verb.CREATE
+            self._lease = None
+            return
+        if self._lease is not None:
+            # Its holder may not know yet.
+            self._lease = None
+            self._seen_at = now
+        self._next = Verb.CREATE if now >= self._free_at() else Verb.READ
+
+    def _take_read(self, now: float, lease: KubeObject) -> None:
+        self._lease = lease
+        seen = (lease["metadata"].get("uid"), *(str(_spec(lease).get(field)) for field in _COMPARED))
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, now
+        if self.holder == self.identity:
+            # A write whose answer was lost.
+            self._next = Verb.REPLACE
+        elif self.state is State.LEADING:
+            self._end()
+        elif now >= self._free_at():
+            self._next = Verb.REPLACE
+
+    def _take_written(self, now: float, lease: KubeObject) -> None:
+        self._lease = lease
+        self._next = Verb.REPLACE
+        deadline = self._sent_at + self._times.renew_deadline_seconds
+        if now < deadline:
+            # In this order, or another thread could see a leader whose time is up.
+            self._deadline = deadline
+            self.state = State.LEADING
+        elif self.state is State.FOLLOWING:
+            # It took so long that others may have taken over since.
+            self._next = Verb.READ
+
+    def _end(self) -> None:
+        self.state, self._deadline = State.ENDED, _NEVER
+
+    # -- the lease ---------------------------------------------------------------------
+
+    def _free_at(self) -> float:
+        """When this candidate may take the lease over."""
+        if self._lease is not None and not self.holder:
+            return _NEVER
+        told = _spec(self._lease).get("leaseDurationSeconds") or 0
+        return self._seen_at + max(self._times.duration_seconds, float(told))
+
+    def _mine(self, wall: datetime) -> KubeObject:
+        lease = copy.deepcopy(self._lease) or {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": {"namespace": self._key.namespace, "name": self._key.name},
+        }
+        renew_time = self._renew_time(wall)
+        spec = _spec(lease)
+        if spec.get("holderIdentity") != self.identity:
+            transitions = int(spec.get("leaseTransitions") or 0) + (1 if self._lease else 0)
+            spec |= {"acquireTime": renew_time, "leaseTransitions": transitions}
+        spec |= {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": int(self._times.duration_seconds),
+            "renewTime": renew_time,
+        }
+        lease["spec"] = spec
+        return lease
+
+    def _renew_time(self, wall: datetime) -> str:
+        """A write that changes nothing is none to the API server, and no sign of life to others."""
+        if self._last_renewed is not None:
+            wall = max(wall, self._last_renewed + timedelta(microseconds=1))
+        self._last_renewed = wall
+        return wall.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+_COMPARED = ("holderIdentity", "acquireTime", "renewTime", "leaseTransitions", "leaseDurationSeconds")
+
+
+def _spec(lease: KubeObject | None) -> dict[str, Any]:
+    return dict((lease or {}).get("spec") or {})

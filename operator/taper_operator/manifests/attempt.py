@@ -1,0 +1,61 @@
+"""All that is made for an attempt, in the order in which it is made; the RayJob comes last.
+
+Invariants (asserted by `tests/operator/manifests/test_attempt.py`):
+- every object is labelled with its job and owned by it, but for the claim, which nobody owns;
+- what the RayJob refers to comes before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+from taper_api import RLHFJob
+from taper_operator.kube.resource import KubeObject, Resource
+from taper_operator.manifests.checkpoints_claim import checkpoints_claim
+from taper_operator.manifests.config_map import config_map
+from taper_operator.manifests.kinds import (
+    CLAIMS,
+    CONFIG_MAPS,
+    NETWORK_POLICIES,
+    POD_MONITORS,
+    RAY_JOBS,
+    SERVICE_ACCOUNTS,
+)
+from taper_operator.manifests.names import DIGEST_ANNOTATION, JobIdentity
+from taper_operator.manifests.network_policy import network_policy
+from taper_operator.manifests.pod_monitor import pod_monitor
+from taper_operator.manifests.ray_job import ray_job
+from taper_operator.manifests.service_account import service_account
+from taper_operator.settings.pod_policy import PodPolicy
+
+MadeObject = tuple[Resource, KubeObject]
+
+
+def shared_objects(
+    job: RLHFJob, identity: JobIdentity, policy: PodPolicy, *, has_pod_monitors: bool
+) -> Iterator[MadeObject]:
+    """What all attempts share; kept as it should be while one is active."""
+    yield SERVICE_ACCOUNTS, with_digest(service_account(identity))
+    yield NETWORK_POLICIES, with_digest(network_policy(job, identity, policy))
+    if has_pod_monitors:
+        yield POD_MONITORS, with_digest(pod_monitor(identity))
+
+
+def attempt_objects(
+    job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy
+) -> Iterator[MadeObject]:
+    """What is made once for an attempt, and never changed."""
+    claim = checkpoints_claim(job, identity)
+    if claim is not None:
+        yield CLAIMS, claim
+    yield CONFIG_MAPS, config_map(job, identity, number, policy)
+    yield RAY_JOBS, ray_job(job, identity, number, policy)
+
+
+def with_digest(obj: KubeObject) -> KubeObject:
+    """The object with a digest of itself: what an API server adds to an object does not change that."""
+    digest = hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:16]
+    annotations = obj["metadata"].get("annotations", {}) | {DIGEST_ANNOTATION: digest}
+    return obj | {"metadata": obj["metadata"] | {"annotations": annotations}}

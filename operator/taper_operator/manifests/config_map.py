@@ -1,0 +1,25 @@
+"""The ConfigMap of an attempt: the job as that attempt runs it, whatever the RLHFJob becomes.
+
+Beside it lies what the attempt knows the operator by, where it is to report to it.
+"""
+
+from __future__ import annotations
+
+from taper_api import RLHFJob
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests.attempt_job import attempt_job, job_text
+from taper_operator.manifests.kinds import CONFIG_MAPS
+from taper_operator.manifests.names import JOB_FILE, REPORT_CA_FILE, JobIdentity
+from taper_operator.settings.pod_policy import PodPolicy
+
+
+def config_map(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
+    """It cannot be changed: pods of one attempt that start at different times read the same."""
+    trusted = {REPORT_CA_FILE: policy.report_ca} if policy.report_url else {}
+    return {
+        "apiVersion": CONFIG_MAPS.api_version,
+        "kind": CONFIG_MAPS.kind,
+        "metadata": identity.metadata(identity.attempt_name(number), identity.attempt_labels(number)),
+        "immutable": True,
+        "data": {JOB_FILE: job_text(attempt_job(job, identity, number))} | trusted,
+    }

@@ -1,0 +1,111 @@
+"""Names, labels and places of what is made for a job: what builders write and the plan looks for.
+
+Invariants (asserted by `tests/operator/manifests/test_ray_job.py` and `test_attempt_objects.py`):
+- the name of a RayJob has at most 47 characters, for every job that an API server takes;
+- every object that is made carries the labels of its job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taper_api import RLHFJob
+from taper_api.attempt_directory import MAX_ATTEMPTS
+from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.manifests.kinds import RLHF_JOBS
+
+JOB_LABEL = "taper.dev/job"
+JOB_UID_LABEL = "taper.dev/job-uid"
+ATTEMPT_LABEL = "taper.dev/attempt"
+ROLE_LABEL = "taper.dev/role"
+HEAD_ROLE = "head"
+GPU_ROLE = "gpu"
+SUBMITTER_ROLE = "submitter"
+DIGEST_ANNOTATION = "taper.dev/digest"
+
+JOB_DIRECTORY = "/etc/taper"
+JOB_FILE = "job.yaml"
+WORK_DIRECTORY = "/var/lib/taper"
+TOKEN_DIRECTORY = "/var/run/secrets/taper.dev"
+TOKEN_FILE = "token"
+REPORT_CA_FILE = "report-ca.crt"
+
+GCS_PORT = 6379
+DASHBOARD_PORT = 8265
+RAY_METRICS_PORT = 8080
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobIdentity:
+    """Which job objects are made for. uid: of the RLHFJob, which owns them"""
+
+    name: str
+    namespace: str
+    uid: str
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of every object of the job."""
+        return {
+            "app.kubernetes.io/managed-by": "taper-operator",
+            "app.kubernetes.io/name": "taper",
+            "app.kubernetes.io/instance": self.name,
+            JOB_LABEL: self.name,
+            JOB_UID_LABEL: self.uid,
+        }
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """Labels by which the pods of the job are found."""
+        return {JOB_LABEL: self.name, JOB_UID_LABEL: self.uid}
+
+    @property
+    def shared_name(self) -> str:
+        """Name of what all attempts share. Its prefix keeps it apart from names that others have given."""
+        return f"taper-{self.name}"
+
+    @property
+    def claim_name(self) -> str:
+        """Name of the claim for checkpoints, where the operator makes it."""
+        return f"{self.name}-checkpoints"
+
+    def attempt_name(self, number: int) -> str:
+        """Name of the RayJob of an attempt, and of its ConfigMap."""
+        assert 1 <= number <= MAX_ATTEMPTS, number
+        return f"{self.name}-{number}"
+
+    def attempt_labels(self, number: int) -> dict[str, str]:
+        """Labels of what belongs to one attempt."""
+        return self.labels | {ATTEMPT_LABEL: str(number)}
+
+    def metadata(self, name: str, labels: dict[str, str] | None = None) -> KubeObject:
+        """Metadata of an object that goes when the job goes."""
+        owner = {
+            "apiVersion": RLHF_JOBS.api_version,
+            "kind": RLHF_JOBS.kind,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": labels or self.labels,
+            "ownerReferences": [owner],
+        }
+
+
+def identity_of(resource: KubeObject, job: RLHFJob) -> JobIdentity:
+    """The identity of a job that an API server gave."""
+    metadata = resource["metadata"]
+    return JobIdentity(
+        name=job.metadata.name, namespace=metadata.get("namespace", "default"), uid=metadata["uid"]
+    )
+
+
+def job_key(obj: KubeObject) -> ObjectKey | None:
+    """The key of the job that an object is labelled with."""
+    metadata = obj["metadata"]
+    name = (metadata.get("labels") or {}).get(JOB_LABEL)
+    return ObjectKey(metadata.get("namespace", ""), name) if name else None

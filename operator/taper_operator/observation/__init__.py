@@ -1,0 +1,1 @@
+"""What the operator sees of a job: its objects' states, from the caches or fresh."""

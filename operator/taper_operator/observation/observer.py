@@ -1,0 +1,114 @@
+"""Gathers what is seen of a job: from the caches, or fresh from the API server where much depends on it.
+
+Fresh are the job, its RayJobs, RayClusters and pods: what runs, or could. Of what else was made for a job
+the caches are believed: between two looks at a job they have the time to hear of it, and what is made
+a second time all the same is refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.errors import ApiError, NotFound
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
+from taper_operator.manifests.kinds import (
+    CONFIG_MAPS,
+    DEFINITIONS,
+    NETWORK_POLICIES,
+    POD_MONITORS,
+    PODS,
+    RAY_CLUSTERS,
+    RAY_JOBS,
+    RLHF_JOBS,
+    SERVICE_ACCOUNTS,
+)
+from taper_operator.manifests.names import JOB_LABEL
+from taper_operator.observation.kuberay_support import NAME, kuberay_of
+from taper_operator.observation.observation import KubeRay, Observation
+
+MADE_KINDS = (CONFIG_MAPS, SERVICE_ACCOUNTS, NETWORK_POLICIES, POD_MONITORS)
+# A definition is megabytes, and changes when KubeRay is installed anew.
+_DEFINITION_SECONDS = 600.0
+_MISSING_SECONDS = 15.0
+
+
+class Observer:
+    """See the module's docstring. Its methods may be called from any thread.
+
+    is_served: whether the API server knows a kind, as its reflectors saw last
+    clock: monotonic seconds
+    """
+
+    def __init__(
+        self,
+        reader: ApiServer,
+        caches: Mapping[Resource, ObjectCache],
+        *,
+        is_served: Callable[[Resource], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._reader = reader
+        self._caches = caches
+        self._is_served = is_served
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kuberay: KubeRay = "missing"
+        self._kuberay_until = float("-inf")
+
+    def seen(self, key: ObjectKey) -> Observation | None:
+        """The job as the caches have it, None if there is none."""
+        resource = self._caches[RLHF_JOBS].get(key)
+        return None if resource is None else self._observation(resource, self._cached)
+
+    def fresh(self, key: ObjectKey) -> Observation | None:
+        """The job, and what runs of it, as the API server has them now. Raises ApiError."""
+        try:
+            resource = self._reader.get(RLHF_JOBS, key)
+        except NotFound:
+            return None
+        return self._observation(resource, self._listed)
+
+    def _observation(
+        self, resource: KubeObject, find: Callable[[Resource, str, str], list[KubeObject]]
+    ) -> Observation:
+        namespace, name = resource["metadata"]["namespace"], resource["metadata"]["name"]
+        return Observation(
+            resource=resource,
+            ray_jobs=tuple(find(RAY_JOBS, namespace, name)),
+            ray_clusters=tuple(find(RAY_CLUSTERS, namespace, name)),
+            pods=tuple(find(PODS, namespace, name)),
+            departed_pods=tuple(self._caches[PODS].departed(JOB_LABEL, name, namespace=namespace)),
+            made=tuple((kind, obj) for kind in MADE_KINDS for obj in self._cached(kind, namespace, name)),
+            kuberay=self._kuberay_now(),
+            has_pod_monitors=self._is_served(POD_MONITORS),
+        )
+
+    def _cached(self, kind: Resource, namespace: str, name: str) -> list[KubeObject]:
+        return self._caches[kind].labelled(JOB_LABEL, name, namespace=namespace)
+
+    def _listed(self, kind: Resource, namespace: str, name: str) -> list[KubeObject]:
+        if not self._is_served(kind):
+            return []
+        return self._reader.list(kind, namespace=namespace, label_selector=f"{JOB_LABEL}={name}").items
+
+    def _kuberay_now(self) -> KubeRay:
+        with self._lock:
+            if not (self._is_served(RAY_JOBS) and self._is_served(RAY_CLUSTERS)):
+                self._kuberay_until = float("-inf")
+                return "missing"
+            if self._clock() >= self._kuberay_until:
+                self._kuberay = self._asked()
+                is_good = self._kuberay == "served"
+                self._kuberay_until = self._clock() + (_DEFINITION_SECONDS if is_good else _MISSING_SECONDS)
+            return self._kuberay
+
+    def _asked(self) -> KubeRay:
+        try:
+            return kuberay_of(self._reader.get(DEFINITIONS, ObjectKey("", NAME)))
+        except ApiError:
+            # It may not be read, or not now; that RayJobs are served is known. A field that an
+            # older KubeRay lacks is then told by the API server when the RayJob is made.
+            return "served"

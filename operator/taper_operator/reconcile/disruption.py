@@ -1,0 +1,53 @@
+"""What of an attempt's end is the cluster's doing, by what can be seen of its pods and its RayJob.
+
+A disruption is a condition DisruptionTarget of a pod, a reason by which kubelets and the node
+controller end pods, a head that someone took away, or an eviction by Kueue. It is remembered in
+the status when it is first seen, for the pods that show it soon go.
+
+Invariants (asserted by `tests/operator/reconcile/test_disruption.py`):
+- a head that ran out of memory, and pods that go since their job has ended, are no disruption;
+- the one that was seen first is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from taper_api.attempt import Disruption
+from taper_operator.observation.pod_state import PodState
+from taper_operator.observation.ray_job_state import HEAD_UNREACHABLE, RayJobState
+
+_MAX_MESSAGE_CHARACTERS = 1_000
+_MAX_REASON_CHARACTERS = 128
+
+
+def disruption_seen(ray_job: RayJobState | None, pods: Sequence[PodState], now: str) -> Disruption | None:
+    """What the cluster does to an attempt; None if nothing."""
+    for pod in pods:
+        if pod.cluster_reason:
+            return _disruption(pod.cluster_reason, f"{pod.name}: {pod.cluster_message}", now)
+    if ray_job is None or ray_job.has_succeeded:
+        return None
+    heads = [pod for pod in pods if pod.is_head]
+    if any(pod.is_out_of_memory for pod in heads):
+        return None
+    if ray_job.reason == HEAD_UNREACHABLE:
+        return _disruption("HeadLost", "the head could not be reached any more", now)
+    # Pods go by themselves once their job has ended, is suspended or is deleted.
+    is_going = ray_job.has_failed or ray_job.is_suspended or ray_job.is_going
+    if not is_going and any(pod.is_going for pod in heads):
+        return _disruption("HeadDeleted", f"{heads[0].name} was deleted", now)
+    return None
+
+
+def _disruption(reason: str, message: str, now: str) -> Disruption:
+    return Disruption(
+        time=now, reason=reason_of(reason, "Disrupted"), message=message[:_MAX_MESSAGE_CHARACTERS]
+    )
+
+
+def reason_of(text: str, otherwise: str) -> str:
+    """A text of others as a condition's reason, which has a form to keep."""
+    cleaned = re.sub(r"[^A-Za-z0-9_]", "", text)[:_MAX_REASON_CHARACTERS]
+    return cleaned if re.match(r"[A-Za-z]", cleaned) else otherwise

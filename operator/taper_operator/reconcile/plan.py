@@ -1,0 +1,242 @@
+"""What to do about a job: a pure function of what is seen of it, the operator's settings and the time.
+
+Strategy: settle the active attempt (is it over, and how), then see whether the job is over with
+it, then whether the next attempt may begin; the status says all that, and the actions follow from
+the status alone. The status is written first, and only onto the job as it was seen: so an
+attempt's number is claimed before anything is made for it, and no two operators, nor one with an
+old cache, ever make two. What is left undone by an operator that dies is done by the next plan.
+
+An attempt begins only when no pod, RayCluster or RayJob of an earlier one is left, also of
+an earlier job of the same name.
+
+Invariants (asserted by `tests/operator/reconcile/test_plan.py` and `test_plan_simulation.py`):
+- once its actions are done, the same plan made again has none;
+- no two attempts are ever active, and no RayJob is made while pods of another are there;
+- a disruption never counts as a failure, but for every fifth in a row without a new checkpoint;
+- a job of another manager, or one that is being deleted, is left alone;
+- whatever the statuses of RayJobs and pods hold, no plan raises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from taper_api import JobError, RLHFJob, job_of_resource
+from taper_api.attempt_directory import MAX_ATTEMPTS
+from taper_api.rlhfjob_status import PodCounts, RLHFJobStatus
+from taper_api.spec import OPERATOR_NAME
+from taper_operator.kube.json_field import field_at
+from taper_operator.kube.timestamp import seconds_between, seconds_until, timestamp
+from taper_operator.manifests.names import identity_of
+from taper_operator.observation.observation import Observation
+from taper_operator.reconcile.action import Action, Happening
+from taper_operator.reconcile.attempt_history import active_attempt, with_end, with_new_attempt, with_news
+from taper_operator.reconcile.conditions import Finish, Standing, conditions, holds, phase, refused_conditions
+from taper_operator.reconcile.plan_actions import Scene, actions_for
+from taper_operator.reconcile.transitions import happenings
+from taper_operator.reconcile.verdict import DISRUPTION_GRACE_SECONDS, Verdict, deadline_verdict, verdict
+from taper_operator.settings.pod_policy import PodPolicy
+
+# What should be told by a watch is looked after all the same, now and then.
+_WAIT_SECONDS = 30.0
+_KUBERAY_SECONDS = 60.0
+# What is due in a moment is done then, not just before it.
+_MARGIN_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """status: to be written first, None if it is right as it is
+    requeue_seconds: when to plan again even if nothing changes, None for never
+    is_grave: it begins or ends an attempt, and so must not be made from what a cache holds
+    """
+
+    status: RLHFJobStatus | None = None
+    events: tuple[Happening, ...] = ()
+    actions: tuple[Action, ...] = ()
+    requeue_seconds: float | None = None
+    is_grave: bool = False
+
+
+def plan(observation: Observation, policy: PodPolicy, now: datetime) -> Plan:
+    """See the module's docstring. Raises ValueError if the job's own status is none."""
+    manager = field_at(observation.resource, "spec", "managedBy") or OPERATOR_NAME
+    if manager != OPERATOR_NAME or observation.is_deleted:
+        return Plan()
+    # Others write these two.
+    before = observation.status.model_copy(update={"progress": None, "rollout": None})
+    try:
+        job = job_of_resource(observation.resource)
+    except JobError as error:
+        return _refused(observation, before, str(error), now)
+    refusals = "\n".join(str(problem) for problem in policy.refusals(job.spec))
+    scene = Scene(
+        observation=observation,
+        job=job,
+        identity=identity_of(observation.resource, job),
+        policy=policy,
+        refusal=("NotAllowed", refusals) if refusals else None,
+        now=now,
+    )
+    status, end = _settled(scene, before)
+    finish = _finish(scene, status, end)
+    if finish is not None:
+        status = status.model_copy(update={"completion_time": timestamp(now), "next_attempt_time": None})
+    elif _may_begin(scene, status):
+        status = with_new_attempt(status, scene.identity.attempt_name(status.attempt + 1), now)
+    status = _described(scene, status, finish)
+    actions = tuple(actions_for(scene, status))
+    return Plan(
+        status=None if status == before else status,
+        events=tuple(happenings(before, status)),
+        actions=actions,
+        requeue_seconds=_requeue_seconds(scene, status),
+        is_grave=bool(actions) or status.attempt != before.attempt or end is not None,
+    )
+
+
+def _refused(observation: Observation, before: RLHFJobStatus, message: str, now: datetime) -> Plan:
+    """A job that cannot be read. What runs goes on: it was right when it began."""
+    said = refused_conditions(before, "InvalidSpec", message, observation.generation, timestamp(now))
+    status = before.model_copy(update={"conditions": said, "observed_generation": observation.generation})
+    status = status.model_copy(update={"phase": phase(status)})
+    return Plan(status=None if status == before else status, events=tuple(happenings(before, status)))
+
+
+# -- the attempt -----------------------------------------------------------------------
+
+
+def _settled(scene: Scene, before: RLHFJobStatus) -> tuple[RLHFJobStatus, Verdict | None]:
+    """The status with what became of the active attempt, and its end if it has just ended."""
+    observation, spec = scene.observation, scene.job.spec
+    is_past_deadline = _seconds_to_deadline(scene.job, before, scene.now) == 0
+    attempt = active_attempt(before)
+    if attempt is None:
+        is_over = before.completion_time is None and is_past_deadline
+        return before, deadline_verdict(spec) if is_over else None
+    ray_job = observation.ray_job(attempt.ray_job)
+    pods = observation.traces_of(attempt.number)
+    status = with_news(before, attempt, ray_job, pods, observation.status.progress, scene.now)
+    attempt = status.attempts[-1]
+    end = verdict(
+        attempt,
+        ray_job,
+        spec,
+        was_admitted=holds(before, "Admitted"),
+        is_past_deadline=is_past_deadline,
+        now=scene.now,
+    )
+    return (status, None) if end is None else (with_end(status, attempt, end, scene.now), end)
+
+
+def _finish(scene: Scene, status: RLHFJobStatus, end: Verdict | None) -> Finish | None:
+    """How the job has just ended, None if it has not."""
+    if status.completion_time is not None or active_attempt(status) is not None:
+        return None
+    if end is not None and end.outcome == "Succeeded":
+        return Finish(True, end.reason)
+    if end is not None and end.is_final:
+        return Finish(False, end.reason, end.message)
+    newest = status.attempts[-1] if status.attempts else None
+    if newest is not None and status.failures > scene.job.spec.backoff_limit and newest.outcome == "Failed":
+        message = f"{status.failures} attempts failed; the last: {newest.reason}: {newest.message}"
+        return Finish(False, "BackoffLimitExceeded", message)
+    if status.attempt >= MAX_ATTEMPTS:
+        return Finish(False, "TooManyAttempts", f"there were {MAX_ATTEMPTS} attempts")
+    return None
+
+
+def _may_begin(scene: Scene, status: RLHFJobStatus) -> bool:
+    return (
+        active_attempt(status) is None
+        and status.completion_time is None
+        and not scene.job.spec.suspend
+        and scene.may_make
+        and not (status.next_attempt_time and seconds_until(status.next_attempt_time, scene.now))
+        and not scene.has_remains
+    )
+
+
+# -- the status ------------------------------------------------------------------------
+
+
+def _described(scene: Scene, status: RLHFJobStatus, finish: Finish | None) -> RLHFJobStatus:
+    """The status with all that is read off the rest of it."""
+    observation, spec = scene.observation, scene.job.spec
+    attempt = active_attempt(status)
+    ray_job = observation.ray_job(attempt.ray_job) if attempt is not None else None
+    standing = Standing(
+        status=status,
+        kuberay=observation.kuberay,
+        is_suspended=spec.suspend and status.completion_time is None,
+        has_remains=scene.has_remains,
+        is_queueing=spec.kueue is not None,
+        ray_job=ray_job,
+        refusal=scene.refusal,
+        finish=finish,
+    )
+    counts = None
+    if attempt is not None:
+        ready = sum(pod.is_ready for pod in observation.pods_of(attempt.number))
+        counts = PodCounts(ready=ready, desired=spec.training.nodes + 1)
+    is_waiting = attempt is not None and (ray_job is None or ray_job.is_suspended)
+    is_active = status.completion_time is None and not spec.suspend and status.attempt > 0 and not is_waiting
+    described = _with_active_time(status, is_active, scene.now).model_copy(
+        update={
+            "conditions": conditions(standing, observation.generation, timestamp(scene.now)),
+            "observed_generation": observation.generation,
+            "pods": counts,
+        }
+    )
+    return described.model_copy(update={"phase": phase(described)})
+
+
+def _with_active_time(status: RLHFJobStatus, is_active: bool, now: datetime) -> RLHFJobStatus:
+    if is_active == (status.active_since is not None):
+        return status
+    if is_active:
+        return status.model_copy(update={"active_since": timestamp(now)})
+    seconds = status.active_seconds + round(_active_seconds(status, now))
+    return status.model_copy(update={"active_since": None, "active_seconds": seconds})
+
+
+def _active_seconds(status: RLHFJobStatus, now: datetime) -> float:
+    """Time for which the job has been active without a break until now."""
+    return seconds_between(status.active_since, now) if status.active_since is not None else 0.0
+
+
+# -- time ------------------------------------------------------------------------------
+
+
+def _seconds_to_deadline(job: RLHFJob, status: RLHFJobStatus, now: datetime) -> float | None:
+    """None where the job has no deadline."""
+    limit = job.spec.active_deadline_seconds
+    if limit is None:
+        return None
+    return max(0.0, limit - status.active_seconds - _active_seconds(status, now))
+
+
+def _requeue_seconds(scene: Scene, status: RLHFJobStatus) -> float | None:
+    now, spec = scene.now, scene.job.spec
+    if status.completion_time is not None:
+        ttl = spec.ttl_seconds_after_finished
+        return (
+            None
+            if ttl is None
+            else max(0.0, ttl - seconds_between(status.completion_time, now)) + _MARGIN_SECONDS
+        )
+    waits: list[float] = []
+    deadline = _seconds_to_deadline(scene.job, status, now)
+    if deadline is not None and status.active_since is not None:
+        waits.append(deadline)
+    if status.next_attempt_time is not None:
+        waits.append(seconds_until(status.next_attempt_time, now) or _WAIT_SECONDS)
+    attempt = active_attempt(status)
+    if attempt is not None and attempt.disruption is not None:
+        waits.append(max(0.0, DISRUPTION_GRACE_SECONDS - seconds_between(attempt.disruption.time, now)))
+    if scene.observation.kuberay != "served":
+        waits.append(_KUBERAY_SECONDS)
+    if scene.has_remains if attempt is None else scene.observation.ray_job(attempt.ray_job) is None:
+        waits.append(_WAIT_SECONDS)
+    return min(waits) + _MARGIN_SECONDS if waits else None

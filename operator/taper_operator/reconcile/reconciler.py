@@ -1,0 +1,52 @@
+"""Reconciles a job: observe, plan, execute.
+
+What begins or ends an attempt is planned a second time from what the API server itself says: a cache
+may not have heard yet of a pod that is there, or think gone what it has not seen come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from taper_operator.kube.resource import ObjectKey
+from taper_operator.observation.observer import Observer
+from taper_operator.reconcile.executor import Executor
+from taper_operator.reconcile.plan import plan
+from taper_operator.settings.pod_policy import PodPolicy
+
+
+class Reconciler:
+    """See the module's docstring.
+
+    policy: what the settings say of pods now
+    clock: the time of day, in UTC
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        executor: Executor,
+        *,
+        policy: Callable[[], PodPolicy],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._observer = observer
+        self._executor = executor
+        self._policy = policy
+        self._clock = clock
+
+    def __call__(self, key: ObjectKey) -> float | None:
+        """Returns the seconds after which it wants to be called again. Raises ApiError."""
+        observation = self._observer.seen(key)
+        if observation is None:
+            return None
+        policy = self._policy()
+        planned = plan(observation, policy, self._clock())
+        if planned.is_grave:
+            observation = self._observer.fresh(key)
+            if observation is None:
+                return None
+            planned = plan(observation, policy, self._clock())
+        self._executor.execute(planned, observation.resource)
+        return planned.requeue_seconds

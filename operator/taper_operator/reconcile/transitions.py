@@ -1,0 +1,65 @@
+"""The transitions between two statuses of a job, for its events.
+
+Invariant (asserted by `tests/operator/reconcile/test_transitions.py`): from a status to the same there is
+none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from taper_api.attempt import Attempt
+from taper_api.condition import Condition
+from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_operator.reconcile.action import Happening
+
+_WARNINGS = frozenset({"Failed", "Degraded"})
+_TOLD = ("Running", "Degraded", "Suspended", "Complete", "Failed")
+
+
+def happenings(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[Happening]:
+    """What has happened from one status to the next."""
+    known = {attempt.number: attempt for attempt in before.attempts}
+    for attempt in after.attempts:
+        old = known.get(attempt.number)
+        if old is None:
+            yield _happening("AttemptStarted", f"attempt {attempt.number}: {attempt.ray_job}", attempt)
+        if attempt.outcome != "Active" and (old is None or old.outcome == "Active"):
+            note = f"attempt {attempt.number}: {attempt.reason}: {attempt.message}"
+            yield _happening(f"Attempt{attempt.outcome}", note, attempt)
+        if attempt.disruption is not None and (old is None or old.disruption is None):
+            note = f"attempt {attempt.number}: {attempt.disruption.reason}: {attempt.disruption.message}"
+            yield _happening("DisruptionSeen", note, attempt)
+    yield from _of_conditions(before, after)
+
+
+def _of_conditions(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[Happening]:
+    old = {condition.type: condition.status for condition in before.conditions}
+    for condition in after.conditions:
+        if condition.status == old.get(condition.type):
+            continue
+        if condition.type in _TOLD and condition.status == "True":
+            yield _condition(condition, condition.type, is_warning=condition.type in _WARNINGS)
+        elif condition.type == "Validated" and condition.status == "False":
+            yield _condition(condition, condition.reason, is_warning=True)
+
+
+def _happening(reason: str, note: str, attempt: Attempt) -> Happening:
+    is_warning = reason in ("AttemptFailed", "AttemptDisrupted", "AttemptStopped", "DisruptionSeen")
+    return Happening(
+        kind="Warning" if is_warning else "Normal",
+        reason=reason,
+        action="Attempt",
+        note=note,
+        occasion=str(attempt.number),
+    )
+
+
+def _condition(condition: Condition, reason: str, *, is_warning: bool) -> Happening:
+    return Happening(
+        kind="Warning" if is_warning else "Normal",
+        reason=reason,
+        action="Reconcile",
+        note=f"{condition.reason}: {condition.message}" if condition.message else condition.reason,
+        occasion=condition.last_transition_time,
+    )

@@ -1,0 +1,89 @@
+"""Whether an attempt is over, how it ended, and whether the job is over with it.
+
+Strategy: what the attempt itself has achieved comes first, then what its author wants, then why it
+is gone or failed. A failure within ten minutes of a disruption is the disruption's doing.
+
+Invariants (asserted by `tests/operator/reconcile/test_verdict.py`):
+- success is SUCCEEDED and nothing else;
+- a failure with a disruption in the ten minutes before it is no failure;
+- an attempt that was evicted, or whose head was lost, is no failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from taper_api.attempt import Attempt
+from taper_api.spec import RLHFJobSpec
+from taper_operator.kube.timestamp import seconds_between
+from taper_operator.observation.ray_job_state import VALIDATION_FAILED, RayJobState
+from taper_operator.reconcile.disruption import reason_of
+from taper_operator.reconcile.failure_cause import failure_cause
+
+DISRUPTION_WINDOW_SECONDS = 600.0
+# Training does not survive the loss of a pod, but its last step may just be done.
+DISRUPTION_GRACE_SECONDS = 10.0
+
+Outcome = Literal["Succeeded", "Failed", "Disrupted", "Suspended", "Stopped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """is_final: another attempt would end like this one"""
+
+    outcome: Outcome
+    reason: str
+    message: str = ""
+    is_final: bool = False
+
+
+def verdict(
+    attempt: Attempt,
+    ray_job: RayJobState | None,
+    spec: RLHFJobSpec,
+    *,
+    was_admitted: bool,
+    is_past_deadline: bool,
+    now: datetime,
+) -> Verdict | None:
+    """None while the attempt goes on."""
+    if ray_job is not None and ray_job.has_succeeded:
+        return Verdict(outcome="Succeeded", reason="JobSucceeded")
+    if is_past_deadline:
+        return deadline_verdict(spec)
+    if spec.suspend:
+        return Verdict(outcome="Suspended", reason="Suspended", message="spec.suspend is true")
+    if ray_job is None or ray_job.is_going:
+        # Without a trace of it, it was never made: that is yet to be done.
+        if ray_job is None and attempt.ray_cluster is None and not was_admitted:
+            return None
+        return Verdict(outcome="Disrupted", reason="RayJobDeleted", message=f"{attempt.ray_job} was deleted")
+    if ray_job.has_failed:
+        return _failure(attempt, ray_job, now)
+    if ray_job.is_suspended and was_admitted:
+        return Verdict(outcome="Disrupted", reason="Evicted", message="its RayJob was suspended by another")
+    disruption = attempt.disruption
+    if disruption is not None and seconds_between(disruption.time, now) >= DISRUPTION_GRACE_SECONDS:
+        return Verdict(outcome="Disrupted", reason=disruption.reason, message=disruption.message)
+    return None
+
+
+def deadline_verdict(spec: RLHFJobSpec) -> Verdict:
+    """The job has been active for as long as it may be."""
+    message = f"active for longer than {spec.active_deadline_seconds} s"
+    return Verdict(outcome="Stopped", reason="DeadlineExceeded", message=message, is_final=True)
+
+
+def _failure(attempt: Attempt, ray_job: RayJobState, now: datetime) -> Verdict:
+    disruption = attempt.disruption
+    if disruption is not None and seconds_between(disruption.time, now) <= DISRUPTION_WINDOW_SECONDS:
+        return Verdict(outcome="Disrupted", reason=disruption.reason, message=disruption.message)
+    cause = failure_cause(ray_job.message)
+    return Verdict(
+        outcome="Failed",
+        reason=reason_of(cause.reason or ray_job.cause, "JobFailed"),
+        message=cause.message,
+        is_final=cause.is_final or ray_job.deployment_status == VALIDATION_FAILED,
+    )

@@ -1,0 +1,1 @@
+"""Receive the progress reports that jobs post, and write them into their statuses."""

@@ -1,0 +1,107 @@
+"""Takes the snapshots that jobs post about themselves: checks who posts, and hands on what is new.
+
+Every replica of the operator does so, leading or not: which of them a Service chooses is nobody's choice.
+What is not known to exist is answered like what may not be told of.
+
+Invariants (asserted by `tests/operator/reports/test_receiver.py`):
+- nothing is handed on without a token for that very job and attempt;
+- of an attempt that is not the newest, or a snapshot that is not newer than the last, nothing is handed on;
+- a job that posts too often is kept off, and no other job with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime
+
+from taper_api.snapshot import snapshot_of
+from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests.names import JobIdentity
+from taper_operator.manifests.report_path import job_of_path
+from taper_operator.reports.refusal import ACCEPTED, Refused
+from taper_operator.reports.status import current_attempt, number_of, written_number
+from taper_operator.reports.token_bucket import TokenBucket
+from taper_operator.reports.tokens import ReportTokens
+from taper_operator.reports.writer import HeardReport, ReportWriter
+
+_SCHEME = "Bearer "
+# A job posts every 15 s, and once more at its end.
+_SECONDS_PER_REPORT = 5.0
+_BURST = 4
+_MAX_JOBS = 4_096
+
+
+class ReportReceiver:
+    """See the module's docstring. Its methods may be called from any thread.
+
+    jobs: the cache of RLHFJobs
+    is_ready: whether it is filled
+    clock: monotonic seconds
+    now: the time of day, in UTC
+    """
+
+    def __init__(
+        self,
+        jobs: ObjectCache,
+        tokens: ReportTokens,
+        writer: ReportWriter,
+        *,
+        is_ready: Callable[[], bool],
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._jobs = jobs
+        self._tokens = tokens
+        self._writer = writer
+        self._is_ready = is_ready
+        self._clock = clock
+        self._now = now
+        self._lock = threading.Lock()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def receive(self, path: str, authorization: str, body: bytes) -> str:
+        """Take a snapshot; returns `accepted`. Raises Refused."""
+        key = job_of_path(path)
+        if key is None:
+            raise Refused("not_found")
+        if not authorization.startswith(_SCHEME):
+            raise Refused("unauthenticated")
+        if not self._is_ready():
+            raise Refused("not_ready")
+        try:
+            snapshot = snapshot_of(body)
+        except ValueError:
+            raise Refused("malformed") from None
+        resource = self._jobs.get(key)
+        if resource is None:
+            raise Refused("unauthenticated")
+        identity = _identity(resource)
+        self._tokens.check(authorization.removeprefix(_SCHEME), identity, snapshot.attempt)
+        if not self._bucket(identity.uid).take():
+            raise Refused("too_often")
+        if snapshot.attempt != current_attempt(resource):
+            raise Refused("stale_attempt")
+        if number_of(snapshot) <= written_number(resource):
+            raise Refused("stale_sequence")
+        if not self._writer.offer(key, HeardReport(uid=identity.uid, snapshot=snapshot, heard=self._now())):
+            raise Refused("stale_sequence")
+        return ACCEPTED
+
+    def _bucket(self, uid: str) -> TokenBucket:
+        with self._lock:
+            bucket = self._buckets.get(uid)
+            if bucket is None:
+                bucket = TokenBucket(per_second=1 / _SECONDS_PER_REPORT, burst=_BURST, clock=self._clock)
+                self._buckets[uid] = bucket
+            self._buckets.move_to_end(uid)
+            while len(self._buckets) > _MAX_JOBS:
+                self._buckets.popitem(last=False)
+            return bucket
+
+
+def _identity(resource: KubeObject) -> JobIdentity:
+    metadata = resource["metadata"]
+    return JobIdentity(name=metadata["name"], namespace=metadata["namespace"], uid=metadata["uid"])

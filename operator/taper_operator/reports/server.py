@@ -1,0 +1,235 @@
+"""The HTTPS server that snapshots are posted to. A connection is one request, and is bounded in every way.
+
+Bounds: connections at a time, time in all (the handshake's included), bytes of the request and of its body.
+What is beyond them is answered where that can be done cheaply, and else cut off.
+
+Invariants (asserted by `tests/operator/reports/test_server.py`):
+- a client that is slow, silent or endless costs a thread for `_REQUEST_SECONDS` and nothing more;
+- a certificate that changes is used by the next connection after it was seen;
+- every connection is counted once, by how it ended.
+"""
+
+from __future__ import annotations
+
+import http.server
+import io
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from taper_api.snapshot import MAX_SNAPSHOT_BYTES
+from taper_operator.http.listener import HttpListener
+from taper_operator.reports.refusal import STATUSES, Refused
+from taper_operator.settings.settings import Address
+
+log = logging.getLogger(__name__)
+
+_REQUEST_SECONDS = 10.0
+_MAX_CONNECTIONS = 64
+_MAX_REQUEST_BYTES = 16 * 1024 + MAX_SNAPSHOT_BYTES
+_POLL_SECONDS = 0.2
+_RETRY_AFTER_SECONDS = 15
+# Of requests that never came to be one.
+_BROKEN_OFF = "broken_off"
+
+# Given path, Authorization header and body; returns a key of STATUSES, or raises Refused.
+Receive = Callable[[str, str, bytes], str]
+
+
+class ReportServer:
+    """See the module's docstring.
+
+    context: what the server shows itself by, asked for at each connection
+    observe: told how each connection ended
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        receive: Receive,
+        *,
+        context: Callable[[], ssl.SSLContext],
+        observe: Callable[[str], None],
+        request_seconds: float = _REQUEST_SECONDS,
+        max_connections: int = _MAX_CONNECTIONS,
+    ) -> None:
+        self._address = address
+        self._receive = receive
+        self._context = context
+        self._observe = observe
+        self._request_seconds = request_seconds
+        self._max_connections = max_connections
+        self._is_stopping = False
+        self._listener: _Listener | None = None
+
+    @property
+    def port(self) -> int:
+        """That is listened at, 0 before `open`."""
+        return int(self._listener.server_address[1]) if self._listener is not None else 0
+
+    def open(self) -> None:
+        """Listen; `run` answers. Raises OSError where the address is taken or not this machine's."""
+        self._listener = _Listener(
+            self._address,
+            receive=self._receive,
+            context=self._context,
+            observe=self._observe,
+            seconds=self._request_seconds,
+            max_connections=self._max_connections,
+        )
+
+    def run(self) -> None:
+        """Answer until `stop`."""
+        assert self._listener is not None, "open comes first"
+        with self._listener as listener:
+            while not self._is_stopping:
+                listener.handle_request()
+
+    def stop(self) -> None:
+        """Have `run` end. What is under way is left to its threads."""
+        self._is_stopping = True
+
+
+class _Listener(HttpListener):
+    """Each connection in a thread of its own, up to a number of them."""
+
+    timeout = _POLL_SECONDS
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        receive: Receive,
+        context: Callable[[], ssl.SSLContext],
+        observe: Callable[[str], None],
+        seconds: float,
+        max_connections: int,
+    ) -> None:
+        super().__init__(address, _Handler)
+        self.receive = receive
+        self._context = context
+        self._observe = observe
+        self._seconds = seconds
+        self._free = threading.BoundedSemaphore(max_connections)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self._observe("busy")
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Not in the thread that accepts: a handshake takes as long as the other side likes."""
+        deadline = time.monotonic() + self._seconds
+        result = _BROKEN_OFF
+        try:
+            request.settimeout(self._seconds)
+            context = self._context()
+            with context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secure:
+                secure.do_handshake()
+                result = _Handler(secure, client_address, self, deadline).result
+        except OSError as error:
+            log.debug("a connection broke off: %s", error)
+        finally:
+            self._observe(result)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Listener
+    server_version = "taper-operator"
+    sys_version = ""
+    # What is no request at all is answered in full too.
+    default_request_version = "HTTP/1.0"
+
+    def __init__(self, request: Any, client_address: Any, server: _Listener, deadline: float) -> None:
+        self._deadline = deadline
+        self.result = _BROKEN_OFF
+        super().__init__(request, client_address, server)
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_BoundedReader(self.connection, self._deadline, _MAX_REQUEST_BYTES))
+
+    def do_POST(self) -> None:
+        try:
+            result = self.server.receive(self.path, self.headers.get("Authorization", ""), self._body())
+        except Refused as refused:
+            result = refused.reason
+        except TimeoutError:
+            result = "too_slow"
+        except OSError:
+            raise
+        except Exception:
+            log.exception("a report could not be taken")
+            result = "failed"
+        self._answer(result)
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdecimal()):
+            raise Refused("no_length")
+        # Compared as text first: a number of a thousand digits takes its time.
+        if len(length) > 9 or int(length) > MAX_SNAPSHOT_BYTES:
+            raise Refused("too_large")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise Refused("malformed")
+        return body
+
+    def _answer(self, result: str) -> None:
+        self.result = result
+        self.connection.settimeout(max(0.1, self._deadline - time.monotonic()))
+        status = STATUSES[result]
+        body = f"{result}\n".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        if status in (429, 503):
+            self.send_header("Retry-After", str(_RETRY_AFTER_SECONDS))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What is no request at all, or no POST."""
+        self._answer("malformed" if code != 501 else "not_found")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Every job posts every 15 s."""
+
+
+class _BoundedReader(io.RawIOBase):
+    """Reads from a socket until a deadline, and no more than so many bytes."""
+
+    def __init__(self, connection: socket.socket, deadline: float, max_bytes: int) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._bytes_left = max_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises TimeoutError past the deadline; more bytes than allowed are an end."""
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("the request takes too long")
+        self._connection.settimeout(seconds)
+        num_bytes = (
+            self._connection.recv_into(memoryview(buffer)[: self._bytes_left]) if self._bytes_left else 0
+        )
+        self._bytes_left -= num_bytes
+        return num_bytes

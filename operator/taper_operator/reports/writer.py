@@ -1,0 +1,225 @@
+"""Writes what jobs report into their statuses, by server-side apply under `taper-progress`.
+
+Each replica writes what it heard. A write goes onto the job as it was seen, so that of two replicas that
+write at once one is told, looks again, and sees whether its snapshot is still the newer one. The time
+in the status keeps all of them together to one write in 15 s for a job; its last snapshot does not wait.
+
+Invariants (asserted by `tests/operator/reports/test_writer.py`):
+- for a job, at most one snapshot waits, the newest;
+- a status never goes back to an older snapshot, however many replicas write;
+- at most one write in 15 s a job, its last not counted;
+- what cannot be written is tried again, later and later, until it is replaced or its job is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from taper_api.snapshot import REPORT_SECONDS, Snapshot
+from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.errors import ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound
+from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.manifests.kinds import RLHF_JOBS
+from taper_operator.reports.status import (
+    ReportNumber,
+    current_attempt,
+    number_of,
+    report_fields,
+    seconds_since_written,
+    written_number,
+)
+
+log = logging.getLogger(__name__)
+
+FIELD_MANAGER: Final = "taper-progress"
+_LOOKS_AT_ONCE = 3
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 60.0
+_IDLE_SECONDS = 5.0
+_MAX_WRITTEN = 4_096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeardReport:
+    """uid: of the job that it is of"""
+
+    uid: str
+    snapshot: Snapshot
+    heard: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class _Waiting:
+    """due: monotonic seconds"""
+
+    report: HeardReport
+    due: float
+    num_failures: int = 0
+
+
+class ReportWriter:
+    """See the module's docstring. `run` writes; the other methods may be called from any thread.
+
+    jobs: the cache of RLHFJobs
+    observe: told how each attempt at a write ended
+    clock: monotonic seconds
+    now: the time of day, in UTC
+    """
+
+    def __init__(
+        self,
+        api_server: ApiServer,
+        jobs: ObjectCache,
+        *,
+        observe: Callable[[str], None],
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._api_server = api_server
+        self._jobs = jobs
+        self._observe = observe
+        self._clock = clock
+        self._now = now
+        self._changed = threading.Condition()
+        self._waiting: dict[ObjectKey, _Waiting] = {}
+        # What the cache may not have heard of yet.
+        self._written: dict[str, ReportNumber] = {}
+        self._is_stopping = False
+
+    def offer(self, key: ObjectKey, report: HeardReport) -> bool:
+        """Have a snapshot written in its time; False if a newer one has been, or waits. Never waits."""
+        number = number_of(report.snapshot)
+        with self._changed:
+            waiting = self._waiting.get(key)
+            if number <= self._written.get(report.uid, ReportNumber()):
+                return False
+            if waiting is None or waiting.report.uid != report.uid:
+                self._waiting[key] = _Waiting(report=report, due=self._clock())
+            elif number <= number_of(waiting.report.snapshot):
+                return False
+            else:
+                waiting.report = report
+                if report.snapshot.is_last:
+                    waiting.due = self._clock()
+            self._changed.notify()
+        return True
+
+    def open(self) -> None:
+        """Nothing is to be taken first."""
+
+    def stop(self) -> None:
+        """Have `run` end. What waits is left: the next snapshot finds another replica."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Write what is due, until `stop`."""
+        while not self._is_stopping:
+            seconds = self.write_due()
+            with self._changed:
+                if not self._is_stopping and self._next_due() > self._clock():
+                    self._changed.wait(seconds)
+
+    def write_due(self) -> float:
+        """Write what is due now; returns the seconds until more is."""
+        with self._changed:
+            due = [key for key, waiting in self._waiting.items() if waiting.due <= self._clock()]
+        for key in due:
+            if self._is_stopping:
+                break
+            self._handle(key)
+        with self._changed:
+            return max(0.0, min(_IDLE_SECONDS, self._next_due() - self._clock()))
+
+    def _next_due(self) -> float:
+        return min((waiting.due for waiting in self._waiting.values()), default=float("inf"))
+
+    # -- one job -----------------------------------------------------------------------
+
+    def _handle(self, key: ObjectKey) -> None:
+        with self._changed:
+            waiting = self._waiting[key]
+            report = waiting.report
+        try:
+            result, again_seconds = self._write(key, report)
+        except (Invalid, BadRequest, Forbidden) as error:
+            log.error("%s: the report is refused: %s: %s", key, type(error).__name__, error)
+            result, again_seconds = "refused", None
+        except ApiError as error:
+            log.warning("%s: the report is not written: %s: %s", key, type(error).__name__, error)
+            waiting.num_failures += 1
+            result, again_seconds = "failed", _retry_seconds(waiting.num_failures)
+        if result != "early":
+            self._observe(result)
+        with self._changed:
+            is_replaced = waiting.report is not report
+            if is_replaced and (again_seconds is None or waiting.report.snapshot.is_last):
+                again_seconds = 0.0
+            if again_seconds is None:
+                del self._waiting[key]
+            else:
+                waiting.due = self._clock() + again_seconds
+
+    def _write(self, key: ObjectKey, report: HeardReport) -> tuple[str, float | None]:
+        """How it ended, and after how many seconds to try again; None for not at all. Raises ApiError."""
+        resource = self._jobs.get(key)
+        for look in range(_LOOKS_AT_ONCE):
+            if look:
+                try:
+                    resource = self._api_server.get(RLHF_JOBS, key)
+                except NotFound:
+                    resource = None
+            if resource is None or resource["metadata"]["uid"] != report.uid:
+                return "gone", None
+            if _is_old(resource, report.snapshot):
+                return "stale", None
+            wait = self._seconds_to_wait(resource, report.snapshot)
+            if wait > 0:
+                return "early", wait
+            try:
+                self._api_server.apply_status(
+                    RLHF_JOBS, self._status(resource, report), field_manager=FIELD_MANAGER
+                )
+            except NotFound:
+                return "gone", None
+            except Conflict:
+                continue
+            self._note(report)
+            return "written", None
+        return "conflict", _FIRST_RETRY_SECONDS
+
+    def _seconds_to_wait(self, resource: KubeObject, snapshot: Snapshot) -> float:
+        if snapshot.is_last or written_number(resource).attempt != snapshot.attempt:
+            return 0.0
+        seconds = seconds_since_written(resource, self._now())
+        return 0.0 if seconds is None else max(0.0, REPORT_SECONDS - seconds)
+
+    def _status(self, resource: KubeObject, report: HeardReport) -> KubeObject:
+        names = ("name", "namespace", "uid", "resourceVersion")
+        return {
+            "metadata": {name: resource["metadata"][name] for name in names},
+            "status": report_fields(report.snapshot, report.heard, self._now()),
+        }
+
+    def _note(self, report: HeardReport) -> None:
+        with self._changed:
+            self._written.pop(report.uid, None)
+            self._written[report.uid] = number_of(report.snapshot)
+            while len(self._written) > _MAX_WRITTEN:
+                del self._written[next(iter(self._written))]
+
+
+def _is_old(resource: KubeObject, snapshot: Snapshot) -> bool:
+    is_of_old_attempt = snapshot.attempt < current_attempt(resource)
+    return is_of_old_attempt or number_of(snapshot) <= written_number(resource)
+
+
+def _retry_seconds(num_failures: int) -> float:
+    return float(min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(num_failures - 1, 10)))

@@ -1,0 +1,1 @@
+"""The operator's settings: flags, variables, defaults, certificates, pod policy."""

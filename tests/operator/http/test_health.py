@@ -1,0 +1,69 @@
+"""The server for probes and Prometheus, asked over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+
+import pytest
+
+from taper_operator.http.health import HealthServer, Page, text_page
+from taper_operator.settings.settings import Address
+
+
+def get(host: str, port: int, path: str, accept: str = "") -> tuple[int, str, bytes]:
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("GET", path, headers={"Accept": accept})
+        answer = connection.getresponse()
+        return answer.status, answer.headers["Content-Type"], answer.read()
+    finally:
+        connection.close()
+
+
+def test_pages_are_served_at_their_paths_and_nothing_else() -> None:
+    pages = {
+        "/healthz": lambda accept: text_page(["ended: work", "stuck"]),
+        "/readyz": lambda accept: text_page([]),
+        "/metrics": lambda accept: Page(200, "text/x", accept.encode()),
+    }
+    server = HealthServer(Address("127.0.0.1", 0), pages)
+    server.start()
+    try:
+        assert get("127.0.0.1", server.port, "/readyz") == (200, "text/plain; charset=utf-8", b"ok\n")
+        assert get("127.0.0.1", server.port, "/healthz?verbose")[::2] == (503, b"ended: work\nstuck\n")
+        assert get("127.0.0.1", server.port, "/metrics", "text/y") == (200, "text/x", b"text/y")
+        assert get("127.0.0.1", server.port, "/")[0] == 404
+    finally:
+        server.close()
+    with pytest.raises(ConnectionError):
+        get("127.0.0.1", server.port, "/readyz")
+
+
+def test_no_host_means_both_families() -> None:
+    server = HealthServer(Address("", 0), {"/readyz": lambda accept: text_page([])})
+    server.start()
+    try:
+        for host in ["127.0.0.1", "::1"] if socket.has_dualstack_ipv6() else ["127.0.0.1"]:
+            assert get(host, server.port, "/readyz")[0] == 200
+    finally:
+        server.close()
+
+
+def test_loopback_is_loopback_only() -> None:
+    server = HealthServer(Address("127.0.0.1", 0), {})
+    server.start()
+    try:
+        with pytest.raises(ConnectionError):
+            get("127.0.0.2", server.port, "/readyz")
+    finally:
+        server.close()
+
+
+def test_a_taken_address_is_told_at_once() -> None:
+    first = HealthServer(Address("127.0.0.1", 0), {})
+    try:
+        with pytest.raises(OSError, match="in use"):
+            HealthServer(Address("127.0.0.1", first.port), {})
+    finally:
+        first.close()

@@ -1,0 +1,39 @@
+"""Why a job failed, in its own words where it had any."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taper_api.last_words import LastWords
+from taper_operator.reconcile.failure_cause import failure_cause
+
+from ...api.failure_lines import LINES
+
+# As Ray words it.
+RAY = "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\n"
+
+
+@pytest.mark.parametrize(("line", "words"), LINES.items())
+def test_what_the_job_says_last_is_why(line: str, words: LastWords) -> None:
+    cause = failure_cause(f"{RAY}taper: something\n{line}")
+    assert (cause.reason, cause.message) == (words.reason, words.text)
+    assert cause.is_final == (words.reason == "InvalidJob")
+
+
+def test_field_and_remedy_are_told() -> None:
+    line = next(line for line in LINES if "remedy" in line)
+    assert failure_cause(line).message == "spec.rollout.degrees[1]: 3 is not a power of two; use 1, 2, 4 or 8"
+
+
+@pytest.mark.parametrize("told", ["", "{", "[]", "1", '{"message": 1}', '{"message": ""}', "[" * 100_000])
+def test_without_words_the_end_of_the_log_has_to_do(told: str) -> None:
+    cause = failure_cause(f"TAPER_ERROR {told}\nKeyError: 'x'")
+    assert cause.message.endswith("KeyError: 'x'")
+    assert not cause.is_final
+
+
+@given(st.text() | st.text().map(lambda text: f"TAPER_ERROR {text}"))
+def test_no_log_raises(log: str) -> None:
+    assert len(failure_cause(log * 3).message) <= 2_000

@@ -1,0 +1,77 @@
+"""Certificates that change in their files."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+
+from taper_operator.settings.certificate import ReadAnew, server_context, trusted_certificates
+
+from ..certificates import make_certificates
+from ..clock import Clock
+
+
+def test_a_changed_file_is_read_anew_when_it_is_looked_at_again(tmp_path: Path) -> None:
+    file, clock = tmp_path / "file", Clock()
+    file.write_text("1")
+    value = ReadAnew([str(file)], lambda: int(file.read_text()), clock=clock)
+    file.write_text("22")
+    clock.now += 9
+    assert value.value() == 1
+    clock.now += 1
+    assert value.value() == 22
+
+
+def test_what_was_good_is_used_until_there_is_something_else_that_is(tmp_path: Path) -> None:
+    file, clock = tmp_path / "file", Clock()
+    file.write_text("1")
+    value = ReadAnew([str(file)], lambda: int(file.read_text()), clock=clock)
+    for broken in ("none", None, "2"):
+        file.unlink(missing_ok=True)
+        if broken is not None:
+            file.write_text(broken)
+        clock.now += 10
+        assert value.value() == (2 if broken == "2" else 1)
+
+
+def test_a_secret_that_is_mounted_changes_by_a_link(tmp_path: Path) -> None:
+    clock = Clock()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    os.symlink("a", tmp_path / "data")
+    file = tmp_path / "data" / "file"
+    value = ReadAnew([str(file)], file.read_text, clock=clock)
+    os.symlink("b", tmp_path / "new")
+    os.replace(tmp_path / "new", tmp_path / "data")
+    clock.now += 10
+    assert value.value() == "b"
+
+
+def test_a_certificate_and_the_key_of_another_do_not_go_together(tmp_path: Path) -> None:
+    one, other = make_certificates(tmp_path / "one"), make_certificates(tmp_path / "other")
+    assert server_context(one.certificate, one.key).minimum_version == ssl.TLSVersion.TLSv1_3
+    with pytest.raises(OSError):
+        server_context(one.certificate, other.key)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "holds no certificates"),
+        ("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", "holds no certificates"),
+        ("-----BEGIN PRIVATE KEY-----", "holds a private key"),
+        ("x" * 2**19, "larger"),
+    ],
+)
+def test_what_jobs_are_to_trust_is_certificates_and_nothing_else(
+    tmp_path: Path, content: str, told: str
+) -> None:
+    (tmp_path / "ca.crt").write_text(content)
+    with pytest.raises(ValueError, match=told):
+        trusted_certificates(str(tmp_path / "ca.crt"))
+    good = Path(make_certificates(tmp_path / "good").ca)
+    assert trusted_certificates(str(good)) == good.read_text()
