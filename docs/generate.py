@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from taper_api.crd import crd_files
-from taper_api.reference import configuration_reference
+from taper_api.schema.crd import crd_files
+from taper_api.schema.reference import configuration_reference
 from taper_operator.reference import operator_reference
 from taper_rollout.metric_page import metric_page
 from taper_rollout.support import support_matrix

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from taper_api.job_error import JobError, Problem
+from taper_api.base.job_error import JobError, Problem
+from taper_api.base.violations import problems_of
+from taper_api.base.yaml12 import Yaml12Loader
 from taper_api.rlhfjob import RLHFJob
-from taper_api.violations import problems_of
-from taper_api.yaml12 import Yaml12Loader
 
 MODEL_PATH = "spec.model.path"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")

@@ -6,11 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from taper_api.block import Block
-from taper_api.contradictions import contradictions
-from taper_api.job_error import JobError
-from taper_api.kubernetes_names import Annotations, DnsLabel, Labels
-from taper_api.spec import RLHFJobSpec
+from taper_api.base.block import Block
+from taper_api.base.job_error import JobError
+from taper_api.base.kubernetes_names import Annotations, DnsLabel, Labels
+from taper_api.job.spec import RLHFJobSpec
+from taper_api.rules.contradictions import contradictions
 
 API_VERSION = "taper.dev/v1alpha1"
 # The operator appends up to five characters to name a RayJob, which KubeRay limits to 47.

@@ -3,7 +3,7 @@
 Exit codes: 0 for a run that was finished, 1 for one that failed (or decisions that are others when they
 are replayed), 2 for bad input (also an output directory that cannot be written to), 130 for Ctrl-C, 143
 for SIGTERM. A `taper run` that ends badly says why once more, for programs, in its last line
-(`taper_api.last_words`), but on a terminal. Heavy packages are imported only once the input is known to
+(`taper_api.status.termination_message`), but on a terminal. Heavy packages are imported only once the input is known to
 be good.
 """
 
@@ -26,7 +26,7 @@ from taper_rollout.commands.jobs import RUNS, load_or_sample
 
 if TYPE_CHECKING:
     from taper_api import RLHFJob
-    from taper_api.last_words import LastWords
+    from taper_api.status.termination_message import LastWords
     from taper_rollout.failure import Failure
 
 DONE, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 2, 130, 143
@@ -61,7 +61,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         return _parser().parse_args(arguments)
     except SystemExit as end:
         if end.code and arguments[:1] == ["run"]:
-            from taper_api.last_words import LastWords
+            from taper_api.status.termination_message import LastWords
 
             _say_last(LastWords(reason="BadArguments", message=f"taper {' '.join(arguments)} is no command"))
         raise
@@ -264,7 +264,7 @@ def _end(failure: Failure, options: argparse.Namespace) -> int:
 
 def _say_last(words: LastWords) -> None:
     """Last words for programs; on a terminal people have read it all already."""
-    from taper_api.last_words import line_of
+    from taper_api.status.termination_message import line_of
 
     # Ray's log has both streams: what waits in the other one would come after this.
     with suppress(OSError, ValueError):

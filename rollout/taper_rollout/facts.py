@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_api.rollout_spec import DEGREES
+from taper_api.job.rollout_spec import DEGREES
 
 PACKAGES = ("sglang", "verl")
 

@@ -9,7 +9,7 @@ import errno
 from dataclasses import dataclass
 
 from taper_api import JobError
-from taper_api.last_words import INVALID_JOB, LastWords
+from taper_api.status.termination_message import INVALID_JOB, LastWords
 from taper_rollout.report.files import OutputError
 from taper_rollout.training_failed import TrainingFailed
 

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from taper_api import JobError, Problem, RLHFJob, load_job, parse_job
+from taper_api.base.yaml12 import Yaml12Loader
 from taper_api.job_file import resolve_paths
-from taper_api.yaml12 import Yaml12Loader
 
 # Names below `spec.verl` are VeRL's own, dots and all.
 RAW_PREFIX = "spec.verl."

@@ -19,7 +19,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from taper_api.rollout_spec import DEGREES
+from taper_api.job.rollout_spec import DEGREES
 from taper_policy.profile.kv_choice import AUTO
 from taper_rollout.kv_way import MIXED
 from taper_rollout.pause_phases import PHASES

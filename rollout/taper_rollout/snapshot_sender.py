@@ -25,8 +25,8 @@ from typing import Protocol, Self
 from urllib.parse import urlsplit
 
 from taper_api import JobError, Problem
-from taper_api.attempt_directory import MAX_ATTEMPTS
-from taper_api.snapshot import REPORT_SECONDS, Snapshot
+from taper_api.job.attempt_directory import MAX_ATTEMPTS
+from taper_api.status.snapshot import REPORT_SECONDS, Snapshot
 
 POST_SECONDS = 5.0
 # Room for a second post where the first one hangs.

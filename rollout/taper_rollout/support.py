@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 from taper_api import JobError, Problem
-from taper_api.rollout_spec import DEGREES
+from taper_api.job.rollout_spec import DEGREES
 from taper_rollout.facts import Facts
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taper_api.last_words import LastWords
+from taper_api.status.termination_message import LastWords
 
 LINES: dict[str, LastWords] = dict(
     zip(

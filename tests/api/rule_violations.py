@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from taper_api.contradictions import SETTLED_BY_FIELD, SETTLED_GROUPS
+from taper_api.rules.contradictions import SETTLED_BY_FIELD, SETTLED_GROUPS
 
 GONE = object()
 

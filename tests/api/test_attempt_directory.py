@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_api.attempt_directory import MAX_ATTEMPTS, AttemptDirectory, attempt_directory_of
+from taper_api.job.attempt_directory import MAX_ATTEMPTS, AttemptDirectory, attempt_directory_of
 
 
 @given(st.uuids(), st.integers(min_value=1, max_value=MAX_ATTEMPTS))

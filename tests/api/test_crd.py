@@ -13,13 +13,13 @@ import yaml
 from hypothesis import given, settings
 
 from taper_api import JobError, parse_job
-from taper_api.cel_rule import FIELD, IMMUTABILITY, CelRule, escaped
-from taper_api.contradictions import RULES
-from taper_api.crd import crd_files, rlhfjob_crd, tpprofile_crd
-from taper_api.immutability import CHANGES_WHILE_SUSPENDED, NEVER_CHANGES, refused_changes
-from taper_api.rlhfjob_rules import rlhfjob_rules
-from taper_api.tpprofile_rules import tpprofile_rules
-from taper_api.yaml12 import Yaml12Loader
+from taper_api.base.yaml12 import Yaml12Loader
+from taper_api.rules.cel_rule import FIELD, IMMUTABILITY, CelRule, escaped
+from taper_api.rules.contradictions import RULES
+from taper_api.rules.immutability import CHANGES_WHILE_SUSPENDED, NEVER_CHANGES, refused_changes
+from taper_api.rules.rlhfjob_rules import rlhfjob_rules
+from taper_api.rules.tpprofile_rules import tpprofile_rules
+from taper_api.schema.crd import crd_files, rlhfjob_crd, tpprofile_crd
 
 from .admission import Schema, admitted, errors
 from .job_mutations import MutatedJob, broken_fields

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from taper_api import JobError, RLHFJob, parse_job
-from taper_api.spec import RewardSpec
+from taper_api.job.spec import RewardSpec
 
 from .job_specs import valid_jobs
 

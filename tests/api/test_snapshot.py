@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_api.snapshot import MAX_SNAPSHOT_BYTES, Snapshot, snapshot_of
+from taper_api.status.snapshot import MAX_SNAPSHOT_BYTES, Snapshot, snapshot_of
 
 LEAST: dict[str, Any] = {"attempt": 1, "sequence": 1, "training": {"step": 0, "steps": 4}}
 FULL: dict[str, Any] = {

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from taper_api.crd import tpprofile_crd
-from taper_api.job_error import JobError
-from taper_api.tpprofile import TPProfile, TPProfileSpec
-from taper_api.violations import problems_of
+from taper_api.base.job_error import JobError
+from taper_api.base.violations import problems_of
+from taper_api.profile.tpprofile import TPProfile, TPProfileSpec
+from taper_api.schema.crd import tpprofile_crd
 from taper_policy.profile.file import profile_as_json, profile_from_json
 from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
 

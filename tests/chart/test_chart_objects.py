@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from taper_api.crd import crd_files
+from taper_api.schema.crd import crd_files
 from taper_operator.settings.certificate import server_context, trusted_certificates
 
 from .chart import (

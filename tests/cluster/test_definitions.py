@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from taper_api.crd import rlhfjob_crd
+from taper_api.schema.crd import rlhfjob_crd
 from taper_operator.kube.errors import Invalid
 from taper_operator.kube.resource import ObjectKey, Resource
 from taper_operator.manifests.kinds import DEFINITIONS, RLHF_JOBS

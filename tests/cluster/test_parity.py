@@ -15,8 +15,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from taper_api import JobError, parse_job
-from taper_api.crd import rlhfjob_crd
-from taper_api.immutability import refused_changes
+from taper_api.rules.immutability import refused_changes
+from taper_api.schema.crd import rlhfjob_crd
 from taper_operator.kube.errors import BadRequest, Forbidden, Invalid
 from taper_operator.manifests.kinds import RLHF_JOBS
 

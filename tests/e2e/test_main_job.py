@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from torchdata.stateful_dataloader.sampler import RandomSampler
 
 from taper_api import load_job
-from taper_api.attempt_directory import AttemptDirectory
+from taper_api.job.attempt_directory import AttemptDirectory
 
 from .receiver import receiving
 

@@ -123,7 +123,7 @@ def test_the_context_is_what_is_copied_and_no_more(context: list[str]) -> None:
     assert {name.partition("/")[0] for name in context} <= copied
     assert not in_context("tests/conftest.py")
     assert not in_context("api/taper_api/__pycache__/spec.cpython-311.pyc")
-    assert in_context("api/taper_api/spec.py")
+    assert in_context("api/taper_api/job/spec.py")
 
 
 @each_file

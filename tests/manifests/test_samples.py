@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from taper_api import RLHFJob, parse_job
-from taper_api.crd import rlhfjob_crd
-from taper_api.quantity import bytes_of
+from taper_api.base.quantity import bytes_of
+from taper_api.schema.crd import rlhfjob_crd
 from taper_operator.main import main
 from taper_rollout.facts import Facts
 from taper_rollout.support import VERSIONS, check_support

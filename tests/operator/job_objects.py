@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from taper_api import RLHFJob, job_of_resource
-from taper_api.secret_reference import secret_references
+from taper_api.job.secret_reference import secret_references
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.attempt import MadeObject, attempt_objects, shared_objects
 from taper_operator.manifests.names import JobIdentity, identity_of

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_api import JobError
-from taper_api.crd import rlhfjob_crd
+from taper_api.schema.crd import rlhfjob_crd
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests import config_map
 from taper_operator.settings.pod_policy import PodPolicy

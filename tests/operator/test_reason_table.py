@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from taper_api.attempt import Disruption
-from taper_api.attempt_directory import MAX_ATTEMPTS
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.job.attempt_directory import MAX_ATTEMPTS
+from taper_api.status.attempt import Disruption
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.observation.observation import KubeRay
 from taper_operator.reason_table import CONDITIONS, EVENTS, OF_OTHERS
 from taper_operator.reconcile.attempt_history import with_new_attempt

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from taper_api import JobError, Problem
-from taper_api.last_words import MARK
+from taper_api.status.termination_message import MARK
 from taper_rollout import cli
 from taper_rollout.training_failed import TrainingFailed
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_api import JobError, Problem
-from taper_api.last_words import line_of
+from taper_api.status.termination_message import line_of
 from taper_rollout.failure import failure_of
 from taper_rollout.report.files import OutputError
 from taper_rollout.training_failed import TrainingFailed

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from taper_api.last_words import words_in
+from taper_api.status.termination_message import words_in
 from taper_policy.profile.file import profile_as_json, read_profile, write_profile
 from taper_policy.profile.profile import Profile
 from taper_rollout import cli

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from taper_api import JobError
-from taper_api.progress import TrainingFigures
-from taper_api.snapshot import Snapshot
+from taper_api.status.progress import TrainingFigures
+from taper_api.status.snapshot import Snapshot
 from taper_rollout.snapshot_sender import ReportTarget, SnapshotSender
 
 LOOPBACK = "127.0.0.1"

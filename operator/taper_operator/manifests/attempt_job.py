@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from taper_api import RLHFJob
-from taper_api.attempt_directory import AttemptDirectory
+from taper_api.job.attempt_directory import AttemptDirectory
 from taper_operator.manifests.names import WORK_DIRECTORY, JobIdentity
 
 _METRICS_PORTS = (8090, 18090, 28090, 38090, 48090)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from taper_api import RLHFJob
-from taper_api.attempt_directory import MAX_ATTEMPTS
+from taper_api.job.attempt_directory import MAX_ATTEMPTS
 from taper_operator.kube.resource import KubeObject, ObjectKey
 from taper_operator.manifests.kinds import RLHF_JOBS
 

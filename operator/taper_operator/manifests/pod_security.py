@@ -7,7 +7,7 @@ Invariants (asserted by `tests/operator/manifests/test_pod_template.py`):
 
 from __future__ import annotations
 
-from taper_api.pod_overlay import PodOverlay
+from taper_api.pods.pod_overlay import PodOverlay
 from taper_operator.kube.resource import KubeObject
 
 

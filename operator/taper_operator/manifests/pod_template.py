@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from taper_api import RLHFJob
-from taper_api.node_pools import Pool
+from taper_api.pods.node_pools import Pool
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.attempt_job import metrics_port
 from taper_operator.manifests.names import (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from taper_api import RLHFJob
-from taper_api.node_pools import Pool
+from taper_api.pods.node_pools import Pool
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.names import (
     JOB_DIRECTORY,

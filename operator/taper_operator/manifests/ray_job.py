@@ -18,8 +18,8 @@ from __future__ import annotations
 from typing import Final
 
 from taper_api import RLHFJob
-from taper_api.node_pools import CPUS_PER_GPU
-from taper_api.quantity import cpus_of
+from taper_api.base.quantity import cpus_of
+from taper_api.pods.node_pools import CPUS_PER_GPU
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.kinds import RAY_JOBS
 from taper_operator.manifests.names import JOB_DIRECTORY, JOB_FILE, WORK_DIRECTORY, JobIdentity

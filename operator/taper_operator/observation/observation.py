@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.kube.json_field import field_at, mappings_at, text_at
 from taper_operator.kube.resource import KubeObject, Resource, key_of
 from taper_operator.manifests.names import JOB_UID_LABEL

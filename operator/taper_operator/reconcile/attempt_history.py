@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from taper_api.attempt import Attempt, Disruption
-from taper_api.progress import Progress
-from taper_api.rlhfjob_status import MAX_ATTEMPTS_KEPT, RLHFJobStatus
+from taper_api.status.attempt import Attempt, Disruption
+from taper_api.status.progress import Progress
+from taper_api.status.rlhfjob_status import MAX_ATTEMPTS_KEPT, RLHFJobStatus
 from taper_operator.kube.timestamp import timestamp
 from taper_operator.observation.pod_state import PodState
 from taper_operator.observation.ray_job_state import RayJobState

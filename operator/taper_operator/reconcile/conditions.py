@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from taper_api.condition import Condition
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.status.condition import Condition
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.observation.observation import KubeRay
 from taper_operator.observation.ray_job_state import RayJobState
 from taper_operator.reconcile.attempt_history import active_attempt

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from taper_api.attempt import Disruption
+from taper_api.status.attempt import Disruption
 from taper_operator.observation.pod_state import PodState
 from taper_operator.observation.ray_job_state import HEAD_UNREACHABLE, RayJobState
 

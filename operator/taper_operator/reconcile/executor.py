@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound, ResourceNotServed
 from taper_operator.kube.event import make_event, record_event

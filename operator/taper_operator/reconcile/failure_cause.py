@@ -1,6 +1,6 @@
 """Why a job failed, from the end of its log, which Ray hands on.
 
-Without last words of the job's own (`taper_api.last_words`) the end of the log has to do.
+Without last words of the job's own (`taper_api.status.termination_message`) the end of the log has to do.
 
 Invariant (asserted by `tests/operator/reconcile/test_failure_cause.py`): no log raises, and what is told
 stays in bounds.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from taper_api.last_words import INVALID_JOB, MAX_MESSAGE_CHARACTERS, words_in
+from taper_api.status.termination_message import INVALID_JOB, MAX_MESSAGE_CHARACTERS, words_in
 
 
 class FailureCause(NamedTuple):

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from taper_api import JobError, RLHFJob, job_of_resource
-from taper_api.attempt_directory import MAX_ATTEMPTS
-from taper_api.rlhfjob_status import PodCounts, RLHFJobStatus
-from taper_api.spec import OPERATOR_NAME
+from taper_api.job.attempt_directory import MAX_ATTEMPTS
+from taper_api.job.spec import OPERATOR_NAME
+from taper_api.status.rlhfjob_status import PodCounts, RLHFJobStatus
 from taper_operator.kube.json_field import field_at
 from taper_operator.kube.timestamp import seconds_between, seconds_until, timestamp
 from taper_operator.manifests.names import identity_of

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from taper_api import RLHFJob
-from taper_api.attempt import Attempt
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.status.attempt import Attempt
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.kube.json_field import field_at, text_at
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.kube.timestamp import seconds_between

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from taper_api.attempt import Attempt
-from taper_api.condition import Condition
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.status.attempt import Attempt
+from taper_api.status.condition import Condition
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.reconcile.action import Happening
 
 _WARNINGS = frozenset({"Failed", "Degraded"})

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from taper_api.attempt import Attempt
-from taper_api.spec import RLHFJobSpec
+from taper_api.job.spec import RLHFJobSpec
+from taper_api.status.attempt import Attempt
 from taper_operator.kube.timestamp import seconds_between
 from taper_operator.observation.ray_job_state import VALIDATION_FAILED, RayJobState
 from taper_operator.reconcile.disruption import reason_of

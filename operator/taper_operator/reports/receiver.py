@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
 
-from taper_api.snapshot import snapshot_of
+from taper_api.status.snapshot import snapshot_of
 from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.names import JobIdentity

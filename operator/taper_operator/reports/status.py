@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from taper_api.progress import Progress, RolloutFigures
-from taper_api.snapshot import Snapshot
+from taper_api.status.progress import Progress, RolloutFigures
+from taper_api.status.snapshot import Snapshot
 from taper_operator.kube.json_field import count_at, text_at
 from taper_operator.kube.resource import KubeObject
 from taper_operator.kube.timestamp import timestamp

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from taper_api.snapshot import REPORT_SECONDS, Snapshot
+from taper_api.status.snapshot import REPORT_SECONDS, Snapshot
 from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from taper_api import Problem
-from taper_api.secret_reference import secret_references
-from taper_api.spec import RLHFJobSpec
+from taper_api.job.secret_reference import secret_references
+from taper_api.job.spec import RLHFJobSpec
 
 ALL = "*"
 

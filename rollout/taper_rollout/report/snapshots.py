@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from taper_api.progress import ReplicaLayout, SwitchFigures, TrainingFigures
-from taper_api.snapshot import Snapshot
+from taper_api.status.progress import ReplicaLayout, SwitchFigures, TrainingFigures
+from taper_api.status.snapshot import Snapshot
 from taper_policy.layout import groups
 from taper_rollout.report.stages import percentile
 from taper_rollout.report.summary import REWARD_METRIC, finite

@@ -7,7 +7,7 @@ alone; but a machine that goes down may have written the number and lost the sha
 looked at: `torch.save` writes zip archives, and the list at an archive's end names the places of all
 of its parts. Tensors are not read: that would take minutes for a large model.
 
-An attempt on a cluster has a directory of its own (`taper_api.attempt_directory`) and goes on from the
+An attempt on a cluster has a directory of its own (`taper_api.job.attempt_directory`) and goes on from the
 newest checkpoint of all earlier attempts of its job too. It writes nothing into theirs; when theirs
 go is said in `old_checkpoints.py`.
 
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taper_api import JobError, Problem
-from taper_api.attempt_directory import attempt_directory_of
+from taper_api.job.attempt_directory import attempt_directory_of
 
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 DATA_FILE = "data.pt"

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import given
 
-from taper_api.quantity import cpus_of
+from taper_api.base.quantity import cpus_of
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.pod_template import gpu_template, head_template
 from taper_operator.manifests.report_path import job_of_path

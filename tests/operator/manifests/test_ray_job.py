@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from taper_api.attempt_directory import MAX_ATTEMPTS
+from taper_api.job.attempt_directory import MAX_ATTEMPTS
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.ray_job import ENTRYPOINT, RAY_VERSION
 from taper_operator.observation.kuberay_support import kuberay_of

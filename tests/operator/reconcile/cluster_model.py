@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.kube.resource import KubeObject, Resource
 from taper_operator.kube.timestamp import timestamp
 from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from taper_api.progress import Progress
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.status.progress import Progress
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.reconcile.attempt_history import (
     active_attempt,
     backoff_seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from taper_api.rlhfjob_status import RLHFJobStatus
+from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.reconcile.attempt_history import with_new_attempt
 from taper_operator.reconcile.conditions import Finish, Standing, conditions, holds, phase
 

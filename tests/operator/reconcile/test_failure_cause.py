@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_api.last_words import LastWords
+from taper_api.status.termination_message import LastWords
 from taper_operator.reconcile.failure_cause import failure_cause
 
 from ...api.failure_lines import LINES

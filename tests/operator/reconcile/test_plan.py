@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from taper_api.crd import rlhfjob_crd
-from taper_api.spec import OPERATOR_NAME
+from taper_api.job.spec import OPERATOR_NAME
+from taper_api.schema.crd import rlhfjob_crd
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.kinds import (
     CLAIMS,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taper_api.attempt import Attempt, Disruption
+from taper_api.status.attempt import Attempt, Disruption
 from taper_operator.kube.timestamp import timestamp
 from taper_operator.observation.ray_job_state import RayJobState
 from taper_operator.reconcile.verdict import Verdict, verdict

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_api.progress import ReplicaLayout, SwitchFigures, TrainingFigures
-from taper_api.rlhfjob_status import RLHFJobStatus
-from taper_api.snapshot import Snapshot
+from taper_api.status.progress import ReplicaLayout, SwitchFigures, TrainingFigures
+from taper_api.status.rlhfjob_status import RLHFJobStatus
+from taper_api.status.snapshot import Snapshot
 from taper_operator.reports.status import ReportNumber, report_fields, seconds_since_written, written_number
 
 from ..job_objects import NOW

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_api.progress import TrainingFigures
-from taper_api.snapshot import Snapshot
+from taper_api.status.progress import TrainingFigures
+from taper_api.status.snapshot import Snapshot
 from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Invalid
 from taper_operator.kube.resource import KubeObject, ObjectKey, own_key

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from taper_api.snapshot import MAX_SNAPSHOT_BYTES, snapshot_of
+from taper_api.status.snapshot import MAX_SNAPSHOT_BYTES, snapshot_of
 from taper_rollout.report.snapshots import SnapshotBuilder, layout_name
 
 from .stage_builder import make_stage, make_step

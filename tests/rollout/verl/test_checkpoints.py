@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from taper_api import JobError
-from taper_api.attempt_directory import AttemptDirectory
+from taper_api.job.attempt_directory import AttemptDirectory
 from taper_rollout.verl.checkpoints import DATA_FILE, TRACKER_FILE, Resumption, Shards, resumption
 from taper_rollout.verl.resume import resume, resumed_event
 

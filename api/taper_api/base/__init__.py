@@ -1,0 +1,1 @@
+"""What every Taper resource is built from: blocks, names, quantities, errors."""

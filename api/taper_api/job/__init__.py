@@ -1,0 +1,1 @@
+"""`spec` of an RLHFJob: what is trained, on what, how."""

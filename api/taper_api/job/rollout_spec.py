@@ -1,0 +1,197 @@
+"""`spec.rollout`: how responses are generated, and in which layouts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from taper_api.base.block import Block
+
+DEGREES = (1, 2, 4, 8)
+
+
+def _power_of_two(degree: int) -> int:
+    if degree not in DEGREES:
+        is_power = degree > 0 and degree & (degree - 1) == 0
+        problem = "is larger than 8" if is_power else "is not a power of two"
+        raise PydanticCustomError(
+            "degree",
+            "{degree} {problem}",
+            {"degree": degree, "problem": problem, "remedy": "use 1, 2, 4 or 8"},
+        )
+    return degree
+
+
+Degree = Annotated[
+    int, AfterValidator(_power_of_two), WithJsonSchema({"type": "integer", "enum": list(DEGREES)})
+]
+# Far above any sensible value, and products of two such numbers still fit 64 bits.
+MAX_INTEGER = 2**31 - 1
+Positive = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def _top_k(num_tokens: int) -> int:
+    if num_tokens == 0:
+        raise PydanticCustomError("top_k", "0 keeps no token", {"remedy": "use -1 to keep all, or 1 or more"})
+    return num_tokens
+
+
+def _degrees_up_to(fields: dict[str, Any]) -> tuple[int, ...]:
+    """The default of `degrees`: every degree that the footprint allows."""
+    return tuple(degree for degree in DEGREES if degree <= fields.get("footprint", 1))
+
+
+class Threshold(Block):
+    """Widen once few requests are left."""
+
+    requests: Positive = Field(
+        default=4, description="Widen when this many requests, or fewer, are still running in the replica."
+    )
+
+
+class SchedulePoint(Block):
+    """One planned switch."""
+
+    tokens: Positive = Field(
+        description="Switch once the longest running response of the stage has this many tokens."
+    )
+    degree: Degree = Field(description="The degree to switch to; one of `spec.rollout.degrees`.")
+
+
+class Predictor(Block):
+    """How much a switch must be expected to save."""
+
+    margin_seconds: float = Field(
+        default=0.02,
+        ge=0,
+        le=3600,
+        description="Least gain of a switch, in seconds, on top of `marginShare`.",
+    )
+    margin_share: float = Field(
+        default=0.01, ge=0, le=1, description="Least gain, as a share of what staying would take."
+    )
+    confidence: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="Least share of the forecast's scenarios in which a switch gains.",
+    )
+
+
+class Policy(Block):
+    """When to switch. Only the section that `name` names may be given."""
+
+    name: Literal["predictor", "widen-at-once", "threshold", "schedule"] = Field(
+        default="predictor",
+        description="`predictor`: when that is expected to pay, by the measured profile and the forecast of "
+        "lengths. `widen-at-once`: as soon as a group is idle. `threshold`: by the number of running "
+        "requests. `schedule`: at given token counts.",
+    )
+    predictor: Predictor | None = Field(
+        default=None, description="Settings of the predictor; may be given when `name` is `predictor`."
+    )
+    threshold: Threshold | None = Field(
+        default=None, description="Settings of the threshold policy; required when `name` is `threshold`."
+    )
+    schedule: (
+        Annotated[tuple[SchedulePoint, ...], Field(strict=False, min_length=1, max_length=16)] | None
+    ) = Field(
+        default=None,
+        description="Planned switches, by ascending tokens; required when `name` is `schedule`.",
+    )
+
+
+class Sampling(Block):
+    """How a token is drawn."""
+
+    temperature: float = Field(default=1.0, ge=0, description="Softmax temperature; 0 is greedy.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass that is kept.")
+    top_k: Annotated[int, AfterValidator(_top_k)] = Field(
+        default=-1, ge=-1, le=MAX_INTEGER, description="Number of tokens that are kept; -1 keeps all."
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**31,
+        description="With a seed, each sample's noise follows from it, the step, the prompt and the sample's "
+        "index, so that layouts do not change what is drawn. Without one, draws are not repeatable.",
+    )
+
+
+class Switch(Block):
+    """How a switch is carried out."""
+
+    kv: Literal["auto", "migrate", "recompute"] = Field(
+        default="auto",
+        description="`migrate` moves the KV cache by head slices; `recompute` prefills the token ids again. "
+        "`auto` does either for each request, as costs less by the replica's profile; without a profile it "
+        "migrates.",
+    )
+    timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Deadline of a switch; past it the old layout resumes.",
+    )
+
+
+class Metrics(Block):
+    """Where Prometheus reads the replicas' metrics: one address a node."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        max_length=253,
+        description="Address to listen on; `node` is the node's own, by which other machines reach it.",
+    )
+    port: int | None = Field(
+        default=None, ge=1024, le=65535, description="Port, the same on every node. Default: a free one."
+    )
+
+
+class RolloutSpec(Block):
+    """The generation stage."""
+
+    footprint: Degree = Field(
+        description="Ranks of one replica, all on one node; the widest degree. 1, 2, 4 or 8."
+    )
+    degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1, max_length=4)] = Field(
+        default_factory=_degrees_up_to,
+        description="Degrees that the replica can serve in, ascending powers of two. The first is the layout "
+        "in which each stage starts, the last is the footprint. Default: every degree up to the footprint.",
+    )
+    mode: Literal["off", "advise", "enforce"] = Field(
+        default="enforce",
+        description="`off`: never switch. `advise`: decide and log, never act. `enforce`: act. "
+        'Quote "off" where the job goes through kubectl, which reads a bare off as false.',
+    )
+    policy: Policy = Field(default=Policy(), description="When to switch; default: the predictor.")
+    samples_per_prompt: Positive = Field(description="Responses generated for each prompt.")
+    response_tokens: Positive = Field(description="Longest response, in tokens; longer ones are cut.")
+    sampling: Sampling = Field(default=Sampling(), description="How a token is drawn.")
+    switch: Switch = Field(default=Switch(), description="How a switch is carried out.")
+    max_running_requests: Positive | None = Field(
+        default=None, description="Most requests that a group decodes at once. Default: by memory."
+    )
+    kv_tokens: Positive | None = Field(
+        default=None,
+        description="Size of a rank's KV arena in tokens at the first degree. Default: by memory.",
+    )
+    profile: NonEmpty | None = Field(
+        default=None,
+        description="File of the profile to decide by, as `taper profile` writes it; it must be of this "
+        "model, device, dtype, footprint and these versions. Default: the one in the user's cache directory; "
+        "where none fits, one is measured when the run starts, and kept there.",
+    )
+    port: int | None = Field(
+        default=None,
+        ge=1024,
+        le=65535,
+        description="Port of replica 0's status server; replica k takes port + k. Default: a free one.",
+    )
+    metrics: Metrics = Field(
+        default=Metrics(), description="Where Prometheus reads the replicas' metrics; default: loopback."
+    )

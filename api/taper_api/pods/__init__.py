@@ -1,0 +1,1 @@
+"""`spec.nodePools`: the pods of a job on a cluster."""

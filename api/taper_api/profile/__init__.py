@@ -1,0 +1,1 @@
+"""TPProfile: a published profile of step times and switch costs."""

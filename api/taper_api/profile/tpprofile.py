@@ -1,0 +1,197 @@
+"""TPProfile: a profile that the operator publishes for the replicas of a cluster to decide by.
+
+Its `spec` is the profile's file, field for field; only the spelling differs (`contextTokens`
+here, `context_tokens` there). `document()` and `of_document` go from one to the other and back without a
+loss. What the numbers mean, and which of them can be true together, is said where they are
+used: `taper_policy.profile.profile`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from taper_api.base.block import Block
+from taper_api.base.job_error import JobError, Problem
+from taper_api.base.kubernetes_names import Annotations, DnsLabel, DnsSubdomain, Labels, without_nulls
+from taper_api.job.rollout_spec import Degree, Positive
+from taper_api.status.condition import Condition, Count, Time
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+PackageName = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$")]
+NotNegative = Annotated[float, Field(ge=0)]
+Above = Annotated[float, Field(gt=0)]
+DegreeKey = Annotated[str, Field(max_length=1, pattern=r"^[1248]$")]
+DegreePair = Annotated[str, Field(max_length=4, pattern=r"^[1248]->[1248]$")]
+
+
+class ProfileKey(Block):
+    """What a profile is of."""
+
+    model: Name = Field(description="The model.")
+    device: Name = Field(description="The GPU.")
+    dtype: Name = Field(description="Number format of the weights.")
+    versions: Annotated[dict[PackageName, Name], Field(max_length=16), BeforeValidator(without_nulls)] = (
+        Field(description="Versions of the packages that decide how fast a step is, by name.")
+    )
+
+
+class ProfileCell(Block):
+    """A decode step that was measured."""
+
+    degree: Degree = Field(description="TP degree of the group.")
+    batch: Positive = Field(description="Requests in the group.")
+    context_tokens: Positive = Field(description="Mean tokens of a request.")
+    busy_groups: Positive = Field(description="Groups of the replica that decode at the same time.")
+    seconds: Above = Field(description="Median of the step.")
+    half_width_seconds: NotNegative = Field(description="Half the width of its 95 % interval.")
+    num_samples: Count = Field(description="Number of samples.")
+
+
+class ProfilePrefill(Block):
+    """What a prefill takes: `fixedSeconds` + tokens x `tokenSeconds`."""
+
+    fixed_seconds: NotNegative = Field(description="Seconds of any prefill.")
+    token_seconds: Above = Field(description="Seconds of a token.")
+    relative_error_p90: NotNegative = Field(description="90th percentile of the error, held out.")
+
+
+class ProfileSwitch(Block):
+    """What a switch from one degree to another takes: the sum of its amounts times these terms."""
+
+    fixed_seconds: NotNegative = Field(description="Seconds of any switch.")
+    request_seconds: NotNegative = Field(description="Seconds of a live request.")
+    exchange_seconds: NotNegative = Field(description="Seconds of any migration.")
+    migrated_request_seconds: NotNegative = Field(description="Seconds of a request that migrates.")
+    byte_seconds: NotNegative = Field(description="Seconds of a byte that migrates.")
+    recomputed_token_seconds: NotNegative = Field(description="Seconds of a token that is recomputed.")
+    relative_error_p90: NotNegative = Field(description="90th percentile of the error, held out.")
+    most_requests: Count | None = Field(default=None, description="Most live requests that were measured.")
+    most_bytes: Count | None = Field(default=None, description="Most bytes that were measured.")
+    most_recomputed_tokens: Count | None = Field(
+        default=None, description="Most recomputed tokens that were measured."
+    )
+
+
+class TPProfileSpec(Block):
+    """The profile."""
+
+    format_version: Literal[4] = Field(description="Version of the form.")
+    is_estimated: bool = Field(description="Whether it was derived from published figures, not measured.")
+    made_at: Time = Field(description="When it was made, with the time zone.")
+    key: ProfileKey = Field(description="What it is of.")
+    footprint: Degree = Field(description="Ranks of a replica.")
+    degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1, max_length=4)] = Field(
+        description="Degrees of a replica, ascending, ending with the footprint."
+    )
+    kv_bytes_per_token: Positive = Field(description="KV cache of a token, of all ranks together.")
+    held_out_error: NotNegative | None = Field(
+        default=None, description="Mean relative error of the decode steps that were held out."
+    )
+    held_out_cell_error: NotNegative | None = Field(
+        default=None, description="The same of the mean of each cell's steps that were held out."
+    )
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(description="Share of samples held out.")
+    kv: Literal["auto", "migrate", "recompute"] = Field(
+        description="What the switches that it prices do with the KV cache."
+    )
+    prefill: Annotated[
+        dict[DegreeKey, ProfilePrefill], Field(min_length=1, max_length=4), BeforeValidator(without_nulls)
+    ] = Field(description="What a prefill takes, by degree.")
+    switch: Annotated[
+        dict[DegreePair, ProfileSwitch], Field(max_length=12), BeforeValidator(without_nulls)
+    ] = Field(description="What a switch takes, by the degrees from and to, such as `1->2`.")
+    cells: Annotated[tuple[ProfileCell, ...], Field(strict=False, min_length=1, max_length=4096)] = Field(
+        description="Decode steps, in ascending order of degree, busy groups, batch and context."
+    )
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        problems = _contradictions(self)
+        if problems:
+            raise JobError(problems)
+        return self
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> Self:
+        """The spec of a profile's file. Raises `pydantic.ValidationError`."""
+        return cls.model_validate(document, by_name=True, by_alias=False)
+
+    def document(self) -> dict[str, Any]:
+        """The profile's file, as `taper_policy.profile.file` reads it."""
+        return self.model_dump(mode="json", by_alias=False)
+
+
+class TPProfileStatus(Block):
+    """What the operator says of the profile."""
+
+    observed_generation: Count | None = Field(
+        default=None, description="Generation of the profile that this status is of."
+    )
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            strict=False,
+            max_length=8,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = Field(default=(), description="What holds of the profile.")
+
+
+class TPProfileMetadata(Block):
+    """Name and labels, as of any Kubernetes object."""
+
+    name: DnsSubdomain = Field(description="Name of the profile.")
+    namespace: DnsLabel | None = Field(default=None, description="Its namespace.")
+    labels: Labels = Field(default={}, description="Labels, free to choose.")
+    annotations: Annotations = Field(default={}, description="Annotations, free to choose.")
+
+
+class TPProfile(Block):
+    """A calibrated profile, published for replicas to decide by."""
+
+    api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this form.")
+    kind: Literal["TPProfile"] = Field(description="Kind of resource.")
+    metadata: TPProfileMetadata = Field(description="Name and labels, as of any Kubernetes object.")
+    spec: TPProfileSpec = Field(description="The profile.")
+
+
+def _contradictions(spec: TPProfileSpec) -> list[Problem]:
+    """As in `tpprofile_rules`, which says the same in CEL."""
+    degrees = list(spec.degrees)
+    checks = {
+        "spec.degrees": (
+            degrees == sorted(set(degrees)) and degrees[-1] == spec.footprint,
+            "list each degree once, in ascending order, the footprint last",
+        ),
+        "spec.prefill": (
+            {int(key) for key in spec.prefill} == set(degrees),
+            "give it for each of the degrees",
+        ),
+        "spec.switch": (
+            all(one != two and {int(one), int(two)} <= set(degrees) for one, two in _pairs(spec)),
+            "give it for pairs of different degrees among spec.degrees",
+        ),
+        "spec.cells": (
+            all(cell.degree in degrees for cell in spec.cells),
+            "give cells of spec.degrees only",
+        ),
+        "spec.heldOutError": (
+            spec.is_estimated or spec.held_out_error is not None,
+            "measure it, or estimate all",
+        ),
+        "spec.heldOutCellError": (
+            spec.is_estimated or spec.held_out_cell_error is not None,
+            "measure it, or estimate all",
+        ),
+    }
+    return [
+        Problem(path=path, message="does not fit the rest", remedy=remedy)
+        for path, (fits, remedy) in checks.items()
+        if not fits
+    ]
+
+
+def _pairs(spec: TPProfileSpec) -> list[tuple[str, str]]:
+    return [(pair.partition("->")[0], pair.partition("->")[2]) for pair in spec.switch]

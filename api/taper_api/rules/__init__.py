@@ -1,0 +1,1 @@
+"""Rules between fields, each as Python and as CEL."""

@@ -1,0 +1,1 @@
+"""The CRDs and the field reference, generated from the models."""

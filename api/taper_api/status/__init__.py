@@ -1,0 +1,1 @@
+"""`status` of an RLHFJob, and what a job reports about itself."""

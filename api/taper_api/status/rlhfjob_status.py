@@ -1,0 +1,80 @@
+"""`status` of an RLHFJob: what the operator has seen. Nothing in it is an input of a decision that
+cannot also be seen in the cluster, except the counts: attempts that are gone leave no other trace.
+
+`progress` and `rollout` are written by whichever operator hears the job's report, under a field
+manager of their own; all else by the leader.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from taper_api.base.block import Block
+from taper_api.status.attempt import Attempt
+from taper_api.status.condition import Condition, Count, Time
+from taper_api.status.progress import Progress, RolloutFigures
+
+MAX_ATTEMPTS_KEPT = 10
+
+
+class PodCounts(Block):
+    """Pods of the current attempt."""
+
+    ready: Count = Field(description="Pods that are ready, the head included.")
+    desired: Count = Field(description="Pods that there should be.")
+
+
+class RLHFJobStatus(Block):
+    """What the operator has seen of the job."""
+
+    observed_generation: Count | None = Field(
+        default=None, description="Generation of the job that this status is of."
+    )
+    phase: (
+        Literal["Pending", "Queued", "Starting", "Running", "Backoff", "Suspended", "Complete", "Failed"]
+        | None
+    ) = Field(default=None, description="The conditions in one word, for people. Programs read conditions.")
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            strict=False,
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = Field(
+        default=(),
+        description="Validated, Admitted, ClusterReady, Running, Complete, Failed, Suspended, Degraded.",
+    )
+    attempt: Count = Field(default=0, description="Number of the newest attempt; 0 before the first.")
+    attempts: Annotated[
+        tuple[Attempt, ...],
+        Field(
+            strict=False,
+            max_length=MAX_ATTEMPTS_KEPT,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+        ),
+    ] = Field(default=(), description="The newest attempts, ten at most, by ascending number.")
+    failures: Count = Field(default=0, description="Failed attempts; they count against `spec.backoffLimit`.")
+    disruptions: Count = Field(default=0, description="Attempts that the cluster ended; they do not count.")
+    disruptions_in_a_row: Count = Field(
+        default=0,
+        description="Disruptions since the last new checkpoint; five in a row count as one failure.",
+    )
+    pods: PodCounts | None = Field(default=None, description="Pods of the current attempt.")
+    start_time: Time | None = Field(default=None, description="When the first attempt began.")
+    completion_time: Time | None = Field(default=None, description="When the job was complete or had failed.")
+    active_seconds: Count = Field(
+        default=0,
+        description="Time for which it was active before `activeSince`; counts against "
+        "`spec.activeDeadlineSeconds`.",
+    )
+    active_since: Time | None = Field(
+        default=None, description="Since when it is active; absent while it is not."
+    )
+    next_attempt_time: Time | None = Field(
+        default=None, description="When the next attempt begins, in a backoff."
+    )
+    progress: Progress | None = Field(default=None, description="How far the training is.")
+    rollout: RolloutFigures | None = Field(default=None, description="What switching does for the job.")
