@@ -24,7 +24,7 @@ from random_qwen3 import M71, M102, M210, VOCABULARY, make_model
 from rich.console import Console
 from rich.table import Table
 
-from taper_rollout.kv_budget import read_model_shape
+from taper_rollout.profiling.kv_budget import read_model_shape
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings
 

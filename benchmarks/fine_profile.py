@@ -28,9 +28,9 @@ from rich.table import Table
 
 from taper_policy.profile.file import write_profile
 from taper_policy.profile.profile import Profile
-from taper_rollout.profile_grid import FULL
-from taper_rollout.profiler import EngineSwitch, measure_profile
-from taper_rollout.replica_settings import engine_settings
+from taper_rollout.profiling.grid import FULL
+from taper_rollout.profiling.profiler import EngineSwitch, measure_profile
+from taper_rollout.profiling.replica_settings import engine_settings
 from taper_rollout.sglang.engine import ElasticEngine
 
 GRID = dataclasses.replace(

@@ -49,9 +49,9 @@ from taper_policy.simulation.length_distributions import REGIMES, lengths
 from taper_policy.simulation.oracle import best_plan
 from taper_policy.simulation.simulator import SimulatedRequest
 from taper_policy.simulation.step_clock import StepClock
-from taper_rollout.coordinator import Coordinator
-from taper_rollout.decisions import Decider
-from taper_rollout.events import as_json
+from taper_rollout.replica.coordinator import Coordinator
+from taper_rollout.replica.decider import Decider
+from taper_rollout.replica.events import as_json
 
 SHAPES = {"71M": M71, "210M": W210, "210M-deep": M210}
 # Of two runs that are put together, these have to be the same.

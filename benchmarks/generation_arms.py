@@ -10,9 +10,9 @@ from taper_policy.decision.correction import Correction
 from taper_policy.decision.snapshot import Decision, Snapshot
 from taper_policy.profile.profile import Profile
 from taper_policy.simulation.oracle import Plan
-from taper_rollout.decisions import Decider, Decisions, Live
-from taper_rollout.events import StageRecord
-from taper_rollout.replica_settings import ReplicaSettings
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.replica.decider import Decider, Decisions, Live
+from taper_rollout.replica.events import StageRecord
 
 THRESHOLDS = (2, 4, 8, 16, 32)
 PREDICTOR, AT_ONCE, ORACLE = "predictor", "widen-at-once", "oracle's plan"

@@ -37,12 +37,12 @@ from rich.table import Table
 from taper_policy.profile.file import profile_as_json
 from taper_policy.profile.kv_choice import AUTO, KV_WAYS
 from taper_policy.profile.profile import Profile
-from taper_rollout.kv_way import kv_told, kv_way
-from taper_rollout.profile_grid import QUICK
-from taper_rollout.profile_load import START_SECONDS, Prompts, decoding, leaders, until
-from taper_rollout.profiler import EngineSwitch, measure_profile
-from taper_rollout.replica_settings import ReplicaSettings, engine_settings
+from taper_rollout.profiling.grid import QUICK
+from taper_rollout.profiling.load import START_SECONDS, Prompts, decoding, leaders, until
+from taper_rollout.profiling.profiler import EngineSwitch, measure_profile
+from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.sglang.engine import ElasticEngine
+from taper_rollout.switching.kv_mode import kv_told, kv_way
 
 DEEP = Shape(hidden_size=256, layers=24, heads=4, kv_heads=2, intermediate_size=768)
 SHAPES = {"deep": DEEP, "71M": M71, "102M": M102, "210M": M210}

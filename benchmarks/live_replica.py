@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from random_qwen3 import VOCABULARY
 
-from taper_rollout.coordinator import Coordinator
-from taper_rollout.decisions import Decider
-from taper_rollout.events import StageRecord
-from taper_rollout.replica_settings import ReplicaSettings
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.replica.coordinator import Coordinator
+from taper_rollout.replica.decider import Decider
+from taper_rollout.replica.events import StageRecord
 
 SAMPLES = 8
 # As the lengths are: a published prompt of some hundred tokens, scaled from a cap of 24,576 to one of 256.

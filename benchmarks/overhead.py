@@ -44,15 +44,15 @@ from random_qwen3 import M71, M210, make_model
 from rich.console import Console
 from rich.progress import track
 
-from taper_rollout import stage
-from taper_rollout.coordinator import Coordinator
-from taper_rollout.decisions import Decisions
-from taper_rollout.events import StageProgress, StageRecord, as_json
-from taper_rollout.glances import MOST_SECONDS, Glances
+from taper_rollout.replica import stage
+from taper_rollout.replica.coordinator import Coordinator
+from taper_rollout.replica.decider import Decisions
+from taper_rollout.replica.events import StageProgress, StageRecord, as_json
+from taper_rollout.replica.progress_throttle import MOST_SECONDS, Glances
 from taper_rollout.report.recorder import Recorder
 from taper_rollout.sample.make import make_sample
-from taper_rollout.verl.metrics_endpoint import metrics_endpoint
-from taper_rollout.verl.metrics_host import post_to, serve_metrics
+from taper_rollout.verl.metrics.endpoint import metrics_endpoint
+from taper_rollout.verl.metrics.host import post_to, serve_metrics
 from taper_rollout.verl.session import SLICE_SECONDS, Session
 
 SHAPES = {"71M": M71, "210M": M210}

@@ -28,9 +28,9 @@ from random_qwen3 import VOCABULARY, make_model
 from rich.console import Console
 from rich.progress import track
 
-from taper_rollout.profile_load import Prompts, decoding
-from taper_rollout.profiler import EngineSwitch
-from taper_rollout.replica_settings import engine_settings
+from taper_rollout.profiling.load import Prompts, decoding
+from taper_rollout.profiling.profiler import EngineSwitch
+from taper_rollout.profiling.replica_settings import engine_settings
 from taper_rollout.sglang.engine import ElasticEngine
 
 BLOCK_SECONDS, SETTLE_SECONDS = 3.0, 0.5

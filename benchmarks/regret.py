@@ -36,7 +36,7 @@ from taper_policy.profile.file import read_profile
 from taper_policy.profile.profile import Profile
 from taper_policy.simulation.comparison import ORACLE, PREDICTOR, Comparison, compare
 from taper_policy.simulation.length_distributions import REGIMES
-from taper_rollout.simulation import Synthetic
+from taper_rollout.report.simulation import Synthetic
 
 HELD_OUT_SEEDS = (301, 302)
 CPU_FILE = Path(__file__).parent / "cpu_71m.json"

@@ -13,8 +13,8 @@ import yaml
 from taper_api.schema.crd import crd_files
 from taper_api.schema.reference import configuration_reference
 from taper_operator.reference import operator_reference
-from taper_rollout.metric_page import metric_page
-from taper_rollout.support import support_matrix
+from taper_rollout.job.support_matrix import support_matrix
+from taper_rollout.metrics.reference import metric_page
 
 DOCS = Path(__file__).parent
 MANIFESTS = DOCS.parent / "manifests"

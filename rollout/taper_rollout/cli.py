@@ -3,8 +3,8 @@
 Exit codes: 0 for a run that was finished, 1 for one that failed (or decisions that are others when they
 are replayed), 2 for bad input (also an output directory that cannot be written to), 130 for Ctrl-C, 143
 for SIGTERM. A `taper run` that ends badly says why once more, for programs, in its last line
-(`taper_api.status.termination_message`), but on a terminal. Heavy packages are imported only once the input is known to
-be good.
+(`taper_api.status.termination_message`), but on a terminal. Heavy packages are imported only once the input
+is known to be good.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from taper_rollout.commands.jobs import RUNS, load_or_sample
 if TYPE_CHECKING:
     from taper_api import RLHFJob
     from taper_api.status.termination_message import LastWords
-    from taper_rollout.failure import Failure
+    from taper_rollout.job.failure import Failure
 
 DONE, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 2, 130, 143
 EXAMPLES = """\
@@ -161,8 +161,8 @@ def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
 @contextmanager
 def _reported(num_steps: int) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     """Reports a run's events to the operator whose attempt it is; elsewhere to nobody. Raises `JobError`."""
+    from taper_rollout.report.snapshot_sender import ReportTarget, SnapshotSender
     from taper_rollout.report.snapshots import SnapshotBuilder
-    from taper_rollout.snapshot_sender import ReportTarget, SnapshotSender
 
     target = ReportTarget.of(os.environ)
     if target is None:
@@ -185,7 +185,7 @@ def _reported(num_steps: int) -> Iterator[Callable[[list[dict[str, Any]]], None]
 @contextmanager
 def _summarised(recorder: Any, console: Any) -> Iterator[None]:
     """Ends a run with its summary, however it ends. An output that cannot be written to ends it without."""
-    from taper_rollout.report.files import OutputError
+    from taper_rollout.job.output_files import OutputError
 
     outcome = "completed"
     try:
@@ -232,7 +232,7 @@ def _signal_behind(error: BaseException) -> signal.Signals | None:
 
 def _failure(error: BaseException, *, verbose: bool) -> Failure:
     """What an error means for the user."""
-    from taper_rollout.failure import Failure, failure_of
+    from taper_rollout.job.failure import Failure, failure_of
 
     match _signal_behind(error):
         case signal.SIGINT:
@@ -250,7 +250,7 @@ def _failure(error: BaseException, *, verbose: bool) -> Failure:
 
 def _end(failure: Failure, options: argparse.Namespace) -> int:
     """Say what went wrong on standard error, and nothing after that; the exit code."""
-    from taper_rollout.redaction import redacted
+    from taper_rollout.job.redaction import redacted
 
     secrets = getattr(options, "secret_variables", ())
     for line in redacted(failure.text, os.environ, secrets).splitlines():

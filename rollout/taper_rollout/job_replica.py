@@ -10,10 +10,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from taper_api import JobError, Problem, RLHFJob
-from taper_rollout.facts import model_config
-from taper_rollout.profile_key import checkpoint_dtype, profile_key
-from taper_rollout.profile_store import Wanted, named_profile
-from taper_rollout.replica_settings import ReplicaSettings
+from taper_rollout.job.requirements import model_config
+from taper_rollout.profiling.key import checkpoint_dtype, profile_key
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.profiling.store import Wanted, named_profile
 from taper_rollout.verl.settings import replica_settings
 
 PROFILE_FIELD = "spec.rollout.profile"

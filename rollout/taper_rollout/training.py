@@ -16,14 +16,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from taper_api import JobError, Problem, RLHFJob, check_files
-from taper_rollout.facts import gather_facts
-from taper_rollout.host import HostResources
+from taper_rollout.job.host import HostResources
+from taper_rollout.job.hydra import override
+from taper_rollout.job.prompt_files import train_file, validation_file
+from taper_rollout.job.requirements import gather_facts
+from taper_rollout.job.support_matrix import check_support
+from taper_rollout.job.training_failed import TrainingFailed
 from taper_rollout.job_replica import check_job_profile
-from taper_rollout.overrides import override
-from taper_rollout.prompt_files import train_file, validation_file
-from taper_rollout.support import check_support
-from taper_rollout.training_failed import TrainingFailed
-from taper_rollout.verl.rewards import GUARD_NAME, GUARD_PATH
+from taper_rollout.verl.inputs.rewards import GUARD_NAME, GUARD_PATH
 
 # One bucket of a weight transfer; on CPU it lies in /dev/shm, and the largest tensor must fit in it.
 CPU_BUCKET_MEBIBYTES = 512
@@ -276,7 +276,7 @@ def run_job(
     of a failure, and whatever `on_events` raises. Ray, its actors and all their processes
     are gone when it returns or raises, also on Ctrl-C.
     """
-    from taper_rollout.verl.preparation import prepare
+    from taper_rollout.verl.inputs.preparation import prepare
     from taper_rollout.verl.session import Session
 
     output = output.absolute()

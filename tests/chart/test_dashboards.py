@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from taper_rollout.metric_table import METRICS, Metric
+from taper_rollout.metrics.definitions import METRICS, Metric
 
 ROOT = Path(__file__).parents[2]
 DASHBOARDS = sorted((ROOT / "manifests" / "grafana").glob("*.json"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taper_rollout.support import VERSIONS
+from taper_rollout.job.support_matrix import VERSIONS
 
 # (module below sglang.srt, dotted name in it, who relies on it)
 NAMES = [

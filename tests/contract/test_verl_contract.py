@@ -15,9 +15,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from taper_rollout.support import VERSIONS
+from taper_rollout.job.support_matrix import VERSIONS
 from taper_rollout.training import compose
-from taper_rollout.verl import checkpoints
+from taper_rollout.verl.checkpoints import selection as checkpoints
 
 # (module, dotted name in it, who relies on it)
 NAMES = [
@@ -104,8 +104,8 @@ def test_a_critic_loads_without_flash_attention(tmp_path: Path) -> None:
 
 
 def test_our_rollout_is_registered() -> None:
-    from taper_rollout.verl.adapter import WeightAdapter
     from taper_rollout.verl.replica import TaperReplica
+    from taper_rollout.verl.weights.adapter import WeightAdapter
 
     assert find("verl.workers.rollout.replica", "RolloutReplicaRegistry").get("taper") is TaperReplica
     assert find("verl.workers.rollout.base", "get_rollout_class")("taper", "async") is WeightAdapter
@@ -149,7 +149,7 @@ def test_the_trainer_hands_weights_over_as_the_adapter_takes_them() -> None:
 
 
 def test_the_transfer_works_as_the_ends_expect() -> None:
-    from taper_rollout.verl import transfer_module
+    from taper_rollout.verl.weights import transfer_module
 
     module = transfer_module.load()
     for name in ("_init_socket", "_init_buffer", "_cleanup"):
@@ -246,7 +246,7 @@ def test_the_environment_of_a_run_has_verls_names() -> None:
 
 
 def test_rewards_are_called_as_the_guard_takes_it() -> None:
-    from taper_rollout.verl.rewards import GUARD_NAME, GUARD_PATH, score
+    from taper_rollout.verl.inputs.rewards import GUARD_NAME, GUARD_PATH, score
 
     load = find("verl.utils.import_utils", "load_extern_object")
     assert load(module_path=GUARD_PATH, object_name=GUARD_NAME) is score
@@ -272,7 +272,7 @@ def test_the_configuration_has_the_fields_of_a_replica() -> None:
 
 def test_the_fake_coordinator_of_the_server_test_is_the_real_ones_twin() -> None:
     """Here and not beside it: the real one imports the engine."""
-    from taper_rollout.coordinator import Coordinator, Generated, ReplicaSettings
+    from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
     from taper_rollout.verl.settings import replica_settings
 
     file = Path(__file__).parents[1] / "rollout" / "verl" / "test_server.py"

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from taper_rollout.job_settings import set_field
+from taper_rollout.job.field_overrides import set_field
 from taper_rollout.sample.make import make_sample
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from verl.workers.rollout.utils import ensure_async_iterator
 
-from taper_rollout.verl.adapter import WeightAdapter
+from taper_rollout.verl.weights.adapter import WeightAdapter
 
 _first: dict[str, torch.Tensor] = {}
 

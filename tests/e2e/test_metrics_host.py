@@ -18,9 +18,9 @@ import pytest
 import ray
 
 from taper_api import load_job
-from taper_rollout.verl import metrics_host as module
-from taper_rollout.verl.metrics_endpoint import MetricsEndpoint, metrics_endpoint
-from taper_rollout.verl.metrics_host import MAX_PENDING_POSTS, post_to, post_to_all, serve_metrics
+from taper_rollout.verl.metrics import host as module
+from taper_rollout.verl.metrics.endpoint import MetricsEndpoint, metrics_endpoint
+from taper_rollout.verl.metrics.host import MAX_PENDING_POSTS, post_to, post_to_all, serve_metrics
 from taper_rollout.verl.session import Session, first_cause
 
 FIELD = "spec.rollout.metrics"

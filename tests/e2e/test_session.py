@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from taper_api import RLHFJob, load_job
-from taper_rollout.training_failed import TrainingFailed
+from taper_rollout.job.training_failed import TrainingFailed
 from taper_rollout.verl import session as session_module
 from taper_rollout.verl.replica_name import PREFIX
 from taper_rollout.verl.session import Session

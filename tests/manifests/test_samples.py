@@ -12,8 +12,8 @@ from taper_api import RLHFJob, parse_job
 from taper_api.base.quantity import bytes_of
 from taper_api.schema.crd import rlhfjob_crd
 from taper_operator.main import main
-from taper_rollout.facts import Facts
-from taper_rollout.support import VERSIONS, check_support
+from taper_rollout.job.requirements import Facts
+from taper_rollout.job.support_matrix import VERSIONS, check_support
 
 from ..api.admission import errors
 from ..operator.manifests.kuberay_schema import WHY_NOT, rayjob_schema

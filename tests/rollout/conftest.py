@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from taper_rollout import coordinator as module
-from taper_rollout.coordinator import Coordinator
+from taper_rollout.replica import coordinator as module
+from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.sample.make import make_sample
 from taper_rollout.sample.model import Architecture
 

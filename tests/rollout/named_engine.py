@@ -12,9 +12,9 @@ from typing import Any
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.kv_choice import KvWay
 from taper_policy.profile.profile import Profile
-from taper_rollout.coordinator import Coordinator, ReplicaSettings
-from taper_rollout.events import StageRecord
-from taper_rollout.records import LiveRecord, RankRecord
+from taper_rollout.replica.coordinator import Coordinator, ReplicaSettings
+from taper_rollout.replica.events import StageRecord
+from taper_rollout.shared_memory.rank_record import LiveRecord, RankRecord
 
 SETTINGS = ReplicaSettings(
     model_path="none",

@@ -36,8 +36,8 @@ def explain_run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from taper_api import JobError, Problem
-    from taper_rollout.report.explanation import explain
-    from taper_rollout.report.ledger_file import CUT_OFF, read_ledger
+    from taper_rollout.ledger.explanation import explain
+    from taper_rollout.ledger.ledger_file import CUT_OFF, read_ledger
 
     ledger = read_ledger(options.run)
     console = Console()

@@ -15,14 +15,14 @@ RUNS = Path("runs")
 
 def load_or_sample(file: Path | None, settings: Sequence[str], *, output: Path | None = None) -> RLHFJob:
     """The job in `file`; without one the sample's, made in the output directory. Raises `JobError`."""
-    from taper_rollout.job_settings import load_job_with
+    from taper_rollout.job.field_overrides import load_job_with
 
     return load_job_with(_sample(output or RUNS / "sample") if file is None else file, settings)
 
 
 def _sample(output: Path) -> Path:
     """The job file of the packaged sample, made in the output directory."""
-    from taper_rollout.report.files import writing
+    from taper_rollout.job.output_files import writing
     from taper_rollout.sample.make import JOB_FILE, make_sample
 
     directory = output / "sample"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from taper_policy.profile.profile import Profile
-    from taper_rollout.profile_grid import Grid
-    from taper_rollout.replica_settings import ReplicaSettings
+    from taper_rollout.profiling.grid import Grid
+    from taper_rollout.profiling.replica_settings import ReplicaSettings
 
 EXAMPLES = """\
 examples:
@@ -85,8 +85,8 @@ def profile(options: argparse.Namespace) -> None:
     """Measure, print the tables and write file and plot. Raises `JobError` for bad input."""
     from rich.console import Console
 
-    from taper_rollout.host import HostResources
-    from taper_rollout.profile_grid import FULL, QUICK
+    from taper_rollout.job.host import HostResources
+    from taper_rollout.profiling.grid import FULL, QUICK
 
     if not options.verbose:
         # SGLang warns of what is not there, and its ranks draw bars.
@@ -108,7 +108,7 @@ def profile(options: argparse.Namespace) -> None:
 def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None:
     """Before an engine is started: whether steps can be measured at all. Raises `JobError`."""
     from taper_api import JobError, Problem
-    from taper_rollout.profile_grid import Room
+    from taper_rollout.profiling.grid import Room
 
     room = Room(
         footprint=settings.footprint,
@@ -137,11 +137,11 @@ def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
 def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
     """A replica of a model alone: every degree up to the footprint."""
     from taper_api import JobError, Problem
-    from taper_rollout.facts import Facts, installed_versions, model_config
+    from taper_rollout.job.requirements import Facts, installed_versions, model_config
+    from taper_rollout.job.support_matrix import check_support
     from taper_rollout.job_replica import LOCAL_ADDRESS, local_model
-    from taper_rollout.profile_key import checkpoint_dtype
-    from taper_rollout.replica_settings import ReplicaSettings
-    from taper_rollout.support import check_support
+    from taper_rollout.profiling.key import checkpoint_dtype
+    from taper_rollout.profiling.replica_settings import ReplicaSettings
     from taper_rollout.verl.settings import default_degrees
 
     degrees = default_degrees(options.footprint)
@@ -192,9 +192,9 @@ def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings
 
 def _file(output: Path | None, settings: ReplicaSettings) -> Path:
     """Where the profile goes. Raises `OutputError` where no file can be made there."""
-    from taper_rollout.profile_store import default_directory
-    from taper_rollout.replica_profile import wanted_of
-    from taper_rollout.report.files import writing
+    from taper_rollout.job.output_files import writing
+    from taper_rollout.profiling.calibration import wanted_of
+    from taper_rollout.profiling.store import default_directory
 
     file = output or default_directory(os.environ) / wanted_of(settings).file_name
     trial = file.with_name(f".{file.name}.trial")
@@ -226,8 +226,8 @@ def _measured(settings: ReplicaSettings, grid: Grid, console: Console) -> Profil
 
 
 async def _on_an_engine(settings: ReplicaSettings, grid: Grid, on_progress: Any) -> Profile:
-    from taper_rollout.profiler import EngineSwitch, measure_profile
-    from taper_rollout.replica_settings import engine_settings
+    from taper_rollout.profiling.profiler import EngineSwitch, measure_profile
+    from taper_rollout.profiling.replica_settings import engine_settings
     from taper_rollout.sglang.engine import ElasticEngine
 
     engine = ElasticEngine(engine_settings(settings))
@@ -241,9 +241,9 @@ async def _on_an_engine(settings: ReplicaSettings, grid: Grid, on_progress: Any)
 
 def _report(found: Profile, file: Path, console: Console) -> None:
     from taper_policy.profile.file import write_profile
-    from taper_rollout.report.files import writing
-    from taper_rollout.report.profile_plot import plot_profile
-    from taper_rollout.report.profile_table import profile_tables
+    from taper_rollout.job.output_files import writing
+    from taper_rollout.profiling.plot import plot_profile
+    from taper_rollout.profiling.table import profile_tables
 
     plot = file.with_suffix(".png")
     with writing(file):

@@ -42,8 +42,8 @@ def replay_run(options: argparse.Namespace) -> int:
     """Print what is equal and what is not; the exit code. Raises `JobError` for what cannot be used."""
     from rich.console import Console
 
-    from taper_rollout.report.ledger_file import CUT_OFF, read_ledger
-    from taper_rollout.report.replayed import replayed
+    from taper_rollout.ledger.ledger_file import CUT_OFF, read_ledger
+    from taper_rollout.ledger.replayed import replayed
 
     ledger = read_ledger(options.run)
     found = replayed(ledger.lives, options.settings)

@@ -54,9 +54,9 @@ def simulate(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from taper_rollout import simulation
+    from taper_rollout.job.output_files import write_json
+    from taper_rollout.report import simulation
     from taper_rollout.report.comparison_table import comparison_table
-    from taper_rollout.report.files import write_json
 
     profile = simulation.load_profile(options.profile)
     if options.trace is not None:

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from taper_rollout.report.files import OutputError, read_json, write_json, writing
-from taper_rollout.report.ledger_file import LedgerFile
+from taper_rollout.job.output_files import OutputError, read_json, write_json, writing
+from taper_rollout.ledger.ledger_file import LedgerFile
 from taper_rollout.report.summary import step_line, summarise
 
 METRICS_FILE = "metrics.jsonl"

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from taper_api import RLHFJob, load_job
-from taper_rollout.job_settings import set_field
+from taper_rollout.job.field_overrides import set_field
 from taper_rollout.sample.model import CPU, TINY, Architecture, ModelShape, make_model
 from taper_rollout.sample.task import Task, write_prompts
 

@@ -32,13 +32,13 @@ from sglang.srt.utils.network import get_zmq_socket
 
 from taper_policy.layout import leaders
 from taper_policy.profile.kv_choice import KvWay, kv_as_json
-from taper_rollout.agent import COMMAND_METHOD, Command
-from taper_rollout.records import RecordReader, check_platform, name_request
-from taper_rollout.segment import Segment
 from taper_rollout.sglang.engine_settings import EngineSettings, environment
 from taper_rollout.sglang.rank_process import RankSettings, SegmentMap, input_address, run_rank
 from taper_rollout.sglang.ranked_engine import RankedEngine
 from taper_rollout.sglang.router import Router, bounded
+from taper_rollout.shared_memory.rank_record import RecordReader, check_platform, name_request
+from taper_rollout.shared_memory.segment import Segment
+from taper_rollout.switching.agent import COMMAND_METHOD, Command
 
 WORDS_SECONDS = 0.2
 

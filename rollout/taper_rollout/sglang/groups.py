@@ -18,8 +18,8 @@ import torch
 from sglang.srt.distributed.parallel_state import GroupCoordinator
 
 from taper_policy.layout import group_of, ranks_by_shard
-from taper_rollout.segment import Regions, Segment
-from taper_rollout.sglang.collectives import FLAG_BYTES, SharedMemoryGroup, region_bytes
+from taper_rollout.sglang.cpu.collectives import FLAG_BYTES, SharedMemoryGroup, region_bytes
+from taper_rollout.shared_memory.segment import Regions, Segment
 
 CONTROL_SLOT_BYTES = 1 << 16
 

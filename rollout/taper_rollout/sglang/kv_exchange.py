@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from taper_policy.layout import shard_rows
-from taper_rollout.segment import Segment
+from taper_rollout.shared_memory.segment import Segment
 from taper_rollout.switching.plans import SwitchPlan
 
 

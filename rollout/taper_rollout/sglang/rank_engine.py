@@ -13,10 +13,10 @@ import torch
 
 from taper_policy.layout import group_of
 from taper_policy.profile.kv_choice import prefilled_tokens
-from taper_rollout.agent import Command, Offer
-from taper_rollout.records import RecordWriter, Step, request_number
 from taper_rollout.sglang import handoff, kv_arena, kv_exchange, random_state, weight_views
 from taper_rollout.sglang.stacks import BuiltStack, dispatch_loop
+from taper_rollout.shared_memory.rank_record import RecordWriter, Step, request_number
+from taper_rollout.switching.agent import Command, Offer
 from taper_rollout.switching.plans import LiveRequest, SwitchPlan
 
 StagingFactory = Callable[[SwitchPlan, torch.Tensor], kv_exchange.Staging]

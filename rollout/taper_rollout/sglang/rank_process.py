@@ -23,10 +23,10 @@ from typing import Any
 import tqdm
 import zmq
 
-from taper_rollout import rendezvous
-from taper_rollout.agent import Agent, Reply
-from taper_rollout.records import RECORD_BYTES, RecordWriter
-from taper_rollout.segment import Regions, Segment
+from taper_rollout.shared_memory.rank_record import RECORD_BYTES, RecordWriter
+from taper_rollout.shared_memory.segment import Regions, Segment
+from taper_rollout.switching import rendezvous
+from taper_rollout.switching.agent import Agent, Reply
 from taper_rollout.switching.plans import SwitchPlan
 
 log = logging.getLogger("taper.rank")
@@ -155,8 +155,9 @@ def _build(
     from sglang.srt.plugins import load_plugins
     from sglang.srt.runtime_context import SpawnRanks, get_device, publish
 
-    from taper_rollout.sglang import cpu_attention, sampling
     from taper_rollout.sglang import groups as group_module
+    from taper_rollout.sglang import sampling
+    from taper_rollout.sglang.cpu import attention as cpu_attention
     from taper_rollout.sglang.rank_engine import RankStacks
     from taper_rollout.sglang.stacks import StackSite, build_stack
 

@@ -43,9 +43,9 @@ from sglang.srt.server_args import PortArgs, ServerArgs
 from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 
 from taper_policy.layout import shard_of
-from taper_rollout.agent import COMMAND_METHOD, Command
 from taper_rollout.sglang import kv_arena, weight_views
 from taper_rollout.sglang.groups import TaperGroup
+from taper_rollout.switching.agent import COMMAND_METHOD, Command
 
 
 class CommandReceived(Exception):

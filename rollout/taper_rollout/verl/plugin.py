@@ -18,7 +18,7 @@ from typing import Any
 from taper_rollout.verl.after_import import AfterImport
 
 ROLLOUT_NAME = "taper"
-ADAPTER = "taper_rollout.verl.adapter.WeightAdapter"
+ADAPTER = "taper_rollout.verl.weights.adapter.WeightAdapter"
 
 _logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.replica import RolloutReplica
 
 from taper_api import JobError
-from taper_rollout.facts import gather_facts
-from taper_rollout.support import check_support
-from taper_rollout.verl.metrics_endpoint import metrics_endpoint
-from taper_rollout.verl.metrics_host import serve_metrics
+from taper_rollout.job.requirements import gather_facts
+from taper_rollout.job.support_matrix import check_support
+from taper_rollout.verl.metrics.endpoint import metrics_endpoint
+from taper_rollout.verl.metrics.host import serve_metrics
 from taper_rollout.verl.replica_name import replica_name
 from taper_rollout.verl.server import ReplicaServer
 from taper_rollout.verl.settings import default_degrees, replica_settings

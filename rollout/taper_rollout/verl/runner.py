@@ -33,7 +33,7 @@ def _resume(config: Any, *, has_critic: bool) -> None:
     """Choose the checkpoint to go on from, and tell the run which."""
     import ray
 
-    from taper_rollout.verl.resume import keep_newest, resume, resumed_event
+    from taper_rollout.verl.checkpoints.resume import keep_newest, resume, resumed_event
     from taper_rollout.verl.trainer_hooks import run_of
 
     found = resume(config, has_critic=has_critic)

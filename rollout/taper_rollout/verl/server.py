@@ -19,8 +19,8 @@ from typing import Any
 import ray
 from verl.workers.rollout.replica import TokenOutput
 
-from taper_rollout.events import as_json
-from taper_rollout.verl.metrics_host import post_to
+from taper_rollout.replica.events import as_json
+from taper_rollout.verl.metrics.host import post_to
 from taper_rollout.verl.profile_trace import ProfileTrace
 from taper_rollout.verl.settings import engine_sampling
 
@@ -43,7 +43,7 @@ class ReplicaServer:
         profiles: str,
     ) -> None:
         # Imported here: the trainer's process knows this class too, and must not import the engine.
-        from taper_rollout.coordinator import Coordinator, ReplicaSettings
+        from taper_rollout.replica.coordinator import Coordinator, ReplicaSettings
 
         self._settings = ReplicaSettings(**settings)
         self._response_length = response_length

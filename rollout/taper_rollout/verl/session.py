@@ -20,12 +20,12 @@ import ray
 from omegaconf import DictConfig
 
 from taper_api import JobError, RLHFJob
-from taper_rollout.host import HostResources
-from taper_rollout.processes import Descendants
-from taper_rollout.training_failed import TrainingFailed
+from taper_rollout.job.child_processes import Descendants
+from taper_rollout.job.host import HostResources
+from taper_rollout.job.training_failed import TrainingFailed
+from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, Room, look_at_ray, wait_for_room
 from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
 from taper_rollout.verl.reporter import Reporter
-from taper_rollout.verl.room import LOCAL_SECONDS, Room, look_at_ray, wait_for_room
 from taper_rollout.verl.runner import Runner
 
 SLICE_SECONDS = 1.0

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from taper_rollout.verl.metrics_host import post_to_all
+from taper_rollout.verl.metrics.host import post_to_all
 
 POLL_SECONDS = 0.1
 REPORT_SECONDS = 30.0

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from taper_rollout.report.profile_plot import plot_profile
-from taper_rollout.report.profile_table import profile_tables
+from taper_rollout.profiling.plot import plot_profile
+from taper_rollout.profiling.table import profile_tables
 
 from ..measured_profile import measured_profile
 

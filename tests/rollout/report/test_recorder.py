@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from taper_rollout.report.files import OutputError, write_json
+from taper_rollout.job.output_files import OutputError, write_json
 from taper_rollout.report.recorder import Recorder
 
 from .stage_builder import START, make_stage, make_step

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from taper_rollout.sample.make import make_sample
 from taper_rollout.sample.model import TINY, make_model
 from taper_rollout.sample.tokenizer import VOCABULARY_SIZE
-from taper_rollout.verl.rewards import reward_function
+from taper_rollout.verl.inputs.rewards import reward_function
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from taper_policy.profile.kv_choice import KvCosts, KvWay
-from taper_rollout.records import RankRecord
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings
+from taper_rollout.shared_memory.rank_record import RankRecord
 
 PROMPTS = [list(range(5 + i, 12 + 2 * i)) for i in range(7)]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 120, "ignore_eos": True}

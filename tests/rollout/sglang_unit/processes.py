@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from taper_rollout.segment import Segment
+from taper_rollout.shared_memory.segment import Segment
 
 # Forked, so that functions of a test module need no import path in the child.
 _context = multiprocessing.get_context("fork")

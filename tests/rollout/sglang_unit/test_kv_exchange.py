@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taper_policy import layout
-from taper_rollout.segment import Segment
 from taper_rollout.sglang import kv_exchange
-from taper_rollout.sglang.collectives import SharedMemoryGroup, region_bytes
+from taper_rollout.sglang.cpu.collectives import SharedMemoryGroup, region_bytes
+from taper_rollout.shared_memory.segment import Segment
 
 from .exchange_case import ExchangeCase, RankArena, move
 from .processes import run_ranks

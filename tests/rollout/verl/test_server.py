@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from taper_rollout.events import StageProgress
+from taper_rollout.replica.events import StageProgress
 from taper_rollout.verl import server as server_module
 
 
@@ -102,9 +102,9 @@ class Posts:
 @pytest.fixture
 def posts(monkeypatch: pytest.MonkeyPatch) -> Posts:
     posts = Posts()
-    coordinator = ModuleType("taper_rollout.coordinator")
+    coordinator = ModuleType("taper_rollout.replica.coordinator")
     coordinator.__dict__.update(Coordinator=FakeCoordinator, ReplicaSettings=SimpleNamespace)
-    monkeypatch.setitem(sys.modules, "taper_rollout.coordinator", coordinator)
+    monkeypatch.setitem(sys.modules, "taper_rollout.replica.coordinator", coordinator)
     monkeypatch.setattr(server_module.ray, "get_actor", lambda name: posts)
     return posts
 

@@ -10,10 +10,10 @@ import pytest
 
 from taper_policy.decision.ledger import AnyEntry, entry_from_json
 from taper_policy.profile.profile import Profile
-from taper_rollout.coordinator import Coordinator, Generated, ReplicaSettings
-from taper_rollout.decisions import Decisions
-from taper_rollout.events import LedgerEntry, StageRecord
-from taper_rollout.stage_review import StageReviewer
+from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
+from taper_rollout.replica.decider import Decisions
+from taper_rollout.replica.events import LedgerEntry, StageRecord
+from taper_rollout.replica.stage_review import StageReviewer
 
 from ..conftest import MakeModel
 

@@ -9,9 +9,9 @@ import pytest
 
 from taper_policy.decision.ledger import Judgement, Outcome, Question, StageEnd
 from taper_policy.review.replica_history import lives, same_choice
-from taper_rollout.coordinator import Generated
-from taper_rollout.events import StageProgress, StageRecord
-from taper_rollout.stage import prompt_digest
+from taper_rollout.replica.coordinator import Generated
+from taper_rollout.replica.events import StageProgress, StageRecord
+from taper_rollout.replica.stage import prompt_digest
 
 from ...named_engine import PROFILE
 from .conftest import GREEDY, RANDOM, Replica, long_tail

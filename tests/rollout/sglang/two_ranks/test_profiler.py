@@ -12,13 +12,15 @@ import pytest
 
 from taper_policy.profile.kv_choice import KvWay
 from taper_policy.profile.profile import Profile
-from taper_rollout import profile_load, profiler, replica_profile
-from taper_rollout.profile_grid import SKIPPED_STEPS, Grid, prefill_prompts
-from taper_rollout.profile_load import EndedEarly, decoding
-from taper_rollout.profile_store import kept_profile
-from taper_rollout.profiler import Profiler, Switch, find_room, measure_profile
-from taper_rollout.replica_profile import obtain_profile, wanted_of
-from taper_rollout.replica_settings import ReplicaSettings
+from taper_rollout.profiling import calibration as replica_profile
+from taper_rollout.profiling import load as profile_load
+from taper_rollout.profiling import profiler
+from taper_rollout.profiling.calibration import obtain_profile, wanted_of
+from taper_rollout.profiling.grid import SKIPPED_STEPS, Grid, prefill_prompts
+from taper_rollout.profiling.load import EndedEarly, decoding
+from taper_rollout.profiling.profiler import Profiler, Switch, find_room, measure_profile
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.profiling.store import kept_profile
 
 from ..live_engine import LiveEngine, StageResult, differences
 

@@ -1,0 +1,85 @@
+"""Why a run ended badly: its exit code, what a user reads, and its last words for programs.
+
+Invariant (asserted by `tests/rollout/job/test_failure.py`): whatever was raised, there are words for it.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from taper_api import JobError
+from taper_api.status.termination_message import INVALID_JOB, LastWords
+from taper_rollout.job.output_files import OutputError
+from taper_rollout.job.training_failed import TrainingFailed
+
+FAILED, BAD_INPUT = 1, 2
+FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+_OUTPUT = "--output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """text: for the user, a problem a line
+    message, field, remedy: of the first problem
+    """
+
+    code: int
+    reason: str
+    text: str
+    message: str
+    field: str | None = None
+    remedy: str | None = None
+
+    @property
+    def words(self) -> LastWords:
+        """The run's last words."""
+        return LastWords(
+            reason=self.reason,
+            message=_speakable(self.message) or self.reason,
+            field=_speakable(self.field or "") or None,
+            remedy=_speakable(self.remedy or "") or None,
+        )
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What an error means that is no signal's doing."""
+    if isinstance(error, JobError):
+        return _invalid_job(error)
+    if isinstance(error, OutputError):
+        return _unwritable(str(error).removeprefix(f"{_OUTPUT}: "))
+    if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
+        return _unwritable(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
+    if isinstance(error, ModuleNotFoundError):
+        return _plain(BAD_INPUT, "NotInstalled", f"{error}; install taper with the extra [rollout]")
+    if isinstance(error, TrainingFailed):
+        return _plain(FAILED, error.reason, str(error))
+    text = f"{type(error).__name__}: {error}"
+    return _plain(FAILED, "InternalError", f"{text} (-v shows where)")
+
+
+def _invalid_job(error: JobError) -> Failure:
+    first, *others = error.problems
+    more = f" (and {len(others)} more)" if others else ""
+    return Failure(
+        code=BAD_INPUT,
+        reason=INVALID_JOB,
+        text=str(error),
+        message=f"{first.message}{more}",
+        field=first.path,
+        remedy=first.remedy,
+    )
+
+
+def _unwritable(message: str) -> Failure:
+    text = f"{_OUTPUT}: {message}"
+    return Failure(code=BAD_INPUT, reason="OutputNotWritable", text=text, message=message, field=_OUTPUT)
+
+
+def _plain(code: int, reason: str, text: str) -> Failure:
+    return Failure(code=code, reason=reason, text=text, message=text)
+
+
+def _speakable(text: str) -> str:
+    """Without halves of characters, which a file's name may hold and no message can."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,31 @@
+"""Takes secrets out of what a run says at its end: that is copied into logs, messages and a status.
+
+What VeRL, a reward or a download raise may hold whatever they were given: the values of variables
+that are called like secrets, or that the job takes from one, and the user's part of an address.
+
+Invariant (asserted by `tests/rollout/job/test_redaction.py`): no value of such a variable is left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+HIDDEN = "[hidden]"
+# Shorter values are found in many a word by accident.
+_MIN_SECRET_CHARACTERS = 6
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH", re.IGNORECASE)
+_USER_OF_ADDRESS = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+
+
+def redacted(text: str, environment: Mapping[str, str], names: Collection[str] = ()) -> str:
+    """The text without secrets. names: of variables that hold some, whatever they are called"""
+    values = [
+        value
+        for name, value in environment.items()
+        if len(value) >= _MIN_SECRET_CHARACTERS and (name in names or _SECRET_NAME.search(name))
+    ]
+    # The longest first: one may begin with another.
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    return _USER_OF_ADDRESS.sub(HIDDEN, text)

@@ -1,0 +1,1 @@
+"""The decisions of a run on disk: write, read, explain, replay."""

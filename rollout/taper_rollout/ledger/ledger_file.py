@@ -1,0 +1,146 @@
+"""`ledger.jsonl` of a run: every decision of its replicas, a JSON line an entry, as it was made.
+
+A line is `{"replica": ..., "at": ..., "entry": ...}` with the fields of the entry. It is written when the
+driver hears of it, and never held back. A run that goes on from a checkpoint continues the file: what is
+in it of the steps that are done again goes, and its replicas begin with `start` entries of their own.
+
+Invariants (asserted by `tests/rollout/ledger/test_ledger_file.py`):
+- a killed run loses no more than the line that it was writing;
+- a reader tells such a line, and refuses one that is spoilt anywhere else, with its number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taper_api import JobError, Problem
+from taper_policy.decision.ledger import AnyEntry, entry_from_json
+from taper_policy.review.replica_history import Life, lives
+from taper_rollout.job.output_files import writing
+
+LEDGER_FILE = "ledger.jsonl"
+CUT_OFF = "the ledger's last line was cut off, as a killed run leaves it; it is left out"
+
+
+class LedgerFile:
+    """The ledger that a run writes. Raises `OutputError` where it cannot."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / LEDGER_FILE
+        self._is_continued = False
+        self._num_old_bytes = 0
+        if self.path.exists():
+            with writing(self.path):
+                self._num_old_bytes = _drop_broken_end(self.path)
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Write down a `LedgerEntry` in JSON form."""
+        entry: Mapping[str, Any] = event["entry"]
+        if "step" in entry:
+            self.continue_from(entry["step"])
+        # Numbers that are not finite are Python's to write and to read: no fault of a forecast ends a run.
+        line = json.dumps({"replica": event["replica"], "at": event["at"], **entry}, separators=(",", ":"))
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def continue_from(self, first_step: int) -> None:
+        """Forget what an earlier run told of `first_step` and later. Only the first call does something."""
+        if self._is_continued:
+            return
+        self._is_continued = True
+        if not self._num_old_bytes:
+            return
+        partial = self.path.with_name(f".{LEDGER_FILE}.partial")
+        with writing(self.path):
+            try:
+                with self.path.open("rb") as old, partial.open("wb") as new:
+                    new.writelines(_kept(old.read(self._num_old_bytes).splitlines(keepends=True), first_step))
+                    new.write(old.read())
+                partial.replace(self.path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadLedger:
+    """A ledger as it was read: its replicas' lives, and whether its last line was cut off."""
+
+    lives: list[Life]
+    is_cut_off: bool
+
+
+def read_ledger(directory: Path) -> ReadLedger:
+    """The ledger in a run's output directory. Raises `JobError` for one that is missing or spoilt."""
+    path = directory / LEDGER_FILE
+    if not directory.is_dir():
+        raise _problem(f"there is no directory {directory}")
+    if not path.is_file():
+        raise _problem(
+            f"{directory} holds no {LEDGER_FILE}: only a run whose policy is predictor, and that has a "
+            "profile, keeps one"
+        )
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise _problem(f"{path} cannot be read: {error.strerror}") from error
+    is_cut_off = bool(lines) and not lines[-1].endswith(b"\n")
+    if is_cut_off:
+        lines.pop()
+    try:
+        found = lives(_entries(lines))
+    except ValueError as error:
+        raise _problem(f"{path.name}: {error}") from None
+    if not found:
+        raise _problem(f"{path} has no entry")
+    return ReadLedger(lives=found, is_cut_off=is_cut_off)
+
+
+def _entries(lines: list[bytes]) -> Iterator[tuple[int, AnyEntry]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            if not isinstance(values, dict) or not isinstance(values.get("replica"), int):
+                raise ValueError("replica: missing")
+            yield values["replica"], entry_from_json(values)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number} is spoilt: {error}") from None
+
+
+def _problem(message: str) -> JobError:
+    return JobError([Problem(path="RUN", message=message)])
+
+
+def _drop_broken_end(path: Path) -> int:
+    """Cut off a last line that was not finished, or the next one would continue it. The bytes that stay."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    return whole
+
+
+def _kept(lines: list[bytes], first_step: int) -> Iterator[bytes]:
+    """The lines of earlier steps; of a replica's life that has none not even its start."""
+    starts: dict[int, bytes] = {}
+    for line in lines:
+        replica, step = _place(line)
+        if step is None:
+            starts[replica] = line
+        elif step < first_step:
+            if replica in starts:
+                yield starts.pop(replica)
+            yield line
+
+
+def _place(line: bytes) -> tuple[int, int | None]:
+    """Replica and step of a line, no step of a start. One that is spoilt stays: whoever reads it is told."""
+    try:
+        values = json.loads(line)
+        return int(values["replica"]), values["step"] if values["entry"] != "start" else None
+    except (ValueError, TypeError, KeyError):
+        return -1, -1

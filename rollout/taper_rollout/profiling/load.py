@@ -1,0 +1,112 @@
+"""Made-up requests that keep an engine busy while it is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from taper_rollout.sglang.engine import ElasticEngine
+from taper_rollout.shared_memory.rank_record import RankRecord, RecordReader
+
+POLL_SECONDS = 0.005
+START_SECONDS = 300.0
+END_SECONDS = 60.0
+# As VeRL asks: drawn tokens, with their log-probs, whatever the tokens are.
+SAMPLING: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
+
+
+class EndedEarly(TimeoutError):
+    """A request was served to its end before what it was to take part in."""
+
+
+class Prompts:
+    """Random token ids: no two prompts begin alike, so none shares another's prefix."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        self._vocabulary_size = vocabulary_size
+        self._made = 0
+
+    def fixed(self, group: int, slot: int, tokens: int) -> list[int]:
+        """The first `tokens` of a stream of its own: what was prefilled of it may be cached."""
+        return self._draw((0, group, slot), tokens)
+
+    def fresh(self, tokens: int) -> list[int]:
+        """One that was never asked for."""
+        self._made += 1
+        return self._draw((1, self._made), tokens)
+
+    def _draw(self, seed: tuple[int, ...], tokens: int) -> list[int]:
+        drawn: list[int] = np.random.default_rng(seed).integers(0, self._vocabulary_size, tokens).tolist()
+        return drawn
+
+
+def leaders(engine: ElasticEngine, groups: int | None = None) -> list[RecordReader]:
+    """The records of the first ranks of the layout's groups, or of its first `groups` groups."""
+    return engine.records[:: engine.degree][:groups]
+
+
+@contextlib.asynccontextmanager
+async def decoding(
+    engine: ElasticEngine, prompts: Sequence[list[int]], *, max_tokens: int, group: int | None = None
+) -> AsyncIterator[None]:
+    """While the body runs, all of `prompts` decode, for `max_tokens` at most: in `group`, or spread evenly.
+
+    Ends them afterwards and waits until the engine is idle. Raises `TimeoutError` where they
+    do not begin or end, `EndedEarly` where some end too soon, and what the engine raises.
+    """
+    sampling = SAMPLING | {"max_new_tokens": max_tokens}
+    pinned = contextlib.nullcontext() if group is None else engine.pinned_to_group(group)
+    with pinned:
+        requests = [
+            asyncio.create_task(engine.generate(prompt, sampling, logprobs=True)) for prompt in prompts
+        ]
+        try:
+            await until(lambda: _all_decode(engine, len(prompts)), START_SECONDS, "decode", requests)
+            yield
+        finally:
+            await _end(engine, requests)
+
+
+async def until(
+    condition: Callable[[], bool],
+    seconds: float,
+    what: str,
+    requests: Sequence[asyncio.Task[Any]] = (),
+) -> None:
+    """Wait for the condition. Raises `TimeoutError`; when a request ends, its error or `EndedEarly`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        for request in requests:
+            if request.done():
+                request.result()
+                raise EndedEarly(f"a request ended before all requests could {what}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the requests did not {what} in {seconds:.0f} s")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _all_decode(engine: ElasticEngine, count: int) -> bool:
+    records = [reader.read() for reader in leaders(engine)]
+    return sum(record.running for record in records) == count and not any(r.waiting for r in records)
+
+
+async def _end(engine: ElasticEngine, requests: Sequence[asyncio.Task[Any]]) -> None:
+    deadline = time.monotonic() + END_SECONDS
+    while not all(request.done() for request in requests):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the requests did not end in {END_SECONDS:.0f} s")
+        # Again and again: one that was on its way had not begun the first time.
+        engine.abort_all()
+        await asyncio.wait(requests, timeout=0.5)
+    for request in requests:
+        request.result()
+    await until(lambda: not any(_is_busy(r.read()) for r in leaders(engine)), END_SECONDS, "end")
+
+
+def _is_busy(record: RankRecord) -> bool:
+    return bool(record.running or record.waiting)

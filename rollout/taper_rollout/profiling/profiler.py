@@ -1,0 +1,385 @@
+"""Measures a profile on a live engine: decode steps over the grid, prefills, and switches under load.
+
+The engine serves nothing else meanwhile. Steps come from the ranks' own records, as those
+of the coordinator do; a cell's steps count only while all of its groups run all of their
+requests, and the first of them are left out. Cells are visited in turns, so that what
+disturbs the machine for a while spoils a part of many cells and not all of one.
+
+A switch's seconds are its pause, as the coordinator measures it (from the last step
+before it to the one after which all of its requests decode again), without the wait until the
+last group has finished its step: that is part of the step, and differs from switch to switch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taper_policy.profile.fit import (
+    PrefillSample,
+    Samples,
+    StepSample,
+    SwitchSample,
+    fit_profile,
+    needs_more,
+)
+from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.profile import Profile
+from taper_policy.profile.robust_fit import nonnegative_terms
+from taper_rollout.profiling.grid import (
+    CONTEXT_MARGIN_TOKENS,
+    SKIPPED_STEPS,
+    STEPS_BEFORE_SWITCH,
+    Grid,
+    Load,
+    Place,
+    Room,
+    prefill_prompts,
+    tour,
+    tour_tokens,
+)
+from taper_rollout.profiling.key import profile_key
+from taper_rollout.profiling.kv_budget import read_model_shape
+from taper_rollout.profiling.load import (
+    POLL_SECONDS,
+    SAMPLING,
+    START_SECONDS,
+    EndedEarly,
+    Prompts,
+    decoding,
+    leaders,
+    until,
+)
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.sglang.engine import ElasticEngine
+from taper_rollout.shared_memory.rank_record import RecordReader
+
+log = logging.getLogger("taper.profiler")
+
+ONE_TOKEN = SAMPLING | {"max_new_tokens": 1}
+STEPS_SECONDS = 120.0
+VISIT_ATTEMPTS = 3
+# A prefill is seen in the record between the steps before and after it: look often.
+PREFILL_POLL_SECONDS = 0.0005
+PREFILL_SECONDS = 300.0
+TOKENS_A_PREFILL = 24
+# Sessions whose prefill came and went between two looks are made again.
+PREFILL_ATTEMPTS = 8
+
+Switch = Callable[[int, KvWay], Awaitable[dict[str, Any]]]
+"""Brings the engine to a degree, its requests with their KV or without, and returns the figures of
+`ElasticEngine.switch` and `resumed` together; nothing where it is at that degree."""
+
+Progress = Callable[[float, str], None]
+"""Is told the share that is done, and what is being measured."""
+
+
+class EngineSwitch:
+    """A `Switch` of an engine that no coordinator leads: it numbers the switches itself."""
+
+    def __init__(self, engine: ElasticEngine, deadline_seconds: float) -> None:
+        self._engine, self._deadline_seconds, self._epoch = engine, deadline_seconds, 0
+
+    async def __call__(self, degree: int, kv: KvWay) -> dict[str, Any]:
+        if self._engine.degree == degree:
+            return {}
+        self._epoch += 1
+        figures = await self._engine.switch(
+            degree, kv=kv, epoch=self._epoch, deadline_seconds=self._deadline_seconds
+        )
+        return figures | await self._engine.resumed(deadline_seconds=self._deadline_seconds)
+
+
+async def measure_profile(
+    engine: ElasticEngine,
+    settings: ReplicaSettings,
+    switch: Switch,
+    *,
+    grid: Grid,
+    on_progress: Progress = lambda share, doing: None,
+) -> Profile:
+    """The profile of an idle engine in its base layout, which it is in again afterwards.
+
+    Raises `ValueError` where the samples make no profile, `TimeoutError` where requests do not
+    decode, `CommandFailed` where a switch is refused, and what the engine raises.
+    """
+    began = time.monotonic()
+    async with _profiling(engine, settings, switch, grid) as profiler:
+        await profiler.measure(on_progress)
+    log.info("replica %d: measured a profile in %.0f s", settings.replica, time.monotonic() - began)
+    return profiler.profile()
+
+
+async def warm_up(engine: ElasticEngine, settings: ReplicaSettings, switch: Switch, *, grid: Grid) -> None:
+    """What measuring does to an engine beside: it has decoded in each layout and switched. Raises as that."""
+    async with _profiling(engine, settings, switch, grid) as profiler:
+        await profiler.warm_up()
+
+
+@contextlib.asynccontextmanager
+async def _profiling(
+    engine: ElasticEngine, settings: ReplicaSettings, switch: Switch, grid: Grid
+) -> AsyncIterator[Profiler]:
+    """Afterwards the engine is in its base layout, and its caches are empty."""
+    try:
+        yield Profiler(engine, settings, switch, grid=grid, room=await find_room(engine, settings))
+    finally:
+        if engine.fault is None:
+            await switch(settings.degrees[0], "migrate")
+            await engine.command("flush")
+
+
+async def find_room(engine: ElasticEngine, settings: ReplicaSettings) -> Room:
+    """What the engine can serve. Where its memory was left to SGLang, the ranks tell."""
+    kv_tokens = engine.settings.kv_tokens
+    if kv_tokens is None:
+        inspected = await engine.command("inspect")
+        shape = read_model_shape(settings.model_path, settings.dtype)
+        held_bytes = min(facts["arena_bytes"] for facts in inspected)
+        kv_tokens = held_bytes * settings.degrees[0] // shape.token_bytes
+    return Room(
+        footprint=settings.footprint,
+        degrees=settings.degrees,
+        max_running_requests=engine.settings.max_running_requests,
+        kv_tokens=kv_tokens,
+        context_tokens=settings.context_tokens,
+    )
+
+
+class Profiler:
+    """Takes the samples of one profile."""
+
+    def __init__(
+        self, engine: ElasticEngine, settings: ReplicaSettings, switch: Switch, *, grid: Grid, room: Room
+    ) -> None:
+        self._engine, self._settings, self._switch = engine, settings, switch
+        self._grid, self._room = grid, room
+        config = json.loads((Path(settings.model_path) / "config.json").read_text(encoding="utf-8"))
+        self._key = profile_key(
+            config, dtype=settings.dtype, device=settings.device, footprint=settings.footprint
+        )
+        self._kv_bytes_per_token = read_model_shape(settings.model_path, settings.dtype).token_bytes
+        self._prompts = Prompts(config["vocab_size"])
+        self._steps: dict[Place, list[StepSample]] = {place: [] for place in grid.places(room)}
+        self._prefills: list[PrefillSample] = []
+        self._switches: list[SwitchSample] = []
+
+    async def measure(self, on_progress: Progress) -> None:
+        """Take all samples."""
+        loads = self._grid.loads(self._room)
+        total = self._grid.visits * len(self._steps) + 4 * len(self._room.degrees) + 4 * len(loads)
+        done = 0
+
+        def tell(count: int, doing: str) -> None:
+            nonlocal done
+            done += count
+            on_progress(min(1.0, done / total), doing)
+
+        await self.warm_up()
+        for load in loads:
+            tell(4, f"switches with {load.requests} x {load.context_tokens} tokens, {load.kv}")
+            await self._tour(load)
+        for visit in range(self._grid.visits):
+            for degree in self._room.degrees:
+                places = [place for place in self._steps if place.degree == degree]
+                uncertain = [
+                    place for place in places if visit < self._grid.least_visits or self._is_uncertain(place)
+                ]
+                tell(len(places) - len(uncertain), f"TP{degree}")
+                if uncertain:
+                    await self._switch(degree, "migrate")
+                if visit == 0:
+                    tell(4, f"TP{degree}: prefills")
+                    await self._measure_prefills()
+                for place in uncertain:
+                    tell(1, f"TP{degree}: {place.batch} requests of {place.context_tokens} tokens")
+                    await self._visit(place)
+        on_progress(1.0, "done")
+
+    async def warm_up(self) -> None:
+        """Decode in each layout and switch to it once: the first time takes longer."""
+        for load in self._grid.loads(self._room)[:1]:
+            await self._tour(load, counts=False)
+
+    def profile(self) -> Profile:
+        """The profile that the samples make. Raises `ValueError` where they are too few."""
+        return fit_profile(
+            Samples(
+                steps=[sample for samples in self._steps.values() for sample in samples],
+                prefills=self._prefills,
+                switches=self._switches,
+            ),
+            key=self._key,
+            footprint=self._room.footprint,
+            degrees=self._room.degrees,
+            kv_bytes_per_token=self._kv_bytes_per_token,
+            contexts=self._grid.contexts(self._room),
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    # -- decode steps ------------------------------------------------------------------
+
+    def _is_uncertain(self, place: Place) -> bool:
+        return needs_more([sample.seconds for sample in self._steps[place]])
+
+    async def _visit(self, place: Place) -> None:
+        """Take a visit's samples of a cell."""
+        samples = self._steps[place]
+        tokens = place.context_tokens - self._grid.lead_tokens
+        prompts = [
+            self._prompts.fixed(group, slot, tokens)
+            for slot in range(place.batch)
+            for group in range(place.busy_groups)
+        ]
+        if place.busy_groups > 1:
+            # Else one group would decode its requests to their end while another still prefills.
+            await self._fill_caches(prompts)
+        only = 0 if place.busy_groups == 1 else None
+        for attempt in range(VISIT_ATTEMPTS):
+            try:
+                async with decoding(self._engine, prompts, max_tokens=self._grid.visit_tokens, group=only):
+                    samples += await self._steps_of(place)
+                return
+            except EndedEarly:
+                # A busy machine: some were served to their end while others had not arrived.
+                if attempt == VISIT_ATTEMPTS - 1:
+                    raise
+
+    async def _fill_caches(self, prompts: list[list[int]]) -> None:
+        requests = [self._engine.generate(prompt, ONE_TOKEN, logprobs=True) for prompt in prompts]
+        await asyncio.wait_for(asyncio.gather(*requests), START_SECONDS)
+
+    async def _steps_of(self, place: Place) -> list[StepSample]:
+        """Steps of the groups that are busy, while all of them are. Raises `TimeoutError`."""
+        readers = leaders(self._engine, place.busy_groups)
+        for reader in readers:
+            reader.new_steps()
+        taken: list[list[StepSample]] = [[] for _ in readers]
+        wanted = SKIPPED_STEPS + -(-self._grid.steps // place.busy_groups)
+        deadline = time.monotonic() + STEPS_SECONDS
+        while min(len(samples) for samples in taken) < wanted:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the groups made no {wanted} steps in {STEPS_SECONDS:.0f} s")
+            await asyncio.sleep(POLL_SECONDS)
+            if any(reader.read().running != place.batch for reader in readers):
+                raise EndedEarly(f"{place}: a request ended before its steps were taken")
+            for reader, samples in zip(readers, taken, strict=True):
+                samples += self._samples(reader, place)
+        together = zip(*(samples[SKIPPED_STEPS:wanted] for samples in taken), strict=True)
+        return [sample for step in together for sample in step]
+
+    @staticmethod
+    def _samples(reader: RecordReader, place: Place) -> list[StepSample]:
+        return [
+            StepSample(
+                degree=step.degree,
+                batch=step.batch,
+                context_tokens=step.context_tokens / step.batch,
+                busy_groups=place.busy_groups,
+                seconds=step.seconds,
+            )
+            for step in reader.new_steps()
+            if step.batch == place.batch
+        ]
+
+    # -- prefills ----------------------------------------------------------------------
+
+    async def _measure_prefills(self) -> None:
+        """Prompts of all sizes to a group that decodes a request: only then are a prefill's seconds known."""
+        sizes = self._grid.prefill_tokens(self._room)
+        wanted = [size for _ in range(self._grid.prefill_repeats) for size in sizes]
+        for _ in range(PREFILL_ATTEMPTS):
+            holder = self._prompts.fresh(min(sizes))
+            room_tokens = self._room.context_tokens - len(holder) - CONTEXT_MARGIN_TOKENS
+            at_once = max(1, room_tokens // TOKENS_A_PREFILL)
+            session, wanted = wanted[:at_once], wanted[at_once:]
+            max_tokens = min(room_tokens, TOKENS_A_PREFILL * len(session))
+            async with decoding(self._engine, [holder], max_tokens=max_tokens, group=0):
+                wanted += [size for size in session if not await self._measure_prefill(size)]
+            if not wanted and self._prefill_tells(self._engine.degree):
+                return
+            wanted = wanted or list(sizes)
+
+    def _prefill_tells(self, degree: int) -> bool:
+        """Whether more tokens took more time: on a busy machine a few samples may say otherwise."""
+        samples = [sample for sample in self._prefills if sample.degree == degree]
+        amounts = np.array([(1.0, sample.tokens) for sample in samples])
+        terms = nonnegative_terms(amounts, np.array([sample.seconds for sample in samples]))
+        return bool(terms[1] > 0)
+
+    async def _measure_prefill(self, tokens: int) -> bool:
+        """Whether a prefill of about so many tokens was seen; its sample is taken then."""
+        [reader] = leaders(self._engine, 1)
+        before = reader.read()
+        prompts = [self._prompts.fresh(length) for length in prefill_prompts(self._room, tokens)]
+        request = asyncio.gather(
+            *(self._engine.generate(prompt, ONE_TOKEN, logprobs=True) for prompt in prompts)
+        )
+        try:
+            is_done = False
+            while not is_done:
+                await asyncio.sleep(PREFILL_POLL_SECONDS)
+                is_done, now = request.done(), reader.read()
+                prefilled = now.prefilled_tokens_total - before.prefilled_tokens_total
+                if prefilled:
+                    # A decode step after it has written its own seconds over those of the prefill.
+                    is_seen = now.steps_total == before.steps_total and prefilled > tokens // 2
+                    # Without a step before it, because nothing decoded any more, a prefill has no seconds.
+                    is_seen = is_seen and now.step_seconds > 0
+                    if is_seen:
+                        self._prefills.append(
+                            PrefillSample(degree=now.degree, tokens=prefilled, seconds=now.step_seconds)
+                        )
+                    return is_seen
+                before = now
+            return False
+        finally:
+            await asyncio.wait_for(request, PREFILL_SECONDS)
+
+    # -- switches ----------------------------------------------------------------------
+
+    async def _tour(self, load: Load, *, counts: bool = True) -> None:
+        """Switch from each degree to each other one while the load's requests decode."""
+        prompts = [self._prompts.fresh(load.context_tokens) for _ in range(load.requests)]
+        await self._switch(self._room.degrees[0], "migrate")
+        async with decoding(self._engine, prompts, max_tokens=tour_tokens(self._room)):
+            for degree in tour(self._room.degrees):
+                await self._some_steps()
+                before = self._engine.degree
+                figures = await self._switch(degree, load.kv)
+                if counts and figures["live_requests"]:
+                    self._switches.append(self._switch_sample(before, degree, figures))
+
+    async def _some_steps(self) -> None:
+        """Return once every group that runs requests has decoded some steps."""
+        start = {id(reader): reader.read().steps_total for reader in leaders(self._engine)}
+
+        def have_decoded() -> bool:
+            return all(
+                not record.running or record.steps_total >= start[id(reader)] + STEPS_BEFORE_SWITCH
+                for reader in leaders(self._engine)
+                for record in [reader.read()]
+            )
+
+        await until(have_decoded, STEPS_SECONDS, "decode")
+
+    def _switch_sample(self, before: int, degree: int, figures: dict[str, Any]) -> SwitchSample:
+        waited = figures["parts"]["quiesce"] - figures["parts"]["offer"]
+        return SwitchSample(
+            from_degree=before,
+            to_degree=degree,
+            requests=figures["live_requests"],
+            migrated_requests=figures["migrated_requests"],
+            num_bytes=figures["migrated_tokens"] * self._kv_bytes_per_token,
+            recomputed_tokens=figures["recomputed_tokens"],
+            seconds=figures["pause_seconds"] - waited,
+        )

@@ -1,0 +1,1 @@
+"""One VeRL replica: serve requests, watch the batch, decide, switch."""

@@ -1,0 +1,232 @@
+"""What one replica decides, by its job's policy, and what it tells of it for the ledger.
+
+The predictor is asked when the batch has shrunk enough and nothing is on its way; the rules
+(threshold, schedule, ...) are asked each time. Of the predictor every question is told with
+all that its answer followed from, and at the end of a stage what became of each switch.
+
+The guard: when the last `GUARD_SWITCHES` measured gains of the predictor's switches sum to a
+loss, the replica only advises for `GUARD_STAGES` stages; then it tries again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from taper_policy.decision.advisor import Advisor
+from taper_policy.decision.baselines import Rule, rule_from_settings
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.decide import ReplicaSnapshot, Rules
+from taper_policy.decision.first_layout import ExpectedStage
+from taper_policy.decision.ledger import (
+    AnyEntry,
+    Corrected,
+    Finished,
+    Judgement,
+    Opening,
+    Outcome,
+    Question,
+    Start,
+)
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.forecast.forecast import LiveRequest
+from taper_policy.profile.profile import Profile
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.replica.events import LedgerEntry, StageRecord
+
+log = logging.getLogger("taper.decisions")
+
+GUARD_SWITCHES = 4
+GUARD_STAGES = 8
+
+Live = Callable[[], tuple[LiveRequest, ...] | None]
+
+
+class Decider(Protocol):
+    """What a coordinator asks and tells."""
+
+    @property
+    def mode(self) -> str:
+        """`off`, `advise` or `enforce`."""
+
+    def use(self, profile: Profile | None) -> None:
+        """Predict by `profile`."""
+
+    def start_stage(self, step: int, correction: Correction) -> None:
+        """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
+
+    def first_degree(self) -> int:
+        """The degree of the layout that it begins in."""
+
+    def add_finished(self, prompt: str, tokens: int) -> None:
+        """A response of this stage came to its own end."""
+
+    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+        """The layout to switch to now, or None to stay."""
+
+    def end_stage(self, record: StageRecord | None) -> None:
+        """The stage has ended; None where it had no response."""
+
+
+class Decisions:
+    """See the module's docstring. `tell` takes events."""
+
+    def __init__(self, settings: ReplicaSettings, tell: Callable[[Any], None]) -> None:
+        self._settings, self._tell = settings, tell
+        self._policy: Rule | PredictorSettings = rule_from_settings(
+            settings.policy, settings.degrees, path="actor_rollout_ref.rollout.custom.policy"
+        )
+        self._advisor: Advisor | None = None
+        self._in_stage = False
+        self._step = 0
+        self._expected: ExpectedStage | None = None
+        self._correction = Correction()
+        self._gains: deque[float] = deque(maxlen=GUARD_SWITCHES)
+        self._guarded_stages = 0
+
+    def use(self, profile: Profile | None) -> None:
+        """Predict by `profile`. Without one the predictor stays in the layout that it has, and says so."""
+        if not isinstance(self._policy, PredictorSettings) or self._settings.mode == "off":
+            return
+        if profile is None:
+            log.warning("replica %d has no profile: it will not switch", self._settings.replica)
+            return
+        profile = dataclasses.replace(profile, kv=self._settings.kv)
+        rules = Rules(degrees=self._settings.degrees, enough=self._policy)
+        self._advisor = Advisor(profile, rules, max_tokens=self._settings.response_tokens)
+        self._correction = Correction()
+        self._enter(
+            Start(
+                footprint=self._settings.footprint,
+                degrees=self._settings.degrees,
+                mode=self._settings.mode,
+                max_tokens=self._settings.response_tokens,
+                predictor=self._policy,
+                profile=profile,
+            )
+        )
+
+    @property
+    def mode(self) -> str:
+        """`off`, `advise` or `enforce`: the job's, unless the guard holds it back."""
+        guarded = self._guarded_stages > 0 and self._settings.mode == "enforce"
+        return "advise" if guarded else self._settings.mode
+
+    def start_stage(self, step: int, correction: Correction) -> None:
+        """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
+        self._in_stage, self._step = True, step
+        if self._advisor is None:
+            return
+        self._advisor.start_stage(step)
+        if correction != self._correction:
+            self._correction = correction
+            self._advisor.correct(correction)
+            self._enter(Corrected(step=step, correction=correction))
+
+    def first_degree(self) -> int:
+        """The degree of the layout that the stage begins in: about as many requests come as in the last one.
+
+        The base layout in a replica's first stage, and where nothing may be done or predicted.
+        """
+        base = self._settings.degrees[0]
+        if self._advisor is None or self._expected is None:
+            return base
+        choice = self._advisor.first_layout(self._expected, footprint=self._settings.footprint)
+        self._enter(Opening(step=self._step, expected=self._expected, choice=choice))
+        return choice.degree if self.mode == "enforce" else base
+
+    def add_finished(self, prompt: str, tokens: int) -> None:
+        """A response of this stage came to its own end."""
+        if self._advisor is not None and self._in_stage:
+            self._advisor.add_finished([Finished(prompt, tokens)])
+
+    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+        """The layout to switch to now, or None to stay. `live` lists the requests of the moment."""
+        if not isinstance(self._policy, PredictorSettings):
+            return self._policy.decide(snapshot)
+        if self._advisor is None or not snapshot.arrivals_settled or snapshot.waiting:
+            return None
+        if not snapshot.num_running or not self._advisor.is_due(
+            snapshot.num_running, snapshot.longest_decoded_tokens
+        ):
+            return None
+        requests = live()
+        return None if requests is None else self._ask(self._advisor, snapshot, requests)
+
+    def _ask(
+        self, advisor: Advisor, snapshot: Snapshot, requests: tuple[LiveRequest, ...]
+    ) -> Decision | None:
+        question = advisor.ask(
+            ReplicaSnapshot(
+                at_seconds=snapshot.at_seconds,
+                footprint=self._settings.footprint,
+                degree=snapshot.degree,
+                live=requests,
+                boundary_seconds=snapshot.boundary_seconds,
+            ),
+            time.monotonic(),
+        )
+        self._enter(question)
+        return _decision(question) if question.is_switch else None
+
+    def end_stage(self, record: StageRecord | None) -> None:
+        """The stage has ended; it and its switches are judged by now."""
+        self._in_stage = False
+        if self._advisor is None:
+            return
+        if record is not None:
+            self._expected = _expected(record)
+        end = self._advisor.end_stage()
+        for switch in record.switches if record else ():
+            self._enter(Outcome(step=end.step, switch=dataclasses.asdict(switch)))
+            if switch.outcome == "committed" and switch.gain_seconds is not None:
+                self._gains.append(switch.gain_seconds)
+        if record is not None and record.review is not None:
+            self._enter(Judgement(step=end.step, review=record.review))
+        self._enter(end)
+        self._guard()
+
+    def _guard(self) -> None:
+        if self._guarded_stages > 0:
+            self._guarded_stages -= 1
+        elif len(self._gains) == GUARD_SWITCHES and sum(self._gains) < 0:
+            log.warning(
+                "replica %d: the last %d switches lost %.2f s; it only advises for %d stages",
+                self._settings.replica,
+                GUARD_SWITCHES,
+                -sum(self._gains),
+                GUARD_STAGES,
+            )
+            self._gains.clear()
+            self._guarded_stages = GUARD_STAGES
+
+    def _enter(self, entry: AnyEntry) -> None:
+        self._tell(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry.as_json()))
+
+
+def _expected(record: StageRecord) -> ExpectedStage:
+    """The next stage, as the last one was."""
+    requests = record.requests
+    return ExpectedStage(
+        num_requests=len(requests),
+        num_prompts=len({request.prompt for request in requests}),
+        prompt_tokens=round(statistics.fmean(request.prompt_tokens for request in requests)),
+    )
+
+
+def _decision(question: Question) -> Decision:
+    choice = question.choice
+    option = question.option(choice.degree)
+    return Decision(
+        degree=choice.degree,
+        reason=choice.reason,
+        question=question.number,
+        gain_seconds=choice.gain_seconds,
+        pause_seconds=None if option is None else option.pause_seconds,
+    )

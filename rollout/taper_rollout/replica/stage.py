@@ -1,0 +1,249 @@
+"""One generation stage of a replica, as it happens and as it is told afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from taper_policy.decision.correction import Correction
+from taper_policy.forecast.forecast import LiveRequest
+from taper_policy.review.counterfactual import staying_seconds
+from taper_policy.review.step_times import DecodeSeconds
+from taper_rollout.replica.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
+from taper_rollout.replica.progress_throttle import Glances
+from taper_rollout.shared_memory.rank_record import LiveRecord
+
+
+def prompt_digest(prompt_ids: list[int]) -> str:
+    """A short name for a prompt, equal for equal token ids."""
+    return hashlib.blake2b(repr(prompt_ids).encode(), digest_size=8).hexdigest()
+
+
+def request_seed(seed: int, step: int, prompt: str, sample: int) -> int:
+    """A request's sampling seed: a pure function of the job's seed, step, prompt and sample."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{prompt}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A request that has ended, and the group that it ended in; None where that was not told."""
+
+    record: RequestRecord
+    group: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAtSwitch:
+    """A request that lived through a switch, and the response tokens that it had made by then."""
+
+    engine_id: str
+    old_group: int
+    new_group: int
+    made_tokens: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """A switch and its live requests: [engine id, old group, KV tokens, new group] of each."""
+
+    record: SwitchRecord
+    live: list[list[Any]]
+
+
+class Stage:
+    """Collects what happens between the first request and the end of a stage."""
+
+    def __init__(self, num_ranks: int, base_degree: int) -> None:
+        self.num_ranks, self.base_degree = num_ranks, base_degree
+        self.started_at = time.time()
+        self.requests: list[RequestRecord] = []
+        self.switches: list[SwitchRecord] = []
+        self.failed_attempts = 0
+        self.longest_tokens = 0
+        self.prefilled_tokens = 0
+        self.correction = Correction()
+        self.glances = Glances()
+        self.samples: list[BatchSample] = []
+        self.ended: dict[str, Ended] = {}
+        self._moments: list[_Moment] = []
+        self._prefilled_before: tuple[int, ...] | None = None
+        self._live: dict[int, tuple[str, int]] = {}
+        self._siblings: Counter[str] = Counter()
+
+    def open(self, degree: int) -> None:
+        """The layout that it begins in is there: what was seen before is no part of it."""
+        self.base_degree = degree
+        self.samples.clear()
+
+    def next_sample(self, prompt: str) -> int:
+        """The index of this request among those of its prompt."""
+        self._siblings[prompt] += 1
+        return self._siblings[prompt] - 1
+
+    def begin_request(self, number: int, *, prompt: str, prompt_tokens: int) -> None:
+        """A request is given to the engine under `number`."""
+        self._live[number] = (prompt, prompt_tokens)
+
+    def end_request(self, number: int) -> None:
+        """It has ended, or failed."""
+        del self._live[number]
+
+    def progress(self, sample: BatchSample, *, replica: int, step: int) -> StageProgress:
+        """How far it is, as `sample` shows it."""
+        return StageProgress(
+            replica=replica,
+            step=step,
+            running=sum(sample.running),
+            finished=len(self.requests),
+            degree=sample.degree,
+            num_ranks=self.num_ranks,
+        )
+
+    def live_requests(self, groups: Iterable[Iterable[LiveRecord]]) -> tuple[LiveRequest, ...] | None:
+        """What the ranks' records list, group after group, as the predictor knows it.
+
+        None where a record lists a request that this stage did not give.
+        """
+        rows = [(group, one) for group, records in enumerate(groups) for one in records]
+        if any(one.number not in self._live for _, one in rows):
+            return None
+        return tuple(
+            LiveRequest(
+                rid=str(one.number),
+                prompt=self._live[one.number][0],
+                group=group,
+                prompt_tokens=self._live[one.number][1],
+                decoded_tokens=one.decoded_tokens,
+            )
+            for group, one in rows
+        )
+
+    def observe(self, sample: BatchSample, *, longest_tokens: int) -> None:
+        """Keep a sample where something changed."""
+        self.longest_tokens = longest_tokens
+        last = self.samples[-1] if self.samples else None
+        if last is None or (last.running, last.waiting, last.degree) != (
+            sample.running,
+            sample.waiting,
+            sample.degree,
+        ):
+            self.samples.append(sample)
+
+    def count_prefills(self, totals: Sequence[int]) -> None:
+        """Of each rank, the tokens that it has prefilled in its life; first called before the first request.
+
+        `prefilled_tokens` is of the rank with most in the stage's first layout: what a switch makes the
+        ranks prefill again is part of its pause.
+        """
+        if self._prefilled_before is None:
+            self._prefilled_before = tuple(totals)
+        if not any(moment.record.outcome == "committed" for moment in self._moments):
+            pairs = zip(totals, self._prefilled_before, strict=True)
+            self.prefilled_tokens = max(now - before for now, before in pairs)
+
+    def add_request(
+        self,
+        *,
+        engine_id: str,
+        request_id: str,
+        prompt: str,
+        sample: int,
+        prompt_tokens: int,
+        response_tokens: int,
+        started_at: float,
+        finish_reason: str,
+        group: int | None = None,
+    ) -> None:
+        record = RequestRecord(
+            request_id=request_id,
+            prompt=prompt,
+            sample=sample,
+            prompt_tokens=prompt_tokens,
+            response_tokens=response_tokens,
+            started_at=started_at,
+            ended_at=time.time(),
+            finish_reason=finish_reason,
+        )
+        self.requests.append(record)
+        self.ended[engine_id] = Ended(record=record, group=group)
+
+    def add_switch(self, record: SwitchRecord, *, requests: list[list[Any]]) -> None:
+        """`requests`: [engine id, old group, KV tokens, new group] of each live request at the switch."""
+        self.switches.append(record)
+        self._moments.append(_Moment(record=record, live=requests))
+
+    def switches_made(self) -> list[tuple[SwitchRecord, list[LiveAtSwitch]]]:
+        """The switches that requests lived through, with those requests. Call it when all have ended."""
+        return [
+            (moment.record, self._stood(moment))
+            for moment in self._moments
+            if moment.record.outcome == "committed" and moment.live
+        ]
+
+    def _stood(self, moment: _Moment) -> list[LiveAtSwitch]:
+        stood = []
+        for engine_id, old_group, kv_tokens, new_group in moment.live:
+            ended = self.ended.get(engine_id)
+            # The last sampled token of a live request has no KV yet.
+            made = kv_tokens + 1 - (ended.record.prompt_tokens if ended else 0) if kv_tokens else 0
+            stood.append(
+                LiveAtSwitch(
+                    engine_id=engine_id, old_group=old_group, new_group=new_group, made_tokens=max(0, made)
+                )
+            )
+        return stood
+
+    def record(self, replica: int, step: int, step_times: DecodeSeconds) -> StageRecord:
+        """The finished stage, each switch with its gain over staying by the true lengths."""
+        ended_at = max(request.ended_at for request in self.requests)
+        return StageRecord(
+            replica=replica,
+            step=step,
+            num_ranks=self.num_ranks,
+            started_at=self.started_at,
+            ended_at=ended_at,
+            idle_rank_seconds=self._idle_rank_seconds(ended_at),
+            requests=tuple(self.requests),
+            batch=tuple(self.samples),
+            switches=tuple(self._judge(moment, ended_at, step_times) for moment in self._moments),
+        )
+
+    def _idle_rank_seconds(self, ended_at: float) -> float:
+        total = 0.0
+        for sample, following in itertools.pairwise([*self.samples, None]):
+            assert sample is not None
+            until = following.at if following is not None else ended_at
+            idle_groups = sum(running == 0 for running in sample.running)
+            total += idle_groups * sample.degree * max(0.0, until - sample.at)
+        return total
+
+    def _judge(self, moment: _Moment, ended_at: float, step_times: DecodeSeconds) -> SwitchRecord:
+        """What the rest of the stage took, and would have taken in the old layout.
+
+        Not judged where requests arrived after the switch: how they would have been served
+        in the old layout is not known.
+        """
+        record = moment.record
+        if record.outcome not in ("committed", "advised") or not moment.live:
+            return record
+        if any(request.started_at > record.at for request in self.requests):
+            return record
+        groups: list[list[int]] = [[] for _ in range(self.num_ranks // record.from_degree)]
+        for one in self._stood(moment):
+            ended = self.ended.get(one.engine_id)
+            tokens = ended.record.response_tokens if ended else 0
+            groups[one.old_group].append(max(0, tokens - one.made_tokens))
+        staying = staying_seconds(groups, step_times, record.from_degree)
+        actual = ended_at - record.at
+        return dataclasses.replace(
+            record,
+            staying_seconds=staying,
+            actual_seconds=actual,
+            gain_seconds=None if staying is None else staying - actual,
+        )

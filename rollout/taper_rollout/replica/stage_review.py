@@ -1,0 +1,171 @@
+"""Judges the finished stages of a replica by its profile: other plans on paper, with the true lengths.
+
+On paper all requests are there from the start, and none waits. A stage in which that was not so
+is not judged, and says why. With `mode: advise` the predictor's rule is run on paper, too.
+
+A fault here is logged and told as the reason; it never ends a stage otherwise than it would have ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from taper_policy.decision.baselines import rule_from_settings
+from taper_policy.decision.decide import Rules
+from taper_policy.decision.ledger import Finished
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.profile.profile import Profile
+from taper_policy.review.advice import Advice
+from taper_policy.review.review import Move, PlayedStage, Served, as_simulated, review
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.replica.events import StageRecord
+from taper_rollout.replica.stage import Ended, Stage
+
+log = logging.getLogger("taper.review")
+
+# A request that waits for so long, and for such a share of the stage, and for longer than all prefills
+# take, waits for room: outputs lag behind.
+WAIT_SECONDS = 0.5
+WAIT_SHARE = 0.05
+# Requests that come when more than such a share has ended are another wave of the stage.
+ENDED_SHARE = 0.1
+
+
+class NotJudged(ValueError):
+    """The stage was none that can be put on paper; the text says why."""
+
+
+class StageReviewer:
+    """See the module's docstring. One for each replica; it begins to judge when it has a profile."""
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        self._settings = settings
+        self._profile: Profile | None = None
+        self._advice: Advice | None = None
+
+    def use(self, profile: Profile | None) -> None:
+        """Judge by `profile`."""
+        self._profile = profile and dataclasses.replace(profile, kv=self._settings.kv)
+        policy = rule_from_settings(self._settings.policy, self._settings.degrees)
+        if self._profile is None or self._settings.mode != "advise":
+            return
+        if isinstance(policy, PredictorSettings):
+            rules = Rules(degrees=self._settings.degrees, enough=policy)
+            self._advice = Advice(self._profile, rules, max_tokens=self._settings.response_tokens)
+
+    def judged(self, stage: Stage, record: StageRecord) -> StageRecord:
+        """The record with its review; as it is without a profile. Never raises."""
+        if self._profile is None:
+            return record
+        try:
+            found = self._review(self._profile, stage, record)
+        except ValueError as reason:
+            self._learn(record)
+            return dataclasses.replace(record, review={"not_judged": str(reason)})
+        except Exception as fault:
+            log.exception("replica %d: a stage is not judged", self._settings.replica)
+            return dataclasses.replace(record, review={"not_judged": f"{type(fault).__name__}: {fault}"})
+        return dataclasses.replace(record, review=found, regret=found["regret"])
+
+    def _review(self, profile: Profile, stage: Stage, record: StageRecord) -> dict[str, Any]:
+        played = played_stage(stage, record)
+        prefill = profile.prefill_seconds(played.degree, played.prefilled_tokens)
+        _check_waiting(stage, record, prefill.seconds)
+        found = review(played, profile, self._settings.degrees, stage.correction).as_json()
+        if self._advice is not None:
+            advised = self._advice.judge(record.step, as_simulated(played))
+            found["advised"] = dataclasses.asdict(advised) | {"gain_seconds": advised.gain_seconds}
+        return found
+
+    def _learn(self, record: StageRecord) -> None:
+        if self._advice is not None:
+            finished = [
+                Finished(request.prompt, request.response_tokens)
+                for request in record.requests
+                if request.finish_reason != "aborted" and request.response_tokens
+            ]
+            self._advice.learn(record.step, finished)
+
+
+def played_stage(stage: Stage, record: StageRecord) -> PlayedStage:
+    """The stage as it is put on paper. Raises `NotJudged`."""
+    _check_requests(stage)
+    made = stage.switches_made()
+    first = (
+        made[0][0].from_degree if made else stage.samples[0].degree if stage.samples else stage.base_degree
+    )
+    ended = sorted(stage.ended.items(), key=lambda item: (item[1].record.started_at, item[0]))
+    numbers = {engine_id: number for number, (engine_id, _) in enumerate(ended)}
+    old_groups = {one.engine_id: one.old_group for one in made[0][1]} if made else {}
+    num_groups = stage.num_ranks // first
+    return PlayedStage(
+        footprint=stage.num_ranks,
+        degree=first,
+        seconds=record.generation_seconds,
+        prefilled_tokens=stage.prefilled_tokens,
+        requests=tuple(
+            _served(one, number, old_groups.get(engine_id, one.group), num_groups)
+            for number, (engine_id, one) in enumerate(ended)
+        ),
+        moves=tuple(
+            Move(
+                degree=switch.to_degree,
+                made_tokens=_made_tokens(stage, {one.engine_id: one.made_tokens for one in live}),
+                groups={numbers[one.engine_id]: one.new_group for one in live if one.engine_id in numbers},
+            )
+            for switch, live in made
+        ),
+    )
+
+
+def _served(ended: Ended, number: int, group: int | None, num_groups: int) -> Served:
+    # Where the group was not told: requests that come one after the other are dealt in turn.
+    told = number if group is None else group
+    return Served(
+        number=number,
+        prompt=ended.record.prompt,
+        prompt_tokens=ended.record.prompt_tokens,
+        response_tokens=ended.record.response_tokens,
+        group=told % num_groups,
+    )
+
+
+def _made_tokens(stage: Stage, live: dict[str, int]) -> int:
+    """Of all responses until a switch: the live ones had made `live`, by engine id, the others had ended."""
+    return sum(live.get(engine_id, one.record.response_tokens) for engine_id, one in stage.ended.items())
+
+
+def _check_requests(stage: Stage) -> None:
+    aborted = sum(request.finish_reason == "aborted" for request in stage.requests)
+    if aborted:
+        raise NotJudged(f"{aborted} of {len(stage.requests)} requests were aborted")
+    if any(request.response_tokens < 1 for request in stage.requests):
+        raise NotJudged("a response has no token")
+    last_arrival = max(request.started_at for request in stage.requests)
+    if any(switch.at < last_arrival for switch, _ in stage.switches_made()):
+        raise NotJudged("requests arrived after a switch")
+    ended = sum(request.ended_at < last_arrival for request in stage.requests)
+    if ended > ENDED_SHARE * len(stage.requests):
+        raise NotJudged(f"requests arrived when {ended} of {len(stage.requests)} had ended")
+
+
+def _check_waiting(stage: Stage, record: StageRecord, prefill_seconds: float) -> None:
+    """Whether requests waited for room: after the first response had ended, and neither because of a switch
+    nor for the prefills, all of which take `prefill_seconds`. Raises `NotJudged`.
+    """
+    first_end = min(request.ended_at for request in stage.requests)
+    switches = [(switch.at, switch.at + switch.pause_seconds + WAIT_SECONDS) for switch in record.switches]
+    since: float | None = None
+    longest = 0.0
+    ends = [*(sample.at for sample in stage.samples[1:]), record.ended_at]
+    for sample, end in zip(stage.samples, ends, strict=False):
+        if sample.waiting == 0:
+            since = None
+            continue
+        since = max(sample.at, first_end) if since is None else since
+        paused = sum(max(0.0, min(end, until) - max(since, at)) for at, until in switches)
+        longest = max(longest, end - since - paused)
+    if longest > prefill_seconds + max(WAIT_SECONDS, WAIT_SHARE * record.generation_seconds):
+        raise NotJudged(f"requests waited for room for {longest:.1f} s")

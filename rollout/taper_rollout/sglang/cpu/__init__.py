@@ -1,0 +1,1 @@
+"""What SGLang needs on a host without a GPU: platform, attention, collectives."""

@@ -1,0 +1,241 @@
+"""The progress record of each rank: what the coordinator sees of a running batch, without asking.
+
+One fixed region a rank in the replica's segment, one writer (the rank), any number of
+readers. The head is guarded by a sequence lock: odd while it is being written, and a
+reader that meets a torn or odd head reads again. Each decode step is also put into a
+ring of the last `RING_STEPS` steps, so that a reader that looks every few milliseconds
+misses none. A step's own number is written before the rest of it, so that a reader finds
+by a second look that a step was overwritten while it read. The live requests themselves,
+up to `MAX_LIVE` of them, follow as rows of (number, decoded tokens), guarded by the head's lock.
+
+Costs about a microsecond a write, and 0.2 more for each live request. The sequence lock
+relies on stores becoming visible in program order, which x86-64 guarantees; `check_platform`
+refuses other machines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import struct
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from taper_rollout.shared_memory.segment import Segment
+
+RING_STEPS = 256
+MAX_LIVE = 1024
+TORN_SECONDS, TORN_POLL_SECONDS = 1.0, 0.001
+_SEQUENCE = struct.Struct("<Q")
+_HEAD = struct.Struct("<QdqqqqqqqqqdQ")
+_STEP = struct.Struct("<Qqqqd")
+_HEAD_BYTES = 128
+_LIVE_BYTES = _HEAD_BYTES + RING_STEPS * 64
+RECORD_BYTES = _LIVE_BYTES + MAX_LIVE * 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RankRecord:
+    """A rank's state after its last step. Counters (`*_total`) only grow while the process lives.
+
+    `listed` of the running requests are listed one by one (`RecordReader.live`).
+    """
+
+    at: float
+    epoch: int
+    degree: int
+    running: int
+    waiting: int
+    listed: int
+    longest_tokens: int
+    decoded_tokens_total: int
+    prefilled_tokens_total: int
+    finished_total: int
+    step_seconds: float
+    steps_total: int
+
+
+def boundary_seconds(leaders: Iterable[RankRecord], at: float) -> float:
+    """How long the first group to stop would wait for the last, if an order to stop reached all at `at`.
+
+    `leaders` are the records of each group's leader. A group stops after the step that it is making by
+    then. Its steps are taken to be as long as the last one; one without requests keeps nobody waiting.
+    """
+    left = [
+        one.step_seconds - (at - one.at) % one.step_seconds
+        for one in leaders
+        if one.running and one.step_seconds > 0
+    ]
+    return max(left, default=0.0) - min(left, default=0.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LiveRecord:
+    """A running request: its number in the engine, and the tokens of its response so far."""
+
+    number: int
+    decoded_tokens: int
+
+
+def name_request(number: int, request_id: str) -> str:
+    """The engine's name of a request; no two requests of an engine have one number."""
+    return f"{number:09d}-{request_id}"
+
+
+def request_number(name: str) -> int:
+    """The number in a name that `name_request` made."""
+    return int(name.partition("-")[0])
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(RankRecord))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One decode step of a rank: `batch` requests at `degree`, `context_tokens` in all."""
+
+    degree: int
+    batch: int
+    context_tokens: int
+    seconds: float
+
+
+def check_platform() -> None:
+    """Refuse machines whose memory model the shared-memory protocols were not written for."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise RuntimeError(
+            f"shared-memory records need an x86-64 machine, this one is {platform.machine()}: "
+            "set rollout.footprint to 1 or use x86-64 nodes"
+        )
+
+
+def _rows(segment: Segment, offset: int) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(segment.memory, np.uint32, 2 * MAX_LIVE, offset + _LIVE_BYTES).reshape(MAX_LIVE, 2)
+
+
+class RecordWriter:
+    """The writing end, owned by one rank."""
+
+    def __init__(self, segment: Segment, offset: int) -> None:
+        self._memory, self._offset, self._sequence, self._steps = segment.memory, offset, 0, 0
+        self._rows = _rows(segment, offset)
+
+    def step(self, step: Step) -> None:
+        """Append a decode step to the ring; it becomes visible with the next `write`."""
+        self._steps += 1
+        slot = self._offset + _HEAD_BYTES + (self._steps % RING_STEPS) * 64
+        _STEP.pack_into(
+            self._memory, slot, self._steps, step.degree, step.batch, step.context_tokens, step.seconds
+        )
+
+    def write(
+        self,
+        *,
+        epoch: int,
+        degree: int,
+        running: int,
+        waiting: int,
+        live: Sequence[tuple[int, int]],
+        longest_tokens: int,
+        decoded_tokens_total: int,
+        prefilled_tokens_total: int,
+        finished_total: int,
+        step_seconds: float,
+    ) -> None:
+        """Publish the rank's state now; `live` are (number, decoded tokens) of its running requests."""
+        self._sequence += 2
+        self._put(_SEQUENCE.pack(self._sequence - 1))
+        listed = min(len(live), MAX_LIVE)
+        if listed:
+            self._rows[:listed] = live[:listed]
+        head = _HEAD.pack(
+            self._sequence - 1,
+            time.time(),
+            epoch,
+            degree,
+            running,
+            waiting,
+            listed,
+            longest_tokens,
+            decoded_tokens_total,
+            prefilled_tokens_total,
+            finished_total,
+            step_seconds,
+            self._steps,
+        )
+        self._put(head)
+        self._put(_SEQUENCE.pack(self._sequence))
+
+    def _put(self, head: bytes) -> None:
+        """Copy the head, or its sequence, into place. `pack_into` would clear it first: a 0 looks whole."""
+        self._memory[self._offset : self._offset + len(head)] = head
+
+
+class RecordReader:
+    """A reading end; it never blocks the rank."""
+
+    def __init__(self, segment: Segment, offset: int) -> None:
+        self._memory, self._offset, self._seen_steps = segment.memory, offset, 0
+        self._rows = _rows(segment, offset)
+        self._last: RankRecord | None = None
+        self._torn_since: float | None = None
+
+    def read(self) -> RankRecord:
+        """The rank's latest state, or the one before while it writes. The first call waits for a whole one.
+
+        Raises RuntimeError where a record stays half-written for a second: the rank died.
+        """
+        while True:
+            for _ in range(100):
+                first = _HEAD.unpack_from(self._memory, self._offset)
+                if first[0] % 2 == 0 and first == _HEAD.unpack_from(self._memory, self._offset):
+                    self._torn_since = None
+                    self._last = RankRecord(**dict(zip(_FIELDS, first[1:], strict=True)))
+                    return self._last
+            # The writer may have lost its core in the middle of a write.
+            self._torn_since = self._torn_since or time.monotonic()
+            if time.monotonic() - self._torn_since > TORN_SECONDS:
+                raise RuntimeError("a rank's progress record is torn: its process died while it wrote")
+            if self._last is not None:
+                return self._last
+            time.sleep(TORN_POLL_SECONDS)
+
+    def live(self) -> list[LiveRecord] | None:
+        """The running requests, all of one moment; None while the rank writes, or lists fewer than run."""
+        for _ in range(100):
+            head = _HEAD.unpack_from(self._memory, self._offset)
+            record = RankRecord(**dict(zip(_FIELDS, head[1:], strict=True)))
+            rows = self._rows[: record.listed].tolist()
+            if head[0] % 2 == 0 and head == _HEAD.unpack_from(self._memory, self._offset):
+                if record.listed < record.running:
+                    return None
+                return [LiveRecord(number=number, decoded_tokens=decoded) for number, decoded in rows]
+        return None
+
+    def new_steps(self) -> list[Step]:
+        """Decode steps published since the last call, oldest first, less those overwritten meanwhile."""
+        total = self.read().steps_total
+        first = max(self._seen_steps, total - RING_STEPS + 8) + 1
+        steps = []
+        for index in range(first, total + 1):
+            slot = self._offset + _HEAD_BYTES + (index % RING_STEPS) * 64
+            found = _STEP.unpack_from(self._memory, slot)
+            if found[0] == index and found == _STEP.unpack_from(self._memory, slot):
+                _, degree, batch, context_tokens, seconds = found
+                steps.append(Step(degree=degree, batch=batch, context_tokens=context_tokens, seconds=seconds))
+        self._seen_steps = total
+        return steps
+
+
+def new_group_steps(readers: Sequence[RecordReader]) -> list[Step]:
+    """Decode steps of all groups since the last call, each once: as the first of its ranks tells it.
+
+    `readers` are those of all ranks, in order. The records of ranks that follow are read as well: of a
+    rank that leads only later, in a narrower layout, what it did before would count as of then.
+    """
+    return [
+        step for rank, reader in enumerate(readers) for step in reader.new_steps() if rank % step.degree == 0
+    ]

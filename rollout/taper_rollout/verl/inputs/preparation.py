@@ -1,0 +1,87 @@
+"""What is done before Ray starts: tokenizer, reward and prompts, checked and converted.
+
+Everything that a user can get wrong and that can be seen without the cluster is found
+here, in seconds, and named by its field.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from taper_api import JobError, Problem, RLHFJob
+from taper_rollout.job.prompt_files import train_file, validation_file
+from taper_rollout.verl.inputs.dataset import CountTokens, convert
+from taper_rollout.verl.inputs.rewards import RewardFailed, reward_function
+
+_MODEL = "spec.model.path"
+
+
+def prepare(job: RLHFJob, output: Path) -> None:
+    """Check the job and write its prompts for VeRL under `output`. Raises `JobError`."""
+    _check_reward(job.spec.reward.function)
+    count = prompt_counter(job.spec.model.path, trust_remote_code=job.spec.model.trust_remote_code)
+    data = job.spec.data
+    write = functools.partial(
+        convert,
+        prompt_field=data.prompt_field,
+        answer_field=data.answer_field,
+        data_source=job.metadata.name,
+        max_prompt_tokens=data.max_prompt_tokens,
+        overlong=data.overlong,
+        count_tokens=count,
+    )
+    num_prompts = write(data.train, train_file(output), field="spec.data.train", split="train")
+    _check_batch(num_prompts, job.spec.training.batch_prompts)
+    if data.validation:
+        kept = write(
+            data.validation, validation_file(job, output), field="spec.data.validation", split="validation"
+        )
+        if kept == 0:
+            raise _problem("spec.data.validation", "no prompt is left", "name files with prompts that fit")
+
+
+def _check_reward(function: str) -> None:
+    try:
+        reward_function(function)
+    except (ValueError, RewardFailed) as error:
+        raise _problem("spec.reward.function", str(error), "") from error
+
+
+def _check_batch(num_prompts: int, batch_prompts: int) -> None:
+    """VeRL drops the last, incomplete batch: with fewer prompts than one there would be no step."""
+    if num_prompts < batch_prompts:
+        raise _problem(
+            "spec.training.batchPrompts",
+            f"{batch_prompts} prompts a step, but the training files hold only {num_prompts}",
+            "use a smaller batch, or more prompts",
+        )
+
+
+def prompt_counter(model: str, *, trust_remote_code: bool) -> CountTokens:
+    """A function from chat messages to the number of tokens that the model's tokenizer makes of them.
+
+    Raises `JobError` for a model without a tokenizer, or whose tokenizer has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except Exception as error:  # what a broken tokenizer raises is up to its files and their code
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = "save the model's tokenizer in its directory, or name a model that has one"
+        raise _problem(_MODEL, f"{model} has no usable tokenizer ({reason})", remedy) from error
+    if not getattr(tokenizer, "chat_template", None):
+        remedy = "use a chat model, or add chat_template.jinja to its directory"
+        raise _problem(_MODEL, f"the tokenizer of {model} has no chat template", remedy)
+
+    def count(messages: list[dict[str, str]]) -> int:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return count
+
+
+def _problem(path: str, message: str, remedy: str) -> JobError:
+    return JobError([Problem(path=path, message=message, remedy=remedy)])

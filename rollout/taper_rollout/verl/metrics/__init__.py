@@ -1,0 +1,1 @@
+"""One metrics endpoint for each node of a Ray cluster."""

@@ -1,0 +1,208 @@
+"""VeRL's bucketed weight transfer (VeRL 0.9.1), made to give up and to clean up.
+
+A sender packs tensors into one buffer (device memory behind CUDA IPC, or a shared-memory
+segment on CPU), tells the receiver over a socket what lies where, and fills it again once
+the receiver has answered. VeRL's two ends wait for each other for ever. Here each wait
+ends with `TransferFailed` after `silence_seconds`, or as soon as `check` raises; the
+receiver is a generator instead of a callback; and nothing stays behind in `/dev/shm`: the
+segment is unlinked by the sender on all exits, and the receiver maps it without claiming it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import zmq
+
+from taper_rollout.verl.weights import transfer_module
+
+SILENCE_SECONDS = 120.0
+_POLL_MILLISECONDS = 200
+# What may still be on its way when a socket is closed gets this long, never more.
+_LINGER_MILLISECONDS = 1000
+
+_transfer: Any = transfer_module.load()
+_still_mapped: list[mmap.mmap] = []
+
+
+class TransferFailed(RuntimeError):
+    """The other end of a weight transfer is gone or silent."""
+
+
+def _nothing() -> None:
+    """The check of an end that has nobody to ask."""
+
+
+class _PatientSocket:
+    """A ZeroMQ socket whose waits end: after `silence_seconds`, or when `check` raises."""
+
+    def __init__(self, socket: Any, silence_seconds: float, check: Callable[[], None]) -> None:
+        self._socket = socket
+        self._silence_seconds = silence_seconds
+        self._check = check
+
+    def _wait(self, event: int, what: str) -> None:
+        deadline = time.monotonic() + self._silence_seconds
+        while not self._socket.poll(_POLL_MILLISECONDS, event):
+            self._check()
+            if time.monotonic() > deadline:
+                raise TransferFailed(f"weight transfer: {what} for {self._silence_seconds:g} s")
+
+    def recv(self) -> bytes:
+        self._wait(zmq.PollEvent.POLLIN, "the other end was silent")
+        data: bytes = self._socket.recv()
+        return data
+
+    def recv_pyobj(self) -> Any:
+        self._wait(zmq.PollEvent.POLLIN, "the other end was silent")
+        return self._socket.recv_pyobj()
+
+    def send(self, data: bytes) -> None:
+        self._wait(zmq.PollEvent.POLLOUT, "nobody took the data")
+        self._socket.send(data)
+
+    def send_pyobj(self, value: Any) -> None:
+        self._wait(zmq.PollEvent.POLLOUT, "nobody took the data")
+        self._socket.send_pyobj(value)
+
+    def close(self) -> None:
+        self._socket.close(linger=_LINGER_MILLISECONDS)
+
+
+class _Sender(_transfer.BucketedWeightSender):
+    def __init__(self, *, silence_seconds: float, check: Callable[[], None], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._silence_seconds = silence_seconds
+        self._check = check
+
+    def _init_socket(self) -> None:
+        super()._init_socket()
+        self.socket: Any = _PatientSocket(self.socket, self._silence_seconds, self._check)
+
+
+class _Receiver(_transfer.BucketedWeightReceiver):
+    def __init__(self, *, silence_seconds: float, check: Callable[[], None], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._silence_seconds = silence_seconds
+        self._check = check
+
+    def _init_socket(self) -> None:
+        super()._init_socket()
+        self.socket: Any = _PatientSocket(self.socket, self._silence_seconds, self._check)
+
+    def _init_buffer(self) -> None:
+        if not self.use_shm:
+            super()._init_buffer()
+            return
+        segment = self.socket.recv_pyobj()
+        self.shm: mmap.mmap | None = _map(segment["name"], segment["size"])
+        self.buffer: Any = torch.frombuffer(self.shm, dtype=torch.uint8)
+        self.socket.send(b"")
+
+    def buckets(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """VeRL's `receive_weights`, turned inside out."""
+        try:
+            self._init_socket()
+            self._init_buffer()
+            is_last = False
+            while not is_last:
+                message = self.socket.recv_pyobj()
+                is_last = message["is_last"]
+                bucket = [(name, self._tensor(meta)) for name, meta in message["bucket_meta"].items()]
+                yield bucket
+                _transfer.get_torch_device().synchronize()
+                bucket.clear()
+                if not is_last:
+                    self.socket.send(b"")
+            self._ack_pending = True
+        finally:
+            self._unmap()
+            self._cleanup()
+
+    def _tensor(self, meta: dict[str, Any]) -> torch.Tensor:
+        shape, dtype, offset, handle = meta["shape"], meta["dtype"], meta["offset"], meta["handle"]
+        if handle is not None:
+            whole: torch.Tensor = _transfer.rebuild_ipc(handle, self.device.index)
+            return whole
+        num_bytes = dtype.itemsize * shape.numel()
+        view: torch.Tensor = self.buffer[offset : offset + num_bytes].view(dtype=dtype).view(shape)
+        return view
+
+    def _unmap(self) -> None:
+        """Close the mapping. VeRL's clean-up would raise, and not answer, while somebody holds a tensor."""
+        self.buffer = None
+        if self.shm is not None:
+            _still_mapped.append(self.shm)
+            self.shm = None
+        _still_mapped[:] = [segment for segment in _still_mapped if not _closed(segment)]
+
+
+async def send_buckets(
+    weights: Iterable[tuple[str, torch.Tensor]] | AsyncIterable[tuple[str, torch.Tensor]],
+    *,
+    address: str,
+    bucket_mebibytes: int,
+    shared_memory: bool,
+    silence_seconds: float = SILENCE_SECONDS,
+    check: Callable[[], None] = _nothing,
+) -> None:
+    """Send full tensors to the one receiver at `address`.
+
+    Raises `TransferFailed` when the receiver stays silent, whatever `check` raises (it is
+    called a few times a second while waiting), and `AssertionError` for a tensor larger
+    than a bucket in shared memory.
+    """
+    sender = _Sender(
+        zmq_handle=address,
+        bucket_size_mb=bucket_mebibytes,
+        use_shm=shared_memory,
+        silence_seconds=silence_seconds,
+        check=check,
+    )
+    await sender.async_send_weights(weights)
+
+
+def take_buckets(
+    *,
+    address: str,
+    device: torch.device,
+    shared_memory: bool,
+    silence_seconds: float = SILENCE_SECONDS,
+    check: Callable[[], None] = _nothing,
+) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    """Yield the buckets of the one sender at `address`, each a list of (name, full tensor).
+
+    The tensors are views of the transfer buffer: they are valid until the next bucket is
+    asked for, and the list is emptied then. Raises `TransferFailed` when the sender stays
+    silent. A consumer that stops early leaves the sender without its answer: it fails too.
+    """
+    receiver = _Receiver(
+        zmq_handle=address,
+        device=device,
+        use_shm=shared_memory,
+        silence_seconds=silence_seconds,
+        check=check,
+    )
+    yield from receiver.buckets()
+
+
+def _map(name: str, num_bytes: int) -> mmap.mmap:
+    """Map the sender's segment. `SharedMemory` would also claim it for this process and unlink it at exit."""
+    file = os.open(f"/dev/shm/{name}", os.O_RDWR)
+    try:
+        return mmap.mmap(file, num_bytes)
+    finally:
+        os.close(file)
+
+
+def _closed(segment: mmap.mmap) -> bool:
+    try:
+        segment.close()
+    except BufferError:
+        return False  # a tensor of the last bucket is still referred to; tried again at the next transfer
+    return True

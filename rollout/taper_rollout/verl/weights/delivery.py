@@ -1,0 +1,55 @@
+"""Weights from the trainer's ranks to a replica's ranks: addresses, and the receiving end (VeRL 0.9.1).
+
+Rank r of a footprint hands the full tensors to rank r of the replica: one sender and one
+receiver a pair, none of the traffic crosses ranks. This module runs in the rank processes,
+so it imports no more of VeRL than its device interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from verl.utils.device import get_device_id, get_device_name
+
+from taper_rollout.verl.weights.buckets import SILENCE_SECONDS, take_buckets
+
+SOURCE = "taper_rollout.verl.weights.delivery:receive_buckets"
+
+
+def receive_buckets(arguments: dict[str, Any]) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    """The tensors for the rank whose process this runs in: lists of (name, full unsharded tensor).
+
+    `arguments` are the rank's from `transfer_arguments`. A list and its tensors are valid
+    until the next is asked for. Raises `TransferFailed`.
+    """
+    device = get_device_id()
+    yield from take_buckets(
+        address=arguments["address"],
+        device=device if isinstance(device, torch.device) else torch.device(get_device_name(), device),
+        shared_memory=arguments["shared_memory"],
+        silence_seconds=arguments["silence_seconds"],
+    )
+
+
+def rank_address(channel: str, transfer: int, rank: int) -> str:
+    """The socket of a pair: in Linux's abstract namespace, so that no file can be left behind.
+
+    Each transfer has its own: a name is free again only some time after its socket was closed.
+    """
+    return f"ipc://@taper-{channel}-{transfer}-{rank}"
+
+
+def transfer_arguments(
+    channel: str, transfer: int, num_ranks: int, *, shared_memory: bool
+) -> list[dict[str, Any]]:
+    """What `receive_buckets` gets in each rank's process."""
+    return [
+        {
+            "address": rank_address(channel, transfer, rank),
+            "shared_memory": shared_memory,
+            "silence_seconds": SILENCE_SECONDS,
+        }
+        for rank in range(num_ranks)
+    ]

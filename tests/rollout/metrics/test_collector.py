@@ -1,0 +1,367 @@
+"""What a replica's events leave in the metrics, read back from the exposed text."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import openmetrics
+from prometheus_client.openmetrics import parser as openmetrics_parser
+from prometheus_client.parser import text_string_to_metric_families
+
+from taper_rollout.metrics.collector import RolloutMetrics
+from taper_rollout.metrics.definitions import COUNTED_EVENTS, LABELS, MAX_REPLICAS, METRICS, OTHER
+from taper_rollout.replica.events import StageProgress, StageRecord, SwitchDone, SwitchRecord, as_json
+
+from ..report.stage_builder import START, make_stage, make_step
+
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+PREDICTED = {"predicted_pause_seconds": 0.1, "predicted_gain_seconds": 2.0}
+
+
+def series(metrics: RolloutMetrics) -> Series:
+    """Every sample by name and labels."""
+    text = metrics.exposition()[0].decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(metrics: RolloutMetrics, name: str, **labels: Any) -> float | None:
+    """A sample, with replica 0 as the default; None where there is none."""
+    found = {"replica": "0"} | {key: str(text) for key, text in labels.items()}
+    return series(metrics).get((name, tuple(sorted(found.items()))))
+
+
+def total(metrics: RolloutMetrics, name: str) -> float:
+    return sum(amount for (sample, _), amount in series(metrics).items() if sample == name)
+
+
+def progress(running: int, *, replica: int = 0, degree: int = 1, step: int = 1) -> dict[str, Any]:
+    return as_json(
+        StageProgress(replica=replica, step=step, running=running, finished=0, degree=degree, num_ranks=2)
+    )
+
+
+def stage(*, regret: float | None = None, **changes: Any) -> dict[str, Any]:
+    """A stage of four responses with one switch; `switch_...` changes the switch."""
+    of_switch = {
+        name.removeprefix("switch_"): changes.pop(name) for name in list(changes) if "switch_" in name
+    }
+    made = make_stage(**changes) | {"regret": regret}
+    made["switches"] = [switch | of_switch for switch in made["switches"]]
+    return made
+
+
+def recorded(*events: dict[str, Any]) -> RolloutMetrics:
+    metrics = RolloutMetrics()
+    for event in events:
+        metrics.record(event)
+    return metrics
+
+
+def test_every_metric_of_the_table_is_exposed_after_a_run() -> None:
+    predicted = {f"switch_{name}": amount for name, amount in PREDICTED.items()}
+    metrics = recorded(progress(4), stage(regret=0.02, **predicted), make_step(1))
+    families = {
+        family.name: family for family in text_string_to_metric_families(metrics.exposition()[0].decode())
+    }
+    assert set(families) == {metric.name.removesuffix("_total") for metric in METRICS}
+    for metric in METRICS:
+        family = families[metric.name.removesuffix("_total")]
+        assert (family.type, family.documentation) == (metric.kind, metric.meaning)
+        assert family.samples
+        labels = {label.name for label in metric.labels}
+        assert all(set(sample.labels) - {"le"} == labels for sample in family.samples)
+
+
+def test_the_tables_of_events_and_metrics_agree() -> None:
+    """The stages made up here have the fields of real ones."""
+    made = make_stage()
+    assert {field.name for field in dataclasses.fields(StageRecord)} <= set(made) | {"regret", "review"}
+    names = {field.name for field in dataclasses.fields(SwitchRecord)}
+    assert names <= set(made["switches"][0]) | set(PREDICTED) | {"question"}
+    switch = SwitchRecord(**{name: value for name, value in made["switches"][0].items() if name in names})
+    recorded(as_json(SwitchDone(replica=0, step=1, switch=switch)))
+
+
+def test_a_batch_shrinks() -> None:
+    metrics = RolloutMetrics()
+    ratios = []
+    for running in (2, 8, 4, 1):
+        metrics.record(progress(running))
+        ratios.append(value(metrics, "taper_batch_shrink_ratio"))
+    assert ratios == [1.0, 1.0, 0.5, 0.125]
+    assert value(metrics, "taper_running_requests") == 1
+    metrics.record(progress(1, degree=2, step=7))
+    assert value(metrics, "taper_layout_degree") == 2
+    assert value(metrics, "taper_generation_step") == 7
+    metrics.record(stage())
+    assert value(metrics, "taper_running_requests") == 0
+    metrics.record(progress(3))
+    assert value(metrics, "taper_batch_shrink_ratio") == 1.0
+
+
+def test_a_stage_is_counted() -> None:
+    metrics = recorded(stage(lengths=(10, 20, 40, 200)))
+    assert value(metrics, "taper_stage_seconds_sum") == pytest.approx(10.0)
+    assert value(metrics, "taper_stage_seconds_bucket", le="5.0") == 0
+    assert value(metrics, "taper_stage_seconds_bucket", le="10.0") == 1
+    assert value(metrics, "taper_idle_rank_seconds_total") == 2.0
+    assert value(metrics, "taper_responses_total") == 4
+    assert value(metrics, "taper_response_tokens_total") == 270
+
+
+def test_a_switch_is_counted_with_its_pause() -> None:
+    way = {"from_degree": 1, "to_degree": 2, "kv": "migrate"}
+    metrics = recorded(
+        stage(switch_parts_seconds={"offer": 0.01, "quiesce": 0.03, "agree": 0.04, "kv": 0.02})
+    )
+    assert value(metrics, "taper_switches_total", outcome="committed", **way) == 1
+    assert value(metrics, "taper_pause_seconds_sum", **way) == pytest.approx(0.08)
+    assert value(metrics, "taper_pause_seconds_bucket", le="0.05", **way) == 0
+    assert value(metrics, "taper_pause_seconds_bucket", le="0.1", **way) == 1
+    assert value(metrics, "taper_pause_phase_seconds_total", phase="quiesce") == pytest.approx(0.02)
+    assert total(metrics, "taper_pause_phase_seconds_total") == pytest.approx(0.08)
+    assert value(metrics, "taper_moved_bytes_total") == 4096
+    assert value(metrics, "taper_recomputed_tokens_total") == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outcome": "aborted"},
+        {"outcome": "advised"},
+        {"switch_live_requests": 0},
+        {"switch_pause_seconds": 0.0},
+    ],
+    ids=str,
+)
+def test_a_pause_that_nobody_lived_through_is_none(changes: dict[str, Any]) -> None:
+    metrics = recorded(stage(**changes, switch_predicted_pause_seconds=0.1))
+    assert total(metrics, "taper_switches_total") == 1
+    assert total(metrics, "taper_pause_seconds_count") == 0
+    assert total(metrics, "taper_pause_phase_seconds_total") == 0
+    assert total(metrics, "taper_predicted_pause_seconds_count") == 0
+
+
+def test_predictions_are_compared_with_what_was_measured() -> None:
+    metrics = recorded(stage(switch_predicted_pause_seconds=0.1, switch_predicted_gain_seconds=2.0))
+    way = {"from_degree": 1, "to_degree": 2, "kv": "migrate"}
+    assert value(metrics, "taper_predicted_pause_seconds_sum", **way) == pytest.approx(0.1)
+    assert value(metrics, "taper_pause_error_ratio_sum") == pytest.approx(0.25)
+    assert value(metrics, "taper_predicted_gain_seconds_total", outcome="committed", sign="positive") == 2.0
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, math.inf], ids=str)
+def test_what_is_not_known_leaves_no_sample(nothing: float | None) -> None:
+    metrics = recorded(
+        stage(
+            regret=nothing,
+            gain_seconds=None,
+            switch_predicted_pause_seconds=nothing,
+            switch_predicted_gain_seconds=nothing,
+        )
+    )
+    assert total(metrics, "taper_predicted_pause_seconds_count") == 0
+    assert total(metrics, "taper_pause_error_ratio_count") == 0
+    assert total(metrics, "taper_predicted_gain_seconds_total") == 0
+    assert total(metrics, "taper_gain_seconds_total") == 0
+    assert total(metrics, "taper_regret_ratio_count") == 0
+    assert value(metrics, "taper_last_regret_ratio") is None
+
+
+def test_events_of_an_older_run_have_no_predictions() -> None:
+    old = make_stage()
+    assert "regret" not in old
+    assert total(recorded(old), "taper_regret_ratio_count") == 0
+
+
+def test_a_loss_is_counted_apart_from_gains() -> None:
+    metrics = recorded(*(stage(step=step, gain_seconds=gain) for step, gain in enumerate((1.5, -0.5, 2.0))))
+    assert value(metrics, "taper_gain_seconds_total", sign="positive") == 3.5
+    assert value(metrics, "taper_gain_seconds_total", sign="negative") == 0.5
+
+
+def test_a_switch_that_was_only_advised_gains_nothing() -> None:
+    metrics = recorded(stage(outcome="advised", gain_seconds=0.3, switch_predicted_gain_seconds=4.0))
+    assert total(metrics, "taper_gain_seconds_total") == 0
+    assert value(metrics, "taper_predicted_gain_seconds_total", outcome="advised", sign="positive") == 4.0
+
+
+def test_regret_below_zero_is_seen_but_not_summed() -> None:
+    metrics = recorded(stage(regret=0.04), stage(step=2, regret=-0.01))
+    assert value(metrics, "taper_regret_ratio_sum") == pytest.approx(0.04)
+    assert value(metrics, "taper_regret_ratio_bucket", le="0.0") == 1
+    assert value(metrics, "taper_last_regret_ratio") == -0.01
+
+
+def test_counts_begin_at_zero_when_a_replica_is_first_heard_of() -> None:
+    metrics = recorded(progress(4))
+    assert value(metrics, "taper_gain_seconds_total", sign="negative") == 0
+    assert value(metrics, "taper_moved_bytes_total") == 0
+    assert value(metrics, "taper_regret_ratio_count") == 0
+
+
+def test_the_trainers_step_is_not_told_where_it_is_not_known() -> None:
+    metrics = recorded(progress(4))
+    assert ("taper_training_step", ()) not in series(metrics)
+    metrics.record(make_step(3))
+    assert series(metrics)["taper_training_step", ()] == 3
+
+
+def test_two_replicas_share_a_registry_and_nothing_else() -> None:
+    metrics = recorded(progress(8, replica=0), progress(2, replica=1), stage(replica=1))
+    before = {key: amount for key, amount in series(metrics).items() if ("replica", "0") in key[1]}
+    assert value(metrics, "taper_running_requests") == 8
+    assert value(metrics, "taper_running_requests", replica=1) == 0
+    assert value(metrics, "taper_responses_total") == 0
+    assert value(metrics, "taper_responses_total", replica=1) == 4
+    metrics.record(stage(replica=1, step=2))
+    metrics.record(progress(5, replica=1))
+    after = {key: amount for key, amount in series(metrics).items() if ("replica", "0") in key[1]}
+    assert before == after
+
+
+def test_two_registries_share_nothing() -> None:
+    first, second = recorded(stage()), RolloutMetrics()
+    assert total(first, "taper_switches_total") == 1
+    assert series(second) == {}
+
+
+def test_what_is_counted_is_what_the_table_says() -> None:
+    (switch,) = stage()["switches"]
+    done = {"kind": "SwitchDone", "replica": 0, "step": 1, "switch": switch}
+    events = [progress(4), done, stage(), make_step(1)]
+    assert {event["kind"] for event in events} == COUNTED_EVENTS
+    assert all(series(recorded(event)) for event in events)
+
+
+def test_other_events_are_passed_over() -> None:
+    metrics = recorded({"kind": "Calibration", "replica": 0}, {"kind": "Failure", "message": "no"})
+    assert series(metrics) == {}
+
+
+@given(
+    told=st.lists(st.sampled_from(("before", "never")), max_size=6),
+    outcomes=st.lists(st.sampled_from(("committed", "aborted", "advised")), min_size=6, max_size=6),
+)
+@settings(max_examples=30)
+def test_a_switch_is_counted_once(told: list[str], outcomes: list[str]) -> None:
+    """Advised switches share an epoch: the time tells them apart."""
+    metrics = RolloutMetrics()
+    ended = stage()
+    (switch,) = ended["switches"]
+    ended["switches"] = [
+        switch | {"at": START + index, "outcome": outcomes[index]} for index in range(len(told))
+    ]
+    for when, made in zip(told, ended["switches"], strict=True):
+        if when == "before":
+            metrics.record({"kind": "SwitchDone", "replica": 0, "step": 1, "switch": copy.deepcopy(made)})
+    metrics.record(ended)
+    assert total(metrics, "taper_switches_total") == len(told)
+    assert total(metrics, "taper_moved_bytes_total") == 4096 * len(told)
+    assert total(metrics, "taper_pause_seconds_count") == outcomes[: len(told)].count("committed")
+    assert total(metrics, "taper_gain_seconds_total") == 1.5 * outcomes[: len(told)].count("committed")
+    # The next stage's switches are others, though a replica that was started anew counts its epochs anew.
+    metrics.record(ended)
+    assert total(metrics, "taper_switches_total") == 2 * len(told)
+
+
+def test_a_switch_between_stages_is_counted_and_changes_the_layout() -> None:
+    (switch,) = stage()["switches"]
+    narrowed = switch | {"from_degree": 2, "to_degree": 1, "live_requests": 0, "pause_seconds": 0.0}
+    metrics = recorded(
+        progress(1, degree=2), {"kind": "SwitchDone", "replica": 0, "step": 1, "switch": narrowed}
+    )
+    way = {"from_degree": 2, "to_degree": 1, "kv": "migrate"}
+    assert value(metrics, "taper_switches_total", outcome="committed", **way) == 1
+    assert value(metrics, "taper_layout_degree") == 1
+    aborted = narrowed | {"to_degree": 8, "outcome": "aborted", "epoch": 2}
+    metrics.record({"kind": "SwitchDone", "replica": 0, "step": 1, "switch": aborted})
+    assert value(metrics, "taper_layout_degree") == 1
+
+
+anything = st.one_of(st.integers(-3, 20), st.text(max_size=5))
+
+
+@given(
+    events=st.lists(
+        st.fixed_dictionaries(
+            {
+                "replica": st.integers(0, 3 * MAX_REPLICAS),
+                "from_degree": anything,
+                "to_degree": anything,
+                "kv": anything,
+                "outcome": anything,
+                "parts_seconds": st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=3),
+            }
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=30)
+def test_labels_have_the_tables_values_whatever_happens(events: list[dict[str, Any]]) -> None:
+    metrics = RolloutMetrics()
+    (switch,) = stage()["switches"]
+    for event in events:
+        odd = switch | {name: event[name] for name in event if name != "replica"}
+        metrics.record({"kind": "SwitchDone", "replica": event["replica"], "step": 1, "switch": odd})
+    allowed = {label.name: {*label.values, OTHER} for label in LABELS if label.values}
+    for _, labels in series(metrics):
+        assert all(text in allowed[name] for name, text in labels if name in allowed)
+
+
+def test_replicas_past_the_bound_are_one() -> None:
+    metrics = recorded(*(progress(1, replica=number) for number in range(MAX_REPLICAS + 5)))
+    names = {dict(labels)["replica"] for _, labels in series(metrics)}
+    assert names == {str(number) for number in range(MAX_REPLICAS)} | {OTHER}
+    metrics.record(progress(7, replica=3))
+    assert value(metrics, "taper_running_requests", replica=3) == 7
+
+
+@given(batches=st.lists(st.integers(0, 64), max_size=12), ends=st.sets(st.integers(0, 11)))
+@settings(max_examples=12)
+def test_the_shrink_ratio_is_a_ratio_and_counts_never_fall(batches: list[int], ends: set[int]) -> None:
+    metrics = RolloutMetrics()
+    gauges = {metric.name for metric in METRICS if metric.kind == "gauge"}
+    last: Series = {}
+    for index, running in enumerate(batches):
+        metrics.record(stage(step=index) if index in ends else progress(running))
+        ratio = value(metrics, "taper_batch_shrink_ratio")
+        assert ratio is not None
+        assert 0 <= ratio <= 1
+        now = series(metrics)
+        assert all(now[key] >= amount for key, amount in last.items() if key[0] not in gauges)
+        last = now
+
+
+def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:
+    metrics = recorded(progress(4), stage(regret=0.02))
+    text, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert openmetrics.exposition.CONTENT_TYPE_LATEST.partition(";")[0] in content_type
+    names = {family.name for family in openmetrics_parser.text_string_to_metric_families(text.decode())}
+    assert "taper_switches" in names
+    assert metrics.exposition()[1].startswith("text/plain; version=0.0.4")
+
+
+def test_threads_may_record_and_read_at_once() -> None:
+    metrics = RolloutMetrics()
+    threads = [
+        threading.Thread(target=lambda name=name: [metrics.record(stage(replica=name)) for _ in range(50)])
+        for name in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        series(metrics)
+    assert total(metrics, "taper_switches_total") == 200

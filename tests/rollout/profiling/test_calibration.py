@@ -1,0 +1,207 @@
+"""Which profile a replica gets when it starts, and what it tells of it. The measuring is made up here."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taper_policy.profile.file import write_profile
+from taper_policy.profile.profile import Profile
+from taper_policy.review.step_times import StepTimes
+from taper_rollout.profiling import calibration as replica_profile
+from taper_rollout.profiling.calibration import calibrate, obtain_profile, wanted_of
+from taper_rollout.profiling.grid import Room
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.profiling.store import kept_profile
+from taper_rollout.sglang.engine import CommandFailed, EngineDied
+
+from ..conftest import TinySample
+from ..measured_profile import measured_profile
+
+ENGINE: Any = object()
+
+
+async def switch(degree: int, kv: Any) -> dict[str, Any]:
+    raise AssertionError("nothing is switched here")
+
+
+@pytest.fixture
+def settings(tiny_sample: TinySample, tmp_path: Path) -> ReplicaSettings:
+    return ReplicaSettings(
+        model_path=str(tiny_sample("qwen3") / "model"),
+        dtype="float32",
+        footprint=2,
+        degrees=(1, 2),
+        mode="enforce",
+        policy={"name": "predictor"},
+        kv="auto",
+        switch_timeout_seconds=30.0,
+        seed=None,
+        kv_tokens=8192,
+        max_running_requests=4,
+        context_tokens=352,
+        response_tokens=320,
+        trust_remote_code=False,
+        device="cpu",
+        replica=3,
+        random_seed=1,
+        host="127.0.0.1",
+        profiles=str(tmp_path / "profiles"),
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, settings: ReplicaSettings) -> list[str]:
+    """Replaces the engine's part: notes what is done, and gives a profile of `settings`."""
+    done: list[str] = []
+
+    async def measure(*_: object, **__: object) -> Profile:
+        done.append("measured")
+        return fitting(settings)
+
+    async def warm_up(*_: object, **__: object) -> None:
+        done.append("warmed up")
+
+    async def room(*_: object) -> Room:
+        return Room(footprint=2, degrees=(1, 2), max_running_requests=4, kv_tokens=8192, context_tokens=352)
+
+    monkeypatch.setattr(replica_profile, "measure_profile", measure)
+    monkeypatch.setattr(replica_profile, "warm_up", warm_up)
+    monkeypatch.setattr(replica_profile, "find_room", room)
+    return done
+
+
+def fitting(settings: ReplicaSettings, **fields: Any) -> Profile:
+    return measured_profile(wanted_of(settings).key, **fields)
+
+
+def obtained(settings: ReplicaSettings) -> Profile | None:
+    return asyncio.run(obtain_profile(ENGINE, settings, switch))
+
+
+def test_what_is_measured_is_kept_and_found_again(settings: ReplicaSettings, measured: list[str]) -> None:
+    first = obtained(settings)
+    assert first == fitting(settings)
+    assert obtained(settings) == first
+    assert obtained(dataclasses.replace(settings, degrees=(2,))) == first
+    assert measured == ["measured", "warmed up", "measured"]
+
+
+def test_a_broken_file_of_the_store_is_measured_anew(
+    settings: ReplicaSettings, measured: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    obtained(settings)
+    assert settings.profiles is not None
+    [file] = Path(settings.profiles).iterdir()
+    file.write_text(file.read_text()[:100])
+    with caplog.at_level(logging.WARNING):
+        assert obtained(settings) == fitting(settings)
+    assert "cannot be used and is measured anew" in caplog.text
+    assert measured == ["measured", "measured"]
+    assert kept_profile(Path(settings.profiles), wanted_of(settings)) == fitting(settings)
+
+
+def test_a_named_file_is_used_and_nothing_measured(
+    settings: ReplicaSettings, measured: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "p.json"
+    write_profile(fitting(settings, most_batch=16), file)
+    for calibrates in (True, False):
+        chosen = dataclasses.replace(settings, profile=str(file), calibrate=calibrates)
+        assert obtained(chosen) == fitting(settings, most_batch=16)
+    assert "measured" not in measured
+
+
+def test_a_named_file_that_does_not_fit_stops_the_replica(
+    settings: ReplicaSettings, measured: list[str], tmp_path: Path
+) -> None:
+    write_profile(measured_profile(), tmp_path / "p.json")
+    chosen = dataclasses.replace(settings, profile=str(tmp_path / "p.json"))
+    with pytest.raises(ValueError, match=r"^actor_rollout_ref\.rollout\.custom\.profile\.key\.model: "):
+        obtained(chosen)
+    assert measured == []
+
+
+def test_a_replica_serves_where_contexts_are_too_short_to_be_measured(
+    settings: ReplicaSettings,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def room(*_: object) -> Room:
+        return Room(footprint=2, degrees=(1, 2), max_running_requests=4, kv_tokens=8192, context_tokens=14)
+
+    monkeypatch.setattr(replica_profile, "find_room", room)
+    with caplog.at_level(logging.WARNING):
+        assert obtained(settings) is None
+    assert "no profile can be measured: a context of 6 tokens is too short" in caplog.text
+    assert measured == []
+
+
+def test_without_calibration_nothing_is_looked_for(settings: ReplicaSettings, measured: list[str]) -> None:
+    assert obtained(dataclasses.replace(settings, calibrate=False, model_path="none")) is None
+    assert measured == []
+
+
+@pytest.mark.parametrize(
+    "fault", [TimeoutError("no step"), ValueError("prefills: degree 1"), CommandFailed("switch: refused")]
+)
+def test_a_replica_serves_without_a_profile(
+    settings: ReplicaSettings,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: Exception,
+) -> None:
+    async def fail(*_: object, **__: object) -> Profile:
+        raise fault
+
+    monkeypatch.setattr(replica_profile, "measure_profile", fail)
+    step_times = StepTimes()
+    found = asyncio.run(calibrate(ENGINE, step_times, switch, settings))
+    assert (found.profile, found.event) == (None, None)
+    assert step_times.table().cells == ()
+    assert "replica 3: no profile could be measured" in caplog.text
+
+
+def test_an_engine_that_died_is_no_lack_of_a_profile(
+    settings: ReplicaSettings, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_: object, **__: object) -> Profile:
+        raise EngineDied("rank 1 ended")
+
+    monkeypatch.setattr(replica_profile, "measure_profile", die)
+    with pytest.raises(EngineDied):
+        obtained(settings)
+
+
+def test_a_store_that_cannot_be_written_to_is_done_without(
+    settings: ReplicaSettings, measured: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert obtained(dataclasses.replace(settings, profiles="/dev/null/store")) == fitting(settings)
+    assert "the profile is not kept" in caplog.text
+
+
+def test_a_run_is_told_the_steps_of_one_group(settings: ReplicaSettings, measured: list[str]) -> None:
+    step_times = StepTimes()
+    found = asyncio.run(calibrate(ENGINE, step_times, switch, settings))
+    assert found.profile == fitting(settings)
+    assert found.event == {
+        "kind": "Calibration",
+        "replica": 3,
+        "step_seconds": [
+            {"degree": 1, "batch": 1, "seconds": 0.01, "num_samples": 8},
+            {"degree": 1, "batch": 4, "seconds": 0.04, "num_samples": 8},
+            {"degree": 2, "batch": 1, "seconds": 0.005, "num_samples": 8},
+            {"degree": 2, "batch": 4, "seconds": 0.02, "num_samples": 8},
+        ],
+    }
+    assert step_times.seconds(2, 8) == pytest.approx(0.04)
+    # A cell counts as its samples do: one odd live step does not move it.
+    step_times.add(2, 8, 1.0)
+    assert step_times.seconds(2, 8) == pytest.approx(0.04)

@@ -1,0 +1,135 @@
+"""What is measured fits the replica, makes a surface, and covers every switch."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import groupby, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taper_rollout.profiling.grid import (
+    ARRIVAL_TOKENS,
+    FULL,
+    QUICK,
+    SKIPPED_STEPS,
+    Grid,
+    Room,
+    prefill_prompts,
+    tour,
+    tour_tokens,
+)
+
+SAMPLE = Room(footprint=2, degrees=(1, 2), max_running_requests=32, kv_tokens=8192, context_tokens=352)
+
+
+@st.composite
+def rooms(draw: st.DrawFn) -> Room:
+    degrees = draw(st.sampled_from([(1,), (1, 2), (2, 4), (1, 2, 4), (1, 8), (1, 2, 4, 8)]))
+    return Room(
+        footprint=degrees[-1],
+        degrees=degrees,
+        max_running_requests=draw(st.integers(1, 300)),
+        kv_tokens=draw(st.integers(256, 300_000)),
+        context_tokens=draw(st.integers(100, 40_000)),
+    )
+
+
+@pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
+@given(room=rooms())
+def test_every_cell_fits(grid: Grid, room: Room) -> None:
+    places = grid.places(room)
+    for degree in room.degrees:
+        for busy in {1, room.footprint // degree}:
+            assert any(place[:3] == (degree, busy, 1) for place in places)
+    for place in places:
+        longest = place.context_tokens - grid.lead_tokens + grid.visit_tokens
+        assert longest < room.context_tokens
+        assert place.batch * longest < room.tokens(place.degree) + 1
+        assert 1 <= place.batch <= room.requests(place.degree)
+        assert place.context_tokens > grid.lead_tokens >= SKIPPED_STEPS
+
+
+@pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
+@given(room=rooms())
+def test_lines_get_shorter_only_at_their_long_end(grid: Grid, room: Room) -> None:
+    places = grid.places(room)
+    assert places == sorted(set(places))
+    for _, slab in groupby(places, lambda place: place[:2]):
+        lines = [[place.context_tokens for place in line] for _, line in groupby(slab, lambda p: p.batch)]
+        for fewer, more in pairwise(lines):
+            assert more == fewer[: len(more)]
+
+
+@given(room=rooms())
+def test_samples_of_neighbouring_contexts_are_told_apart(room: Room) -> None:
+    """A context grows while it is measured, and `fit_profile` takes the nearest of the grid."""
+    for one, two in pairwise(FULL.contexts(room)):
+        assert two - one >= FULL.steps + ARRIVAL_TOKENS
+
+
+@pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
+@given(room=rooms())
+def test_the_prompts_of_a_prefill_fit_and_are_its_tokens(grid: Grid, room: Room) -> None:
+    sizes = grid.prefill_tokens(room)
+    assert list(sizes) == sorted(sizes)
+    for size in sizes:
+        prompts = prefill_prompts(room, size)
+        assert sum(prompts) == size
+        assert 1 <= min(prompts) <= max(prompts) < room.context_tokens
+        assert max(prompts) - min(prompts) <= 1
+        # Beside the request that decodes meanwhile, but for a replica that serves one at a time.
+        assert len(prompts) < max(2, room.max_running_requests)
+        assert size <= room.tokens(room.degrees[0]) // 2
+
+
+def test_prefills_are_measured_beyond_the_longest_prompt() -> None:
+    """A stage's first one is of many prompts at once."""
+    assert SAMPLE.context_tokens < max(QUICK.prefill_tokens(SAMPLE)) == QUICK.longest_context
+
+
+def test_the_samples_grid() -> None:
+    assert QUICK.contexts(SAMPLE) == (32, 292)
+    places = QUICK.places(SAMPLE)
+    batches = [1, 2, 3, 4, 8, 16, 32]
+    assert sorted({place.batch for place in places if place.degree == 1}) == batches
+    assert sorted({place.batch for place in places if place.degree == 2}) == [*batches, 64]
+    assert len(places) < 50
+    assert len(FULL.places(SAMPLE)) > 1.5 * len(places)
+
+
+@given(room=rooms())
+def test_loads_live_through_a_tour(room: Room) -> None:
+    for load in QUICK.loads(room):
+        longest = load.context_tokens + tour_tokens(room)
+        assert longest < room.context_tokens
+        base = room.degrees[0]
+        each = -(-load.requests // (room.footprint // base))
+        assert each * longest <= room.tokens(base)
+        assert each <= room.requests(base)
+
+
+@pytest.mark.parametrize("room", [SAMPLE, dataclasses.replace(SAMPLE, context_tokens=140)])
+def test_loads_tell_the_terms_of_a_switch_apart(room: Room) -> None:
+    """Requests, tokens and recomputing each vary by themselves, and there are enough for folds."""
+    loads = QUICK.loads(room)
+    assert len(loads) >= 8
+    for kv in ("migrate", "recompute"):
+        chosen = [load for load in loads if load.kv == kv]
+        assert len({load.requests for load in chosen}) >= 2
+        assert len({load.context_tokens for load in chosen}) >= 2
+
+
+@given(st.sampled_from([(1, 2), (1, 2, 4), (1, 2, 4, 8), (2, 8)]))
+def test_a_tour_makes_each_switch_once_and_ends_where_it_began(degrees: tuple[int, ...]) -> None:
+    way = [degrees[0], *tour(degrees)]
+    assert way[-1] == way[0]
+    switches = list(pairwise(way))
+    assert len(set(switches)) == len(switches) == len(degrees) * (len(degrees) - 1)
+    assert all(one != two for one, two in switches)
+
+
+def test_a_context_too_short_to_measure_in_is_refused() -> None:
+    with pytest.raises(ValueError, match="too short to measure"):
+        QUICK.contexts(dataclasses.replace(SAMPLE, context_tokens=50))

@@ -1,0 +1,309 @@
+"""The agents of four ranks, in threads, over stacks that only note what they are told."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from taper_policy import layout
+from taper_policy.profile.kv_choice import KvCosts, kv_as_json
+from taper_rollout.shared_memory.segment import Regions, Segment
+from taper_rollout.switching import rendezvous
+from taper_rollout.switching.agent import Agent, Command, Offer, Reply
+from taper_rollout.switching.pause_phases import MARKS
+from taper_rollout.switching.plans import LiveRequest, SwitchPlan
+from taper_rollout.switching.rendezvous import Rendezvous, plan_region
+
+FOOTPRINT = 4
+REQUESTS = {0: ("a", 30), 1: ("b", 10), 3: ("c", 0)}
+
+
+class NotedStacks:
+    """A rank's stacks in name only. `faults` maps a method to what is called before it does its work."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.footprint, self.num_kv_heads, self.degree = rank, FOOTPRINT, 8, 1
+        self.commands: queue.Queue[Command] = queue.Queue()
+        self.calls: list[str] = []
+        self.plan: SwitchPlan | None = None
+        self.refusal: str | None = None
+        self.live: tuple[LiveRequest, ...] | None = None
+        self.faults: dict[str, Callable[[], object]] = {}
+
+    def _note(self, method: str) -> None:
+        self.calls.append(method)
+        self.faults.get(method, lambda: None)()
+
+    def serve(self) -> Command:
+        return self.commands.get(timeout=30)
+
+    def offer(self, degree: int) -> Offer:
+        self._note("offer")
+        live = self.live
+        if live is None:
+            mine = [REQUESTS[self.rank]] if self.rank in REQUESTS else []
+            live = tuple(LiveRequest(id=name, group=self.rank, num_tokens=n) for name, n in mine)
+        return Offer(refusal=self.refusal, live=live, packed=b"packed %d" % self.rank)
+
+    def transfer(self, plan: SwitchPlan, offers: list[Offer]) -> dict[str, float]:
+        self._note("transfer")
+        self.plan = plan
+        assert [offer.packed for offer in offers] == [b"packed %d" % rank for rank in range(FOOTPRINT)]
+        return {"kv": 0.5}
+
+    def commit(self, plan: SwitchPlan, epoch: int, began: float) -> dict[str, Any]:
+        self._note("commit")
+        self.degree = plan.to_degree
+        return {"epoch": epoch, "began": began}
+
+    def recover(self) -> None:
+        self._note("recover")
+
+    def obey(self, command: Command) -> dict[str, Any]:
+        self._note(command.name)
+        if command.name != "inspect":
+            raise KeyError(command.name)
+        return {"rank": self.rank} | command.arguments
+
+
+class Ranks:
+    """All agents, and the coordinator's end of their channel."""
+
+    def __init__(self) -> None:
+        regions = Regions()
+        offsets = plan_region(regions, FOOTPRINT)
+        segment = Segment.create("taper-test", regions.end_bytes)
+        self.stacks = [NotedStacks(rank) for rank in range(FOOTPRINT)]
+        self.replies: queue.Queue[Reply] = queue.Queue()
+        self.ended: dict[int, BaseException | None] = {}
+        self._ids = 0
+        self._threads = []
+        for stacks in self.stacks:
+            meetings = Rendezvous(segment, offsets, FOOTPRINT, stacks.rank, lambda: time.sleep(0.0002))
+            agent = Agent(stacks, meetings, self.replies.put)
+            thread = threading.Thread(target=self._run, args=(stacks.rank, agent), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _run(self, rank: int, agent: Agent) -> None:
+        self.ended[rank] = None
+        try:
+            agent.run()
+        except BaseException as error:
+            self.ended[rank] = error
+
+    def order(self, name: str, **arguments: Any) -> list[Reply]:
+        """Every rank's reply, in rank order."""
+        self._ids += 1
+        for stacks in self.stacks:
+            stacks.commands.put(Command(id=self._ids, name=name, arguments=arguments))
+        replies = [self.replies.get(timeout=30) for _ in self.stacks]
+        assert {reply.id for reply in replies} == {self._ids}
+        return sorted(replies, key=lambda reply: reply.rank)
+
+    def switch(
+        self, epoch: int, degree: int = 2, deadline_seconds: float = 10.0, kv: Any = "migrate"
+    ) -> list[Reply]:
+        return self.order("switch", epoch=epoch, degree=degree, kv=kv, deadline_seconds=deadline_seconds)
+
+    def errors(self, replies: list[Reply]) -> set[str | None]:
+        return {reply.error for reply in replies}
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def ranks() -> Iterator[Ranks]:
+    ranks = Ranks()
+    yield ranks
+    for stacks in ranks.stacks:
+        stacks.commands.put(Command(id=-1, name="shutdown", arguments={}))
+
+
+def called(ranks: Ranks) -> list[list[str]]:
+    return [stacks.calls for stacks in ranks.stacks]
+
+
+def test_a_switch_is_made_by_all_with_one_plan(ranks: Ranks) -> None:
+    replies = ranks.switch(1)
+    assert ranks.errors(replies) == {None}
+    assert all(reply.result["epoch"] == 1 and reply.result["parts"]["kv"] == 0.5 for reply in replies)
+    assert set(replies[0].result["parts"]) == {"offer", "quiesce", "agree", "kv"}
+    assert called(ranks) == [["offer", "transfer", "commit"]] * FOOTPRINT
+    plans = [stacks.plan for stacks in ranks.stacks]
+    assert plans[0] is not None
+    assert plans[0].target_group == {"a": 0, "b": 0, "c": 1}
+    assert all(plan == plans[0] for plan in plans)
+
+
+def test_what_is_recomputed_is_in_every_ranks_plan(ranks: Ranks) -> None:
+    costs = KvCosts(
+        exchange_seconds=0.0,
+        migrated_request_seconds=0.02,
+        migrated_token_seconds=0.0,
+        recomputed_token_seconds=0.001,
+    )
+    for epoch, (kv, recomputed) in enumerate(
+        [("migrate", set()), ("recompute", {"a", "b"}), (kv_as_json(costs), {"b"})], start=1
+    ):
+        for stacks in ranks.stacks:
+            stacks.degree = 1
+        assert ranks.errors(ranks.switch(epoch, kv=kv)) == {None}
+        for stacks in ranks.stacks:
+            assert stacks.plan is not None
+            assert stacks.plan.recomputed == recomputed
+            assert {kv.request for kv in stacks.plan.slices} == {"a", "b"} - recomputed
+
+
+def test_an_unknown_way_changes_nothing(ranks: Ranks) -> None:
+    [error] = ranks.errors(ranks.switch(1, kv="auto"))
+    assert error == "ValueError: kv: 'auto' is not 'migrate', 'recompute' or the costs of both"
+    assert called(ranks) == [["offer"]] * FOOTPRINT
+    assert ranks.errors(ranks.switch(2)) == {None}
+
+
+def test_the_parts_that_pause_phases_takes_for_marks_are_marks(ranks: Ranks) -> None:
+    """Seconds since the rank took up the switch, not those of the part alone."""
+    """Ranks 0 and 1 decode: they wait for each other. The others' clocks begin when both have stopped."""
+    began_at = time.perf_counter()
+    ranks.stacks[0].faults["offer"] = lambda: time.sleep(0.05)
+    ranks.stacks[1].faults["offer"] = lambda: time.sleep(0.25)
+    replies = ranks.switch(1)
+    marks = [[reply.result["parts"][name] for name in MARKS] for reply in replies]
+    for one in marks[:2]:
+        assert 0.05 <= one[0] <= one[1] <= one[2]
+    assert marks[0][1] - marks[0][0] >= 0.1
+    for rank in (2, 3):
+        assert marks[rank][0] == 0.0
+        assert 0.0 <= marks[rank][1] <= 0.05
+        assert replies[rank].result["began"] >= began_at + 0.25
+
+
+def test_switches_follow_each_other(ranks: Ranks) -> None:
+    for epoch, degree in enumerate((2, 4, 1, 4), start=1):
+        groups = FOOTPRINT // ranks.stacks[0].degree
+        for stacks in ranks.stacks:
+            leads = layout.ranks_of(stacks.rank // stacks.degree, stacks.degree)[0] == stacks.rank
+            stacks.live = (
+                LiveRequest(id=f"r{stacks.rank}", group=stacks.rank // stacks.degree, num_tokens=5),
+            )
+            stacks.live = stacks.live if leads else ()
+        assert ranks.errors(ranks.switch(epoch, degree)) == {None}
+        assert {stacks.degree for stacks in ranks.stacks} == {degree}
+        assert groups == len(ranks.stacks[0].plan.requests)  # type: ignore[union-attr]
+
+
+def test_one_refusal_stops_all_before_anything_changed(ranks: Ranks) -> None:
+    ranks.stacks[2].refusal = "busy"
+    assert ranks.errors(ranks.switch(1)) == {"rank 2: busy"}
+    assert called(ranks) == [["offer"]] * FOOTPRINT
+    ranks.stacks[2].refusal = None
+    assert ranks.errors(ranks.switch(2)) == {None}
+
+
+def test_ranks_that_tell_a_request_differently_stop_the_switch(ranks: Ranks) -> None:
+    ranks.stacks[1].live = (LiveRequest(id="a", group=0, num_tokens=31),)
+    assert ranks.errors(ranks.switch(1)) == {"ranks disagree about request a"}
+    assert called(ranks) == [["offer"]] * FOOTPRINT
+
+
+def test_plans_that_differ_stop_the_switch(ranks: Ranks) -> None:
+    ranks.stacks[3].num_kv_heads = 16
+    assert ranks.errors(ranks.switch(1)) == {"the ranks' plans differ"}
+    assert called(ranks) == [["offer"]] * FOOTPRINT
+
+
+@pytest.mark.parametrize("late", range(FOOTPRINT))
+def test_a_rank_that_is_late_stops_the_switch(ranks: Ranks, late: int) -> None:
+    """Rank 0 decides: where it is the late one, the others are there when it looks."""
+    ranks.stacks[late].faults["offer"] = lambda: time.sleep(2.5)
+    errors = ranks.errors(ranks.switch(1, deadline_seconds=1.0))
+    if late == 0:
+        assert errors == {None}
+    else:
+        assert errors == {"meeting 5: not every rank arrived in time"}
+        assert called(ranks) == [["offer"]] * FOOTPRINT
+    ranks.stacks[late].faults.clear()
+    for stacks in ranks.stacks:
+        stacks.degree = 1
+    assert ranks.errors(ranks.switch(2)) == {None}
+
+
+def test_a_rank_that_transfers_too_long_sends_all_back(ranks: Ranks) -> None:
+    ranks.stacks[1].faults["transfer"] = lambda: time.sleep(2.5)
+    [error] = ranks.errors(ranks.switch(1, deadline_seconds=1.0))
+    assert error is not None
+    assert error.endswith("requests are recomputed in the old layout")
+    assert called(ranks) == [["offer", "transfer", "recover"]] * FOOTPRINT
+    assert {stacks.degree for stacks in ranks.stacks} == {1}
+    ranks.stacks[1].faults.clear()
+    assert ranks.errors(ranks.switch(2)) == {None}
+
+
+@pytest.mark.parametrize("epoch", [0, 4, 5])
+def test_an_epoch_that_is_not_newer_is_dropped(ranks: Ranks, epoch: int) -> None:
+    ranks.switch(5)
+    assert ranks.errors(ranks.switch(epoch, degree=4)) == {f"epoch {epoch} is not newer than 5"}
+    assert called(ranks) == [["offer", "transfer", "commit"]] * FOOTPRINT
+
+
+def fail() -> None:
+    raise OSError("no memory left")
+
+
+def test_a_fault_after_the_point_of_no_return_ends_the_rank(ranks: Ranks) -> None:
+    ranks.stacks[2].faults["transfer"] = fail
+    replies = ranks.switch(1, deadline_seconds=0.5)
+    assert replies[2].error == "OSError: no memory left"
+    while not isinstance(ranks.ended[2], OSError):
+        time.sleep(0.01)
+    assert all("recomputed in the old layout" in (replies[rank].error or "") for rank in (0, 1, 3))
+
+
+def test_a_fault_before_it_ends_nothing(ranks: Ranks) -> None:
+    ranks.stacks[2].faults["offer"] = fail
+    replies = ranks.switch(1, deadline_seconds=0.5)
+    assert replies[2].error == "OSError: no memory left"
+    assert {replies[rank].error for rank in (0, 1, 3)} == {"meeting 5: not every rank arrived in time"}
+    ranks.stacks[2].faults.clear()
+    assert ranks.errors(ranks.switch(2)) == {None}
+
+
+def test_a_lost_arbiter_ends_the_rank(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "GRACE_SECONDS", 0.5)
+    ranks.stacks[0].faults["offer"] = lambda: time.sleep(5)
+    replies = ranks.switch(1, deadline_seconds=0.5)
+    assert all("rank 0 did not decide" in (replies[rank].error or "") for rank in (1, 2, 3))
+    while not all(isinstance(ranks.ended[rank], rendezvous.ArbiterLost) for rank in (1, 2, 3)):
+        time.sleep(0.01)
+
+
+def test_other_commands_are_obeyed_and_their_errors_told(ranks: Ranks) -> None:
+    replies = ranks.order("inspect", depth=3)
+    assert [reply.result for reply in replies] == [{"rank": rank, "depth": 3} for rank in range(FOOTPRINT)]
+    assert ranks.errors(ranks.order("dance")) == {"KeyError: 'dance'"}
+    assert ranks.errors(ranks.order("inspect")) == {None}
+
+
+def test_shutdown_is_answered_and_ends_the_agent(ranks: Ranks) -> None:
+    assert ranks.errors(ranks.order("shutdown")) == {None}
+    ranks.join()
+    assert ranks.ended == dict.fromkeys(range(FOOTPRINT))
+
+
+def test_commands_and_replies_travel_as_json() -> None:
+    import json
+
+    command = Command(id=3, name="switch", arguments={"degree": 2})
+    assert Command(**json.loads(command.encode())) == command
+    reply = Reply(id=3, rank=1, result={"requests": [["a", 0, 5, 0]]}, error=None)
+    assert json.loads(reply.encode()) == dataclasses.asdict(reply)

@@ -1,0 +1,195 @@
+"""The host of a node's metrics, without Ray around it: who is told, what is refused, what is survived."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+
+from taper_rollout.verl import session as session_module
+from taper_rollout.verl import trainer_hooks
+from taper_rollout.verl.metrics import host as module
+from taper_rollout.verl.metrics.endpoint import LOOPBACK, MetricsEndpoint
+from taper_rollout.verl.metrics.host import MetricsHost, post_to, post_to_all
+from taper_rollout.verl.replica_name import METRICS_PREFIX, metrics_name, replica_name
+
+NODE_ADDRESS = "10.1.2.3"
+
+
+class Handle:
+    """Stands for an actor's handle: notes what is sent to it."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.sent: list[Any] = []
+        self.post = SimpleNamespace(remote=self._take)
+        self._error = error
+
+    def _take(self, event: Any) -> str:
+        if self._error is not None:
+            raise self._error
+        self.sent.append(event)
+        return "sent"
+
+
+class Cluster:
+    """Stands for Ray: named actors and nodes."""
+
+    def __init__(self) -> None:
+        self.actors: dict[str, Any] = {"run": Handle()}
+        self.num_nodes = 1
+        self.util = SimpleNamespace(
+            list_named_actors=lambda: list(self.actors), get_node_ip_address=lambda: NODE_ADDRESS
+        )
+        self.exceptions = module.ray.exceptions
+
+    def get_actor(self, name: str) -> Any:
+        return self.actors[name]
+
+    def get(self, result: Any, timeout: float) -> Any:
+        return result
+
+    def nodes(self) -> list[dict[str, bool]]:
+        return [{"Alive": True}] * self.num_nodes + [{"Alive": False}]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    cluster = Cluster()
+    monkeypatch.setattr(module, "ray", cluster)
+    monkeypatch.setattr(trainer_hooks, "ray", cluster)
+    return cluster
+
+
+def endpoint(host: str = LOOPBACK, port: int = 0) -> MetricsEndpoint:
+    return MetricsEndpoint(host=host, port=port, field="spec.rollout.metrics")
+
+
+def served(scenario: Callable[[MetricsHost], Any], run: str | None = "run") -> None:
+    async def whole() -> None:
+        host = MetricsHost(run)
+        try:
+            await asyncio.wait_for(scenario(host), 20)
+        finally:
+            await host.close()
+
+    asyncio.run(whole())
+
+
+async def read(address: tuple[str, int]) -> str:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{address[0]}:{address[1]}/metrics") as answer,
+    ):
+        return await answer.text()
+
+
+def test_every_replica_starts_it_and_the_run_is_told_once(cluster: Cluster) -> None:
+    async def scenario(host: MetricsHost) -> None:
+        first, second = await asyncio.gather(host.start(endpoint()), host.start(endpoint()))
+        assert first == second
+        url = f"http://127.0.0.1:{first[1]}/metrics"
+        assert cluster.actors["run"].sent == [{"kind": "MetricsServed", "url": url, "node": None}]
+        await host.post({"kind": "Step", "step": 3, "metrics": {}})
+        assert "taper_training_step 3.0" in await read(first)
+
+    served(scenario)
+
+
+def test_an_event_that_is_not_understood_is_logged_and_the_next_one_counts(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(host: MetricsHost) -> None:
+        await host.post({"kind": "StageProgress"})
+        await host.post({"kind": "Step", "step": 4})
+        assert "taper_training_step 4.0" in await read(await host.start(endpoint()))
+
+    served(scenario)
+    assert "an event was not counted: StageProgress" in caplog.text
+
+
+def test_where_it_is_reached_from_elsewhere(cluster: Cluster) -> None:
+    cluster.num_nodes = 2
+
+    async def scenario(host: MetricsHost) -> None:
+        _, port = await host.start(endpoint("0.0.0.0"))
+        (told,) = cluster.actors["run"].sent
+        assert (told["url"], told["node"]) == (f"http://{NODE_ADDRESS}:{port}/metrics", NODE_ADDRESS)
+
+    served(scenario)
+
+
+def test_without_a_run_the_address_is_printed(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario(host: MetricsHost) -> None:
+        _, port = await host.start(endpoint())
+        assert capsys.readouterr().out == f"metrics: http://127.0.0.1:{port}/metrics\n"
+
+    served(scenario, run=None)
+
+
+def test_a_taken_port_is_the_fields_fault_and_can_be_tried_again(cluster: Cluster) -> None:
+    async def scenario(host: MetricsHost) -> None:
+        with socket.socket() as taken:
+            taken.bind((LOOPBACK, 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            for _ in range(2):  # another replica of the node hears the same
+                with pytest.raises(
+                    ValueError, match=rf"^spec\.rollout\.metrics\.port: {port} is taken on 127"
+                ):
+                    await host.start(endpoint(port=port))
+        assert cluster.actors["run"].sent == []
+        assert await host.start(endpoint(port=port)) == (LOOPBACK, port)
+
+    served(scenario)
+
+
+def test_a_host_that_takes_no_posts_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    assert post_to(Handle(), {"kind": "Step"}) == "sent"
+    assert post_to(Handle(RuntimeError("too many pending calls")), {"kind": "Step"}) is None
+    assert "cannot be reached: too many pending calls" in caplog.text
+
+
+def test_a_step_reaches_the_run_and_its_hosts_on_all_nodes(cluster: Cluster) -> None:
+    hosts = {metrics_name("run", node): Handle() for node in ("a", "b")}
+    broken = {metrics_name("run", "c"): Handle(RuntimeError("gone"))}
+    others = {metrics_name("runs", "a"): Handle(), replica_name(0): Handle()}
+    cluster.actors |= broken | hosts | others
+    trainer_hooks.StepReport("run").log({"training/global_step": 2, "name": "x"}, step=2)
+    event = {"kind": "Step", "step": 2, "metrics": {"training/global_step": 2.0}}
+    assert cluster.actors["run"].sent == [event]
+    assert [host.sent for host in hosts.values()] == [[event], [event]]
+    assert [other.sent for other in others.values()] == [[], []]
+
+
+def test_hosts_that_cannot_be_found_disturb_nobody(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost() -> list[str]:
+        raise RuntimeError("no answer")
+
+    cluster.util.list_named_actors = lost
+    post_to_all("run", {"kind": "Step", "step": 1})
+    assert "cannot be found: no answer" in caplog.text
+
+
+def test_hosts_are_closed_after_the_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def actor(name: str) -> Any:
+        return SimpleNamespace(close=SimpleNamespace(remote=lambda: calls.append(name) or name))
+
+    names = [metrics_name("run", "a"), replica_name(0), "taper_run_1", replica_name(1), f"{METRICS_PREFIX}b"]
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_actor=actor,
+        wait=lambda closing, **_: calls.append(("waited for", len(closing))),
+        util=SimpleNamespace(list_named_actors=lambda: names),
+    )
+    monkeypatch.setattr(session_module, "ray", ray)
+    session_module._close_replicas()
+    assert calls == [names[1], names[3], ("waited for", 2), names[0], names[4], ("waited for", 2)]

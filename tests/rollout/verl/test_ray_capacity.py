@@ -1,0 +1,113 @@
+"""A cluster that VeRL would wait for, for ever and without a word, is waited for with a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from taper_rollout.job.host import HostResources
+from taper_rollout.job.training_failed import TrainingFailed
+from taper_rollout.verl.ray_capacity import LOOK_SECONDS, TELL_SECONDS, Resources, Room, wait_for_room
+
+ONE_NODE = Room(ranks=2, nodes=1)
+TWO_NODES = Room(ranks=4, nodes=2)
+Seen = tuple[list[Resources], Resources]
+
+
+def node(gpus: float, cpus: float, **more: float) -> Resources:
+    return {"GPU": gpus, "CPU": cpus, **more} if gpus else {"CPU": cpus, **more}
+
+
+def real(gpus: float, cpus: float) -> Resources:
+    return node(gpus, cpus, **{"accelerator_type:H200": 1.0})
+
+
+def all_free(*nodes: Resources) -> Seen:
+    return list(nodes), {name: sum(node.get(name, 0) for node in nodes) for name in ("GPU", "CPU")}
+
+
+@pytest.mark.parametrize(
+    ("room", "seen", "lack"),
+    [
+        (ONE_NODE, all_free(node(1, 64)), r"has 1 GPUs and the job needs 2 \(2 ranks\)"),
+        (ONE_NODE, all_free(node(2, 8)), r"has 8 CPUs and the job needs 10"),
+        (ONE_NODE, all_free(), r"has 0 GPUs"),
+        (
+            TWO_NODES,
+            all_free(real(8, 34)),
+            r"has 34 CPUs and the job needs 35 \(4 ranks on each of 2",
+        ),
+        (TWO_NODES, all_free(node(6, 64), node(2, 64)), r"has 1 nodes with 4 GPUs and 12 CPUs.* needs 2"),
+        (TWO_NODES, all_free(node(4, 64), node(4, 11)), r"has 1 nodes with 4 GPUs and 12 CPUs.* needs 2"),
+        (ONE_NODE, ([node(2, 64)], {"CPU": 64.0}), r"0 GPUs of the Ray cluster are free and the job needs 2"),
+        (ONE_NODE, ([node(2, 64)], {"GPU": 2.0, "CPU": 9.0}), r"9 CPUs of the Ray cluster are free"),
+    ],
+)
+def test_too_small(room: Room, seen: Seen, lack: str) -> None:
+    with pytest.raises(TrainingFailed, match=lack):
+        Waiting(lambda now: seen).wait(room, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("room", "seen"),
+    [
+        (ONE_NODE, all_free(node(2, 10))),
+        (ONE_NODE, all_free(node(2, 6), node(0, 4))),
+        (TWO_NODES, all_free(real(8, 35))),
+        (TWO_NODES, all_free(real(4, 12), real(4, 12), node(0, 11))),
+    ],
+)
+def test_large_enough(room: Room, seen: Seen) -> None:
+    waiting = Waiting(lambda now: seen)
+    waiting.wait(room, 3.0)
+    assert (waiting.now, waiting.told) == (0.0, [])
+
+
+def test_whether_gpus_are_real_is_seen_when_they_are_there() -> None:
+    waiting = Waiting(lambda now: all_free(real(2, 32)) if now >= 2 else all_free(node(0, 16)))
+    assert waiting.wait(ONE_NODE, 60.0).num_gpus == 2
+    assert Waiting(lambda now: all_free(node(2, 32))).wait(ONE_NODE, 60.0).num_gpus == 0
+
+
+class Waiting:
+    """A wait on a clock of its own. seen: what there is after so many seconds"""
+
+    def __init__(self, seen: Callable[[float], Seen]) -> None:
+        self.now = 0.0
+        self.told: list[str] = []
+        self._seen = seen
+
+    def wait(self, room: Room, seconds: float) -> HostResources:
+        return wait_for_room(
+            room,
+            seconds=seconds,
+            tell=self.told.append,
+            look=lambda: self._seen(self.now),
+            clock=lambda: self.now,
+            sleep=self._sleep,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+def test_what_comes_in_time_is_waited_for() -> None:
+    waiting = Waiting(lambda now: all_free(node(2, 16)) if now >= 40 else all_free(node(0, 16)))
+    waiting.wait(ONE_NODE, 60.0)
+    assert 40 <= waiting.now <= 40 + LOOK_SECONDS
+    assert [line.split(":")[0] for line in waiting.told] == [
+        f"waiting for room, {at:.0f} of 60 s" for at in (0, TELL_SECONDS, 2 * TELL_SECONDS)
+    ]
+    assert "has 0 GPUs and the job needs 2" in waiting.told[0]
+
+
+def test_what_does_not_come_ends_the_wait_at_its_deadline() -> None:
+    waiting = Waiting(lambda now: all_free(node(1, 16)))
+    with pytest.raises(
+        TrainingFailed, match=r"has 1 GPUs and the job needs 2 .*; waited 20 s\. Lower"
+    ) as caught:
+        waiting.wait(ONE_NODE, 20.0)
+    assert waiting.now == 20.0
+    assert caught.value.reason == "GpusMissing"

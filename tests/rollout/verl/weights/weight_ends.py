@@ -1,0 +1,85 @@
+"""Both ends of a weight transfer, a process each: `weight_ends.py ROLE CHANNEL`. Results are JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+NUM_TRANSFERS = 2
+
+
+def tensors(seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Odd shapes and mixed types, several buckets of 1 MiB, a scalar, a transposed one."""
+    generator = torch.Generator().manual_seed(seed)
+    for index in range(20):
+        yield f"matrix.{index}", torch.randn(150 + 3 * index, 1000, generator=generator)
+        yield f"half.{index}", torch.randn(7 + index, generator=generator).to(torch.bfloat16)
+        yield f"whole.{index}", torch.randint(0, 100, (index + 1, 3), generator=generator)
+    yield "scalar", torch.tensor(seed + 0.5)
+    yield "transposed", torch.randn(40, 50, generator=generator).t()
+
+
+def digests(items: Any) -> dict[str, str]:
+    """A hash of the type, shape and bits of each tensor."""
+    result = {}
+    for name, tensor in items:
+        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        result[name] = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + data).hexdigest()
+    return result
+
+
+def send(channel: str) -> None:
+    """A trainer rank; it says how it failed, if it did, and after how many seconds."""
+    from taper_rollout.verl.weights.buckets import TransferFailed, send_buckets
+    from taper_rollout.verl.weights.delivery import rank_address
+
+    started = time.monotonic()
+    try:
+        for transfer in range(NUM_TRANSFERS):
+            address = rank_address(channel, transfer, 0)
+            asyncio.run(
+                send_buckets(
+                    tensors(transfer),
+                    address=address,
+                    bucket_mebibytes=1,
+                    shared_memory=True,
+                    silence_seconds=float(os.environ["SILENCE_SECONDS"]),
+                )
+            )
+    except TransferFailed as error:
+        print(json.dumps({"failed": str(error), "seconds": time.monotonic() - started}), flush=True)
+
+
+def receive(channel: str) -> None:
+    """A replica's rank. The tensor that it holds on to must not keep a transfer from its end."""
+    from taper_rollout.verl.weights.delivery import receive_buckets, transfer_arguments
+
+    for transfer in range(NUM_TRANSFERS):
+        received: dict[str, str] = {}
+        num_buckets, held = 0, None
+        for bucket in receive_buckets(transfer_arguments(channel, transfer, 1, shared_memory=True)[0]):
+            received.update(digests(bucket))
+            num_buckets, held = num_buckets + 1, bucket[-1][1]
+        assert held is not None
+        print(json.dumps({"buckets": num_buckets, "digests": received}), flush=True)
+
+
+def die(channel: str) -> None:
+    """A rank that is killed in mid-transfer."""
+    from taper_rollout.verl.weights.delivery import receive_buckets, transfer_arguments
+
+    print("ready", flush=True)
+    for _ in receive_buckets(transfer_arguments(channel, 0, 1, shared_memory=True)[0]):
+        os.kill(os.getpid(), 9)
+
+
+if __name__ == "__main__":
+    {"send": send, "receive": receive, "die": die}[sys.argv[1]](sys.argv[2])
