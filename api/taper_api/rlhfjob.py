@@ -8,20 +8,23 @@ from pydantic import Field, model_validator
 
 from taper_api.base.block import Block
 from taper_api.base.job_error import JobError
-from taper_api.base.kubernetes_names import Annotations, DnsLabel, Labels
+from taper_api.base.kubernetes_names import (
+    JOB_NAME_PATTERN,
+    MAX_JOB_NAME_CHARACTERS,
+    Annotations,
+    DnsLabel,
+    Labels,
+)
 from taper_api.job.spec import RLHFJobSpec
 from taper_api.rules.contradictions import contradictions
 
 API_VERSION = "taper.dev/v1alpha1"
-# The operator appends up to five characters to name a RayJob, which KubeRay limits to 47.
-MAX_NAME_CHARACTERS = 42
-NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
 class Metadata(Block):
     """Name and labels, as of any Kubernetes object."""
 
-    name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS, pattern=NAME_PATTERN)] = Field(
+    name: Annotated[str, Field(max_length=MAX_JOB_NAME_CHARACTERS, pattern=JOB_NAME_PATTERN)] = Field(
         description="Name of the job: at most 42 lower-case letters, digits and inner dashes; a letter first."
     )
     namespace: DnsLabel | None = Field(

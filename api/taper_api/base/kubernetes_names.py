@@ -13,6 +13,9 @@ from pydantic import BeforeValidator, Field
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _QUALIFIED = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+# Name of an RLHFJob. The operator appends up to five characters for the RayJob, which KubeRay limits to 47.
+MAX_JOB_NAME_CHARACTERS = 42
+JOB_NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 _PATH_PART = r"[A-Za-z0-9][-A-Za-z0-9._]*"
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from taper_api.base.kubernetes_names import JOB_NAME_PATTERN, MAX_JOB_NAME_CHARACTERS
 from taper_api.job.spec import RLHFJobSpec
-from taper_api.rlhfjob import MAX_NAME_CHARACTERS, NAME_PATTERN
 from taper_api.rules.cel_rule import FIELD, IMMUTABILITY, CelRule, escaped
 from taper_api.rules.contradictions import SETTLED_BY_FIELD, SETTLED_GROUPS
 from taper_api.rules.immutability import (
@@ -40,9 +40,9 @@ def rlhfjob_rules() -> list[CelRule]:
 def _name() -> CelRule:
     return CelRule(
         at="",
-        rule=f"size(self.metadata.name) <= {MAX_NAME_CHARACTERS} && "
-        f"self.metadata.name.matches('{NAME_PATTERN}')",
-        message=f"metadata.name must have at most {MAX_NAME_CHARACTERS} characters, lower-case letters, "
+        rule=f"size(self.metadata.name) <= {MAX_JOB_NAME_CHARACTERS} && "
+        f"self.metadata.name.matches('{JOB_NAME_PATTERN}')",
+        message=f"metadata.name must have at most {MAX_JOB_NAME_CHARACTERS} characters, lower-case letters, "
         "digits and inner dashes, a letter first: rename the job",
         twin=FIELD,
     )
