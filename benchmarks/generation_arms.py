@@ -9,7 +9,7 @@ from typing import Any
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.snapshot import Decision, Snapshot
 from taper_policy.profile.profile import Profile
-from taper_policy.simulation.oracle import Plan
+from taper_policy.simulation.oracle import LayoutPlan
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.decider import Decider, Decisions, Live
 from taper_rollout.replica.events import StageRecord
@@ -23,7 +23,7 @@ class Planned:
 
     mode = "enforce"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LayoutPlan) -> None:
         self.plan = plan
 
     def use(self, profile: Profile | None) -> None:
@@ -66,7 +66,7 @@ def arms(
     }
     policies[PREDICTOR] = {"name": PREDICTOR}
     found: dict[str, Decider] = {
-        static_arm(degree): Planned(Plan(degree=degree)) for degree in settings.degrees
+        static_arm(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.degrees
     }
     for name, policy in policies.items():
         found[name] = Decisions(dataclasses.replace(settings, policy=policy), tell)

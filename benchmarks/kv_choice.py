@@ -35,14 +35,14 @@ from rich.console import Console
 from rich.table import Table
 
 from taper_policy.profile.file import profile_as_json
-from taper_policy.profile.kv_choice import AUTO, KV_WAYS
+from taper_policy.profile.kv_choice import AUTO, KV_MODES
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling.grid import QUICK
 from taper_rollout.profiling.load import START_SECONDS, Prompts, decoding, leaders, until
 from taper_rollout.profiling.profiler import EngineSwitch, measure_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.sglang.engine import ElasticEngine
-from taper_rollout.switching.kv_mode import kv_told, kv_way
+from taper_rollout.switching.kv_mode import kv_mode, kv_reported
 
 DEEP = Shape(hidden_size=256, layers=24, heads=4, kv_heads=2, intermediate_size=768)
 SHAPES = {"deep": DEEP, "71M": M71, "102M": M102, "210M": M210}
@@ -130,7 +130,7 @@ class Bench:
 
     async def _row(self, mix: str, asked: str, repeat: int, degree: int) -> Row:
         before = self._engine.degree
-        figures = await self._switch(degree, kv_way(asked, self._profile, before, degree))
+        figures = await self._switch(degree, kv_mode(asked, self._profile, before, degree))
         predicted = self._profile.switch_seconds(
             before,
             degree,
@@ -145,7 +145,7 @@ class Bench:
             asked=asked,
             from_degree=before,
             to_degree=degree,
-            became=kv_told(asked, figures),
+            became=kv_reported(asked, figures),
             requests=figures["live_requests"],
             tokens=figures["live_tokens"],
             migrated_requests=figures["migrated_requests"],
@@ -179,8 +179,8 @@ async def measure(model: str, options: argparse.Namespace, console: Console) -> 
         bench, rows = Bench(engine, switch, profile), []
         for repeat in range(options.repeats):
             for mix in MIXES:
-                for turn in range(len(KV_WAYS)):
-                    asked = KV_WAYS[(turn + repeat) % len(KV_WAYS)]
+                for turn in range(len(KV_MODES)):
+                    asked = KV_MODES[(turn + repeat) % len(KV_MODES)]
                     rows += await bench.run(mix, asked, repeat)
             console.print(f"{repeat + 1}/{options.repeats} repeats", highlight=False)
         return profile, rows
@@ -210,7 +210,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for mix in MIXES:
         for pair in sorted({row.pair for row in rows}):
             same = [row for row in rows if (row.mix, row.pair) == (mix, pair)]
-            for asked in KV_WAYS:
+            for asked in KV_MODES:
                 chosen = [row for row in same if row.asked == asked]
                 entry: dict[str, Any] = {
                     "mix": mix,
@@ -252,7 +252,7 @@ def table(entries: Sequence[dict[str, Any]]) -> Table:
             _spread([1e3 * seconds for seconds in entry["pause_seconds"]], ".1f"),
             f"{1e3 * entry['predicted_seconds']:.1f}",
             _spread(entry["auto_over_this"], ".2f") if "auto_over_this" in entry else "",
-            end_section=entry["asked"] == KV_WAYS[-1],
+            end_section=entry["asked"] == KV_MODES[-1],
         )
     return made
 

@@ -26,7 +26,7 @@ from taper_rollout.commands.jobs import RUNS, load_or_sample
 
 if TYPE_CHECKING:
     from taper_api import RLHFJob
-    from taper_api.status.termination_message import LastWords
+    from taper_api.status.termination_message import TerminationMessage
     from taper_rollout.job.failure import Failure
 
 DONE, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 2, 130, 143
@@ -61,9 +61,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         return _parser().parse_args(arguments)
     except SystemExit as end:
         if end.code and arguments[:1] == ["run"]:
-            from taper_api.status.termination_message import LastWords
+            from taper_api.status.termination_message import TerminationMessage
 
-            _say_last(LastWords(reason="BadArguments", message=f"taper {' '.join(arguments)} is no command"))
+            _say_last(
+                TerminationMessage(
+                    reason="BadArguments", message=f"taper {' '.join(arguments)} is no command"
+                )
+            )
         raise
 
 
@@ -161,15 +165,15 @@ def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
 @contextmanager
 def _reported(num_steps: int) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     """Reports a run's events to the operator whose attempt it is; elsewhere to nobody. Raises `JobError`."""
-    from taper_rollout.report.snapshot_sender import ReportTarget, SnapshotSender
-    from taper_rollout.report.snapshots import SnapshotBuilder
+    from taper_rollout.report.job_report import JobReportBuilder
+    from taper_rollout.report.report_sender import ReportSender, ReportTarget
 
     target = ReportTarget.of(os.environ)
     if target is None:
         yield lambda events: None
         return
-    builder = SnapshotBuilder(attempt=target.attempt, steps=num_steps, clock=time.monotonic)
-    sender = SnapshotSender(target, builder.snapshot)
+    builder = JobReportBuilder(attempt=target.attempt, steps=num_steps, clock=time.monotonic)
+    sender = ReportSender(target, builder.snapshot)
 
     def report(events: list[dict[str, Any]]) -> None:
         builder.record(events)
@@ -262,7 +266,7 @@ def _end(failure: Failure, options: argparse.Namespace) -> int:
     return failure.code
 
 
-def _say_last(words: LastWords) -> None:
+def _say_last(words: TerminationMessage) -> None:
     """Last words for programs; on a terminal people have read it all already."""
     from taper_api.status.termination_message import line_of
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taper_api.status.termination_message import LastWords
+from taper_api.status.termination_message import TerminationMessage
 
-LINES: dict[str, LastWords] = dict(
+LINES: dict[str, TerminationMessage] = dict(
     zip(
         Path(__file__).with_name("last_lines.txt").read_text(encoding="ascii").splitlines(),
         [
-            LastWords(reason="TrainingFailed", message="the reward a.py:f failed: KeyError: 'x'"),
-            LastWords(
+            TerminationMessage(reason="TrainingFailed", message="the reward a.py:f failed: KeyError: 'x'"),
+            TerminationMessage(
                 reason="InvalidJob",
                 message="3 is not a power of two",
                 field="spec.rollout.degrees[1]",
                 remedy="use 1, 2, 4 or 8",
             ),
-            LastWords(reason="InternalError", message="two\nlines\u2028and \xe9"),
+            TerminationMessage(reason="InternalError", message="two\nlines\u2028and \xe9"),
         ],
         strict=True,
     )

@@ -10,9 +10,9 @@ from taper_api.status.termination_message import (
     MARK,
     MAX_LINE_CHARACTERS,
     MAX_MESSAGE_CHARACTERS,
-    LastWords,
+    TerminationMessage,
     line_of,
-    words_in,
+    termination_message_in,
 )
 
 from .failure_lines import LINES
@@ -21,28 +21,28 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @pytest.mark.parametrize(("line", "words"), LINES.items())
-def test_the_lines_that_both_sides_know(line: str, words: LastWords) -> None:
+def test_the_lines_that_both_sides_know(line: str, words: TerminationMessage) -> None:
     assert line_of(words) == line
-    assert words_in(f"before\n{line}\nafter") == words
+    assert termination_message_in(f"before\n{line}\nafter") == words
 
 
 @given(message=TEXTS.filter(bool), reason=TEXTS.map(lambda text: text[:128]), field=TEXTS, remedy=TEXTS)
 def test_what_is_said_is_heard(message: str, reason: str, field: str, remedy: str) -> None:
-    words = LastWords(reason=reason, message=message, field=field or None, remedy=remedy or None)
+    words = TerminationMessage(reason=reason, message=message, field=field or None, remedy=remedy or None)
     line = line_of(words)
     assert line.isascii()
     assert line.splitlines() == [line]
-    assert words_in(f"x\n{line}") == words
+    assert termination_message_in(f"x\n{line}") == words
 
 
 @pytest.mark.parametrize("character", ["a", "\n", "\xe9", "\U0001f600"])
 def test_a_long_message_is_cut(character: str) -> None:
-    words = LastWords(
+    words = TerminationMessage(
         reason="r" * 128, message=character * 10_000, field=character * 9_000, remedy=character * 9_000
     )
     line = line_of(words)
     assert len(line) <= MAX_LINE_CHARACTERS
-    heard = words_in(line)
+    heard = termination_message_in(line)
     assert heard is not None
     assert words.message.startswith(heard.message)
     assert 200 <= len(heard.message) <= MAX_MESSAGE_CHARACTERS
@@ -50,9 +50,9 @@ def test_a_long_message_is_cut(character: str) -> None:
 
 def test_the_last_that_makes_sense_counts() -> None:
     log = f'{MARK}{{"message": "first"}}\n{MARK}{{"message": "late", "new": 1}}\n{MARK}{{"message": 1}}\nend'
-    assert words_in(log) == LastWords(message="late")
+    assert termination_message_in(log) == TerminationMessage(message="late")
 
 
 @given(st.text() | st.text().map(lambda text: MARK + text))
 def test_no_log_raises(log: str) -> None:
-    words_in(log)
+    termination_message_in(log)

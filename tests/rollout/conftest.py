@@ -17,7 +17,7 @@ from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.sample.make import make_sample
 from taper_rollout.sample.model import Architecture
 
-from .named_engine import SETTINGS, NamedEngine, Play, Scenario
+from .fake_engine import SETTINGS, FakeEngine, Play, Scenario
 
 TinySample = Callable[[Architecture], Path]
 
@@ -37,7 +37,7 @@ def tiny_sample(tmp_path_factory: pytest.TempPathFactory) -> TinySample:
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     """Run a scenario with a started coordinator, its engine, and what it tells."""
-    monkeypatch.setattr(module, "ElasticEngine", NamedEngine)
+    monkeypatch.setattr(module, "ElasticEngine", FakeEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
     monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
 

@@ -293,7 +293,7 @@ def test_no_secret_is_told(training, job_file, tmp_path, capsys, monkeypatch):
 
 def test_outside_a_cluster_nobody_is_told(training, job_file, tmp_path, monkeypatch):
     monkeypatch.delenv("TAPER_REPORT_URL", raising=False)
-    monkeypatch.setattr("taper_rollout.report.snapshot_sender.post", lambda *_: pytest.fail("posted"))
+    monkeypatch.setattr("taper_rollout.report.report_sender.post", lambda *_: pytest.fail("posted"))
     training(one_step)
     assert taper("run", "-f", job_file, "--output", tmp_path) == 0
 
@@ -311,7 +311,7 @@ def test_an_attempt_tells_its_operator_how_it_stands_and_that_it_has_ended(
         one_step(on_events)
         raise TrainingFailed("no")
 
-    monkeypatch.setattr("taper_rollout.report.snapshot_sender.post", post)
+    monkeypatch.setattr("taper_rollout.report.report_sender.post", post)
     for name, value in {"URL": "https://a:1/x", "CA": "/ca", "TOKEN": "/token"}.items():
         monkeypatch.setenv(f"TAPER_REPORT_{name}", value)
     monkeypatch.setenv("TAPER_ATTEMPT", "4")

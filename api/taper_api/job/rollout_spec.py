@@ -44,7 +44,7 @@ def _degrees_up_to(fields: dict[str, Any]) -> tuple[int, ...]:
     return tuple(degree for degree in DEGREES if degree <= fields.get("footprint", 1))
 
 
-class Threshold(Block):
+class ThresholdSpec(Block):
     """Widen once few requests are left."""
 
     requests: Positive = Field(
@@ -52,7 +52,7 @@ class Threshold(Block):
     )
 
 
-class SchedulePoint(Block):
+class SchedulePointSpec(Block):
     """One planned switch."""
 
     tokens: Positive = Field(
@@ -61,7 +61,7 @@ class SchedulePoint(Block):
     degree: Degree = Field(description="The degree to switch to; one of `spec.rollout.degrees`.")
 
 
-class Predictor(Block):
+class PredictorSpec(Block):
     """How much a switch must be expected to save."""
 
     margin_seconds: float = Field(
@@ -90,14 +90,14 @@ class Policy(Block):
         "lengths. `widen-at-once`: as soon as a group is idle. `threshold`: by the number of running "
         "requests. `schedule`: at given token counts.",
     )
-    predictor: Predictor | None = Field(
+    predictor: PredictorSpec | None = Field(
         default=None, description="Settings of the predictor; may be given when `name` is `predictor`."
     )
-    threshold: Threshold | None = Field(
+    threshold: ThresholdSpec | None = Field(
         default=None, description="Settings of the threshold policy; required when `name` is `threshold`."
     )
     schedule: (
-        Annotated[tuple[SchedulePoint, ...], Field(strict=False, min_length=1, max_length=16)] | None
+        Annotated[tuple[SchedulePointSpec, ...], Field(strict=False, min_length=1, max_length=16)] | None
     ) = Field(
         default=None,
         description="Planned switches, by ascending tokens; required when `name` is `schedule`.",

@@ -27,7 +27,7 @@ _MAX_REMEDY_CHARACTERS = 500
 INVALID_JOB: Final = "InvalidJob"
 
 
-class LastWords(Block):
+class TerminationMessage(Block):
     """Why a run failed. An older reader leaves out what a newer writer adds."""
 
     model_config = ConfigDict(extra="ignore")
@@ -44,7 +44,7 @@ class LastWords(Block):
         return f"{field}{self.message}{f'; {self.remedy}' if self.remedy else ''}"
 
 
-def line_of(words: LastWords) -> str:
+def line_of(words: TerminationMessage) -> str:
     """The line, without its end."""
     content = {
         "reason": words.reason,
@@ -68,14 +68,14 @@ def _line(content: dict[str, str]) -> str:
     return MARK + json.dumps({name: text for name, text in content.items() if text})
 
 
-def words_in(log: str) -> LastWords | None:
+def termination_message_in(log: str) -> TerminationMessage | None:
     """What a log says last of why the run failed; None if it says nothing."""
     for line in reversed(log.splitlines()):
         _, mark, told = line.partition(MARK)
         if not mark:
             continue
         try:
-            words = LastWords.model_validate(json.loads(told))
+            words = TerminationMessage.model_validate(json.loads(told))
         except (ValueError, RecursionError, ValidationError):
             continue
         return words.model_copy(update={"message": words.message[:MAX_MESSAGE_CHARACTERS]})

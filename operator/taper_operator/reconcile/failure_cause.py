@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from taper_api.status.termination_message import INVALID_JOB, MAX_MESSAGE_CHARACTERS, words_in
+from taper_api.status.termination_message import INVALID_JOB, MAX_MESSAGE_CHARACTERS, termination_message_in
 
 
 class FailureCause(NamedTuple):
@@ -25,7 +25,7 @@ class FailureCause(NamedTuple):
 
 def failure_cause(log: str) -> FailureCause:
     """What a failed job has said of why, or the end of its log."""
-    words = words_in(log)
+    words = termination_message_in(log)
     if words is None:
         return FailureCause("", log[-MAX_MESSAGE_CHARACTERS:])
     return FailureCause(words.reason, words.text[:MAX_MESSAGE_CHARACTERS], words.reason == INVALID_JOB)

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
 
-from taper_api.status.snapshot import snapshot_of
+from taper_api.status.job_report import report_of
 from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.names import JobIdentity
@@ -72,7 +72,7 @@ class ReportReceiver:
         if not self._is_ready():
             raise Refused("not_ready")
         try:
-            snapshot = snapshot_of(body)
+            snapshot = report_of(body)
         except ValueError:
             raise Refused("malformed") from None
         resource = self._jobs.get(key)

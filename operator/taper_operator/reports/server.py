@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from taper_api.status.snapshot import MAX_SNAPSHOT_BYTES
+from taper_api.status.job_report import MAX_SNAPSHOT_BYTES
 from taper_operator.http.listener import HttpListener
 from taper_operator.reports.refusal import STATUSES, Refused
 from taper_operator.settings.settings import Address

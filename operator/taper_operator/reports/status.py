@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from taper_api.status.job_report import JobReport
 from taper_api.status.progress import Progress, RolloutFigures
-from taper_api.status.snapshot import Snapshot
 from taper_operator.kube.json_field import count_at, text_at
 from taper_operator.kube.resource import KubeObject
 from taper_operator.kube.timestamp import timestamp
@@ -29,7 +29,7 @@ class ReportNumber:
     sequence: int = 0
 
 
-def number_of(snapshot: Snapshot) -> ReportNumber:
+def number_of(snapshot: JobReport) -> ReportNumber:
     """The number of a snapshot that was posted."""
     return ReportNumber(attempt=snapshot.attempt, sequence=snapshot.sequence)
 
@@ -57,7 +57,7 @@ def current_attempt(resource: KubeObject) -> int:
     return count_at(resource, "status", "attempt")
 
 
-def report_fields(snapshot: Snapshot, heard: datetime, now: datetime) -> dict[str, Any]:
+def report_fields(snapshot: JobReport, heard: datetime, now: datetime) -> dict[str, Any]:
     """`progress` and `rollout` of the status. heard, now: when it was heard, and when it is written"""
     told: dict[str, Any] = {
         "attempt": snapshot.attempt,

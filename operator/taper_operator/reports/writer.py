@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from taper_api.status.snapshot import REPORT_SECONDS, Snapshot
+from taper_api.status.job_report import REPORT_SECONDS, JobReport
 from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound
@@ -50,7 +50,7 @@ class HeardReport:
     """uid: of the job that it is of"""
 
     uid: str
-    snapshot: Snapshot
+    snapshot: JobReport
     heard: datetime
 
 
@@ -195,7 +195,7 @@ class ReportWriter:
             return "written", None
         return "conflict", _FIRST_RETRY_SECONDS
 
-    def _seconds_to_wait(self, resource: KubeObject, snapshot: Snapshot) -> float:
+    def _seconds_to_wait(self, resource: KubeObject, snapshot: JobReport) -> float:
         if snapshot.is_last or written_number(resource).attempt != snapshot.attempt:
             return 0.0
         seconds = seconds_since_written(resource, self._now())
@@ -216,7 +216,7 @@ class ReportWriter:
                 del self._written[next(iter(self._written))]
 
 
-def _is_old(resource: KubeObject, snapshot: Snapshot) -> bool:
+def _is_old(resource: KubeObject, snapshot: JobReport) -> bool:
     is_of_old_attempt = snapshot.attempt < current_attempt(resource)
     return is_of_old_attempt or number_of(snapshot) <= written_number(resource)
 

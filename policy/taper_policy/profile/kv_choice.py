@@ -59,19 +59,19 @@ class KvCosts:
 
 
 AUTO: Final = "auto"
-KV_WAYS: Final = (AUTO, "migrate", "recompute")
+KV_MODES: Final = (AUTO, "migrate", "recompute")
 """What a job may ask for: `auto` is a choice by cost."""
 
-KvWay = Literal["migrate", "recompute"] | KvCosts
+KvMode = Literal["migrate", "recompute"] | KvCosts
 """What becomes of the KV of a switch: one way for all requests, or what each costs."""
 
 
-def kv_as_json(kv: KvWay) -> Any:
+def kv_as_json(kv: KvMode) -> Any:
     """What `kv_from_json` reads."""
     return asdict(kv) if isinstance(kv, KvCosts) else kv
 
 
-def kv_from_json(content: Any) -> KvWay:
+def kv_from_json(content: Any) -> KvMode:
     """The way that `kv_as_json` wrote. Raises `ValueError` for another."""
     if isinstance(content, dict) and set(content) == set(KvCosts.__slots__):
         return KvCosts(**content)
@@ -104,7 +104,7 @@ class _Step(NamedTuple):
     held: HeldKv
 
 
-def recomputed_by(requests: Collection[HeldKv], kv: KvWay) -> frozenset[str]:
+def recomputed_by(requests: Collection[HeldKv], kv: KvMode) -> frozenset[str]:
     """The ids of the requests that a switch recomputes."""
     if isinstance(kv, KvCosts):
         return choose_recomputed(requests, kv)

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taper_policy.layout import uniform_degrees
-from taper_policy.profile.kv_choice import AUTO, KV_WAYS, KvCosts
+from taper_policy.profile.kv_choice import AUTO, KV_MODES, KvCosts
 from taper_policy.profile.step_surface import Floats, StepCell, StepSurface, check_cells
 
 __all__ = [
@@ -320,8 +320,8 @@ def _check(profile: Profile) -> None:
 
 
 def _check_kv(kv: str) -> None:
-    if kv not in KV_WAYS:
-        raise ValueError(f"kv: {kv!r} is not one of {', '.join(KV_WAYS)}")
+    if kv not in KV_MODES:
+        raise ValueError(f"kv: {kv!r} is not one of {', '.join(KV_MODES)}")
 
 
 def _check_trust(profile: Profile) -> None:

@@ -28,7 +28,7 @@ from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.ledger import Finished
 from taper_policy.profile.profile import Profile
 from taper_policy.review.review import clock_of
-from taper_policy.simulation.policies import Predictor, expected_like, static
+from taper_policy.simulation.policies import PredictorPolicy, expected_like, static
 from taper_policy.simulation.simulator import SimulatedRequest, SimulatedStage, simulate
 
 # Of a normal distribution, for 95 %.
@@ -64,7 +64,7 @@ class Advice:
         footprint, base = self._profile.footprint, self._rules.degrees[0]
         clock = clock_of(requests, self._profile, footprint=footprint)
         staying = simulate(requests, self._profile, static, footprint=footprint, degree=base, clock=clock)
-        rule = Predictor(self._advisor, step=step)
+        rule = PredictorPolicy(self._advisor, step=step)
         first = self._first_degree(footprint)
         advised = simulate(requests, self._profile, rule, footprint=footprint, degree=first, clock=clock)
         rule.learn(requests)

@@ -21,7 +21,7 @@ from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.decide import Rules
 from taper_policy.decision.pricing import Prices
 from taper_policy.simulation.oracle import best_plan
-from taper_policy.simulation.policies import Predictor, expected_like, static, threshold, widen_at_once
+from taper_policy.simulation.policies import PredictorPolicy, expected_like, static, threshold, widen_at_once
 from taper_policy.simulation.simulator import Rule, SimulatedRequest, SimulatedStage, StepClock, simulate
 
 RESAMPLES = 2000
@@ -87,7 +87,7 @@ def compare(
     for step, requests in enumerate(stages):
         for arm, (degree, rule) in arms.items():
             note(arm, simulate(requests, prices, rule, footprint=footprint, degree=degree, clock=clock))
-        predictor = Predictor(advisor, step=step)
+        predictor = PredictorPolicy(advisor, step=step)
         # As many requests as the stage before had; how many a job's first one has its settings tell.
         expected = expected_like(stages[max(0, step - 1)])
         begin = advisor.first_layout(expected, footprint=footprint).degree

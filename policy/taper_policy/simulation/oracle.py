@@ -49,7 +49,7 @@ Whole = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class LayoutPlan:
     """Begin at `degree`; then, for each (requests, degree) in turn, widen once so few are live."""
 
     degree: int
@@ -76,7 +76,7 @@ def best_plan(
     footprint: int,
     degrees: Sequence[int],
     clock: StepClock,
-) -> tuple[Plan, SimulatedStage]:
+) -> tuple[LayoutPlan, SimulatedStage]:
     """The best plan found, and the stage that it gives."""
     rehearsals = {
         degree: _Rehearsal(start(requests, footprint=footprint, degree=degree), prices, clock)
@@ -94,7 +94,7 @@ def best_plan(
             if shorter and tried < min(shorter) and tried.seconds <= PROMISING * least:
                 found[path] = tried
     best = min(found.values())
-    plan = Plan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
+    plan = LayoutPlan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
     return plan, simulate(requests, prices, plan.rule(), footprint=footprint, degree=plan.degree, clock=clock)
 
 

@@ -51,7 +51,7 @@ def expected_like(requests: Sequence[SimulatedRequest]) -> ExpectedStage:
     )
 
 
-class Predictor:
+class PredictorPolicy:
     """One stage of a replica that asks its job's `advisor`; keeps the questions for the ledger."""
 
     def __init__(self, advisor: Advisor, *, step: int) -> None:

@@ -108,9 +108,9 @@ def profile(options: argparse.Namespace) -> None:
 def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None:
     """Before an engine is started: whether steps can be measured at all. Raises `JobError`."""
     from taper_api import JobError, Problem
-    from taper_rollout.profiling.grid import Room
+    from taper_rollout.profiling.grid import EngineCapacity
 
-    room = Room(
+    capacity = EngineCapacity(
         footprint=settings.footprint,
         degrees=settings.degrees,
         max_running_requests=settings.max_running_requests or 1,
@@ -118,7 +118,7 @@ def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None
         context_tokens=settings.context_tokens,
     )
     try:
-        grid.contexts(room)
+        grid.contexts(capacity)
     except ValueError as error:
         raise JobError([Problem(path=path, message=str(error), remedy="allow longer ones")]) from None
 

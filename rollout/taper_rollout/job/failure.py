@@ -9,7 +9,7 @@ import errno
 from dataclasses import dataclass
 
 from taper_api import JobError
-from taper_api.status.termination_message import INVALID_JOB, LastWords
+from taper_api.status.termination_message import INVALID_JOB, TerminationMessage
 from taper_rollout.job.output_files import OutputError
 from taper_rollout.job.training_failed import TrainingFailed
 
@@ -32,9 +32,9 @@ class Failure:
     remedy: str | None = None
 
     @property
-    def words(self) -> LastWords:
+    def words(self) -> TerminationMessage:
         """The run's last words."""
-        return LastWords(
+        return TerminationMessage(
             reason=self.reason,
             message=_speakable(self.message) or self.reason,
             field=_speakable(self.field or "") or None,

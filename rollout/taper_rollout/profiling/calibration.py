@@ -18,7 +18,7 @@ from taper_policy.review.step_times import StepTimeCell, StepTimes, StepTimeTabl
 from taper_rollout.job.requirements import model_config
 from taper_rollout.profiling.grid import QUICK, Grid
 from taper_rollout.profiling.key import profile_key
-from taper_rollout.profiling.profiler import Progress, Switch, find_room, measure_profile, warm_up
+from taper_rollout.profiling.profiler import Progress, Switch, find_capacity, measure_profile, warm_up
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.profiling.store import Wanted, default_directory, keep_profile, kept_profile, named_profile
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
@@ -85,7 +85,7 @@ async def obtain_profile(
     wanted = wanted_of(settings)
     directory = Path(settings.profiles) if settings.profiles else default_directory(os.environ)
     try:
-        places = grid.places(await find_room(engine, settings))
+        places = grid.places(await find_capacity(engine, settings))
     except ValueError as error:
         log.warning("replica %d: no profile can be measured: %s", settings.replica, error)
         return None

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.kv_choice import KvMode
 
 # Steps right after a prefill or a switch: caches are cold, ranks not yet in step.
 SKIPPED_STEPS: Final = 2
@@ -34,11 +34,11 @@ TOKENS_A_SWITCH: Final = 32
 MOST_PREFILL_TOKENS: Final = 4096
 # Of the contexts of two loads, at least.
 LOAD_CONTEXTS_RATIO: Final = 4
-KV_WAYS: Final[tuple[KvWay, ...]] = ("migrate", "recompute")
+MEASURED_KV_MODES: Final[tuple[KvMode, ...]] = ("migrate", "recompute")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class EngineCapacity:
     """What a replica can serve.
 
     max_running_requests, kv_tokens: of one group of the first degree; wider ones have more in proportion
@@ -73,7 +73,7 @@ class Load(NamedTuple):
 
     requests: int
     context_tokens: int
-    kv: KvWay
+    kv: KvMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +117,14 @@ class Grid:
         """By how much a prompt is shorter than its cell's context, which is the mean over the visit."""
         return SKIPPED_STEPS + self.steps // 2
 
-    def contexts(self, room: Room) -> tuple[int, ...]:
+    def contexts(self, capacity: EngineCapacity) -> tuple[int, ...]:
         """Ascending. Raises `ValueError` where no request can be measured."""
-        room_tokens = min(room.context_tokens, room.tokens(room.degrees[0])) - CONTEXT_MARGIN_TOKENS
-        longest = min(self.longest_context, room_tokens - self.visit_tokens + self.lead_tokens)
+        limit_tokens = (
+            min(capacity.context_tokens, capacity.tokens(capacity.degrees[0])) - CONTEXT_MARGIN_TOKENS
+        )
+        longest = min(self.longest_context, limit_tokens - self.visit_tokens + self.lead_tokens)
         if longest <= self.lead_tokens:
-            raise ValueError(f"a context of {room_tokens} tokens is too short to measure a decode step in")
+            raise ValueError(f"a context of {limit_tokens} tokens is too short to measure a decode step in")
         shortest = min(self.shortest_context, longest)
         count = 1 + math.ceil(round(math.log(longest / shortest, self.context_ratio), 6))
         contexts = [round(number) for number in ratios(shortest, longest, count)]
@@ -131,68 +133,69 @@ class Grid:
             contexts = [round(number) for number in ratios(shortest, longest, len(contexts) - 1)]
         return tuple(contexts)
 
-    def places(self, room: Room) -> list[Place]:
+    def places(self, capacity: EngineCapacity) -> list[Place]:
         """All cells, ascending."""
-        contexts = self.contexts(room)
+        contexts = self.contexts(capacity)
         return [
             Place(degree, busy, batch, context)
-            for degree in room.degrees
-            for busy in sorted({1, room.footprint // degree})
-            for batch in self._batches(room, degree)
+            for degree in capacity.degrees
+            for busy in sorted({1, capacity.footprint // degree})
+            for batch in self._batches(capacity, degree)
             for context in contexts
-            if self._fits(room, degree, batch, context)
+            if self._fits(capacity, degree, batch, context)
         ]
 
-    def _batches(self, room: Room, degree: int) -> list[int]:
-        most = room.requests(degree)
+    def _batches(self, capacity: EngineCapacity, degree: int) -> list[int]:
+        most = capacity.requests(degree)
         return sorted({batch for batch in self.batches if batch < most} | {min(most, self.batches[-1])})
 
-    def _fits(self, room: Room, degree: int, batch: int, context: int) -> bool:
+    def _fits(self, capacity: EngineCapacity, degree: int, batch: int, context: int) -> bool:
         needed = batch * (context - self.lead_tokens + self.visit_tokens)
-        return needed <= room.tokens(degree) and batch * context <= max(
+        return needed <= capacity.tokens(degree) and batch * context <= max(
             self.most_cell_tokens, self.shortest_context * batch
         )
 
-    def prefill_tokens(self, room: Room) -> tuple[int, ...]:
+    def prefill_tokens(self, capacity: EngineCapacity) -> tuple[int, ...]:
         """Sizes of the prefills to measure: a stage begins with one of many prompts."""
-        longest = min(MOST_PREFILL_TOKENS, self.longest_context, room.tokens(room.degrees[0]) // 2)
-        longest = min(longest, max(1, room.max_running_requests - 1) * _prompt_tokens(room))
+        longest = min(MOST_PREFILL_TOKENS, self.longest_context, capacity.tokens(capacity.degrees[0]) // 2)
+        longest = min(longest, max(1, capacity.max_running_requests - 1) * _prompt_tokens(capacity))
         return tuple(round(number) for number in ratios(min(16, longest), longest, self.prefill_sizes))
 
-    def loads(self, room: Room) -> list[Load]:
+    def loads(self, capacity: EngineCapacity) -> list[Load]:
         """The loads of the tours: few and many requests of a short and of the longest context."""
         longest = min(
-            self.contexts(room)[-1], room.context_tokens - CONTEXT_MARGIN_TOKENS - tour_tokens(room)
+            self.contexts(capacity)[-1],
+            capacity.context_tokens - CONTEXT_MARGIN_TOKENS - tour_tokens(capacity),
         )
         # With one context, what a request costs and what its bytes cost could not be told apart.
         shortest = min(self.shortest_context, longest // LOAD_CONTEXTS_RATIO)
         return [
             Load(requests, context, kv)
             for _ in range(self.tours)
-            for kv in KV_WAYS
+            for kv in MEASURED_KV_MODES
             for requests in self.switch_requests
             for context in sorted({shortest, longest})
-            if context > 0 and self._can_tour(room, requests, context)
+            if context > 0 and self._can_tour(capacity, requests, context)
             if kv == "migrate" or requests * context <= self.most_recomputed_tokens
         ]
 
-    def _can_tour(self, room: Room, requests: int, context: int) -> bool:
+    def _can_tour(self, capacity: EngineCapacity, requests: int, context: int) -> bool:
         """Also in the narrowest layout, where a group may have one request more than another."""
-        base = room.degrees[0]
-        each = -(-requests // (room.footprint // base))
-        needed = (each + 1) * (context + tour_tokens(room))
-        return each < room.requests(base) and needed <= room.tokens(base)
+        base = capacity.degrees[0]
+        each = -(-requests // (capacity.footprint // base))
+        needed = (each + 1) * (context + tour_tokens(capacity))
+        return each < capacity.requests(base) and needed <= capacity.tokens(base)
 
 
-def prefill_prompts(room: Room, tokens: int) -> list[int]:
+def prefill_prompts(capacity: EngineCapacity, tokens: int) -> list[int]:
     """Lengths of the fewest prompts, alike as can be, that make up a prefill of `tokens` tokens."""
-    count = -(-tokens // _prompt_tokens(room))
+    count = -(-tokens // _prompt_tokens(capacity))
     return [(tokens + index) // count for index in range(count)]
 
 
-def _prompt_tokens(room: Room) -> int:
+def _prompt_tokens(capacity: EngineCapacity) -> int:
     """Of the longest prompt."""
-    return room.context_tokens - CONTEXT_MARGIN_TOKENS
+    return capacity.context_tokens - CONTEXT_MARGIN_TOKENS
 
 
 def ratios(first: float, last: float, count: int) -> list[float]:
@@ -212,9 +215,9 @@ def tour(degrees: Sequence[int]) -> Iterator[int]:
         yield first
 
 
-def tour_tokens(room: Room) -> int:
+def tour_tokens(capacity: EngineCapacity) -> int:
     """Tokens that a request may make on a tour."""
-    pairs = len(room.degrees) * (len(room.degrees) - 1)
+    pairs = len(capacity.degrees) * (len(capacity.degrees) - 1)
     return ARRIVAL_TOKENS + pairs * TOKENS_A_SWITCH
 
 

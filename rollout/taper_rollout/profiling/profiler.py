@@ -32,17 +32,17 @@ from taper_policy.profile.fit import (
     fit_profile,
     needs_more,
 )
-from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
 from taper_policy.profile.robust_fit import nonnegative_terms
 from taper_rollout.profiling.grid import (
     CONTEXT_MARGIN_TOKENS,
     SKIPPED_STEPS,
     STEPS_BEFORE_SWITCH,
+    EngineCapacity,
     Grid,
     Load,
     Place,
-    Room,
     prefill_prompts,
     tour,
     tour_tokens,
@@ -75,7 +75,7 @@ TOKENS_A_PREFILL = 24
 # Sessions whose prefill came and went between two looks are made again.
 PREFILL_ATTEMPTS = 8
 
-Switch = Callable[[int, KvWay], Awaitable[dict[str, Any]]]
+Switch = Callable[[int, KvMode], Awaitable[dict[str, Any]]]
 """Brings the engine to a degree, its requests with their KV or without, and returns the figures of
 `ElasticEngine.switch` and `resumed` together; nothing where it is at that degree."""
 
@@ -89,7 +89,7 @@ class EngineSwitch:
     def __init__(self, engine: ElasticEngine, deadline_seconds: float) -> None:
         self._engine, self._deadline_seconds, self._epoch = engine, deadline_seconds, 0
 
-    async def __call__(self, degree: int, kv: KvWay) -> dict[str, Any]:
+    async def __call__(self, degree: int, kv: KvMode) -> dict[str, Any]:
         if self._engine.degree == degree:
             return {}
         self._epoch += 1
@@ -131,14 +131,14 @@ async def _profiling(
 ) -> AsyncIterator[Profiler]:
     """Afterwards the engine is in its base layout, and its caches are empty."""
     try:
-        yield Profiler(engine, settings, switch, grid=grid, room=await find_room(engine, settings))
+        yield Profiler(engine, settings, switch, grid=grid, capacity=await find_capacity(engine, settings))
     finally:
         if engine.fault is None:
             await switch(settings.degrees[0], "migrate")
             await engine.command("flush")
 
 
-async def find_room(engine: ElasticEngine, settings: ReplicaSettings) -> Room:
+async def find_capacity(engine: ElasticEngine, settings: ReplicaSettings) -> EngineCapacity:
     """What the engine can serve. Where its memory was left to SGLang, the ranks tell."""
     kv_tokens = engine.settings.kv_tokens
     if kv_tokens is None:
@@ -146,7 +146,7 @@ async def find_room(engine: ElasticEngine, settings: ReplicaSettings) -> Room:
         shape = read_model_shape(settings.model_path, settings.dtype)
         held_bytes = min(facts["arena_bytes"] for facts in inspected)
         kv_tokens = held_bytes * settings.degrees[0] // shape.token_bytes
-    return Room(
+    return EngineCapacity(
         footprint=settings.footprint,
         degrees=settings.degrees,
         max_running_requests=engine.settings.max_running_requests,
@@ -159,17 +159,23 @@ class Profiler:
     """Takes the samples of one profile."""
 
     def __init__(
-        self, engine: ElasticEngine, settings: ReplicaSettings, switch: Switch, *, grid: Grid, room: Room
+        self,
+        engine: ElasticEngine,
+        settings: ReplicaSettings,
+        switch: Switch,
+        *,
+        grid: Grid,
+        capacity: EngineCapacity,
     ) -> None:
         self._engine, self._settings, self._switch = engine, settings, switch
-        self._grid, self._room = grid, room
+        self._grid, self._room = grid, capacity
         config = json.loads((Path(settings.model_path) / "config.json").read_text(encoding="utf-8"))
         self._key = profile_key(
             config, dtype=settings.dtype, device=settings.device, footprint=settings.footprint
         )
         self._kv_bytes_per_token = read_model_shape(settings.model_path, settings.dtype).token_bytes
         self._prompts = Prompts(config["vocab_size"])
-        self._steps: dict[Place, list[StepSample]] = {place: [] for place in grid.places(room)}
+        self._steps: dict[Place, list[StepSample]] = {place: [] for place in grid.places(capacity)}
         self._prefills: list[PrefillSample] = []
         self._switches: list[SwitchSample] = []
 

@@ -13,8 +13,8 @@ from taper_policy.profile.profile import Profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import SwitchRecord
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
-from taper_rollout.switching.kv_mode import kv_told, kv_way
-from taper_rollout.switching.states import Event, State, SwitchProtocol
+from taper_rollout.switching.kv_mode import kv_mode, kv_reported
+from taper_rollout.switching.states import SwitchEvent, SwitchProtocol, SwitchState
 
 log = logging.getLogger("taper.switcher")
 
@@ -41,7 +41,7 @@ class Switcher:
         self.profile = profile
 
     @property
-    def state(self) -> State:
+    def state(self) -> SwitchState:
         """Of the protocol."""
         return self._protocol.state
 
@@ -67,7 +67,7 @@ class Switcher:
             if before == decision.degree:
                 return None
             began_at = time.time()
-            kv = kv_way(self._settings.kv, self.profile, before, decision.degree)
+            kv = kv_mode(self._settings.kv, self.profile, before, decision.degree)
             try:
                 figures = await self._agree(decision.degree, kv)
             except CommandFailed as refused:
@@ -88,16 +88,21 @@ class Switcher:
 
     async def _agree(self, degree: int, kv: Any) -> dict[str, Any]:
         epoch = self._protocol.epoch + 1
-        self._apply(Event.PROPOSED, epoch)
+        self._apply(SwitchEvent.PROPOSED, epoch)
         try:
             figures = await self._engine.switch(
                 degree, kv=kv, epoch=epoch, deadline_seconds=self._settings.switch_timeout_seconds
             )
         except CommandFailed:
-            self._apply(Event.REFUSED, epoch)
-            self._apply(Event.RESUMED, epoch)
+            self._apply(SwitchEvent.REFUSED, epoch)
+            self._apply(SwitchEvent.RESUMED, epoch)
             raise
-        for event in (Event.ALL_AGREED, Event.PLAN_MATCHED, Event.ALL_DONE, Event.RESUMED):
+        for event in (
+            SwitchEvent.ALL_AGREED,
+            SwitchEvent.PLAN_MATCHED,
+            SwitchEvent.ALL_DONE,
+            SwitchEvent.RESUMED,
+        ):
             self._apply(event, epoch)
         return figures
 
@@ -112,9 +117,9 @@ class Switcher:
     async def _resumed(self) -> dict[str, Any]:
         return await self._engine.resumed(deadline_seconds=self._settings.switch_timeout_seconds)
 
-    def _apply(self, event: Event, epoch: int) -> None:
+    def _apply(self, event: SwitchEvent, epoch: int) -> None:
         self._protocol = self._protocol.apply(event, epoch, time.monotonic())
-        assert event is not Event.RESUMED or self._protocol.state is State.SERVING
+        assert event is not SwitchEvent.RESUMED or self._protocol.state is SwitchState.SERVING
 
     def record(
         self,
@@ -132,7 +137,7 @@ class Switcher:
             at=time.time() if at is None else at,
             from_degree=from_degree or self._engine.degree,
             to_degree=decision.degree,
-            kv=kv_told(self._settings.kv, figures),
+            kv=kv_reported(self._settings.kv, figures),
             outcome=outcome,
             reason=decision.reason,
             live_requests=figures.get("live_requests", 0),

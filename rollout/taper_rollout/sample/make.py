@@ -15,7 +15,7 @@ import yaml
 
 from taper_api import RLHFJob, load_job
 from taper_rollout.job.field_overrides import set_field
-from taper_rollout.sample.model import CPU, TINY, Architecture, ModelShape, make_model
+from taper_rollout.sample.model import CPU, TINY, Architecture, SampleShape, make_model
 from taper_rollout.sample.task import Task, write_prompts
 
 JOB_FILE = "job.yaml"
@@ -26,7 +26,7 @@ MADE_FROM_FILE = "made-from.json"
 class Variant:
     """A size of the sample. `settings` are fields of the packaged job that differ, by their path."""
 
-    shape: ModelShape
+    shape: SampleShape
     task: Task
     settings: Mapping[str, Any]
 

@@ -17,7 +17,7 @@ Architecture = Literal["qwen3", "llama"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ModelShape:
+class SampleShape:
     """Sizes of a decoder. `initializer_range` is the standard deviation of every weight.
 
     The logits of an untrained model have a standard deviation of about
@@ -35,7 +35,7 @@ class ModelShape:
     max_position_embeddings: int = 2048
 
 
-CPU = ModelShape(
+CPU = SampleShape(
     hidden_size=2048,
     num_hidden_layers=2,
     num_attention_heads=16,
@@ -44,7 +44,7 @@ CPU = ModelShape(
     intermediate_size=4096,
     initializer_range=0.005,
 )
-TINY = ModelShape(
+TINY = SampleShape(
     hidden_size=256,
     num_hidden_layers=4,
     num_attention_heads=8,
@@ -56,7 +56,7 @@ TINY = ModelShape(
 
 
 def make_model(
-    directory: Path, shape: ModelShape, *, architecture: Architecture = "qwen3", seed: int = 1
+    directory: Path, shape: SampleShape, *, architecture: Architecture = "qwen3", seed: int = 1
 ) -> None:
     """Write a float32 model and its tokenizer to `directory` in the Hugging Face form.
 

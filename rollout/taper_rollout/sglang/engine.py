@@ -31,10 +31,10 @@ from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 from sglang.srt.utils.network import get_zmq_socket
 
 from taper_policy.layout import leaders
-from taper_policy.profile.kv_choice import KvWay, kv_as_json
+from taper_policy.profile.kv_choice import KvMode, kv_as_json
 from taper_rollout.sglang.engine_settings import EngineSettings, environment
 from taper_rollout.sglang.rank_process import RankSettings, SegmentMap, input_address, run_rank
-from taper_rollout.sglang.ranked_engine import RankedEngine
+from taper_rollout.sglang.rank_process_engine import RankProcessEngine
 from taper_rollout.sglang.router import Router, bounded
 from taper_rollout.shared_memory.rank_record import RecordReader, check_platform, name_request
 from taper_rollout.shared_memory.segment import Segment
@@ -64,7 +64,7 @@ class ElasticEngine:
         self._directory = tempfile.TemporaryDirectory(prefix="taper-")
         self._order = asyncio.Lock()
         # A class of its own: SGLang keeps what it starts, and how, at the class.
-        self._kind: Any = type("RankedEngine", (RankedEngine,), {})
+        self._kind: Any = type("RankProcessEngine", (RankProcessEngine,), {})
         self._counter = 0
 
     # -- life --------------------------------------------------------------------------
@@ -257,7 +257,7 @@ class ElasticEngine:
             if done is not None and len(replies) == self.settings.footprint and not done.done():
                 done.set_result(None)
 
-    async def switch(self, degree: int, *, kv: KvWay, epoch: int, deadline_seconds: float) -> dict[str, Any]:
+    async def switch(self, degree: int, *, kv: KvMode, epoch: int, deadline_seconds: float) -> dict[str, Any]:
         """Change the layout while requests decode. Returns the switch's figures.
 
         Those of the slowest rank, but `migrated_requests`, `migrated_tokens` and `recomputed_requests`

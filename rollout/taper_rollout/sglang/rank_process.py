@@ -158,7 +158,7 @@ def _build(
     from taper_rollout.sglang import groups as group_module
     from taper_rollout.sglang import sampling
     from taper_rollout.sglang.cpu import attention as cpu_attention
-    from taper_rollout.sglang.rank_engine import RankStacks
+    from taper_rollout.sglang.rank_stacks import RankStacks
     from taper_rollout.sglang.stacks import StackSite, build_stack
 
     # tqdm would make a named semaphore, which outlives a killed process in /dev/shm.

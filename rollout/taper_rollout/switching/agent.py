@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from taper_policy.layout import group_of
 from taper_policy.profile.kv_choice import kv_from_json
-from taper_rollout.switching.plans import LiveRequest, SwitchPlan, plan_switch
+from taper_rollout.switching.plans import MovingRequest, SwitchPlan, plan_switch
 from taper_rollout.switching.rendezvous import ArbiterLost, MeetingCancelled, Rendezvous
 
 log = logging.getLogger("taper.agent")
@@ -61,7 +61,7 @@ class Offer:
     """What a rank brings to a switch: its live requests and, from group leaders, the requests themselves."""
 
     refusal: str | None
-    live: tuple[LiveRequest, ...]
+    live: tuple[MovingRequest, ...]
     packed: bytes
 
 
@@ -69,7 +69,7 @@ class SwitchAborted(RuntimeError):
     """The switch did not happen; the old layout serves on and nothing was lost."""
 
 
-class RankEngine(Protocol):
+class SwitchableStacks(Protocol):
     """What the agent needs of the rank's stacks."""
 
     rank: int
@@ -93,7 +93,9 @@ class RankEngine(Protocol):
 class Agent:
     """Serves until a `shutdown` command. `send` delivers replies to the coordinator."""
 
-    def __init__(self, engine: RankEngine, rendezvous: Rendezvous, send: Callable[[Reply], None]) -> None:
+    def __init__(
+        self, engine: SwitchableStacks, rendezvous: Rendezvous, send: Callable[[Reply], None]
+    ) -> None:
         self._engine, self._rendezvous, self._send = engine, rendezvous, send
         self._epoch = 0
         self._ranks_may_differ = False
@@ -140,7 +142,7 @@ class Agent:
         if refusals:
             raise SwitchAborted("; ".join(refusals))
 
-        live: dict[str, LiveRequest] = {}
+        live: dict[str, MovingRequest] = {}
         for request in (request for o in offers for request in o.live):
             if live.setdefault(request.id, request) != request:
                 raise SwitchAborted(f"ranks disagree about request {request.id}")

@@ -35,11 +35,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from taper_policy import layout
-from taper_policy.profile.kv_choice import HeldKv, KvWay, recomputed_by
+from taper_policy.profile.kv_choice import HeldKv, KvMode, recomputed_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LiveRequest:
+class MovingRequest:
     """A request at the switch: its group at the old degree and its KV tokens there (0: not yet prefilled).
 
     `prompt` names its prompt, of `prompt_tokens` tokens; "" where its siblings are not known.
@@ -81,18 +81,18 @@ class SwitchPlan:
     from_degree: int
     to_degree: int
     num_kv_heads: int
-    requests: tuple[LiveRequest, ...]
+    requests: tuple[MovingRequest, ...]
     target_group: Mapping[str, int]
     recomputed: frozenset[str]
     slices: tuple[KvSlice, ...]
     rank_tokens: tuple[int, ...]
 
-    def requests_of(self, group: int) -> tuple[LiveRequest, ...]:
+    def requests_of(self, group: int) -> tuple[MovingRequest, ...]:
         """The requests that the new layout's `group` serves, in canonical order."""
         return tuple(request for request in self.requests if self.target_group[request.id] == group)
 
     @property
-    def migrated(self) -> tuple[LiveRequest, ...]:
+    def migrated(self) -> tuple[MovingRequest, ...]:
         """The requests that take their KV along, in canonical order."""
         return tuple(
             request for request in self.requests if request.num_tokens and request.id not in self.recomputed
@@ -133,12 +133,12 @@ class SwitchPlan:
 
 
 def plan_switch(
-    requests: Iterable[LiveRequest],
+    requests: Iterable[MovingRequest],
     footprint: int,
     from_degree: int,
     to_degree: int,
     num_kv_heads: int,
-    kv: KvWay = "migrate",
+    kv: KvMode = "migrate",
 ) -> SwitchPlan:
     """Plan the switch of a whole footprint between two uniform layouts, in O(requests x footprint).
 
@@ -183,7 +183,7 @@ def plan_switch(
     )
 
 
-def _held(requests: Iterable[LiveRequest], target_group: Mapping[str, int]) -> tuple[HeldKv, ...]:
+def _held(requests: Iterable[MovingRequest], target_group: Mapping[str, int]) -> tuple[HeldKv, ...]:
     return tuple(
         HeldKv(
             id=request.id,
@@ -229,9 +229,9 @@ class _Routes:
                 yield _Route(holders[head_start // source_heads], target_rank, head_start, head_count)
 
 
-def _spread(requests: Sequence[LiveRequest], ratio: int) -> dict[str, int]:
+def _spread(requests: Sequence[MovingRequest], ratio: int) -> dict[str, int]:
     """The target groups of a narrowing that splits each group into `ratio` sub-groups (LPT, ties by id)."""
-    members: defaultdict[int, list[LiveRequest]] = defaultdict(list)
+    members: defaultdict[int, list[MovingRequest]] = defaultdict(list)
     for request in requests:
         members[request.group].append(request)
     target_group: dict[str, int] = {}
@@ -254,7 +254,7 @@ def _check_degrees(footprint: int, from_degree: int, to_degree: int, num_kv_head
             raise ValueError(f"{name}: {degree} does not divide the model's {num_kv_heads} KV heads")
 
 
-def _check_requests(ordered: Sequence[LiveRequest], num_groups: int) -> None:
+def _check_requests(ordered: Sequence[MovingRequest], num_groups: int) -> None:
     for before, after in itertools.pairwise(ordered):
         if before.id == after.id:
             raise ValueError(f"requests[{after.id!r}]: listed twice")

@@ -30,7 +30,7 @@ from types import MappingProxyType
 from typing import Final
 
 
-class State(enum.Enum):
+class SwitchState(enum.Enum):
     """Where a replica stands with its switch."""
 
     SERVING = "serving"
@@ -41,7 +41,7 @@ class State(enum.Enum):
     ABORTED = "aborted"
 
 
-class Event(enum.Enum):
+class SwitchEvent(enum.Enum):
     """What the coordinator has learned from all ranks together."""
 
     PROPOSED = "proposed"
@@ -55,38 +55,38 @@ class Event(enum.Enum):
     RESUMED = "resumed"
 
 
-TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
+TRANSITIONS: Final[Mapping[tuple[SwitchState, SwitchEvent], SwitchState]] = MappingProxyType(
     {
-        (State.SERVING, Event.PROPOSED): State.PREPARED,
-        (State.PREPARED, Event.ALL_AGREED): State.QUIESCED,
-        (State.PREPARED, Event.REFUSED): State.ABORTED,
-        (State.PREPARED, Event.FAULT): State.ABORTED,
-        (State.PREPARED, Event.TIMEOUT): State.ABORTED,
-        (State.QUIESCED, Event.PLAN_MATCHED): State.TRANSFERRING,
-        (State.QUIESCED, Event.PLAN_MISMATCHED): State.ABORTED,
-        (State.QUIESCED, Event.FAULT): State.ABORTED,
-        (State.QUIESCED, Event.TIMEOUT): State.ABORTED,
-        (State.TRANSFERRING, Event.ALL_DONE): State.COMMITTED,
-        (State.TRANSFERRING, Event.FAULT): State.ABORTED,
-        (State.TRANSFERRING, Event.TIMEOUT): State.ABORTED,
-        (State.COMMITTED, Event.RESUMED): State.SERVING,
-        (State.COMMITTED, Event.FAULT): State.ABORTED,
-        (State.COMMITTED, Event.TIMEOUT): State.ABORTED,
-        (State.ABORTED, Event.RESUMED): State.SERVING,
-        (State.ABORTED, Event.FAULT): State.ABORTED,
-        (State.ABORTED, Event.TIMEOUT): State.ABORTED,
+        (SwitchState.SERVING, SwitchEvent.PROPOSED): SwitchState.PREPARED,
+        (SwitchState.PREPARED, SwitchEvent.ALL_AGREED): SwitchState.QUIESCED,
+        (SwitchState.PREPARED, SwitchEvent.REFUSED): SwitchState.ABORTED,
+        (SwitchState.PREPARED, SwitchEvent.FAULT): SwitchState.ABORTED,
+        (SwitchState.PREPARED, SwitchEvent.TIMEOUT): SwitchState.ABORTED,
+        (SwitchState.QUIESCED, SwitchEvent.PLAN_MATCHED): SwitchState.TRANSFERRING,
+        (SwitchState.QUIESCED, SwitchEvent.PLAN_MISMATCHED): SwitchState.ABORTED,
+        (SwitchState.QUIESCED, SwitchEvent.FAULT): SwitchState.ABORTED,
+        (SwitchState.QUIESCED, SwitchEvent.TIMEOUT): SwitchState.ABORTED,
+        (SwitchState.TRANSFERRING, SwitchEvent.ALL_DONE): SwitchState.COMMITTED,
+        (SwitchState.TRANSFERRING, SwitchEvent.FAULT): SwitchState.ABORTED,
+        (SwitchState.TRANSFERRING, SwitchEvent.TIMEOUT): SwitchState.ABORTED,
+        (SwitchState.COMMITTED, SwitchEvent.RESUMED): SwitchState.SERVING,
+        (SwitchState.COMMITTED, SwitchEvent.FAULT): SwitchState.ABORTED,
+        (SwitchState.COMMITTED, SwitchEvent.TIMEOUT): SwitchState.ABORTED,
+        (SwitchState.ABORTED, SwitchEvent.RESUMED): SwitchState.SERVING,
+        (SwitchState.ABORTED, SwitchEvent.FAULT): SwitchState.ABORTED,
+        (SwitchState.ABORTED, SwitchEvent.TIMEOUT): SwitchState.ABORTED,
     }
 )
 
 # What each state may use of the switch's timeout. The way back gets the whole of it
 # once more: it may have to prefill every live request.
-DEADLINE_SHARES: Final[Mapping[State, float]] = MappingProxyType(
+DEADLINE_SHARES: Final[Mapping[SwitchState, float]] = MappingProxyType(
     {
-        State.PREPARED: 0.25,
-        State.QUIESCED: 0.25,
-        State.TRANSFERRING: 0.25,
-        State.COMMITTED: 0.25,
-        State.ABORTED: 1.0,
+        SwitchState.PREPARED: 0.25,
+        SwitchState.QUIESCED: 0.25,
+        SwitchState.TRANSFERRING: 0.25,
+        SwitchState.COMMITTED: 0.25,
+        SwitchState.ABORTED: 1.0,
     }
 )
 
@@ -106,18 +106,18 @@ class SwitchProtocol:
 
     timeout_seconds: float
     epoch: int = 0
-    state: State = State.SERVING
+    state: SwitchState = SwitchState.SERVING
     entered_at: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.timeout_seconds > 0:
             raise ValueError(f"timeout_seconds: {self.timeout_seconds} is not above zero")
 
-    def apply(self, event: Event, epoch: int, now: float) -> SwitchProtocol:
+    def apply(self, event: SwitchEvent, epoch: int, now: float) -> SwitchProtocol:
         """The protocol after `event` of the switch `epoch`; itself where that epoch is past."""
-        if epoch < self.epoch or (epoch == self.epoch and self.state is State.SERVING):
+        if epoch < self.epoch or (epoch == self.epoch and self.state is SwitchState.SERVING):
             return self
-        if epoch > self.epoch and event is not Event.PROPOSED:
+        if epoch > self.epoch and event is not SwitchEvent.PROPOSED:
             raise IllegalTransition(f"{event.value} for epoch {epoch}, which was never proposed")
         state = TRANSITIONS.get((self.state, event))
         if state is None:

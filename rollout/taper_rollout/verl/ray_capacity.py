@@ -33,7 +33,7 @@ Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class RayCapacity:
     """What a job needs: `nodes` times `ranks` GPUs of one node, with their CPUs, and VeRL's helpers."""
 
     ranks: int
@@ -91,8 +91,8 @@ def host_of(nodes: Sequence[Resources]) -> HostResources:
     return HostResources.of_cluster({name: sum(node.get(name, 0) for node in nodes) for name in names})
 
 
-def wait_for_room(
-    room: Room,
+def wait_for_capacity(
+    room: RayCapacity,
     *,
     seconds: float,
     tell: Callable[[str], None],

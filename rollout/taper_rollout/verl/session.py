@@ -23,7 +23,7 @@ from taper_api import JobError, RLHFJob
 from taper_rollout.job.child_processes import Descendants
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
-from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, Room, look_at_ray, wait_for_room
+from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, look_at_ray, wait_for_capacity
 from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
 from taper_rollout.verl.reporter import Reporter
 from taper_rollout.verl.runner import Runner
@@ -177,7 +177,7 @@ def _connect(
 
     Returns the resources that decide between GPU and CPU settings: of a cluster they are known only then.
     """
-    room = Room(ranks=job.spec.training.ranks, nodes=job.spec.training.nodes)
+    room = RayCapacity(ranks=job.spec.training.ranks, nodes=job.spec.training.nodes)
     quiet: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "INFO" if verbose else "WARNING"}
     if address:
         ray.init(address=address, **quiet)
@@ -197,8 +197,8 @@ def _connect(
     return host
 
 
-def _wait(room: Room, seconds: float, on_events: OnEvents) -> HostResources:
-    return wait_for_room(
+def _wait(room: RayCapacity, seconds: float, on_events: OnEvents) -> HostResources:
+    return wait_for_capacity(
         room,
         seconds=seconds,
         tell=lambda text: on_events([{"kind": "Waiting", "text": text}]),

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from taper_policy.profile.kv_choice import AUTO, KV_WAYS
+from taper_policy.profile.kv_choice import AUTO, KV_MODES
 
 CUSTOM_KEYS = frozenset(
     {
@@ -95,8 +95,8 @@ def replica_settings(
 
 def _kv(custom: Mapping[str, Any]) -> str:
     kv = str(custom.get("kv", AUTO))
-    if kv not in KV_WAYS:
-        raise ValueError(f"{_CUSTOM}.kv: {kv!r} is not one of {', '.join(KV_WAYS)}")
+    if kv not in KV_MODES:
+        raise ValueError(f"{_CUSTOM}.kv: {kv!r} is not one of {', '.join(KV_MODES)}")
     return kv
 
 

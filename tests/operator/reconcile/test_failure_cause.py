@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_api.status.termination_message import LastWords
+from taper_api.status.termination_message import TerminationMessage
 from taper_operator.reconcile.failure_cause import failure_cause
 
 from ...api.failure_lines import LINES
@@ -16,7 +16,7 @@ RAY = "Job entrypoint command failed with exit code 1, last available logs (trun
 
 
 @pytest.mark.parametrize(("line", "words"), LINES.items())
-def test_what_the_job_says_last_is_why(line: str, words: LastWords) -> None:
+def test_what_the_job_says_last_is_why(line: str, words: TerminationMessage) -> None:
     cause = failure_cause(f"{RAY}taper: something\n{line}")
     assert (cause.reason, cause.message) == (words.reason, words.text)
     assert cause.is_final == (words.reason == "InvalidJob")

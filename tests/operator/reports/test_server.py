@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from taper_api.status.snapshot import MAX_SNAPSHOT_BYTES
+from taper_api.status.job_report import MAX_SNAPSHOT_BYTES
 from taper_operator.reports.refusal import STATUSES, Refused
 from taper_operator.reports.server import ReportServer
 from taper_operator.settings.certificate import ReadAnew, server_context

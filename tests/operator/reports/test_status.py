@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taper_api.status.job_report import JobReport
 from taper_api.status.progress import ReplicaLayout, SwitchFigures, TrainingFigures
 from taper_api.status.rlhfjob_status import RLHFJobStatus
-from taper_api.status.snapshot import Snapshot
 from taper_operator.reports.status import ReportNumber, report_fields, seconds_since_written, written_number
 
 from ..job_objects import NOW
@@ -19,7 +19,7 @@ from ..job_objects import NOW
 COUNTS = st.integers(0, 2**53 - 1)
 SECONDS = st.none() | st.floats(0, 1e9)
 SNAPSHOTS = st.builds(
-    Snapshot,
+    JobReport,
     attempt=st.integers(1, 9999),
     sequence=st.integers(1, 2**53 - 1),
     is_last=st.booleans(),
@@ -49,7 +49,7 @@ SNAPSHOTS = st.builds(
 
 
 @given(SNAPSHOTS)
-def test_what_is_written_is_a_valid_status(snapshot: Snapshot) -> None:
+def test_what_is_written_is_a_valid_status(snapshot: JobReport) -> None:
     status = report_fields(snapshot, NOW, NOW + timedelta(seconds=3))
     read = RLHFJobStatus.model_validate(status, by_alias=True, by_name=False)
     assert read.progress is not None
@@ -67,7 +67,7 @@ def test_what_is_written_is_a_valid_status(snapshot: Snapshot) -> None:
 
 
 def test_the_eta_counts_from_when_it_was_heard() -> None:
-    snapshot = Snapshot(
+    snapshot = JobReport(
         attempt=1, sequence=1, remaining_seconds=60.0, training=TrainingFigures(step=1, steps=2)
     )
     assert (

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taper_api.status.job_report import JobReport
 from taper_api.status.progress import TrainingFigures
-from taper_api.status.snapshot import Snapshot
 from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Invalid
 from taper_operator.kube.resource import KubeObject, ObjectKey, own_key
@@ -28,8 +28,8 @@ from ..job_objects import NOW, UID, resource
 KEY = ObjectKey("team", "full")
 
 
-def snapshot(sequence: int, attempt: int = 1, *, is_last: bool = False) -> Snapshot:
-    return Snapshot(
+def snapshot(sequence: int, attempt: int = 1, *, is_last: bool = False) -> JobReport:
+    return JobReport(
         attempt=attempt,
         sequence=sequence,
         is_last=is_last,

@@ -28,7 +28,7 @@ from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.review.replay import replay
 from taper_policy.simulation.length_distributions import lengths
-from taper_policy.simulation.policies import Predictor
+from taper_policy.simulation.policies import PredictorPolicy
 from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
 
 PROFILE = h100_8b()
@@ -53,7 +53,7 @@ def recorded(num_stages: int, seed: int = 3) -> list[Entry]:
             )
             for p, s in np.ndindex(*drawn.shape)
         ]
-        rule = Predictor(advisor, step=step)
+        rule = PredictorPolicy(advisor, step=step)
         if step:
             correction = Correction({1: {0: 1.0 + step}, 8: {0: 1.0 + 0.1 * step}})
             advisor.correct(correction)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.profile.kv_choice import KV_WAYS, HeldKv, choose_recomputed, state_seconds
+from taper_policy.profile.kv_choice import KV_MODES, HeldKv, choose_recomputed, state_seconds
 from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1"})
@@ -108,7 +108,7 @@ def test_pauses_of_many_points_are_those_of_each_and_of_the_cheaper_way() -> Non
 
 
 def test_a_job_that_asks_for_one_way_prices_that() -> None:
-    ways = {kv: profile(kv=kv).pause_seconds(1, 2, 3, 500).item() for kv in KV_WAYS}
+    ways = {kv: profile(kv=kv).pause_seconds(1, 2, 3, 500).item() for kv in KV_MODES}
     assert ways["migrate"] == pytest.approx(0.01 + 0.006 + 0.003 + 0.003 + 0.005)
     assert ways["recompute"] == pytest.approx(0.01 + 0.006 + 0.05)
     assert ways["auto"] == ways["migrate"]

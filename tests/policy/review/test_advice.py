@@ -15,7 +15,7 @@ from taper_policy.profile.estimated import h100_8b
 from taper_policy.review.advice import Advice, total_gain
 from taper_policy.review.review import clock_of
 from taper_policy.simulation.length_distributions import lengths
-from taper_policy.simulation.policies import Predictor, expected_like, static
+from taper_policy.simulation.policies import PredictorPolicy, expected_like, static
 from taper_policy.simulation.simulator import SimulatedRequest, simulate
 
 PROFILE = h100_8b()
@@ -40,7 +40,7 @@ def test_the_gain_is_what_the_simulator_gives() -> None:
     for step in (1, 2, 3):
         requests = stage(step)
         clock = clock_of(requests, PROFILE, footprint=8)
-        rule = Predictor(advisor, step=step)
+        rule = PredictorPolicy(advisor, step=step)
         first = 1
         if step > 1:
             first = advisor.first_layout(expected_like(stage(step - 1)), footprint=8).degree

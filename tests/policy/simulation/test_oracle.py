@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_policy.simulation.oracle import Plan, best_plan, regret
+from taper_policy.simulation.oracle import LayoutPlan, best_plan, regret
 from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
 
 from ..linear_machine import LinearMachine
@@ -25,7 +25,7 @@ def requests_of(lengths: list[int]) -> list[SimulatedRequest]:
     ]
 
 
-def seconds_of(plan: Plan, lengths: list[int]) -> float:
+def seconds_of(plan: LayoutPlan, lengths: list[int]) -> float:
     requests = requests_of(lengths)
     stage = simulate(requests, MACHINE, plan.rule(), footprint=4, degree=plan.degree, clock=CLOCK)
     return stage.seconds
@@ -36,10 +36,10 @@ def seconds_of(plan: Plan, lengths: list[int]) -> float:
 def test_no_plan_that_can_be_tried_one_by_one_is_better(lengths: list[int]) -> None:
     plan, stage = best_plan(requests_of(lengths), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK)
     assert stage.seconds == pytest.approx(seconds_of(plan, lengths))
-    static = [seconds_of(Plan(degree=degree), lengths) for degree in DEGREES]
+    static = [seconds_of(LayoutPlan(degree=degree), lengths) for degree in DEGREES]
     assert stage.seconds <= min(static) + 1e-9
     singles = [
-        seconds_of(Plan(degree=1, widenings=((requests, degree),)), lengths)
+        seconds_of(LayoutPlan(degree=1, widenings=((requests, degree),)), lengths)
         for degree in DEGREES[1:]
         for requests in range(1, len(lengths))  # with all of them it would be another way to begin
     ]
@@ -51,7 +51,7 @@ def test_no_plan_that_can_be_tried_one_by_one_is_better(lengths: list[int]) -> N
 def test_no_two_widenings_that_can_be_tried_one_by_one_are_better(lengths: list[int]) -> None:
     _, stage = best_plan(requests_of(lengths), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK)
     pairs = [
-        seconds_of(Plan(degree=1, widenings=((early, 2), (late, 4))), lengths)
+        seconds_of(LayoutPlan(degree=1, widenings=((early, 2), (late, 4))), lengths)
         for early in range(2, len(lengths))
         for late in range(1, early)
     ]

@@ -7,7 +7,7 @@ import pytest
 from taper_policy.decision.advisor import FEW, Advisor
 from taper_policy.decision.decide import Rules
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.simulation.policies import Predictor, static, threshold, widen_at_once
+from taper_policy.simulation.policies import PredictorPolicy, static, threshold, widen_at_once
 from taper_policy.simulation.simulator import Live, SimulatedReplica, SimulatedRequest, StepClock, simulate
 
 PROFILE = h100_8b()
@@ -54,7 +54,7 @@ def test_widening_at_once_waits_for_the_first_idle_group(
 def test_the_predictor_learns_each_response_once() -> None:
     requests = [request(index, 20 + 30 * index) for index in range(24)]
     advisor = Advisor(PROFILE, Rules(degrees=(1, 2, 4, 8)), max_tokens=MAX_TOKENS)
-    rule = Predictor(advisor, step=0)
+    rule = PredictorPolicy(advisor, step=0)
     clock = StepClock(PROFILE, footprint=8, max_batch=24, max_context=2048)
     stage = simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
     rule.learn(requests)
@@ -67,7 +67,7 @@ def test_the_predictor_learns_each_response_once() -> None:
 
 
 def test_the_predictor_asks_again_as_the_batch_shrinks() -> None:
-    rule = Predictor(Advisor(PROFILE, Rules(degrees=(1, 2, 4, 8)), max_tokens=MAX_TOKENS), step=0)
+    rule = PredictorPolicy(Advisor(PROFILE, Rules(degrees=(1, 2, 4, 8)), max_tokens=MAX_TOKENS), step=0)
     asked = []
     for count in range(64, 0, -1):
         before = len(rule.questions)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from taper_api.status.termination_message import words_in
+from taper_api.status.termination_message import termination_message_in
 from taper_policy.profile.file import profile_as_json, read_profile, write_profile
 from taper_policy.profile.profile import Profile
 from taper_rollout import cli
@@ -137,7 +137,7 @@ def test_a_profile_that_cannot_be_used_is_bad_input(
     file.write_bytes(spoil(profile_as_json(profile_of_job)))
     assert run_with(job_file, file) == 2
     *lines, last = capsys.readouterr().err.splitlines()
-    assert words_in(last) is not None  # for programs
+    assert termination_message_in(last) is not None  # for programs
     assert len(lines) == (1 if len(told) == 2 and told[1].startswith(" ") else len(told))
     error = "\n".join(lines)
     assert all(text in error for text in told), error

@@ -15,7 +15,7 @@ from taper_policy.profile.profile import Profile
 from taper_policy.review.step_times import StepTimes
 from taper_rollout.profiling import calibration as replica_profile
 from taper_rollout.profiling.calibration import calibrate, obtain_profile, wanted_of
-from taper_rollout.profiling.grid import Room
+from taper_rollout.profiling.grid import EngineCapacity
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.profiling.store import kept_profile
 from taper_rollout.sglang.engine import CommandFailed, EngineDied
@@ -67,12 +67,14 @@ def measured(monkeypatch: pytest.MonkeyPatch, settings: ReplicaSettings) -> list
     async def warm_up(*_: object, **__: object) -> None:
         done.append("warmed up")
 
-    async def room(*_: object) -> Room:
-        return Room(footprint=2, degrees=(1, 2), max_running_requests=4, kv_tokens=8192, context_tokens=352)
+    async def capacity(*_: object) -> EngineCapacity:
+        return EngineCapacity(
+            footprint=2, degrees=(1, 2), max_running_requests=4, kv_tokens=8192, context_tokens=352
+        )
 
     monkeypatch.setattr(replica_profile, "measure_profile", measure)
     monkeypatch.setattr(replica_profile, "warm_up", warm_up)
-    monkeypatch.setattr(replica_profile, "find_room", room)
+    monkeypatch.setattr(replica_profile, "find_capacity", capacity)
     return done
 
 
@@ -133,10 +135,12 @@ def test_a_replica_serves_where_contexts_are_too_short_to_be_measured(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def room(*_: object) -> Room:
-        return Room(footprint=2, degrees=(1, 2), max_running_requests=4, kv_tokens=8192, context_tokens=14)
+    async def capacity(*_: object) -> EngineCapacity:
+        return EngineCapacity(
+            footprint=2, degrees=(1, 2), max_running_requests=4, kv_tokens=8192, context_tokens=14
+        )
 
-    monkeypatch.setattr(replica_profile, "find_room", room)
+    monkeypatch.setattr(replica_profile, "find_capacity", capacity)
     with caplog.at_level(logging.WARNING):
         assert obtained(settings) is None
     assert "no profile can be measured: a context of 6 tokens is too short" in caplog.text

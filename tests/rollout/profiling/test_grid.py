@@ -14,20 +14,22 @@ from taper_rollout.profiling.grid import (
     FULL,
     QUICK,
     SKIPPED_STEPS,
+    EngineCapacity,
     Grid,
-    Room,
     prefill_prompts,
     tour,
     tour_tokens,
 )
 
-SAMPLE = Room(footprint=2, degrees=(1, 2), max_running_requests=32, kv_tokens=8192, context_tokens=352)
+SAMPLE = EngineCapacity(
+    footprint=2, degrees=(1, 2), max_running_requests=32, kv_tokens=8192, context_tokens=352
+)
 
 
 @st.composite
-def rooms(draw: st.DrawFn) -> Room:
+def rooms(draw: st.DrawFn) -> EngineCapacity:
     degrees = draw(st.sampled_from([(1,), (1, 2), (2, 4), (1, 2, 4), (1, 8), (1, 2, 4, 8)]))
-    return Room(
+    return EngineCapacity(
         footprint=degrees[-1],
         degrees=degrees,
         max_running_requests=draw(st.integers(1, 300)),
@@ -37,24 +39,24 @@ def rooms(draw: st.DrawFn) -> Room:
 
 
 @pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
-@given(room=rooms())
-def test_every_cell_fits(grid: Grid, room: Room) -> None:
-    places = grid.places(room)
-    for degree in room.degrees:
-        for busy in {1, room.footprint // degree}:
+@given(capacity=rooms())
+def test_every_cell_fits(grid: Grid, capacity: EngineCapacity) -> None:
+    places = grid.places(capacity)
+    for degree in capacity.degrees:
+        for busy in {1, capacity.footprint // degree}:
             assert any(place[:3] == (degree, busy, 1) for place in places)
     for place in places:
         longest = place.context_tokens - grid.lead_tokens + grid.visit_tokens
-        assert longest < room.context_tokens
-        assert place.batch * longest < room.tokens(place.degree) + 1
-        assert 1 <= place.batch <= room.requests(place.degree)
+        assert longest < capacity.context_tokens
+        assert place.batch * longest < capacity.tokens(place.degree) + 1
+        assert 1 <= place.batch <= capacity.requests(place.degree)
         assert place.context_tokens > grid.lead_tokens >= SKIPPED_STEPS
 
 
 @pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
-@given(room=rooms())
-def test_lines_get_shorter_only_at_their_long_end(grid: Grid, room: Room) -> None:
-    places = grid.places(room)
+@given(capacity=rooms())
+def test_lines_get_shorter_only_at_their_long_end(grid: Grid, capacity: EngineCapacity) -> None:
+    places = grid.places(capacity)
     assert places == sorted(set(places))
     for _, slab in groupby(places, lambda place: place[:2]):
         lines = [[place.context_tokens for place in line] for _, line in groupby(slab, lambda p: p.batch)]
@@ -62,26 +64,26 @@ def test_lines_get_shorter_only_at_their_long_end(grid: Grid, room: Room) -> Non
             assert more == fewer[: len(more)]
 
 
-@given(room=rooms())
-def test_samples_of_neighbouring_contexts_are_told_apart(room: Room) -> None:
+@given(capacity=rooms())
+def test_samples_of_neighbouring_contexts_are_told_apart(capacity: EngineCapacity) -> None:
     """A context grows while it is measured, and `fit_profile` takes the nearest of the grid."""
-    for one, two in pairwise(FULL.contexts(room)):
+    for one, two in pairwise(FULL.contexts(capacity)):
         assert two - one >= FULL.steps + ARRIVAL_TOKENS
 
 
 @pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
-@given(room=rooms())
-def test_the_prompts_of_a_prefill_fit_and_are_its_tokens(grid: Grid, room: Room) -> None:
-    sizes = grid.prefill_tokens(room)
+@given(capacity=rooms())
+def test_the_prompts_of_a_prefill_fit_and_are_its_tokens(grid: Grid, capacity: EngineCapacity) -> None:
+    sizes = grid.prefill_tokens(capacity)
     assert list(sizes) == sorted(sizes)
     for size in sizes:
-        prompts = prefill_prompts(room, size)
+        prompts = prefill_prompts(capacity, size)
         assert sum(prompts) == size
-        assert 1 <= min(prompts) <= max(prompts) < room.context_tokens
+        assert 1 <= min(prompts) <= max(prompts) < capacity.context_tokens
         assert max(prompts) - min(prompts) <= 1
         # Beside the request that decodes meanwhile, but for a replica that serves one at a time.
-        assert len(prompts) < max(2, room.max_running_requests)
-        assert size <= room.tokens(room.degrees[0]) // 2
+        assert len(prompts) < max(2, capacity.max_running_requests)
+        assert size <= capacity.tokens(capacity.degrees[0]) // 2
 
 
 def test_prefills_are_measured_beyond_the_longest_prompt() -> None:
@@ -99,21 +101,21 @@ def test_the_samples_grid() -> None:
     assert len(FULL.places(SAMPLE)) > 1.5 * len(places)
 
 
-@given(room=rooms())
-def test_loads_live_through_a_tour(room: Room) -> None:
-    for load in QUICK.loads(room):
-        longest = load.context_tokens + tour_tokens(room)
-        assert longest < room.context_tokens
-        base = room.degrees[0]
-        each = -(-load.requests // (room.footprint // base))
-        assert each * longest <= room.tokens(base)
-        assert each <= room.requests(base)
+@given(capacity=rooms())
+def test_loads_live_through_a_tour(capacity: EngineCapacity) -> None:
+    for load in QUICK.loads(capacity):
+        longest = load.context_tokens + tour_tokens(capacity)
+        assert longest < capacity.context_tokens
+        base = capacity.degrees[0]
+        each = -(-load.requests // (capacity.footprint // base))
+        assert each * longest <= capacity.tokens(base)
+        assert each <= capacity.requests(base)
 
 
-@pytest.mark.parametrize("room", [SAMPLE, dataclasses.replace(SAMPLE, context_tokens=140)])
-def test_loads_tell_the_terms_of_a_switch_apart(room: Room) -> None:
+@pytest.mark.parametrize("capacity", [SAMPLE, dataclasses.replace(SAMPLE, context_tokens=140)])
+def test_loads_tell_the_terms_of_a_switch_apart(capacity: EngineCapacity) -> None:
     """Requests, tokens and recomputing each vary by themselves, and there are enough for folds."""
-    loads = QUICK.loads(room)
+    loads = QUICK.loads(capacity)
     assert len(loads) >= 8
     for kv in ("migrate", "recompute"):
         chosen = [load for load in loads if load.kv == kv]

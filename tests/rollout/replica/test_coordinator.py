@@ -15,7 +15,7 @@ from taper_rollout.replica import coordinator as module
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.sglang.engine import EngineDied
 
-from ..named_engine import NamedEngine, Play, ask, until
+from ..fake_engine import FakeEngine, Play, ask, until
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from ..named_engine import NamedEngine, Play, ask, until
     [("stop", "completed"), ("length", "length"), ("abort", "aborted"), ("other", "aborted")],
 )
 def test_a_response_is_what_the_engine_made(play: Play, reason: str, stop_reason: str) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         request = ask(coordinator, "a", temperature=0.5)
         await until(lambda: engine.live)
         engine.end("a", reason, tokens=3)
@@ -36,7 +36,7 @@ def test_a_response_is_what_the_engine_made(play: Play, reason: str, stop_reason
 
 
 def test_seeds_are_derived_unless_a_request_brings_its_own(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         requests = [ask(coordinator, "a"), ask(coordinator, "b"), ask(coordinator, "c", sampling_seed=5)]
         await until(lambda: len(engine.live) == 3)
         seeds = [sampling["sampling_seed"] for sampling in engine.sampling]
@@ -53,7 +53,7 @@ def test_a_request_that_does_not_end_after_an_abort_is_an_error(
 ) -> None:
     monkeypatch.setattr(module, "ABORT_TIMEOUT_SECONDS", 0.2)
 
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         engine.aborts_work = False
         request = ask(coordinator, "a")
         await until(lambda: engine.live)
@@ -66,7 +66,7 @@ def test_a_request_that_does_not_end_after_an_abort_is_an_error(
 
 
 def test_a_lost_engine_ends_requests_and_is_unhealthy(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         request = ask(coordinator, "a")
         await until(lambda: engine.live)
         engine.fault = "rank 1 ended with exit code -9"  # type: ignore[assignment]
@@ -90,7 +90,7 @@ def test_a_lost_engine_ends_requests_and_is_unhealthy(play: Play) -> None:
 
 
 def test_orders_reach_the_engine(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         await coordinator.clear_kv_cache()
         await coordinator.sleep()
         await coordinator.wake_up(("weights",))
@@ -111,10 +111,10 @@ def test_orders_reach_the_engine(play: Play) -> None:
 def test_a_taken_port_fails_the_start_and_ends_the_engine(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engines: list[NamedEngine] = []
+    engines: list[FakeEngine] = []
 
-    def noted(settings: Any) -> NamedEngine:
-        engines.append(NamedEngine(settings))
+    def noted(settings: Any) -> FakeEngine:
+        engines.append(FakeEngine(settings))
         return engines[0]
 
     monkeypatch.setattr(module, "ElasticEngine", noted)

@@ -16,11 +16,11 @@ from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.events import LedgerEntry, StageProgress, as_json
 from taper_rollout.shared_memory.rank_record import Step
 
-from ..named_engine import PROFILE, SETTINGS, NamedEngine, Play, ask, records, until
+from ..fake_engine import PROFILE, SETTINGS, FakeEngine, Play, ask, records, until
 
 
 def test_the_predictor_is_asked_and_every_question_is_told(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         coordinator.decisions.use(PROFILE)
         requests = [ask(coordinator, name) for name in "abcd"]
         await until(lambda: len(engine.live) == 4)
@@ -51,7 +51,7 @@ def test_the_predictor_is_asked_and_every_question_is_told(play: Play) -> None:
 
 
 def test_a_lone_request_that_goes_on_is_asked_about_again(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         coordinator.decisions.use(PROFILE)
         request = ask(coordinator, "a")
         for decoded in (1, 100, 200, 202, 1000, 1001, 2000):
@@ -66,7 +66,7 @@ def test_a_lone_request_that_goes_on_is_asked_about_again(play: Play) -> None:
 
 
 def test_a_stage_begins_in_the_layout_that_was_decided(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         monkeypatch.setattr(coordinator.decisions, "first_degree", lambda: 2)
         requests = [ask(coordinator, name) for name in "ab"]
         await until(lambda: len(engine.live) == 2)
@@ -86,7 +86,7 @@ def test_a_stage_begins_in_the_layout_that_was_decided(play: Play, monkeypatch: 
 def test_a_stage_is_judged_with_any_policy_and_the_ledger_has_it(play: Play) -> None:
     for policy in ({"name": "threshold", "threshold": {"requests": 1}}, {"name": "predictor"}):
 
-        async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+        async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
             coordinator.use(PROFILE)
             requests = [ask(coordinator, name) for name in "ab"]
             await until(lambda: len(engine.live) == 2)
@@ -110,7 +110,7 @@ def test_a_stage_is_judged_with_any_policy_and_the_ledger_has_it(play: Play) -> 
 def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Path) -> None:
     ledger = LedgerFile(tmp_path)
 
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         coordinator.use(PROFILE)
         for step in (1, 2, 3):
             await coordinator.set_global_steps(step)
@@ -134,7 +134,7 @@ def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Pa
 def test_a_stage_is_told_of_also_where_it_looks_like_the_one_before(play: Play) -> None:
     """Each begins with one request and ends with it: nothing changes from glance to glance but the stage."""
 
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         for stage in (1, 2):
             request = ask(coordinator, f"{stage}")
             await until(lambda: engine.live)
@@ -152,7 +152,7 @@ def test_only_what_the_groups_of_a_stage_did_corrects_its_profile(play: Play) ->
     slow = Step(degree=2, batch=1, context_tokens=10, seconds=3600.0)
     now = dataclasses.replace(slow, seconds=1.2 * PROFILE.step_seconds(2, 1, 10).seconds)
 
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         coordinator.use(PROFILE)
         engine.degree = 2
         first, second = [slow], [slow]
@@ -173,7 +173,7 @@ def test_only_what_the_groups_of_a_stage_did_corrects_its_profile(play: Play) ->
 
 
 def test_without_a_profile_the_predictor_stays(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         coordinator.decisions.use(None)
         request = ask(coordinator, "a")
         await asyncio.sleep(0.2)
@@ -185,7 +185,7 @@ def test_without_a_profile_the_predictor_stays(play: Play) -> None:
 
 
 def test_a_list_that_cannot_be_read_puts_the_question_off(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         coordinator.decisions.use(PROFILE)
         engine.decoded["a"] = 1000
         read = engine.records[0].live

@@ -14,8 +14,8 @@ from taper_rollout.replica import progress_throttle as glances
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.events import StageRecord, SwitchDone, as_json
 
+from ..fake_engine import SETTINGS, FakeEngine, ask, until
 from ..metrics.test_collector import value
-from ..named_engine import SETTINGS, NamedEngine, ask, until
 
 WAY = {"from_degree": 1, "to_degree": 2, "kv": "migrate"}
 BACK = WAY | {"from_degree": 2, "to_degree": 1}
@@ -24,7 +24,7 @@ BACK = WAY | {"from_degree": 2, "to_degree": 1}
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The events of a stage of two requests that switches once and narrows when it has drained."""
-    monkeypatch.setattr(module, "ElasticEngine", NamedEngine)
+    monkeypatch.setattr(module, "ElasticEngine", FakeEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
     monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
     monkeypatch.setattr(glances, "LEAST_SECONDS", 0.0)

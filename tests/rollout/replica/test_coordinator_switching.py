@@ -11,11 +11,11 @@ from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.events import SwitchDone
 from taper_rollout.sglang.engine import CommandFailed
 
-from ..named_engine import PROFILE, NamedEngine, Play, ask, records, until
+from ..fake_engine import PROFILE, FakeEngine, Play, ask, records, until
 
 
 def test_a_switch_chooses_by_the_profiles_costs(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         coordinator.use(PROFILE)
         engine.became = {"migrated_requests": 2, "recomputed_requests": 1}
         request = ask(coordinator, "a")
@@ -31,7 +31,7 @@ def test_a_switch_chooses_by_the_profiles_costs(play: Play) -> None:
 
 
 def test_a_switch_without_a_profile_migrates(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         request = ask(coordinator, "a")
         await until(lambda: engine.degree == 2)
         engine.end("a")
@@ -44,7 +44,7 @@ def test_a_switch_without_a_profile_migrates(play: Play) -> None:
 
 
 def test_a_switch_that_fails_three_times_is_given_up_for_the_stage(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         engine.switch_fails = lambda: CommandFailed("switch: rank 1: not now")
         request = ask(coordinator, "a")
         await until(lambda: len(engine.epochs) == 3)
@@ -68,7 +68,7 @@ def test_a_switch_that_fails_three_times_is_given_up_for_the_stage(play: Play) -
 
 
 def test_a_failed_switch_is_tried_again(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         failures = iter([CommandFailed("not now")])
         engine.switch_fails = lambda: next(failures, None)
         request = ask(coordinator, "a")
@@ -90,7 +90,7 @@ def test_a_failed_switch_is_tried_again(play: Play) -> None:
 
 
 def test_a_switch_under_way_at_the_end_of_a_stage_is_of_that_stage(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         may_switch = asyncio.Event()
         engine.switching = may_switch.wait
         request = ask(coordinator, "a")
@@ -109,7 +109,7 @@ def test_a_switch_under_way_at_the_end_of_a_stage_is_of_that_stage(play: Play) -
 
 
 def test_a_switch_whose_pause_is_not_told_is_on_record(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         engine.resumes = False
         request = ask(coordinator, "a")
         await until(lambda: engine.degree == 2)
@@ -123,7 +123,7 @@ def test_a_switch_whose_pause_is_not_told_is_on_record(play: Play) -> None:
 
 @pytest.mark.parametrize("mode", ["off", "advise"])
 def test_only_enforce_switches(play: Play, mode: str) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         request = ask(coordinator, "a")
         await asyncio.sleep(0.3)
         engine.end("a")
@@ -134,7 +134,7 @@ def test_only_enforce_switches(play: Play, mode: str) -> None:
 
 
 def test_watching_goes_on_after_a_fault_of_its_own(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         faults = iter([OSError("torn record")])
         observe = coordinator._observe
 
@@ -153,7 +153,7 @@ def test_watching_goes_on_after_a_fault_of_its_own(play: Play, monkeypatch: pyte
 
 
 def test_new_weights_bring_the_base_layout_back_first(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: NamedEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         request = ask(coordinator, "a")
         await until(lambda: engine.degree == 2)
         await asyncio.sleep(0.05)

@@ -15,7 +15,7 @@ from taper_rollout.replica.events import BatchSample, StageRecord
 from taper_rollout.replica.stage import Stage
 from taper_rollout.replica.stage_review import NotJudged, StageReviewer, played_stage
 
-from ..named_engine import PROFILE, SETTINGS
+from ..fake_engine import PROFILE, SETTINGS
 from .test_stage import switch
 
 PREDICTOR = {"name": "predictor"}

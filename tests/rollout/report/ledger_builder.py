@@ -16,7 +16,7 @@ from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.review.review import PlayedStage, Served, as_simulated, clock_of, review
 from taper_policy.simulation.length_distributions import lengths
-from taper_policy.simulation.policies import Predictor, expected_like
+from taper_policy.simulation.policies import PredictorPolicy, expected_like
 from taper_policy.simulation.simulator import SimulatedRequest, SimulatedSwitch, simulate
 
 PROFILE = h100_8b()
@@ -70,7 +70,7 @@ def _stage(
     advisor: Advisor, step: int, played: PlayedStage, before: Sequence[SimulatedRequest], mode: str
 ) -> list[AnyEntry]:
     requests = as_simulated(played)
-    rule = Predictor(advisor, step=step)
+    rule = PredictorPolicy(advisor, step=step)
     entries: list[AnyEntry] = []
     first = 1
     if before:

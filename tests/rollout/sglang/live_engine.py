@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from taper_policy.profile.kv_choice import KvCosts, KvWay
+from taper_policy.profile.kv_choice import KvCosts, KvMode
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings
 from taper_rollout.shared_memory.rank_record import RankRecord
@@ -36,7 +36,7 @@ class SwitchAt:
 
     tokens: int
     degree: int
-    kv: KvWay = "migrate"
+    kv: KvMode = "migrate"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class LiveEngine:
     # -- switching ---------------------------------------------------------------------
 
     async def switch(
-        self, degree: int, kv: KvWay = "migrate", deadline_seconds: float = DEADLINE_SECONDS
+        self, degree: int, kv: KvMode = "migrate", deadline_seconds: float = DEADLINE_SECONDS
     ) -> dict[str, Any]:
         self.epoch += 1
         figures = await self.engine.switch(degree, kv=kv, epoch=self.epoch, deadline_seconds=deadline_seconds)

@@ -21,7 +21,7 @@ _peaks: list[int] = []
 def install() -> None:
     """Add the command `call`, and measure the memory that building a wide stack takes."""
     from taper_rollout.sglang import stacks as stacks_module
-    from taper_rollout.sglang.rank_engine import RankStacks
+    from taper_rollout.sglang.rank_stacks import RankStacks
 
     built_of_views = stacks_module._built_of_views
 
@@ -59,7 +59,7 @@ def building_peaks(_: Any) -> dict[str, Any]:
 
 def fail_in_rank_1() -> None:
     """A rank that cannot be built, while its peers can."""
-    from taper_rollout.sglang.rank_engine import RankStacks
+    from taper_rollout.sglang.rank_stacks import RankStacks
 
     build = RankStacks.__init__
 

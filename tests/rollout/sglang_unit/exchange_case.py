@@ -9,14 +9,14 @@ from collections.abc import Callable
 import torch
 
 from taper_policy import layout
-from taper_policy.profile.kv_choice import KvCosts, KvWay
+from taper_policy.profile.kv_choice import KvCosts, KvMode
 from taper_rollout.sglang import kv_exchange
-from taper_rollout.switching.plans import LiveRequest, SwitchPlan, plan_switch
+from taper_rollout.switching.plans import MovingRequest, SwitchPlan, plan_switch
 
 NUM_LAYERS = 3
 HEAD_DIM = 2
 POISON = -1
-WAYS: tuple[KvWay, ...] = (
+WAYS: tuple[KvMode, ...] = (
     "migrate",
     KvCosts(
         exchange_seconds=0.0,
@@ -62,7 +62,7 @@ class ExchangeCase:
         )
 
     def plan(self) -> SwitchPlan:
-        live = [LiveRequest(id=f"r{i}", group=g, num_tokens=n) for i, (g, n) in enumerate(self.requests)]
+        live = [MovingRequest(id=f"r{i}", group=g, num_tokens=n) for i, (g, n) in enumerate(self.requests)]
         kv = WAYS[self.seed % len(WAYS)]
         return plan_switch(live, self.footprint, self.from_degree, self.to_degree, self.num_kv_heads, kv)
 

@@ -17,7 +17,7 @@ SETTINGS = EngineSettings(model_path="none", footprint=2, degrees=(1, 2))
 def test_a_switch_that_nobody_answers_loses_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some ranks may have the new layout and some the old one: requests must not go on in either."""
 
-    class NamedRouter:
+    class FakeRouter:
         def hold(self) -> None: ...
 
         def release(self, *_: Any) -> None: ...
@@ -27,7 +27,7 @@ def test_a_switch_that_nobody_answers_loses_the_engine(monkeypatch: pytest.Monke
 
     async def scenario() -> None:
         engine = ElasticEngine(SETTINGS)
-        engine._router = NamedRouter()  # type: ignore[assignment]
+        engine._router = FakeRouter()  # type: ignore[assignment]
         monkeypatch.setattr(engine, "_command", no_answer)
         with pytest.raises(EngineDied, match=r"switch 3: .* no answer from ranks \[1\]"):
             await engine.switch(2, kv="migrate", epoch=3, deadline_seconds=10)

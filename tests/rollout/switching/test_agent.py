@@ -17,7 +17,7 @@ from taper_rollout.shared_memory.segment import Regions, Segment
 from taper_rollout.switching import rendezvous
 from taper_rollout.switching.agent import Agent, Command, Offer, Reply
 from taper_rollout.switching.pause_phases import MARKS
-from taper_rollout.switching.plans import LiveRequest, SwitchPlan
+from taper_rollout.switching.plans import MovingRequest, SwitchPlan
 from taper_rollout.switching.rendezvous import Rendezvous, plan_region
 
 FOOTPRINT = 4
@@ -33,7 +33,7 @@ class NotedStacks:
         self.calls: list[str] = []
         self.plan: SwitchPlan | None = None
         self.refusal: str | None = None
-        self.live: tuple[LiveRequest, ...] | None = None
+        self.live: tuple[MovingRequest, ...] | None = None
         self.faults: dict[str, Callable[[], object]] = {}
 
     def _note(self, method: str) -> None:
@@ -48,7 +48,7 @@ class NotedStacks:
         live = self.live
         if live is None:
             mine = [REQUESTS[self.rank]] if self.rank in REQUESTS else []
-            live = tuple(LiveRequest(id=name, group=self.rank, num_tokens=n) for name, n in mine)
+            live = tuple(MovingRequest(id=name, group=self.rank, num_tokens=n) for name, n in mine)
         return Offer(refusal=self.refusal, live=live, packed=b"packed %d" % self.rank)
 
     def transfer(self, plan: SwitchPlan, offers: list[Offer]) -> dict[str, float]:
@@ -194,7 +194,7 @@ def test_switches_follow_each_other(ranks: Ranks) -> None:
         for stacks in ranks.stacks:
             leads = layout.ranks_of(stacks.rank // stacks.degree, stacks.degree)[0] == stacks.rank
             stacks.live = (
-                LiveRequest(id=f"r{stacks.rank}", group=stacks.rank // stacks.degree, num_tokens=5),
+                MovingRequest(id=f"r{stacks.rank}", group=stacks.rank // stacks.degree, num_tokens=5),
             )
             stacks.live = stacks.live if leads else ()
         assert ranks.errors(ranks.switch(epoch, degree)) == {None}
@@ -211,7 +211,7 @@ def test_one_refusal_stops_all_before_anything_changed(ranks: Ranks) -> None:
 
 
 def test_ranks_that_tell_a_request_differently_stop_the_switch(ranks: Ranks) -> None:
-    ranks.stacks[1].live = (LiveRequest(id="a", group=0, num_tokens=31),)
+    ranks.stacks[1].live = (MovingRequest(id="a", group=0, num_tokens=31),)
     assert ranks.errors(ranks.switch(1)) == {"ranks disagree about request a"}
     assert called(ranks) == [["offer"]] * FOOTPRINT
 

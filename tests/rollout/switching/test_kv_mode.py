@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from taper_policy.profile.estimated import h100_8b
-from taper_rollout.switching.kv_mode import kv_told, kv_way
+from taper_rollout.switching.kv_mode import kv_mode, kv_reported
 
 
 def test_auto_goes_by_the_costs_of_the_pair() -> None:
-    assert kv_way("auto", h100_8b(), 1, 4) == h100_8b().kv_costs(1, 4)
+    assert kv_mode("auto", h100_8b(), 1, 4) == h100_8b().kv_costs(1, 4)
 
 
 def test_without_costs_auto_migrates() -> None:
-    assert kv_way("auto", None, 1, 2) == "migrate"
-    assert kv_way("auto", h100_8b(), 1, 16) == "migrate"
+    assert kv_mode("auto", None, 1, 2) == "migrate"
+    assert kv_mode("auto", h100_8b(), 1, 16) == "migrate"
 
 
 @pytest.mark.parametrize("asked", ["migrate", "recompute"])
 def test_what_is_asked_holds_whatever_it_costs(asked: str) -> None:
-    assert kv_way(asked, h100_8b(), 1, 4) == asked
+    assert kv_mode(asked, h100_8b(), 1, 4) == asked
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def test_what_is_asked_holds_whatever_it_costs(asked: str) -> None:
     [(3, 0, "migrate"), (0, 2, "recompute"), (3, 2, "mixed"), (0, 0, "auto")],
 )
 def test_what_became_of_it_is_told(migrated: int, recomputed: int, told: str) -> None:
-    assert kv_told("auto", {"migrated_requests": migrated, "recomputed_requests": recomputed}) == told
+    assert kv_reported("auto", {"migrated_requests": migrated, "recomputed_requests": recomputed}) == told
 
 
 def test_a_switch_that_was_not_made_tells_what_was_asked() -> None:
-    assert kv_told("recompute", {}) == "recompute"
+    assert kv_reported("recompute", {}) == "recompute"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy import layout
-from taper_policy.profile.kv_choice import KvCosts, KvWay, choose_recomputed
-from taper_rollout.switching.plans import KvSlice, LiveRequest, SwitchPlan, plan_switch
+from taper_policy.profile.kv_choice import KvCosts, KvMode, choose_recomputed
+from taper_rollout.switching.plans import KvSlice, MovingRequest, SwitchPlan, plan_switch
 
 MAX_TOKENS = 3000
 COSTS = KvCosts(
@@ -17,15 +17,15 @@ COSTS = KvCosts(
     migrated_token_seconds=1e-5,
     recomputed_token_seconds=1e-4,
 )
-WAYS: tuple[KvWay, ...] = ("migrate", "recompute", COSTS)
+WAYS: tuple[KvMode, ...] = ("migrate", "recompute", COSTS)
 
 
-def request(name: str, group: int, num_tokens: int) -> LiveRequest:
-    return LiveRequest(id=name, group=group, num_tokens=num_tokens)
+def request(name: str, group: int, num_tokens: int) -> MovingRequest:
+    return MovingRequest(id=name, group=group, num_tokens=num_tokens)
 
 
 @st.composite
-def plans(draw: st.DrawFn, *, widen: bool | None = None, kv: KvWay | None = None) -> SwitchPlan:
+def plans(draw: st.DrawFn, *, widen: bool | None = None, kv: KvMode | None = None) -> SwitchPlan:
     footprint = draw(st.sampled_from((2, 4, 8)))
     degrees = layout.uniform_degrees(footprint)
     low, high = sorted(draw(st.sets(st.sampled_from(degrees), min_size=2, max_size=2)))
@@ -136,7 +136,7 @@ def test_narrowing_balances_each_groups_sub_groups(plan: SwitchPlan) -> None:
 
 
 @given(st.sampled_from(WAYS), st.data(), st.randoms(use_true_random=False))
-def test_the_order_of_requests_is_of_no_matter(kv: KvWay, data: st.DataObject, random: Random) -> None:
+def test_the_order_of_requests_is_of_no_matter(kv: KvMode, data: st.DataObject, random: Random) -> None:
     plan = data.draw(plans(kv=kv))
     shuffled = random.sample(plan.requests, len(plan.requests))
     again = plan_switch(shuffled, plan.footprint, plan.from_degree, plan.to_degree, plan.num_kv_heads, kv)
@@ -244,7 +244,7 @@ def test_the_digest_is_the_same_everywhere() -> None:
         ({"requests": [request("a", -1, 1)]}, r"requests\['a'\].group: -1 is not one of the 4 groups"),
         ({"requests": [request("a", 0, -1)]}, r"requests\['a'\].num_tokens: -1 is negative"),
         (
-            {"requests": [LiveRequest(id="a", group=0, num_tokens=3, prompt="p", prompt_tokens=4)]},
+            {"requests": [MovingRequest(id="a", group=0, num_tokens=3, prompt="p", prompt_tokens=4)]},
             r"requests\['a'\].prompt_tokens: 4 is above the 3 tokens that it has",
         ),
         ({"requests": [request("a", 0, 1), request("a", 1, 2)]}, r"requests\['a'\]: listed twice"),

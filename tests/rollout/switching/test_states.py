@@ -7,66 +7,66 @@ from hypothesis import strategies as st
 from taper_rollout.switching.states import (
     DEADLINE_SHARES,
     TRANSITIONS,
-    Event,
     IllegalTransition,
-    State,
+    SwitchEvent,
     SwitchProtocol,
+    SwitchState,
 )
 
-PAIRS = list(itertools.product(State, Event))
+PAIRS = list(itertools.product(SwitchState, SwitchEvent))
 EPOCH = 7
 
 # Written out by hand, and not derived from the table under test.
 EXPECTED = {
-    State.SERVING: {Event.PROPOSED: State.PREPARED},
-    State.PREPARED: {
-        Event.ALL_AGREED: State.QUIESCED,
-        Event.REFUSED: State.ABORTED,
-        Event.FAULT: State.ABORTED,
-        Event.TIMEOUT: State.ABORTED,
+    SwitchState.SERVING: {SwitchEvent.PROPOSED: SwitchState.PREPARED},
+    SwitchState.PREPARED: {
+        SwitchEvent.ALL_AGREED: SwitchState.QUIESCED,
+        SwitchEvent.REFUSED: SwitchState.ABORTED,
+        SwitchEvent.FAULT: SwitchState.ABORTED,
+        SwitchEvent.TIMEOUT: SwitchState.ABORTED,
     },
-    State.QUIESCED: {
-        Event.PLAN_MATCHED: State.TRANSFERRING,
-        Event.PLAN_MISMATCHED: State.ABORTED,
-        Event.FAULT: State.ABORTED,
-        Event.TIMEOUT: State.ABORTED,
+    SwitchState.QUIESCED: {
+        SwitchEvent.PLAN_MATCHED: SwitchState.TRANSFERRING,
+        SwitchEvent.PLAN_MISMATCHED: SwitchState.ABORTED,
+        SwitchEvent.FAULT: SwitchState.ABORTED,
+        SwitchEvent.TIMEOUT: SwitchState.ABORTED,
     },
-    State.TRANSFERRING: {
-        Event.ALL_DONE: State.COMMITTED,
-        Event.FAULT: State.ABORTED,
-        Event.TIMEOUT: State.ABORTED,
+    SwitchState.TRANSFERRING: {
+        SwitchEvent.ALL_DONE: SwitchState.COMMITTED,
+        SwitchEvent.FAULT: SwitchState.ABORTED,
+        SwitchEvent.TIMEOUT: SwitchState.ABORTED,
     },
-    State.COMMITTED: {
-        Event.RESUMED: State.SERVING,
-        Event.FAULT: State.ABORTED,
-        Event.TIMEOUT: State.ABORTED,
+    SwitchState.COMMITTED: {
+        SwitchEvent.RESUMED: SwitchState.SERVING,
+        SwitchEvent.FAULT: SwitchState.ABORTED,
+        SwitchEvent.TIMEOUT: SwitchState.ABORTED,
     },
-    State.ABORTED: {
-        Event.RESUMED: State.SERVING,
-        Event.FAULT: State.ABORTED,
-        Event.TIMEOUT: State.ABORTED,
+    SwitchState.ABORTED: {
+        SwitchEvent.RESUMED: SwitchState.SERVING,
+        SwitchEvent.FAULT: SwitchState.ABORTED,
+        SwitchEvent.TIMEOUT: SwitchState.ABORTED,
     },
 }
 
 
-def protocol_in(state: State, *, epoch: int = EPOCH) -> SwitchProtocol:
+def protocol_in(state: SwitchState, *, epoch: int = EPOCH) -> SwitchProtocol:
     return SwitchProtocol(timeout_seconds=20.0, epoch=epoch, state=state, entered_at=100.0)
 
 
-def epoch_for(event: Event) -> int:
+def epoch_for(event: SwitchEvent) -> int:
     """The epoch under which an event is news: a proposal opens the next one."""
-    return EPOCH + 1 if event is Event.PROPOSED else EPOCH
+    return EPOCH + 1 if event is SwitchEvent.PROPOSED else EPOCH
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda value: value.name)
-def test_every_pair_has_its_outcome(state: State, event: Event) -> None:
+def test_every_pair_has_its_outcome(state: SwitchState, event: SwitchEvent) -> None:
     before = protocol_in(state)
     after = EXPECTED[state].get(event)
     if after is not None:
         assert before.apply(event, epoch_for(event), 101.0) == SwitchProtocol(
             timeout_seconds=20.0, epoch=epoch_for(event), state=after, entered_at=101.0
         )
-    elif state is State.SERVING:
+    elif state is SwitchState.SERVING:
         assert before.apply(event, EPOCH, 101.0) is before, "the epoch is closed: dropped"
     else:
         with pytest.raises(IllegalTransition, match=f"{event.value} while {state.value}"):
@@ -74,42 +74,42 @@ def test_every_pair_has_its_outcome(state: State, event: Event) -> None:
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda value: value.name)
-def test_a_message_of_an_older_epoch_is_dropped(state: State, event: Event) -> None:
+def test_a_message_of_an_older_epoch_is_dropped(state: SwitchState, event: SwitchEvent) -> None:
     before = protocol_in(state)
     assert before.apply(event, EPOCH - 1, 101.0) is before
 
 
 @pytest.mark.parametrize(
     ("state", "event"),
-    [pair for pair in PAIRS if pair[1] is not Event.PROPOSED],
+    [pair for pair in PAIRS if pair[1] is not SwitchEvent.PROPOSED],
     ids=lambda value: value.name,
 )
-def test_a_message_of_an_epoch_never_opened_is_illegal(state: State, event: Event) -> None:
+def test_a_message_of_an_epoch_never_opened_is_illegal(state: SwitchState, event: SwitchEvent) -> None:
     with pytest.raises(IllegalTransition, match="epoch 8, which was never proposed"):
         protocol_in(state).apply(event, EPOCH + 1, 101.0)
 
 
-@pytest.mark.parametrize("state", [state for state in State if state is not State.SERVING])
-def test_each_state_has_a_deadline_and_a_way_back(state: State) -> None:
+@pytest.mark.parametrize("state", [state for state in SwitchState if state is not SwitchState.SERVING])
+def test_each_state_has_a_deadline_and_a_way_back(state: SwitchState) -> None:
     assert protocol_in(state).deadline_seconds is not None
-    assert TRANSITIONS[state, Event.FAULT] is State.ABORTED
-    assert TRANSITIONS[state, Event.TIMEOUT] is State.ABORTED
+    assert TRANSITIONS[state, SwitchEvent.FAULT] is SwitchState.ABORTED
+    assert TRANSITIONS[state, SwitchEvent.TIMEOUT] is SwitchState.ABORTED
 
 
 def test_serving_is_reached_from_every_state() -> None:
-    reaching = {State.SERVING}
-    for _ in State:
+    reaching = {SwitchState.SERVING}
+    for _ in SwitchState:
         reaching |= {before for (before, _), after in TRANSITIONS.items() if after in reaching}
-    assert reaching == set(State)
+    assert reaching == set(SwitchState)
 
 
 def test_the_way_of_success_keeps_the_switchs_timeout() -> None:
-    way = (State.PREPARED, State.QUIESCED, State.TRANSFERRING, State.COMMITTED)
+    way = (SwitchState.PREPARED, SwitchState.QUIESCED, SwitchState.TRANSFERRING, SwitchState.COMMITTED)
     assert sum(DEADLINE_SHARES[state] for state in way) <= 1.0
 
 
 def test_a_state_expires_at_its_deadline() -> None:
-    prepared = protocol_in(State.PREPARED)
+    prepared = protocol_in(SwitchState.PREPARED)
     assert prepared.deadline_seconds == 5.0
     assert prepared.remaining_seconds(102.0) == 3.0
     assert not prepared.expired(104.9)
@@ -118,12 +118,12 @@ def test_a_state_expires_at_its_deadline() -> None:
 
 
 def test_each_state_has_its_own_time() -> None:
-    quiesced = protocol_in(State.PREPARED).apply(Event.ALL_AGREED, EPOCH, 104.0)
+    quiesced = protocol_in(SwitchState.PREPARED).apply(SwitchEvent.ALL_AGREED, EPOCH, 104.0)
     assert quiesced.remaining_seconds(104.0) == 5.0
 
 
 def test_serving_never_expires() -> None:
-    serving = protocol_in(State.SERVING)
+    serving = protocol_in(SwitchState.SERVING)
     assert serving.deadline_seconds is None
     assert serving.remaining_seconds(1e9) is None
     assert not serving.expired(1e9)
@@ -135,8 +135,8 @@ def test_a_timeout_must_be_above_zero(timeout_seconds: float) -> None:
         SwitchProtocol(timeout_seconds=timeout_seconds)
 
 
-@given(st.lists(st.tuples(st.sampled_from(Event), st.integers(0, 6)), max_size=60))
-def test_under_any_messages_the_epoch_never_falls(messages: list[tuple[Event, int]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(SwitchEvent), st.integers(0, 6)), max_size=60))
+def test_under_any_messages_the_epoch_never_falls(messages: list[tuple[SwitchEvent, int]]) -> None:
     protocol = SwitchProtocol(timeout_seconds=1.0)
     for now, (event, epoch) in enumerate(messages):
         try:
@@ -145,5 +145,5 @@ def test_under_any_messages_the_epoch_never_falls(messages: list[tuple[Event, in
             continue
         if after is not protocol:
             assert epoch >= protocol.epoch
-            assert (after.epoch > protocol.epoch) == (event is Event.PROPOSED)
+            assert (after.epoch > protocol.epoch) == (event is SwitchEvent.PROPOSED)
         protocol = after

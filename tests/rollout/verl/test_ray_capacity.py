@@ -8,10 +8,16 @@ import pytest
 
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
-from taper_rollout.verl.ray_capacity import LOOK_SECONDS, TELL_SECONDS, Resources, Room, wait_for_room
+from taper_rollout.verl.ray_capacity import (
+    LOOK_SECONDS,
+    TELL_SECONDS,
+    RayCapacity,
+    Resources,
+    wait_for_capacity,
+)
 
-ONE_NODE = Room(ranks=2, nodes=1)
-TWO_NODES = Room(ranks=4, nodes=2)
+ONE_NODE = RayCapacity(ranks=2, nodes=1)
+TWO_NODES = RayCapacity(ranks=4, nodes=2)
 Seen = tuple[list[Resources], Resources]
 
 
@@ -44,7 +50,7 @@ def all_free(*nodes: Resources) -> Seen:
         (ONE_NODE, ([node(2, 64)], {"GPU": 2.0, "CPU": 9.0}), r"9 CPUs of the Ray cluster are free"),
     ],
 )
-def test_too_small(room: Room, seen: Seen, lack: str) -> None:
+def test_too_small(room: RayCapacity, seen: Seen, lack: str) -> None:
     with pytest.raises(TrainingFailed, match=lack):
         Waiting(lambda now: seen).wait(room, 3.0)
 
@@ -58,7 +64,7 @@ def test_too_small(room: Room, seen: Seen, lack: str) -> None:
         (TWO_NODES, all_free(real(4, 12), real(4, 12), node(0, 11))),
     ],
 )
-def test_large_enough(room: Room, seen: Seen) -> None:
+def test_large_enough(room: RayCapacity, seen: Seen) -> None:
     waiting = Waiting(lambda now: seen)
     waiting.wait(room, 3.0)
     assert (waiting.now, waiting.told) == (0.0, [])
@@ -78,8 +84,8 @@ class Waiting:
         self.told: list[str] = []
         self._seen = seen
 
-    def wait(self, room: Room, seconds: float) -> HostResources:
-        return wait_for_room(
+    def wait(self, room: RayCapacity, seconds: float) -> HostResources:
+        return wait_for_capacity(
             room,
             seconds=seconds,
             tell=self.told.append,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.kv_choice import KvMode
 from taper_rollout.sglang.engine import EngineDied
 from taper_rollout.sglang.engine_settings import EngineSettings
 
@@ -38,7 +38,7 @@ TIMELINES = {
 }
 
 
-def timeline(name: str, kv: KvWay = "migrate") -> list[SwitchAt]:
+def timeline(name: str, kv: KvMode = "migrate") -> list[SwitchAt]:
     return [SwitchAt(tokens=tokens, degree=degree, kv=kv) for tokens, degree in TIMELINES[name]]
 
 

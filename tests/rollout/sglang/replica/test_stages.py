@@ -13,7 +13,7 @@ from taper_rollout.replica.coordinator import Generated
 from taper_rollout.replica.events import StageProgress, StageRecord
 from taper_rollout.replica.stage import prompt_digest
 
-from ...named_engine import PROFILE
+from ...fake_engine import PROFILE
 from .conftest import GREEDY, RANDOM, Replica, long_tail
 
 SCHEDULE = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling import calibration as replica_profile
 from taper_rollout.profiling import load as profile_load
@@ -18,7 +18,7 @@ from taper_rollout.profiling import profiler
 from taper_rollout.profiling.calibration import obtain_profile, wanted_of
 from taper_rollout.profiling.grid import SKIPPED_STEPS, Grid, prefill_prompts
 from taper_rollout.profiling.load import EndedEarly, decoding
-from taper_rollout.profiling.profiler import Profiler, Switch, find_room, measure_profile
+from taper_rollout.profiling.profiler import Profiler, Switch, find_capacity, measure_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.profiling.store import kept_profile
 
@@ -71,7 +71,7 @@ def settings(engine: LiveEngine, tmp_path: Path) -> ReplicaSettings:
 def switch(engine: LiveEngine) -> Switch:
     """The engine's switches are numbered by the tests' own helper."""
 
-    async def switched(degree: int, kv: KvWay) -> dict[str, Any]:
+    async def switched(degree: int, kv: KvMode) -> dict[str, Any]:
         return {} if engine.engine.degree == degree else await engine.switch(degree, kv)
 
     return switched
@@ -86,8 +86,8 @@ def idle_afterwards(engine: LiveEngine, unswitched: StageResult) -> Iterator[Non
 
 
 async def measured(engine: LiveEngine, settings: ReplicaSettings, switch: Switch) -> Profiler:
-    room = await find_room(engine.engine, settings)
-    found = Profiler(engine.engine, settings, switch, grid=GRID, room=room)
+    capacity = await find_capacity(engine.engine, settings)
+    found = Profiler(engine.engine, settings, switch, grid=GRID, capacity=capacity)
     await found.measure(lambda share, doing: None)
     await switch(1, "migrate")
     return found
@@ -111,16 +111,16 @@ def test_each_sample_is_of_its_cell(engine: LiveEngine, settings: ReplicaSetting
             assert [two - one for one, two in pairwise(contexts)] == [1.0] * (len(contexts) - 1)
             assert prompt + SKIPPED_STEPS < contexts[0]
             assert contexts[-1] <= prompt + GRID.visit_tokens
-    room = engine.run(find_room(engine.engine, settings))
-    _check_switches(found, max(load.context_tokens for load in GRID.loads(room)))
-    sizes = GRID.prefill_tokens(room)
-    assert len(prefill_prompts(room, max(sizes))) == 2
+    capacity = engine.run(find_capacity(engine.engine, settings))
+    _check_switches(found, max(load.context_tokens for load in GRID.loads(capacity)))
+    sizes = GRID.prefill_tokens(capacity)
+    assert len(prefill_prompts(capacity, max(sizes))) == 2
     for degree in (1, 2):
         seen = [sample.tokens for sample in found._prefills if sample.degree == degree]
         # Another prompt may have begun with the same token.
         assert len(seen) >= 5
         assert all(
-            any(size - 3 * len(prefill_prompts(room, size)) <= tokens <= size for size in sizes)
+            any(size - 3 * len(prefill_prompts(capacity, size)) <= tokens <= size for size in sizes)
             for tokens in seen
         ), (sizes, seen)
         assert max(seen) > settings.context_tokens

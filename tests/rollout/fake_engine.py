@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.profile.kv_choice import KvWay
+from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
 from taper_rollout.replica.coordinator import Coordinator, ReplicaSettings
 from taper_rollout.replica.events import StageRecord
@@ -56,7 +56,7 @@ def two_of_eight() -> Profile:
 PROFILE = two_of_eight()
 
 
-class NamedEngine:
+class FakeEngine:
     """Serves requests until a test ends them, and notes orders."""
 
     def __init__(self, _: Any) -> None:
@@ -68,7 +68,7 @@ class NamedEngine:
         self.switching: Callable[[], Awaitable[Any]] = lambda: asyncio.sleep(0.01)
         self.resumes = True
         self.epochs: list[int] = []
-        self.ways: list[KvWay] = []
+        self.ways: list[KvMode] = []
         self.became: dict[str, int] = {}
         self.aborts_work = True
         self.records = [
@@ -141,7 +141,7 @@ class NamedEngine:
         self.orders.append((name, arguments))
         return [{}, {}]
 
-    async def switch(self, degree: int, *, kv: KvWay, epoch: int, deadline_seconds: float) -> dict[str, Any]:
+    async def switch(self, degree: int, *, kv: KvMode, epoch: int, deadline_seconds: float) -> dict[str, Any]:
         self.epochs.append(epoch)
         self.ways.append(kv)
         await self.switching()
@@ -164,7 +164,7 @@ class NamedEngine:
         return {"pause_seconds": 0.02, "prefilled_tokens": 1}
 
 
-Scenario = Callable[[Coordinator, NamedEngine, list[Any]], Coroutine[Any, Any, None]]
+Scenario = Callable[[Coordinator, FakeEngine, list[Any]], Coroutine[Any, Any, None]]
 Play = Callable[..., None]
 
 

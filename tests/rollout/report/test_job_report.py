@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from taper_api.status.snapshot import MAX_SNAPSHOT_BYTES, snapshot_of
-from taper_rollout.report.snapshots import SnapshotBuilder, layout_name
+from taper_api.status.job_report import MAX_SNAPSHOT_BYTES, report_of
+from taper_rollout.report.job_report import JobReportBuilder, layout_name
 
 from .stage_builder import make_stage, make_step
 
@@ -29,7 +29,7 @@ class Clock:
 
 
 def builder_with(events=(), *, steps=5, clock=None):
-    builder = SnapshotBuilder(attempt=3, steps=steps, clock=clock or Clock())
+    builder = JobReportBuilder(attempt=3, steps=steps, clock=clock or Clock())
     builder.record(events)
     return builder
 
@@ -122,7 +122,7 @@ def test_a_long_run_of_many_replicas_stays_small():
         builder.record([make_stage(step=step), make_step(step)] * 3)
     content = builder.snapshot().as_json()
     assert len(content) < MAX_SNAPSHOT_BYTES / 4
-    assert len(snapshot_of(content).rollout.layouts) == 4
+    assert len(report_of(content).rollout.layouts) == 4
 
 
 def test_a_layout_that_is_too_long_to_name_is_cut():

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from taper_api import JobError, Problem
 from taper_api.job.attempt_directory import MAX_ATTEMPTS
-from taper_api.status.snapshot import REPORT_SECONDS, Snapshot
+from taper_api.status.job_report import REPORT_SECONDS, JobReport
 
 POST_SECONDS = 5.0
 # Room for a second post where the first one hangs.
@@ -41,10 +41,10 @@ _STALE = 409
 _logger = logging.getLogger(__name__)
 
 
-class MakeSnapshot(Protocol):
+class MakeReport(Protocol):
     """Makes a snapshot of how the run stands."""
 
-    def __call__(self, *, is_last: bool = False) -> Snapshot: ...
+    def __call__(self, *, is_last: bool = False) -> JobReport: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +80,11 @@ def _problem(name: str, message: str) -> Problem:
     return Problem(path=name, message=message, remedy=remedy)
 
 
-class SnapshotSender:
+class ReportSender:
     """See the module's docstring. `start`, then `changed` as often as one likes, then `close`."""
 
     def __init__(
-        self, target: ReportTarget, make: MakeSnapshot, *, report_seconds: float = REPORT_SECONDS
+        self, target: ReportTarget, make: MakeReport, *, report_seconds: float = REPORT_SECONDS
     ) -> None:
         self._target = target
         self._make = make
@@ -169,7 +169,7 @@ class SnapshotSender:
             _logger.error("progress is not reported: %s; the run goes on", problem)
 
 
-def post(target: ReportTarget, snapshot: Snapshot) -> tuple[int, str]:
+def post(target: ReportTarget, snapshot: JobReport) -> tuple[int, str]:
     """Post a snapshot; HTTP status and the first words of the answer.
 
     Raises OSError (no connection, no file), `ssl.SSLError`, HTTPException, ValueError (an unusable token).

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from taper_api.status.job_report import JobReport
 from taper_api.status.progress import ReplicaLayout, SwitchFigures, TrainingFigures
-from taper_api.status.snapshot import Snapshot
 from taper_policy.layout import groups
 from taper_rollout.report.stages import percentile
 from taper_rollout.report.summary import REWARD_METRIC, finite
@@ -31,7 +31,7 @@ SAVE_METRIC = "timing_s/save_checkpoint"
 STEP_METRIC = "timing_s/step"
 
 
-class SnapshotBuilder:
+class JobReportBuilder:
     """See the module's docstring. One thread records, another may take snapshots.
 
     clock: monotonic seconds
@@ -71,12 +71,12 @@ class SnapshotBuilder:
                     case "StageRecord":
                         self._record_stage(event)
 
-    def snapshot(self, *, is_last: bool = False) -> Snapshot:
+    def snapshot(self, *, is_last: bool = False) -> JobReport:
         """How the attempt stands now."""
         with self._lock:
             self._sequence += 1
             seconds = statistics.fmean(self._step_seconds) if self._step_seconds else None
-            return Snapshot(
+            return JobReport(
                 attempt=self._attempt,
                 sequence=self._sequence,
                 is_last=is_last,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_api.status.snapshot import MAX_SNAPSHOT_BYTES, Snapshot, snapshot_of
+from taper_api.status.job_report import MAX_SNAPSHOT_BYTES, JobReport, report_of
 
 LEAST: dict[str, Any] = {"attempt": 1, "sequence": 1, "training": {"step": 0, "steps": 4}}
 FULL: dict[str, Any] = {
@@ -36,8 +36,8 @@ def posted(content: Any) -> bytes:
 
 @pytest.mark.parametrize("content", [LEAST, FULL])
 def test_what_is_posted_is_heard(content: dict[str, Any]) -> None:
-    snapshot = snapshot_of(posted(content))
-    assert snapshot_of(snapshot.as_json()) == snapshot
+    snapshot = report_of(posted(content))
+    assert report_of(snapshot.as_json()) == snapshot
     assert content.items() <= json.loads(snapshot.as_json()).items()
 
 
@@ -61,31 +61,31 @@ def test_what_is_posted_is_heard(content: dict[str, Any]) -> None:
 )
 def test_what_is_wrong_is_told_by_its_field(change: dict[str, Any], path: str) -> None:
     with pytest.raises(ValueError, match=f"^{path}: "):
-        snapshot_of(posted(LEAST | change))
+        report_of(posted(LEAST | change))
 
 
 def test_a_large_one_is_refused_unread() -> None:
     with pytest.raises(ValueError, match=f"more than {MAX_SNAPSHOT_BYTES}"):
-        snapshot_of(posted(LEAST) + b" " * MAX_SNAPSHOT_BYTES)
+        report_of(posted(LEAST) + b" " * MAX_SNAPSHOT_BYTES)
 
 
 def test_the_largest_that_can_be_said_is_small_enough() -> None:
     layouts = [{"layout": "x" * 64, "replicas": 2**53 - 1}] * 16
     figures = {"layouts": layouts, "switches": 2**53 - 1, "savedGpuSeconds": -1.2345678901234567e300}
-    assert len(snapshot_of(posted(FULL | {"rollout": figures})).as_json()) < MAX_SNAPSHOT_BYTES / 4
+    assert len(report_of(posted(FULL | {"rollout": figures})).as_json()) < MAX_SNAPSHOT_BYTES / 4
 
 
 @given(st.binary() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(posted))
 def test_nothing_but_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError):
-        snapshot_of(content)
+        report_of(content)
 
 
 def test_nan_is_no_number() -> None:
     with pytest.raises(ValueError):
-        snapshot_of(posted(LEAST | {"training": {"step": 1, "steps": 2, "reward": float("nan")}}))
+        report_of(posted(LEAST | {"training": {"step": 1, "steps": 2, "reward": float("nan")}}))
 
 
 def test_a_snapshot_has_its_own_bounds_when_it_is_made() -> None:
     with pytest.raises(ValueError):
-        Snapshot.model_validate(LEAST | {"attempt": 0})
+        JobReport.model_validate(LEAST | {"attempt": 0})

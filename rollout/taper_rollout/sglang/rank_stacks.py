@@ -17,13 +17,13 @@ from taper_rollout.sglang import handoff, kv_arena, kv_exchange, random_state, w
 from taper_rollout.sglang.stacks import BuiltStack, dispatch_loop
 from taper_rollout.shared_memory.rank_record import RecordWriter, Step, request_number
 from taper_rollout.switching.agent import Command, Offer
-from taper_rollout.switching.plans import LiveRequest, SwitchPlan
+from taper_rollout.switching.plans import MovingRequest, SwitchPlan
 
 StagingFactory = Callable[[SwitchPlan, torch.Tensor], kv_exchange.Staging]
 
 
 class RankStacks:
-    """All stacks of a rank, one of them active. Implements `agent.RankEngine`."""
+    """All stacks of a rank, one of them active. Implements `agent.SwitchableStacks`."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class RankStacks:
             return Offer(refusal=refusal, live=(), packed=b"")
         group = group_of(self.rank, self.degree)
         live = tuple(
-            LiveRequest(
+            MovingRequest(
                 id=request.rid,
                 group=group,
                 num_tokens=handoff.kv_tokens(request),

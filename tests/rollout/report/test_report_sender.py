@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from taper_api import JobError
+from taper_api.status.job_report import JobReport
 from taper_api.status.progress import TrainingFigures
-from taper_api.status.snapshot import Snapshot
-from taper_rollout.report.snapshot_sender import ReportTarget, SnapshotSender
+from taper_rollout.report.report_sender import ReportSender, ReportTarget
 
 LOOPBACK = "127.0.0.1"
 SOON = 0.05
@@ -85,7 +85,7 @@ class Maker:
     def __call__(self, *, is_last=False):
         self.sequence += 1
         figures = TrainingFigures(step=self.sequence, steps=9)
-        return Snapshot(attempt=2, sequence=self.sequence, is_last=is_last, training=figures)
+        return JobReport(attempt=2, sequence=self.sequence, is_last=is_last, training=figures)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def sender_to(files, tmp_path):
     def make(url, *, report_seconds=SOON, ca=files.ca):
         (tmp_path / "token").write_text("token-1\n")
         target = ReportTarget(url=url, ca=Path(ca), token=tmp_path / "token", attempt=2)
-        return SnapshotSender(target, Maker(), report_seconds=report_seconds)
+        return ReportSender(target, Maker(), report_seconds=report_seconds)
 
     return make
 

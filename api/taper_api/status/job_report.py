@@ -21,7 +21,7 @@ REPORT_SECONDS: Final = 15.0
 _MAX_REMAINING_SECONDS = 10 * 365 * 86_400
 
 
-class Snapshot(Block):
+class JobReport(Block):
     """How an attempt stands."""
 
     attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = Field(description="Attempt that it is of.")
@@ -38,12 +38,12 @@ class Snapshot(Block):
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
-def snapshot_of(content: bytes) -> Snapshot:
+def report_of(content: bytes) -> JobReport:
     """The snapshot that was posted. Raises ValueError in a line for what is none."""
     if len(content) > MAX_SNAPSHOT_BYTES:
         raise ValueError(f"{len(content)} bytes are more than {MAX_SNAPSHOT_BYTES}")
     try:
-        return Snapshot.model_validate_json(content, by_alias=True, by_name=False)
+        return JobReport.model_validate_json(content, by_alias=True, by_name=False)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None

@@ -18,7 +18,7 @@ from sglang.srt.entrypoints import engine
 from sglang.srt.entrypoints.engine import Engine
 
 
-class RankedEngine(Engine):
+class RankProcessEngine(Engine):
     """The engine without a detokenizer: outputs are token ids. Subclass it for each engine to start."""
 
     processes: ClassVar[list[Any]] = []
