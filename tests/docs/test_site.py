@@ -65,3 +65,16 @@ def test_a_dead_link_or_an_orphan_page_fails(copy: Path, page: str, text: str, c
     built = _build(copy)
     assert built.returncode != 0
     assert complaint in built.stderr
+
+
+def test_the_api_pages_have_every_module(tmp_path: Path) -> None:
+    """However deep it lies: the pages follow modules that move."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=100)
+    for root, package in (("policy", "taper_policy"), ("api", "taper_api")):
+        page = (tmp_path / "site" / "api" / f"{package}.html").read_text()
+        files = [file.relative_to(ROOT / root) for file in (ROOT / root / package).rglob("*.py")]
+        modules = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+        missing = [name for name in modules if name != package and f'id="{name}"' not in page]
+        assert (len(modules) > 10, missing) == (True, [])
