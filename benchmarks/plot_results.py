@@ -212,7 +212,7 @@ def cases(name: str, *, second: str) -> Callable[[], Any]:
 
 
 def _draw_gains(axes: Any, rows: Sequence[Row], *, second: str = "equal_speed_", legend: bool = True) -> None:
-    draw_intervals(axes, [gain(row) for row in rows], offset=-0.12, color=BLUE, label="by the clock")
+    draw_intervals(axes, [gain(row) for row in rows], offset=-0.12, color=BLUE, label="wall time")
     if second:
         equal = [gain(row, second) for row in rows]
         draw_intervals(axes, equal, offset=0.16, color=ORANGE, label="at equal core speed")
