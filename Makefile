@@ -3,7 +3,7 @@ BIN := .venv/bin
 UNIT_TESTS := $(BIN)/python -m pytest -q -m "not alone and not cluster and not engine and not e2e" -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check static format lint types layers unit fix docs manifests locks clean
+.PHONY: help env demo test check static format lint types layers site unit fix docs manifests locks clean
 .PHONY: cluster-test cluster-tools
 
 help: ## Show this list
@@ -24,7 +24,7 @@ test: static cluster-tools ## All checks and all tests: unit, cluster, real engi
 
 check: static unit ## The checks and the unit tests: under 3 minutes
 
-static: format lint types layers
+static: format lint types layers site
 
 format: env
 	@echo "check: format"
@@ -43,6 +43,12 @@ layers: env
 	@$(BIN)/lint-imports --no-logo > .layers.log 2>&1 || { cat .layers.log; rm -f .layers.log; exit 1; }
 	@rm -f .layers.log
 
+# Without network access. A dead link, a missing anchor or a page outside of the navigation fails it.
+site: env ## Build the documentation as a site: build/site/index.html
+	@echo "check: site"
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build > build/site.log 2>&1 || { cat build/site.log; exit 1; }
+
 unit: env
 	@echo "check: unit tests"
 	@$(UNIT_TESTS) --hypothesis-profile=quick
@@ -57,13 +63,13 @@ fix: env ## Format, and repair what the linter can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-docs: env ## Make what follows from the code anew: pages of docs/, CRDs, copies in the chart
+docs: env ## Generate what follows from the code: pages of docs/, CRDs, copies in the chart
 	@$(BIN)/python docs/generate.py
 
 manifests: env ## Render the chart for those without helm into manifests/install; needs helm
 	@$(BIN)/python charts/render.py
 
-locks: ## Make env/cpu.lock and env/gpu.lock anew from pyproject.toml (LOCK_FLAGS=--upgrade for newer ones)
+locks: ## Resolve env/cpu.lock and env/gpu.lock from pyproject.toml (LOCK_FLAGS=--upgrade for newer versions)
 	@bash env/lock.sh $(LOCK_FLAGS)
 
 clean: ## Remove the environment, the caches and the runs

@@ -1,5 +1,7 @@
-"""Makes what follows from the code: pages of docs/, CRDs, and the files of the chart that are those of
-manifests/: `make docs`. A test fails when one is stale."""
+"""Generates what follows from the code: pages of docs/, CRDs, and the chart's copies of files of manifests/.
+
+Run by `make docs`. A test fails when a file is stale.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,14 @@ DOCS = Path(__file__).parent
 MANIFESTS = DOCS.parent / "manifests"
 CRDS = MANIFESTS / "crds"
 CHART = DOCS.parent / "charts" / "taper"
-# Helm reads no file outside of its chart.
+# Helm reads no file outside of a chart.
 COPIED = {"grafana": "dashboards", "prometheus/rules": "rules"}
 _VALUES_HEAD = """\
 # Values
 
 <!-- Made by `make docs` from values.schema.json and values.yaml; do not edit. -->
 
-A value that is not here, or not as it is told here, is an error that names it.
+A value that is not in this table, or not of its type, is an error that names it.
 
 | value | type | default | meaning |
 |---|---|---|---|

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes both locks anew from the one input, pyproject.toml. Run from the repository's root by `make locks`.
+# Resolves both locks from the one input, pyproject.toml. Run from the repository's root by `make locks`.
 set -euo pipefail
 source env/uv.sh
 find_uv
