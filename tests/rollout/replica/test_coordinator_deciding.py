@@ -132,7 +132,7 @@ def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Pa
 
 
 def test_a_stage_is_told_of_also_where_it_looks_like_the_one_before(play: Play) -> None:
-    """Each begins with one request and ends with it: nothing changes from glance to glance but the stage."""
+    """Each begins with one request and ends with it: nothing changes from event to event but the stage."""
 
     async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         for stage in (1, 2):
@@ -156,8 +156,8 @@ def test_only_what_the_groups_of_a_stage_did_corrects_its_profile(play: Play) ->
         coordinator.use(PROFILE)
         engine.degree = 2
         first, second = [slow], [slow]
-        engine.records[0].new_steps = lambda: [first.pop()] if first else []
-        engine.records[1].new_steps = lambda: [second.pop()] if second else []
+        engine.records[0].new_steps = lambda record: [first.pop()] if first else []
+        engine.records[1].new_steps = lambda record: [second.pop()] if second else []
         request = ask(coordinator, "a")
         await until(lambda: not first and not second)
         first += [now] * 100

@@ -147,8 +147,9 @@ def test_a_step_of_a_group_is_told_once_also_when_a_rank_leads_that_followed() -
         for step in (*wide, *narrow):
             writer.step(step)
         writer.write(**written(1))
-    assert new_group_steps(readers) == [*wide, *narrow, *narrow]
-    assert new_group_steps(readers) == []
+    records = [reader.read() for reader in readers]
+    assert new_group_steps(readers, records) == [*wide, *narrow, *narrow]
+    assert new_group_steps(readers, records) == []
 
 
 def test_readers_do_not_disturb_each_other(ends: Ends) -> None:

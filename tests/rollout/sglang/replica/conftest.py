@@ -45,7 +45,7 @@ class Replica:
         settings = dataclasses.replace(self.base, **changes)
         self.coordinator._settings = self.coordinator._switcher._settings = settings
         self.coordinator.decisions = Decisions(settings, self.events.append)
-        self.coordinator._reviewer = StageReviewer(settings)
+        self.coordinator._stages.reviewer = StageReviewer(settings)
         self.coordinator.use(profile or self.profile)
 
     def ledger(self) -> list[AnyEntry]:

@@ -36,7 +36,7 @@ def log_probs(responses: list[Generated]) -> list[float]:
 
 
 def test_a_calibration_tells_a_step_of_each_layout(llama: Replica) -> None:
-    table = llama.coordinator._step_times.table().as_json()
+    table = llama.coordinator._stages.step_times.table().as_json()
     assert {entry["degree"] for entry in table} == {1, 2}
     assert {entry["batch"] for entry in table} >= {1, 4}
     assert all(0 < entry["seconds"] < 5 for entry in table)

@@ -67,8 +67,8 @@ def test_greedy_stage_is_equal(quad: LiveEngine, unswitched: StageResult) -> Non
     assert differences(unswitched, switched) == []
     assert memory_faults(quad.command("inspect")) == []
     for figures in switched.switches:
-        assert figures["live_requests"] == len(PROMPTS)
-        assert figures["prefilled_tokens"] <= figures["live_requests"]
+        assert figures.live_requests == len(PROMPTS)
+        assert figures.prefilled_tokens <= figures.live_requests
 
 
 def test_a_wide_stack_takes_no_second_copy_of_the_weights_not_even_for_a_moment(quad: LiveEngine) -> None:
