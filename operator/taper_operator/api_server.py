@@ -18,7 +18,6 @@ Invariants (asserted by `tests/operator/test_api_server.py`):
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -30,6 +29,7 @@ from kubernetes.config import ConfigException, load_incluster_config, load_kube_
 
 from taper_operator.api_error import NotLeader, Unreachable, error_from_response
 from taper_operator.circuit_breaker import CircuitBreaker
+from taper_operator.json_decoder import decoded
 from taper_operator.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.settings import SettingsError
 from taper_operator.watch import Watch
@@ -275,7 +275,7 @@ class ApiServer:
     def _json(self, request: _Request) -> KubeObject:
         response = self._send(request)
         try:
-            return cast(KubeObject, json.loads(response.read()))
+            return cast(KubeObject, decoded(response.read()))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unreachable(f"the answer broke off: {error}") from error
         except ValueError as error:
