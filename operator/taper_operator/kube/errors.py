@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from taper_operator.kube.json_decoder import decoded
 
 _MAX_MESSAGE_CHARACTERS = 1_000
 
@@ -104,7 +105,7 @@ _TYPES: dict[int, type[ApiError]] = {
 def error_from_response(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
     """The error of an HTTP answer. A proxy's page, which is no `Status`, is told in its own words."""
     try:
-        told = json.loads(body)
+        told = decoded(body)
     except ValueError:
         told = None
     if not isinstance(told, dict) or told.get("kind") != "Status":
