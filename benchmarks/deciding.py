@@ -20,13 +20,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from taper_policy.decision.decide import ReplicaSnapshot, Rules, decide
+from taper_policy.decision.decide import DecisionSettings, ReplicaSnapshot, decide
 from taper_policy.forecast.forecast import LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
 from taper_policy.profile.estimated import h100_8b
 
 MAX_TOKENS, SAMPLES, FOOTPRINT = 24_576, 8, 8
-RULES = Rules(degrees=(1, 2, 4, 8))
+RULES = DecisionSettings(degrees=(1, 2, 4, 8))
 
 
 def live_requests(count: int) -> tuple[LiveRequest, ...]:

@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 from core_speed import CoreSpeed
-from generation_arms import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
 from generation_errors import Errors, errors_table
+from generation_policies import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
 from generation_report import Run, Stages, over_cases, plot, read_stages, table, wide_share
 from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
 from random_qwen3 import M71, M210, W210, make_model

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from generation_arms import ORACLE, PREDICTOR
+from generation_policies import ORACLE, PREDICTOR
 from rich.table import Table
 
+from taper_policy.arrays import FloatArray
+
 RESAMPLES = 10_000
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 PANELS_A_ROW = 4
 
 
@@ -47,7 +48,7 @@ class Gain:
     high: float
 
     @classmethod
-    def of(cls, draws: Floats) -> Gain:
+    def of(cls, draws: FloatArray) -> Gain:
         """The first of `draws` is the estimate, the others are its bootstrap."""
         low, high = np.quantile(draws[1:], (0.025, 0.975))
         return cls(mean=float(draws[0]), low=float(low), high=float(high))
@@ -105,10 +106,10 @@ class Stages:
         """Paired over repeats, by the bootstrap: the mean of each repeat's share."""
         return Gain.of(self.gain_draws(arm, baseline))
 
-    def gain_draws(self, arm: str, baseline: str, seed: int = 0) -> Floats:
+    def gain_draws(self, arm: str, baseline: str, seed: int = 0) -> FloatArray:
         """The gain, then its `RESAMPLES` draws."""
         shares = 1.0 - self.seconds[arm] / self.seconds[baseline]
-        draws: Floats = shares[_picks(len(shares), seed)].mean(axis=1)
+        draws: FloatArray = shares[_picks(len(shares), seed)].mean(axis=1)
         return draws
 
     def gain_at_equal_speed(self, arm: str, baseline: str) -> Gain:
@@ -119,7 +120,7 @@ class Stages:
         """
         return Gain.of(self.equal_speed_draws(arm, baseline))
 
-    def equal_speed_draws(self, arm: str, baseline: str, seed: int = 0) -> Floats:
+    def equal_speed_draws(self, arm: str, baseline: str, seed: int = 0) -> FloatArray:
         """The gain at equal speed, then its `RESAMPLES` draws."""
         seconds, slowness = (
             np.log([values[one] for one in (arm, baseline, *self.arms)])
@@ -131,7 +132,7 @@ class Stages:
         slope = np.divide((x * y).sum(axis=(0, 2)), squares, out=np.zeros(len(picks)), where=squares > 1e-12)
         saved = (seconds[1] - seconds[0])[picks].mean(axis=1)
         by_luck = slope * (slowness[1] - slowness[0])[picks].mean(axis=1)
-        draws: Floats = 1.0 - np.exp(by_luck - saved)
+        draws: FloatArray = 1.0 - np.exp(by_luck - saved)
         return draws
 
     def slowness(self, arm: str) -> float:
@@ -177,7 +178,7 @@ def read_stages(file: Path) -> Stages:
     )
 
 
-def _errorbars(panel: Any, gains: Sequence[Gain], at: Floats, *, color: str, label: str) -> None:
+def _errorbars(panel: Any, gains: Sequence[Gain], at: FloatArray, *, color: str, label: str) -> None:
     means = np.array([100 * gain.mean for gain in gains])
     spread = np.array([[100 * (g.mean - g.low), 100 * (g.high - g.mean)] for g in gains]).T
     panel.errorbar(means, at, xerr=spread, fmt="o", markersize=4, capsize=3, color=color, label=label)
@@ -189,10 +190,10 @@ def _picks(repeats: int, seed: int) -> npt.NDArray[np.int64]:
     return np.concatenate([np.arange(repeats)[None], drawn])
 
 
-def _centred(values: Floats) -> Floats:
+def _centred(values: FloatArray) -> FloatArray:
     """`values` [arms, resamples, repeats] less the mean of each arm and of each repeat."""
     means = values.mean(axis=0, keepdims=True) + values.mean(axis=2, keepdims=True)
-    centred: Floats = values - means + values.mean(axis=(0, 2), keepdims=True)
+    centred: FloatArray = values - means + values.mean(axis=(0, 2), keepdims=True)
     return centred
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile.estimated import a40_14b, h100_8b
 from taper_policy.profile.file import read_profile
 from taper_policy.profile.profile import Profile
@@ -68,7 +68,7 @@ class Setting:
         return compare(
             synthetic.draw(),
             self.profile,
-            Rules(degrees=self.profile.degrees),
+            DecisionSettings(degrees=self.profile.degrees),
             footprint=self.profile.footprint,
             max_tokens=self.max_tokens,
         )

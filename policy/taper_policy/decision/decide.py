@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from taper_policy.decision.pricing import Choice, PredictorSettings, Prices, choose
-from taper_policy.decision.scenarios import Outlook
+from taper_policy.decision.scenarios import Scenarios
 from taper_policy.forecast.forecast import Forecast, LiveRequest
 
 STALE_SECONDS: Final = 5.0
@@ -47,16 +47,16 @@ class ReplicaSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class DecisionSettings:
     """What the user set: the layouts that may be taken, and when a gain is enough. `seed` draws scenarios."""
 
     degrees: tuple[int, ...]
-    enough: PredictorSettings = field(default_factory=PredictorSettings)
+    predictor: PredictorSettings = field(default_factory=PredictorSettings)
     seed: int = 0
 
 
 def decide(
-    snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: Rules, now: float
+    snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings, now: float
 ) -> Choice:
     """The layout to have now, and why. Never raises: what it cannot judge it leaves as it is."""
     reason = _why_not(snapshot, forecast, now)
@@ -89,13 +89,15 @@ def _why_not(snapshot: ReplicaSnapshot, forecast: Forecast, now: float) -> str |
     return None
 
 
-def _priced(snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: Rules) -> Choice:
+def _priced(
+    snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings
+) -> Choice:
     order = {rid: index for index, rid in enumerate(forecast.rids)}
     live = sorted(snapshot.live, key=lambda request: request.rid)
     remaining = forecast.scenarios(scenario_count(len(live)), settings.seed)[
         :, [order[request.rid] for request in live]
     ]
-    outlook = Outlook.of(
+    outlook = Scenarios.of(
         remaining,
         [request.prompt_tokens + request.decoded_tokens for request in live],
         [request.group for request in live],
@@ -104,7 +106,7 @@ def _priced(snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, sett
     return choose(
         outlook,
         profile,
-        settings.enough,
+        settings.predictor,
         degree=snapshot.degree,
         degrees=_with_present(settings.degrees, snapshot.degree),
         footprint=snapshot.footprint,

@@ -15,20 +15,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from taper_policy.arrays import FloatArray
 from taper_policy.decision.advisor import Advisor
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.pricing import Prices
 from taper_policy.simulation.oracle import best_plan
 from taper_policy.simulation.policies import PredictorPolicy, expected_like, static, threshold, widen_at_once
-from taper_policy.simulation.simulator import Rule, SimulatedRequest, SimulatedStage, StepClock, simulate
+from taper_policy.simulation.simulator import Policy, SimulatedRequest, SimulatedStage, StepClock, simulate
 
 RESAMPLES = 2000
 THRESHOLDS = (1, 2, 4, 8, 16, 32)
 PREDICTOR, ORACLE, AT_ONCE = "predictor", "oracle", "widen-at-once"
 
-Floats = npt.NDArray[np.float64]
 Stage = Sequence[SimulatedRequest]
 
 
@@ -36,7 +35,7 @@ Stage = Sequence[SimulatedRequest]
 class Comparison:
     """Seconds of each stage by arm, in the order of the stages, and the switches that each arm made."""
 
-    seconds: Mapping[str, Floats]
+    seconds: Mapping[str, FloatArray]
     switches: Mapping[str, Sequence[int]]
     static_arms: tuple[str, ...]
 
@@ -44,9 +43,9 @@ class Comparison:
         """The static layout that takes least in all."""
         return min(self.static_arms, key=lambda arm: (float(self.seconds[arm].sum()), arm))
 
-    def regret(self, arm: str) -> Floats:
+    def regret(self, arm: str) -> FloatArray:
         """Of each stage: how much longer than the oracle's it took, as a share."""
-        shares: Floats = self.seconds[arm] / self.seconds[ORACLE] - 1.0
+        shares: FloatArray = self.seconds[arm] / self.seconds[ORACLE] - 1.0
         return shares
 
     def gain_over(self, arm: str, baseline: str) -> tuple[float, float, float]:
@@ -61,7 +60,7 @@ class Comparison:
 def compare(
     stages: Sequence[Stage],
     prices: Prices,
-    rules: Rules,
+    rules: DecisionSettings,
     *,
     footprint: int,
     max_tokens: int,
@@ -70,7 +69,7 @@ def compare(
     """Run all stages under all arms. `on_stage` hears how many are done."""
     degrees = rules.degrees
     clock = _clock(stages, prices, footprint)
-    arms: dict[str, tuple[int, Rule]] = {f"static TP{degree}": (degree, static) for degree in degrees}
+    arms: dict[str, tuple[int, Policy]] = {f"static TP{degree}": (degree, static) for degree in degrees}
     static_arms = tuple(arms)
     base, widest = degrees[0], degrees[-1]
     if len(degrees) > 1:

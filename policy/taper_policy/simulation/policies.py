@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.decide import ReplicaSnapshot
 from taper_policy.decision.first_layout import ExpectedStage
-from taper_policy.decision.ledger import Finished, Question
+from taper_policy.decision.ledger import DecisionEntry, FinishedResponse
 from taper_policy.forecast.forecast import LiveRequest
-from taper_policy.simulation.simulator import Rule, SimulatedReplica, SimulatedRequest
+from taper_policy.simulation.simulator import Policy, SimulatedReplica, SimulatedRequest
 
 
 def static(_: SimulatedReplica) -> None:
@@ -20,7 +20,7 @@ def static(_: SimulatedReplica) -> None:
     return
 
 
-def threshold(requests: int, degree: int) -> Rule:
+def threshold(requests: int, degree: int) -> Policy:
     """Widen to `degree` once no more than `requests` are live."""
 
     def rule(replica: SimulatedReplica) -> tuple[int, str] | None:
@@ -31,7 +31,7 @@ def threshold(requests: int, degree: int) -> Rule:
     return rule
 
 
-def widen_at_once(degree: int) -> Rule:
+def widen_at_once(degree: int) -> Policy:
     """Widen to `degree` as soon as a group has nothing to do."""
 
     def rule(replica: SimulatedReplica) -> tuple[int, str] | None:
@@ -57,7 +57,7 @@ class PredictorPolicy:
     def __init__(self, advisor: Advisor, *, step: int) -> None:
         self._advisor = advisor
         self._told: set[str] = set()
-        self.questions: list[Question] = []
+        self.decisions: list[DecisionEntry] = []
         advisor.start_stage(step)
 
     def __call__(self, replica: SimulatedReplica) -> tuple[int, str] | None:
@@ -78,12 +78,14 @@ class PredictorPolicy:
         snapshot = ReplicaSnapshot(
             at_seconds=replica.at_seconds, footprint=replica.footprint, degree=replica.degree, live=live
         )
-        question = self._advisor.ask(snapshot, replica.at_seconds)
-        self.questions.append(question)
+        question = self._advisor.decide(snapshot, replica.at_seconds)
+        self.decisions.append(question)
         return question.choice.degree, question.choice.reason
 
     def learn(self, finished: Iterable[SimulatedRequest]) -> None:
         """Tell the advisor of responses that have ended. Call it with all of them after the stage."""
         new = [request for request in finished if request.rid not in self._told]
         self._told.update(request.rid for request in new)
-        self._advisor.add_finished(Finished(request.prompt, request.response_tokens) for request in new)
+        self._advisor.add_finished(
+            FinishedResponse(request.prompt, request.response_tokens) for request in new
+        )

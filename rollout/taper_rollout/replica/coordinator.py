@@ -21,7 +21,7 @@ from taper_policy.profile.profile import Profile
 from taper_policy.review.step_times import StepTimes
 from taper_rollout.profiling.calibration import calibrate
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
-from taper_rollout.replica.decider import Decider, Decisions
+from taper_rollout.replica.decider import Decider, PolicyDecider
 from taper_rollout.replica.events import BatchSample, SwitchDone
 from taper_rollout.replica.response import Generated, generated
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -55,7 +55,7 @@ class Coordinator:
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._settings, self._emit = settings, emit
-        self.decisions: Decider = Decisions(settings, emit)
+        self.decisions: Decider = PolicyDecider(settings, emit)
         self._reviewer = StageReviewer(settings)
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings)

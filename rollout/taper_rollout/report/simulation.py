@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile import estimated
 from taper_policy.profile.file import read_profile
 from taper_policy.profile.profile import Profile
@@ -134,7 +134,7 @@ def simulate_job(
     return compare(
         stages,
         profile,
-        Rules(degrees=profile.degrees),
+        DecisionSettings(degrees=profile.degrees),
         footprint=profile.footprint,
         max_tokens=max_tokens or longest,
         on_stage=on_stage,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_policy.decision.decide import ReplicaSnapshot, Rules, decide
+from taper_policy.decision.decide import DecisionSettings, ReplicaSnapshot, decide
 from taper_policy.decision.pricing import Choice, PredictorSettings
 from taper_policy.forecast.forecast import Forecast, LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
@@ -16,8 +16,8 @@ from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.profile import Profile
 
 MAX_TOKENS = 4096
-RULES = Rules(degrees=(1, 2, 4, 8))
-SHY = Rules(degrees=(1, 2, 4, 8), enough=PredictorSettings(margin_share=0.9))
+RULES = DecisionSettings(degrees=(1, 2, 4, 8))
+SHY = DecisionSettings(degrees=(1, 2, 4, 8), predictor=PredictorSettings(margin_share=0.9))
 PROFILE = h100_8b()
 
 

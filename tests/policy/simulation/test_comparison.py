@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile.estimated import a40_14b
 from taper_policy.simulation.comparison import AT_ONCE, ORACLE, PREDICTOR, Comparison, compare
 from taper_policy.simulation.length_distributions import lengths
@@ -38,7 +38,7 @@ def compared() -> Comparison:
     found = compare(
         stages("lognormal", 6),
         a40_14b(),
-        Rules(degrees=(1, 2, 4, 8)),
+        DecisionSettings(degrees=(1, 2, 4, 8)),
         footprint=8,
         max_tokens=MAX_TOKENS,
         on_stage=heard.append,
@@ -73,7 +73,13 @@ def test_a_gain_has_an_interval_around_it(compared: Comparison) -> None:
 
 def test_equal_jobs_give_equal_results() -> None:
     one, two = (
-        compare(stages("bimodal", 2), a40_14b(), Rules(degrees=(1, 8)), footprint=8, max_tokens=MAX_TOKENS)
+        compare(
+            stages("bimodal", 2),
+            a40_14b(),
+            DecisionSettings(degrees=(1, 8)),
+            footprint=8,
+            max_tokens=MAX_TOKENS,
+        )
         for _ in range(2)
     )
     for arm in one.seconds:
@@ -81,6 +87,8 @@ def test_equal_jobs_give_equal_results() -> None:
 
 
 def test_with_one_degree_only_the_static_layout_is_left_to_compare() -> None:
-    found = compare(stages("uniform", 1), a40_14b(), Rules(degrees=(8,)), footprint=8, max_tokens=MAX_TOKENS)
+    found = compare(
+        stages("uniform", 1), a40_14b(), DecisionSettings(degrees=(8,)), footprint=8, max_tokens=MAX_TOKENS
+    )
     assert set(found.seconds) == {"static TP8", PREDICTOR, ORACLE}
     assert len({float(seconds[0]) for seconds in found.seconds.values()}) == 1

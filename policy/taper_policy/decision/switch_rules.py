@@ -1,10 +1,10 @@
 """When to switch without predicting: rules that map a snapshot to a decision, or to None, to stay.
 
-Rules are values without memory: what a rule must know of the stage's past is in the
+DecisionSettings are values without memory: what a rule must know of the stage's past is in the
 snapshot. Moving back to the base layout between stages is not theirs to decide. They are
 what the predictor (`advisor`) is held against, and for tests.
 
-Invariants (asserted by `tests/policy/decision/test_baselines.py`):
+Invariants (asserted by `tests/policy/decision/test_switch_rules.py`):
 - a rule never decides for the degree that the replica already has;
 - `Threshold` and `WidenAtOnce` never narrow, and never act while requests wait or may still arrive;
 - `Schedule` takes its points in order, each at most once a stage.
@@ -21,7 +21,7 @@ from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.decision.snapshot import Decision, Snapshot
 
 
-class Rule(Protocol):
+class SwitchRule(Protocol):
     """The interface of every rule."""
 
     def decide(self, snapshot: Snapshot) -> Decision | None:
@@ -112,7 +112,7 @@ class Schedule:
 
 def rule_from_settings(
     settings: Mapping[str, Any], degrees: Sequence[int], *, path: str = "spec.rollout.policy"
-) -> Rule | PredictorSettings:
+) -> SwitchRule | PredictorSettings:
     """The rule that `settings` describe, for a replica with `degrees` (base first, widest last).
 
     `{"name": "predictor"}` gives the predictor's settings, changed by those under `predictor`.
@@ -149,12 +149,12 @@ def _read_predictor(settings: object, degrees: Sequence[int]) -> PredictorSettin
     return PredictorSettings(**numbers)
 
 
-def _read_widen_at_once(settings: object, degrees: Sequence[int]) -> Rule:
+def _read_widen_at_once(settings: object, degrees: Sequence[int]) -> SwitchRule:
     _require(settings is None, "widen-at-once", "has no settings")
     return WidenAtOnce(degree=degrees[-1])
 
 
-def _read_threshold(settings: object, degrees: Sequence[int]) -> Rule:
+def _read_threshold(settings: object, degrees: Sequence[int]) -> SwitchRule:
     requests = _read_whole(
         _read_fields(settings, "threshold", {"requests"})["requests"], "threshold.requests"
     )
@@ -162,7 +162,7 @@ def _read_threshold(settings: object, degrees: Sequence[int]) -> Rule:
     return Threshold(requests=requests, degree=degrees[-1])
 
 
-def _read_schedule(settings: object, degrees: Sequence[int]) -> Rule:
+def _read_schedule(settings: object, degrees: Sequence[int]) -> SwitchRule:
     if not isinstance(settings, Sequence) or isinstance(settings, str):
         raise ValueError("schedule: must be a list of {tokens, degree}")
     points = []
@@ -182,7 +182,7 @@ def _read_schedule(settings: object, degrees: Sequence[int]) -> Rule:
     return schedule
 
 
-_READERS: dict[str, Callable[[object, Sequence[int]], Rule | PredictorSettings]] = {
+_READERS: dict[str, Callable[[object, Sequence[int]], SwitchRule | PredictorSettings]] = {
     "predictor": _read_predictor,
     "widen-at-once": _read_widen_at_once,
     "threshold": _read_threshold,

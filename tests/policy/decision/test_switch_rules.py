@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_policy.decision.baselines import (
+from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.decision.switch_rules import (
     Schedule,
     SchedulePoint,
     Threshold,
     WidenAtOnce,
     rule_from_settings,
 )
-from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.snapshot import Decision, Snapshot
 
 TAIL = Snapshot(
     at_seconds=10.0,

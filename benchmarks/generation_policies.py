@@ -11,7 +11,7 @@ from taper_policy.decision.snapshot import Decision, Snapshot
 from taper_policy.profile.profile import Profile
 from taper_policy.simulation.oracle import LayoutPlan
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.decider import Decider, Decisions, Live
+from taper_rollout.replica.decider import Decider, LiveRequestsReader, PolicyDecider
 from taper_rollout.replica.events import StageRecord
 
 THRESHOLDS = (2, 4, 8, 16, 32)
@@ -39,7 +39,7 @@ class Planned:
     def add_finished(self, prompt: str, tokens: int) -> None:
         """Nothing is learned."""
 
-    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+    def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
         """Widen once so few are live as the plan says."""
         if not snapshot.arrivals_settled or snapshot.waiting or not snapshot.num_running:
             return None
@@ -69,6 +69,6 @@ def arms(
         static_arm(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.degrees
     }
     for name, policy in policies.items():
-        found[name] = Decisions(dataclasses.replace(settings, policy=policy), tell)
+        found[name] = PolicyDecider(dataclasses.replace(settings, policy=policy), tell)
         found[name].use(profile)
     return found
