@@ -21,10 +21,11 @@ import math
 from collections.abc import Iterable
 
 from taper_policy.decision.correction import CorrectedPrices, Correction
-from taper_policy.decision.decide import DecisionSettings, ReplicaSnapshot, decide
+from taper_policy.decision.decide import DecisionSettings, decide
 from taper_policy.decision.first_layout import ExpectedStage, first_layout
 from taper_policy.decision.ledger import DecisionEntry, FinishedResponse, StageEndEntry
 from taper_policy.decision.pricing import Choice, Prices
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import Forecast, forecast
 from taper_policy.forecast.lengths import LengthHistory
 
@@ -77,7 +78,7 @@ class Advisor:
         """Whether the batch has shrunk, or its longest response grown, enough for another question."""
         return self._due is None or num_live <= self._due or longest_tokens >= self._due_tokens
 
-    def decide(self, snapshot: ReplicaSnapshot, now: float) -> DecisionEntry:
+    def decide(self, snapshot: Snapshot, now: float) -> DecisionEntry:
         """What to do now, kept with all that the answer followed from."""
         choice = self._choice(snapshot, now)
         self._due = _next_question(choice, snapshot.degree, len(snapshot.live))
@@ -101,7 +102,7 @@ class Advisor:
         told, self._untold = tuple(self._untold), []
         return told
 
-    def _choice(self, snapshot: ReplicaSnapshot, now: float) -> Choice:
+    def _choice(self, snapshot: Snapshot, now: float) -> Choice:
         try:
             expected: Forecast = forecast(snapshot.live, self._history, max_tokens=self._max_tokens)
         except (ValueError, ArithmeticError) as error:

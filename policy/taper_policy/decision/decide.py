@@ -17,33 +17,12 @@ from typing import Final
 
 from taper_policy.decision.pricing import Choice, PredictorSettings, Prices, choose
 from taper_policy.decision.scenarios import Scenarios
-from taper_policy.forecast.forecast import Forecast, LiveRequest
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.forecast.forecast import Forecast
 
 STALE_SECONDS: Final = 5.0
 SCENARIOS: Final = (8, 32)
 SCENARIO_REQUESTS: Final = 2048
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaSnapshot:
-    """A replica at one moment of a stage, request by request.
-
-    at_seconds: on the clock that `decide` is given the time of
-    footprint, degree: ranks of the replica, and the degree of its layout
-    live: all requests that decode
-    waiting: requests that no group has room for yet
-    arrivals_settled: no request of this stage is still to come
-    boundary_seconds: how long the first group to stop would wait for the last, if it were told to
-        stop now; None where that is not known
-    """
-
-    at_seconds: float
-    footprint: int
-    degree: int
-    live: tuple[LiveRequest, ...]
-    waiting: int = 0
-    arrivals_settled: bool = True
-    boundary_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +35,7 @@ class DecisionSettings:
 
 
 def decide(
-    snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings, now: float
+    snapshot: Snapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings, now: float
 ) -> Choice:
     """The layout to have now, and why. Never raises: what it cannot judge it leaves as it is."""
     reason = _why_not(snapshot, forecast, now)
@@ -74,7 +53,7 @@ def scenario_count(num_live: int) -> int:
     return max(fewest, min(most, SCENARIO_REQUESTS // num_live))
 
 
-def _why_not(snapshot: ReplicaSnapshot, forecast: Forecast, now: float) -> str | None:
+def _why_not(snapshot: Snapshot, forecast: Forecast, now: float) -> str | None:
     age = now - snapshot.at_seconds
     if not snapshot.live:
         return "nothing is running"
@@ -89,9 +68,7 @@ def _why_not(snapshot: ReplicaSnapshot, forecast: Forecast, now: float) -> str |
     return None
 
 
-def _priced(
-    snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings
-) -> Choice:
+def _priced(snapshot: Snapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings) -> Choice:
     order = {rid: index for index, rid in enumerate(forecast.rids)}
     live = sorted(snapshot.live, key=lambda request: request.rid)
     remaining = forecast.scenarios(scenario_count(len(live)), settings.seed)[

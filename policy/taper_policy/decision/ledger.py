@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.decide import DecisionSettings, ReplicaSnapshot
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.pricing import Choice, Option, PredictorSettings
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.file import profile_as_json, profile_from_json
 from taper_policy.profile.profile import Profile
@@ -107,7 +109,7 @@ class DecisionEntry:
     number: int
     age_seconds: float
     finished: tuple[FinishedResponse, ...]
-    snapshot: ReplicaSnapshot
+    snapshot: Snapshot
     choice: Choice
 
     @property
@@ -121,18 +123,13 @@ class DecisionEntry:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready; live requests as rows `[rid, prompt, group, prompt tokens, decoded tokens]`."""
-        snapshot = asdict(self.snapshot)
-        snapshot["live"] = [
-            [one.rid, one.prompt, one.group, one.prompt_tokens, one.decoded_tokens]
-            for one in self.snapshot.live
-        ]
         return {
             "entry": "question",
             "step": self.step,
             "number": self.number,
             "age_seconds": self.age_seconds,
             "finished": [list(response) for response in self.finished],
-            "snapshot": snapshot,
+            "snapshot": _snapshot_as_json(self.snapshot),
             "choice": _choice_as_json(self.choice),
         }
 
@@ -254,10 +251,30 @@ def _finished(values: Mapping[str, Any]) -> tuple[FinishedResponse, ...]:
     return tuple(FinishedResponse(str(prompt), int(tokens)) for prompt, tokens in values["finished"])
 
 
-def _snapshot(values: Mapping[str, Any]) -> ReplicaSnapshot:
-    names = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
-    live = tuple(LiveRequest(**dict(zip(names, row, strict=True))) for row in values["live"])
-    return ReplicaSnapshot(**{**values, "live": live})
+_LIVE_REQUEST_FIELDS: Final = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
+# The other fields of a snapshot follow from its live requests.
+_SNAPSHOT_FIELDS: Final = (
+    "at_seconds",
+    "footprint",
+    "degree",
+    "waiting",
+    "arrivals_settled",
+    "switches_done_in_stage",
+    "boundary_seconds",
+)
+
+
+def _snapshot_as_json(snapshot: Snapshot) -> dict[str, Any]:
+    row = attrgetter(*_LIVE_REQUEST_FIELDS)
+    fields = {name: getattr(snapshot, name) for name in _SNAPSHOT_FIELDS}
+    return fields | {"live": [list(row(request)) for request in snapshot.live]}
+
+
+def _snapshot(values: Mapping[str, Any]) -> Snapshot:
+    rows = values["live"]
+    live = tuple(LiveRequest(**dict(zip(_LIVE_REQUEST_FIELDS, row, strict=True))) for row in rows)
+    fields = {name: value for name, value in values.items() if name != "live"}
+    return Snapshot(running=(), **fields).with_live(live)
 
 
 def _choice_as_json(choice: Choice) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""When to switch without predicting: rules that map a snapshot to a decision, or to None, to stay.
+"""Switch rules: policies that decide from the present snapshot alone, without a forecast.
 
-DecisionSettings are values without memory: what a rule must know of the stage's past is in the
-snapshot. Moving back to the base layout between stages is not theirs to decide. They are
-what the predictor (`advisor`) is held against, and for tests.
+A rule maps a snapshot to a decision, or to None to stay. It has no state: whatever it needs to know of the
+stage so far is in the snapshot. It does not return to the base layout between stages; the replica does.
+Live replicas and the simulator use the same rules; the predictor is compared with them.
+
+To add a rule: write a class with `decide` and `from_settings`, and name it in `SWITCH_RULES`
+(CONTRIBUTING.md, "A switch rule").
 
 Invariants (asserted by `tests/policy/decision/test_switch_rules.py`):
 - a rule never decides for the degree that the replica already has;
@@ -12,13 +15,13 @@ Invariants (asserted by `tests/policy/decision/test_switch_rules.py`):
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
+from taper_policy.decision.decision import Decision
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.decision.snapshot import Snapshot
 
 
 class SwitchRule(Protocol):
@@ -30,9 +33,9 @@ class SwitchRule(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """Widen to `degree` once no more than `requests` are running and none can join them.
+    """Widen to `degree` once at most `requests` requests are running and no more can join them.
 
-    A stage that begins with so few requests widens at once, when all have arrived.
+    A stage that begins with so few requests widens as soon as all have arrived.
     """
 
     requests: int
@@ -42,34 +45,40 @@ class Threshold:
         _require(self.requests >= 1, "requests", f"{self.requests} is not 1 or more")
         _require(self.degree >= 1, "degree", f"{self.degree} is not 1 or more")
 
+    @classmethod
+    def from_settings(cls, settings: Any, degrees: Sequence[int]) -> Threshold:
+        """From `{"requests": n}`; widens to the last of `degrees`."""
+        return cls(requests=settings["requests"], degree=degrees[-1])
+
     def decide(self, snapshot: Snapshot) -> Decision | None:
-        """Widen when the tail has begun; never narrow."""
+        """Widen once few requests are left."""
         running = snapshot.num_running
-        if not snapshot.arrivals_settled or snapshot.waiting or snapshot.degree >= self.degree:
-            return None
-        if not 0 < running <= self.requests:
+        if not snapshot.is_settled or snapshot.degree >= self.degree or running > self.requests:
             return None
         return Decision(degree=self.degree, reason=f"{running} running, threshold {self.requests}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WidenAtOnce:
-    """Widen to `degree` as soon as a group has nothing to do, and no request can join it."""
+    """Widen to `degree` as soon as a group is idle and no request can join it."""
 
     degree: int
 
+    @classmethod
+    def from_settings(cls, _: Any, degrees: Sequence[int]) -> WidenAtOnce:
+        """Without settings; widens to the last of `degrees`."""
+        return cls(degree=degrees[-1])
+
     def decide(self, snapshot: Snapshot) -> Decision | None:
-        """Widen when the first group is idle; never narrow."""
-        if not snapshot.arrivals_settled or snapshot.waiting or snapshot.degree >= self.degree:
-            return None
-        if not snapshot.num_running or min(snapshot.running) > 0:
+        """Widen once the first group is idle."""
+        if not snapshot.is_settled or snapshot.degree >= self.degree or min(snapshot.running) > 0:
             return None
         return Decision(degree=self.degree, reason=f"a group is idle, {snapshot.num_running} running")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulePoint:
-    """From `tokens` decoded tokens of the longest live request on: `degree`."""
+    """Take `degree` once the longest live response has `tokens` decoded tokens."""
 
     tokens: int
     degree: int
@@ -79,8 +88,8 @@ class SchedulePoint:
 class Schedule:
     """Switch at given token counts, in both directions: for tests and controlled runs.
 
-    Point i is due at the stage's switch i. One that asks for the degree at hand (an
-    earlier switch failed) is passed over. Raises `ValueError` unless the points' tokens
+    Point i belongs to the stage's switch i. A point that asks for the present degree (because an
+    earlier switch failed) is skipped. Raises `ValueError` unless the points' tokens
     ascend and each point's degree differs from the one before.
     """
 
@@ -98,6 +107,18 @@ class Schedule:
             _require(point.tokens > before.tokens, f"{path}.tokens", f"must be more than {before.tokens}")
             _require(point.degree != before.degree, f"{path}.degree", f"is {before.degree} already")
 
+    @classmethod
+    def from_settings(cls, settings: Any, degrees: Sequence[int]) -> Schedule:
+        """From a list of `{"tokens": n, "degree": d}`; d is one of `degrees`, the first point's not the first."""
+        schedule = cls(points=tuple(SchedulePoint(**point) for point in settings))
+        for index, point in enumerate(schedule.points):
+            known = ", ".join(map(str, degrees))
+            problem = f"{point.degree} is not among the degrees; use one of {known}"
+            _require(point.degree in degrees, f"schedule[{index}].degree", problem)
+        problem = f"{degrees[0]} is the base degree; a stage begins there"
+        _require(schedule.points[0].degree != degrees[0], "schedule[0].degree", problem)
+        return schedule
+
     def decide(self, snapshot: Snapshot) -> Decision | None:
         """The next point that is due and changes the degree."""
         if not snapshot.num_running:
@@ -110,109 +131,38 @@ class Schedule:
         return None
 
 
+SWITCH_RULES: Final[dict[str, Callable[[Any, Sequence[int]], SwitchRule]]] = {
+    "widen-at-once": WidenAtOnce.from_settings,
+    "threshold": Threshold.from_settings,
+    "schedule": Schedule.from_settings,
+}
+"""Every rule by the name that users give it: built from its settings and the replica's degrees."""
+
+THRESHOLDS: Final = (1, 2, 4, 8, 16, 32)
+
+
+def compared_rules(degree: int) -> dict[str, SwitchRule]:
+    """Rules that simulations compare the predictor with, by the names in tables; all widen to `degree`."""
+    rules: dict[str, SwitchRule] = {"widen-at-once": WidenAtOnce(degree=degree)}
+    return rules | {f"threshold {count}": Threshold(requests=count, degree=degree) for count in THRESHOLDS}
+
+
 def rule_from_settings(
     settings: Mapping[str, Any], degrees: Sequence[int], *, path: str = "spec.rollout.policy"
 ) -> SwitchRule | PredictorSettings:
-    """The rule that `settings` describe, for a replica with `degrees` (base first, widest last).
+    """The policy that `settings` describe, for a replica with `degrees` (base first, widest last).
 
-    `{"name": "predictor"}` gives the predictor's settings, changed by those under `predictor`.
-    `{"name": "threshold", "threshold": {"requests": 8}}` widens to the last degree.
-    `{"name": "widen-at-once"}` does so, too, and `{"name": "schedule", "schedule": [{"tokens": 64,
-    "degree": 2}, ...]}` starts from the first. Raises `ValueError` that begins with the path of
-    what is wrong, below `path`.
+    `settings` are those of `spec.rollout.policy` in snake case, with types and sections already checked
+    (by `taper_rollout.job.policy_settings`). `{"name": "predictor"}` gives the predictor's settings. Raises
+    `ValueError` that begins with the field's path, below `path`, for settings that do not fit the degrees.
     """
-    name = settings.get("name")
-    if not isinstance(name, str) or name not in _READERS:
-        raise ValueError(f"{path}.name: {name!r} is no policy; use {', '.join(_READERS)}")
-    for key, value in settings.items():
-        if key not in ("name", *_READERS):
-            raise ValueError(f"{path}.{key}: unknown; use {name}")
-        if key not in ("name", name) and value is not None:
-            raise ValueError(f"{path}.{key}: the policy is {name}; remove it, or change the name")
-    if settings.get(name) is None and name in ("threshold", "schedule"):
-        raise ValueError(f"{path}.{name}: missing; the policy {name} needs its settings")
+    name = settings["name"]
+    if name == "predictor":
+        return PredictorSettings(**(settings.get(name) or {}))
     try:
-        return _READERS[name](settings.get(name), degrees)
+        return SWITCH_RULES[name](settings.get(name), degrees)
     except ValueError as error:
         raise ValueError(f"{path}.{error}") from None
-
-
-def _read_predictor(settings: object, degrees: Sequence[int]) -> PredictorSettings:
-    if settings is None:
-        return PredictorSettings()
-    names = {field.name for field in fields(PredictorSettings)}
-    given = _read_fields(settings, "predictor", names, required=False)
-    numbers = {name: _read_number(value, f"predictor.{name}") for name, value in given.items()}
-    for name, number in numbers.items():
-        _require(number >= 0, f"predictor.{name}", f"{number} is not 0 or more")
-    _require(numbers.get("confidence", 0) <= 1, "predictor.confidence", "is not within [0, 1]")
-    return PredictorSettings(**numbers)
-
-
-def _read_widen_at_once(settings: object, degrees: Sequence[int]) -> SwitchRule:
-    _require(settings is None, "widen-at-once", "has no settings")
-    return WidenAtOnce(degree=degrees[-1])
-
-
-def _read_threshold(settings: object, degrees: Sequence[int]) -> SwitchRule:
-    requests = _read_whole(
-        _read_fields(settings, "threshold", {"requests"})["requests"], "threshold.requests"
-    )
-    _require(requests >= 1, "threshold.requests", f"{requests} is not 1 or more")
-    return Threshold(requests=requests, degree=degrees[-1])
-
-
-def _read_schedule(settings: object, degrees: Sequence[int]) -> SwitchRule:
-    if not isinstance(settings, Sequence) or isinstance(settings, str):
-        raise ValueError("schedule: must be a list of {tokens, degree}")
-    points = []
-    for index, entry in enumerate(settings):
-        fields = _read_fields(entry, f"schedule[{index}]", {"tokens", "degree"})
-        numbers = {key: _read_whole(value, f"schedule[{index}].{key}") for key, value in fields.items()}
-        degree = numbers["degree"]
-        if degree not in degrees:
-            known = ", ".join(map(str, degrees))
-            raise ValueError(
-                f"schedule[{index}].degree: {degree} is not among the degrees; use one of {known}"
-            )
-        points.append(SchedulePoint(tokens=numbers["tokens"], degree=degree))
-    schedule = Schedule(points=tuple(points))
-    first = schedule.points[0].degree
-    _require(first != degrees[0], "schedule[0].degree", f"{first} is the base degree; a stage begins there")
-    return schedule
-
-
-_READERS: dict[str, Callable[[object, Sequence[int]], SwitchRule | PredictorSettings]] = {
-    "predictor": _read_predictor,
-    "widen-at-once": _read_widen_at_once,
-    "threshold": _read_threshold,
-    "schedule": _read_schedule,
-}
-
-
-def _read_fields(
-    settings: object, path: str, names: set[str], *, required: bool = True
-) -> Mapping[str, object]:
-    expected = ", ".join(sorted(names))
-    if not isinstance(settings, Mapping):
-        raise ValueError(f"{path}: must have the fields {expected}")
-    for key in settings:
-        _require(key in names, f"{path}.{key}", f"unknown; use {expected}")
-    for name in sorted(names) if required else ():
-        _require(name in settings, f"{path}.{name}", "missing")
-    return settings
-
-
-def _read_whole(value: object, path: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{path}: {value!r} is not a whole number")
-    return value
-
-
-def _read_number(value: object, path: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{path}: {value!r} is not a number")
-    return float(value)
 
 
 def _require(condition: bool, path: str, problem: str) -> None:

@@ -99,6 +99,7 @@ class SimulatedReplica:
     running: list[int]
     live: Sequence[SimulatedLiveRequest]
     longest_tokens: int = 0
+    num_switches: int = 0
     finished: list[SimulatedRequest] = field(default_factory=list)
 
 
@@ -130,7 +131,7 @@ def initial_batches(requests: Sequence[SimulatedRequest], *, footprint: int, deg
 def simulate(
     requests: Sequence[SimulatedRequest],
     prices: Prices,
-    rule: Policy,
+    policy: Policy,
     *,
     footprint: int,
     degree: int,
@@ -143,7 +144,7 @@ def simulate(
     seconds = idle = 0.0
     while batches is not None:
         layout = _Layout(requests, batches, clock)
-        answer = layout.follow(rule, finished)
+        answer = layout.follow(policy, finished, num_switches=len(switches))
         seconds = layout.at_seconds
         idle += layout.idle_rank_seconds()
         batches = None
@@ -161,8 +162,10 @@ class _Layout:
         self.timeline = Timeline(batches, clock)
         self.at_seconds = float(batches.at_seconds[0])
 
-    def follow(self, rule: Policy, finished: list[SimulatedRequest]) -> tuple[int, str] | None:
-        """Ask `rule` until it wants another layout (its answer) or all have ended."""
+    def follow(
+        self, policy: Policy, finished: list[SimulatedRequest], *, num_switches: int
+    ) -> tuple[int, str] | None:
+        """Ask `policy` until it wants another layout (its answer) or all requests have ended."""
         groups, ends = self.batches.groups[0].tolist(), self.timeline.ends_at[0].tolist()
         coming = sorted(np.flatnonzero(self.batches.left[0]).tolist(), key=ends.__getitem__)
         running = [0] * (self.footprint // self.batches.degree)
@@ -175,6 +178,7 @@ class _Layout:
             running=running,
             live=(),
             longest_tokens=max((request.response_tokens for request in finished), default=0),
+            num_switches=num_switches,
             finished=finished,
         )
         # A switch is an answer already: its layout is questioned at the next moment.
@@ -184,7 +188,7 @@ class _Layout:
             longest, grown = replica.longest_tokens, self.requests[index].response_tokens
             while self.at_seconds < until:
                 replica.at_seconds, replica.live = self.at_seconds, _Lives(self, coming, place)
-                answer = rule(replica) if is_moment else None
+                answer = policy(replica) if is_moment else None
                 if answer is not None and answer[0] != replica.degree:
                     return answer
                 self.at_seconds = min(until, PATIENCE * self.at_seconds or math.inf)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from taper_api import JobError, Problem
 from taper_policy.decision.ledger import DecisionEntry
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.switch_rules import rule_from_settings
 from taper_policy.review.replay import RecordedChoice
 from taper_policy.review.replica_history import ReplicaHistory, same_choice
+from taper_rollout.job.policy_settings import checked_policy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def _changed(
         except ValueError:
             raise _bad(setting, f"{text!r} is not a number") from None
         try:
-            changed = rule_from_settings({"name": "predictor", "predictor": values}, degrees)
+            changed = checked_policy({"name": "predictor", "predictor": values}, degrees)
         except ValueError as error:
             raise _bad(setting, str(error).partition(": ")[2]) from None
     assert isinstance(changed, PredictorSettings)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.decision.decision import Decision
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
 from taper_policy.review.step_times import StepTimes
@@ -327,13 +328,12 @@ class Coordinator:
         now = time.monotonic()
         snapshot = Snapshot(
             at_seconds=now,
+            footprint=self._settings.footprint,
             degree=sample.degree,
             running=sample.running,
             waiting=max(0, sample.waiting),
-            finished=len(stage.requests),
             arrivals_settled=now - self._last_arrival_at > ARRIVALS_SETTLED_SECONDS,
             longest_decoded_tokens=stage.longest_tokens,
-            total_tokens=sum(request.response_tokens for request in stage.requests),
             switches_done_in_stage=len(stage.switches),
             boundary_seconds=boundary_seconds(
                 [reader.read() for reader in self._engine.records[:: sample.degree]],

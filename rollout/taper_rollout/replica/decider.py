@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.decide import DecisionSettings, ReplicaSnapshot
+from taper_policy.decision.decide import DecisionSettings
+from taper_policy.decision.decision import Decision
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.ledger import (
     CorrectionEntry,
@@ -33,10 +34,11 @@ from taper_policy.decision.ledger import (
     SwitchOutcomeEntry,
 )
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.snapshot import Decision, Snapshot
-from taper_policy.decision.switch_rules import SwitchRule, rule_from_settings
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.decision.switch_rules import SwitchRule
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
+from taper_rollout.job.policy_settings import checked_policy
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import LedgerEntry, StageRecord
 
@@ -79,9 +81,7 @@ class PolicyDecider:
 
     def __init__(self, settings: ReplicaSettings, tell: Callable[[Any], None]) -> None:
         self._settings, self._tell = settings, tell
-        self._policy: SwitchRule | PredictorSettings = rule_from_settings(
-            settings.policy, settings.degrees, path="actor_rollout_ref.rollout.custom.policy"
-        )
+        self._policy: SwitchRule | PredictorSettings = checked_policy(settings.policy, settings.degrees)
         self._advisor: Advisor | None = None
         self._in_stage = False
         self._step = 0
@@ -150,11 +150,9 @@ class PolicyDecider:
         """The layout to switch to now, or None to stay. `live` lists the requests of the moment."""
         if not isinstance(self._policy, PredictorSettings):
             return self._policy.decide(snapshot)
-        if self._advisor is None or not snapshot.arrivals_settled or snapshot.waiting:
+        if self._advisor is None or not snapshot.is_settled:
             return None
-        if not snapshot.num_running or not self._advisor.is_due(
-            snapshot.num_running, snapshot.longest_decoded_tokens
-        ):
+        if not self._advisor.is_due(snapshot.num_running, snapshot.longest_decoded_tokens):
             return None
         requests = live()
         return None if requests is None else self._ask(self._advisor, snapshot, requests)
@@ -162,16 +160,7 @@ class PolicyDecider:
     def _ask(
         self, advisor: Advisor, snapshot: Snapshot, requests: tuple[LiveRequest, ...]
     ) -> Decision | None:
-        question = advisor.decide(
-            ReplicaSnapshot(
-                at_seconds=snapshot.at_seconds,
-                footprint=self._settings.footprint,
-                degree=snapshot.degree,
-                live=requests,
-                boundary_seconds=snapshot.boundary_seconds,
-            ),
-            time.monotonic(),
-        )
+        question = advisor.decide(snapshot.with_live(requests), time.monotonic())
         self._enter(question)
         return _decision(question) if question.is_switch else None
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.decide import DecisionSettings, ReplicaSnapshot
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.ledger import (
     AdvisorEntry,
@@ -24,6 +24,7 @@ from taper_policy.decision.ledger import (
     entry_from_json,
 )
 from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.review.replay import replay
@@ -67,14 +68,14 @@ def recorded(num_stages: int, seed: int = 3) -> list[AdvisorEntry]:
     return entries
 
 
-def snapshot(decoded: Sequence[int], at_seconds: float = 10.0) -> ReplicaSnapshot:
+def snapshot(decoded: Sequence[int], at_seconds: float = 10.0) -> Snapshot:
     live = tuple(
         LiveRequest(
             rid=f"r{index}", prompt=f"p{index // 2}", group=index % 8, prompt_tokens=9, decoded_tokens=n
         )
         for index, n in enumerate(decoded)
     )
-    return ReplicaSnapshot(at_seconds=at_seconds, footprint=8, degree=1, live=live)
+    return Snapshot(at_seconds=at_seconds, footprint=8, degree=1, running=()).with_live(live)
 
 
 def test_a_ledger_decided_again_gives_the_same_choices() -> None:

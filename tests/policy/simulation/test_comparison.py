@@ -1,4 +1,4 @@
-"""All arms side by side on the same stages."""
+"""All policies side by side on the same stages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile.estimated import a40_14b
-from taper_policy.simulation.comparison import AT_ONCE, ORACLE, PREDICTOR, Comparison, compare
+from taper_policy.simulation.comparison import ORACLE, PREDICTOR, Comparison, compare
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.simulator import SimulatedRequest
 
@@ -48,18 +48,21 @@ def compared() -> Comparison:
 
 
 def test_every_arm_ran_every_stage_and_none_beats_the_oracle(compared: Comparison) -> None:
-    assert {PREDICTOR, ORACLE, AT_ONCE, "static TP1", "static TP8", "threshold 4"} <= set(compared.seconds)
-    for arm, seconds in compared.seconds.items():
+    assert {PREDICTOR, ORACLE, "widen-at-once", "static TP1", "static TP8", "threshold 4"} <= set(
+        compared.seconds
+    )
+    for policy, seconds in compared.seconds.items():
         assert seconds.shape == (6,)
-        assert (compared.regret(arm) >= 0).all()
+        assert (compared.regret(policy) >= 0).all()
     assert sum(compared.switches["static TP1"]) == 0
-    assert max(compared.switches[AT_ONCE]) == 1
+    assert max(compared.switches["widen-at-once"]) == 1
 
 
 def test_the_best_static_layout_is_the_one_that_takes_least_in_all(compared: Comparison) -> None:
     best = compared.best_static()
     assert all(
-        compared.seconds[best].sum() <= compared.seconds[arm].sum() + 1e-9 for arm in compared.static_arms
+        compared.seconds[best].sum() <= compared.seconds[policy].sum() + 1e-9
+        for policy in compared.static_policies
     )
 
 
@@ -82,8 +85,8 @@ def test_equal_jobs_give_equal_results() -> None:
         )
         for _ in range(2)
     )
-    for arm in one.seconds:
-        np.testing.assert_array_equal(one.seconds[arm], two.seconds[arm])
+    for policy in one.seconds:
+        np.testing.assert_array_equal(one.seconds[policy], two.seconds[policy])
 
 
 def test_with_one_degree_only_the_static_layout_is_left_to_compare() -> None:

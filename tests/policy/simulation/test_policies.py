@@ -6,8 +6,9 @@ import pytest
 
 from taper_policy.decision.advisor import FEW, Advisor
 from taper_policy.decision.decide import DecisionSettings
+from taper_policy.decision.switch_rules import Schedule, SchedulePoint, Threshold, WidenAtOnce
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.simulation.policies import PredictorPolicy, static, threshold, widen_at_once
+from taper_policy.simulation.policies import PredictorPolicy, following, static
 from taper_policy.simulation.simulator import (
     SimulatedLiveRequest,
     SimulatedReplica,
@@ -43,7 +44,7 @@ def test_static_stays() -> None:
     [([0, 1, 2], 1, None), ([0, 1], 1, 4), ([0], 2, 4), ([0], 4, None)],
 )
 def test_the_threshold_counts_live_requests(groups: list[int], degree: int, answer: int | None) -> None:
-    found = threshold(2, 4)(replica(groups, degree))
+    found = following(Threshold(requests=2, degree=4))(replica(groups, degree))
     assert (found and found[0]) == answer
 
 
@@ -53,8 +54,17 @@ def test_the_threshold_counts_live_requests(groups: list[int], degree: int, answ
 def test_widening_at_once_waits_for_the_first_idle_group(
     groups: list[int], degree: int, answer: int | None
 ) -> None:
-    found = widen_at_once(4)(replica(groups, degree))
+    found = following(WidenAtOnce(degree=4))(replica(groups, degree))
     assert (found and found[0]) == answer
+
+
+def test_a_schedule_switches_both_ways_in_the_simulator() -> None:
+    requests = [request(index, 100) for index in range(8)]
+    points = (SchedulePoint(tokens=20, degree=4), SchedulePoint(tokens=60, degree=2))
+    clock = StepClock(PROFILE, footprint=8, max_batch=8, max_context=256)
+    policy = following(Schedule(points=points))
+    stage = simulate(requests, PROFILE, policy, footprint=8, degree=1, clock=clock)
+    assert [switch.to_degree for switch in stage.switches] == [4, 2]
 
 
 def test_the_predictor_learns_each_response_once() -> None:
