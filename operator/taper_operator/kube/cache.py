@@ -13,7 +13,7 @@ Invariants (asserted by `tests/operator/kube/test_cache.py`):
 - after `replace` a scope holds exactly what was listed, and the keys of each object that came, changed or
   went are told;
 - an index finds an object if and only if the object as it is now has that owner or label;
-- what has departed is told for its time, and never beside an object of its name.
+- what has departed is returned for its time, and never beside an object of its name.
 """
 
 from __future__ import annotations
@@ -124,12 +124,12 @@ class ObjectCache:
         listed = {key_of(obj): obj for obj in objects}
         with self._lock:
             gone = [key for key in self._entries if namespace in ("", key.namespace) and key not in listed]
-            told = {told for key in gone for told in self._remove(key)}
+            keys_to_reconcile: set[ObjectKey] = set().union(*(self._remove(key) for key in gone))
             for key, obj in listed.items():
                 entry = self._entries.get(key)
                 if entry is None or entry.resource_version != obj["metadata"]["resourceVersion"]:
-                    told |= self._put(obj)
-            return told
+                    keys_to_reconcile |= self._put(obj)
+            return keys_to_reconcile
 
     # -- under the lock ----------------------------------------------------------------
 
@@ -137,12 +137,12 @@ class ObjectCache:
         key = key_of(obj)
         # An object that cannot be understood raises here, before anything has changed.
         entry = self._entry(obj)
-        told = self._remove(key)
+        keys_to_reconcile = self._remove(key)
         self._departed.pop(key, None)
         self._entries[key] = entry
         for index_key in entry.index_keys:
             self._index.setdefault(index_key, set()).add(key)
-        return told | entry.keys
+        return keys_to_reconcile | entry.keys
 
     def _remove(self, key: ObjectKey) -> set[ObjectKey]:
         entry = self._entries.pop(key, None)

@@ -117,8 +117,8 @@ class ApiServer:
             token = page["metadata"].get("continue", "")
             if not token:
                 # The items of a list of built-in kinds do not tell their kind.
-                told = {"apiVersion": resource.api_version, "kind": resource.kind}
-                items = [told | item for item in items]
+                kind_fields = {"apiVersion": resource.api_version, "kind": resource.kind}
+                items = [kind_fields | item for item in items]
                 return ObjectList(items=items, resource_version=page["metadata"]["resourceVersion"])
 
     def _page(self, resource: Resource, namespace: str, label_selector: str, token: str) -> KubeObject:
@@ -306,7 +306,7 @@ class ApiServer:
         raise error_from_response(response.status, _body(response), response.headers)
 
     def _answer(self, serialized: tuple[Any, ...], timeouts: tuple[float, float]) -> Any:
-        era = self._breaker.begin()
+        epoch = self._breaker.begin()
         try:
             response = self._client.call_api(*serialized, _request_timeout=timeouts)
         except urllib3.exceptions.ReadTimeoutError as error:
@@ -314,7 +314,7 @@ class ApiServer:
             self._observe(serialized[0], 0)
             raise Unreachable(f"no answer in {timeouts[1]:.1f} s") from error
         except (urllib3.exceptions.HTTPError, OSError, ApiException) as error:
-            self._breaker.failed(era)
+            self._breaker.failed(epoch)
             self._observe(serialized[0], 0)
             raise Unreachable(f"no answer: {error}") from error
         self._breaker.answered()

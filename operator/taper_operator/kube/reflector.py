@@ -127,7 +127,7 @@ class Reflector:
             self.resource, namespace=self.namespace, label_selector=self._label_selector
         )
         self._is_served = True
-        self._tell(self.cache.replace(listed.items, namespace=self.namespace))
+        self._deliver_keys(self.cache.replace(listed.items, namespace=self.namespace))
         self._resource_version = int(listed.resource_version)
         self._has_synced = True
 
@@ -156,13 +156,13 @@ class Reflector:
         elif version <= self._resource_version:
             return
         elif event.type == "DELETED":
-            self._tell(self.cache.remove(key_of(event.object)))
+            self._deliver_keys(self.cache.remove(key_of(event.object)))
         else:
-            self._tell(self.cache.put(event.object))
+            self._deliver_keys(self.cache.put(event.object))
         # Only once it is taken: what fails comes again.
         self._resource_version = version
 
-    def _tell(self, keys: Iterable[ObjectKey]) -> None:
+    def _deliver_keys(self, keys: Iterable[ObjectKey]) -> None:
         for key in sorted(keys):
             self._deliver(key)
 
@@ -172,7 +172,7 @@ class Reflector:
         elif isinstance(error, ResourceNotServed):
             self._resource_version = 0
             self._is_served = False
-            self._tell(self.cache.replace((), namespace=self.namespace))
+            self._deliver_keys(self.cache.replace((), namespace=self.namespace))
             self._has_synced = self._has_synced or self._is_optional
         if self._failures == 0 and not _is_held_back(error):
             log.warning("%s: %s", self, error)

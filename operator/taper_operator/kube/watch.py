@@ -92,8 +92,8 @@ class Watch:
 
 def _event(line: bytes) -> WatchEvent:
     try:
-        told = json.loads(line)
-        event = WatchEvent(told["type"], told["object"])
+        content = json.loads(line)
+        event = WatchEvent(content["type"], content["object"])
     except (ValueError, KeyError, TypeError) as error:
         raise Unreachable(f"the watch told no event: {line[:200]!r}") from error
     if event.type == "ERROR":
