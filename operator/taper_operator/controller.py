@@ -240,7 +240,8 @@ class Controller:
         return text_page([*dead, *(["stuck: a reconcile does not end"] if stuck else [])])
 
     def _readyz(self, accept: str) -> Page:
-        return text_page([f"not synced: {each}" for each in self._reflectors if not each.has_synced])
+        """A cache that is not up to date makes it unready: nothing it says or does could be relied on."""
+        return text_page([f"{each.trouble}: {each}" for each in self._reflectors if each.trouble])
 
     def _metrics_page(self, accept: str) -> Page:
         body, content_type = self._metrics.exposition(accept)

@@ -19,9 +19,10 @@ from taper_operator.controller import Controller, Reconcile, Service
 from taper_operator.kube.cache import KeysOf, ObjectCache
 from taper_operator.kube.circuit_breaker import CircuitBreaker
 from taper_operator.kube.client import ApiServer, connect, fence_connections
+from taper_operator.kube.event import make_event, record_event
 from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
 from taper_operator.kube.reflector import Reflector
-from taper_operator.kube.resource import ObjectKey, Resource
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.metrics import OperatorMetrics
@@ -35,6 +36,8 @@ from taper_operator.settings.settings import Settings, SettingsError
 FIELD_MANAGER = "taper-operator"
 # While a job's pods come up dozens of changes come within seconds: one look a second will do.
 COOLDOWN_SECONDS = 1.0
+# A reflector waits for it.
+_EVENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +169,25 @@ class Manager:
             namespace=namespace,
             label_selector=kind.label_selector,
             is_optional=kind.is_optional,
+            warn=self._warn,
         )
+
+    def _warn(self, obj: KubeObject, error: Exception) -> None:
+        """Record an event about an object that cannot be read, whichever replica sees it first."""
+        try:
+            event = make_event(
+                obj,
+                kind="Warning",
+                reason="Unreadable",
+                action="Watch",
+                note=f"The operator cannot read this object and passes it over: {error!r}",
+                occasion="",
+                instance=self._settings.identity,
+                at=_now(),
+            )
+        except (KeyError, TypeError, AttributeError):
+            return  # Nor does it say which object it is; the log and the metric do.
+        record_event(self.reader, event, read_seconds=_EVENT_SECONDS)
 
 
 def _now() -> datetime:

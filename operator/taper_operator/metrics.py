@@ -131,14 +131,20 @@ def _reflector_figures(reflectors: list[Reflector]) -> Iterator[Metric]:
     of_kind = {kind: [r for r in reflectors if str(r.resource) == kind] for kind in kinds}
     synced = _family(GaugeMetricFamily, "cache_synced", "Whether the cache of the kind has been filled.")
     objects = _family(GaugeMetricFamily, "cache_objects", "Objects of the kind in the cache.")
+    unreadable = _family(
+        GaugeMetricFamily,
+        "unreadable_objects",
+        "Objects of the kind that cannot be read and are passed over.",
+    )
     lists = _family(CounterMetricFamily, "lists", "Lists of the kind that were begun.")
     watches = _family(CounterMetricFamily, "watches", "Watches of the kind that were begun.")
     for kind, members in of_kind.items():
         synced.add_metric([kind], float(all(member.has_synced for member in members)))
         objects.add_metric([kind], members[0].cache.num_objects())
+        unreadable.add_metric([kind], sum(member.num_unreadable for member in members))
         lists.add_metric([kind], sum(member.num_lists for member in members))
         watches.add_metric([kind], sum(member.num_watches for member in members))
-    yield from (synced, objects, lists, watches)
+    yield from (synced, objects, unreadable, lists, watches)
 
 
 def _family(kind: type[Any], name: str, meaning: str) -> Any:

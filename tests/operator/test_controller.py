@@ -14,7 +14,7 @@ import urllib3
 
 from taper_operator.controller import Controller, Reconcile
 from taper_operator.kube import errors as api_error
-from taper_operator.kube.resource import LEASES, ObjectKey, own_key
+from taper_operator.kube.resource import EVENTS, LEASES, ObjectKey, own_key
 from taper_operator.manager import Manager, WatchedKind
 from taper_operator.settings.settings import LeaseTimes, settings_from
 
@@ -284,6 +284,37 @@ def test_metrics_tell_of_queue_caches_and_leader(run: Any) -> None:
         'taper_operator_api_requests_total{method="POST",status="201"} 1.0',
     ):
         assert line in text
+
+
+def test_an_object_that_cannot_be_read_has_an_event_and_a_metric_and_keeps_nobody_waiting(
+    fake: FakeApiServer, run: Any
+) -> None:
+    """Here a pod without a label that its kind must have; one in the first list, one in the watch."""
+    fake.put(PODS, make_object(PODS, "listed"))
+    replica = run()
+    wait_for(lambda: len(replica.reconciled) == 3)
+    fake.put(PODS, make_object(PODS, "watched"))
+    fake.put(PODS, make_object(PODS, "right", labels={"job": "of-a-pod"}))
+    wait_for(lambda: ObjectKey("team", "of-a-pod") in replica.reconciled)
+    assert replica.get("/readyz") == (200, "ok\n")
+    text = replica.get("/metrics")[1]
+    assert 'taper_operator_unreadable_objects{kind="pods"} 2.0' in text
+    assert 'taper_operator_unreadable_objects{kind="rlhfjobs.taper.dev"} 0.0' in text
+    events = fake.all(EVENTS).values()
+    assert sorted(each["regarding"]["name"] for each in events) == ["listed", "watched"]
+    assert {(each["type"], each["reason"]) for each in events} == {("Warning", "Unreadable")}
+    assert all("KeyError('labels')" in each["note"] for each in events)
+    fake.remove(PODS, ObjectKey("team", "listed"))
+    wait_for(lambda: 'unreadable_objects{kind="pods"} 1.0' in replica.get("/metrics")[1])
+
+
+def test_a_cache_that_is_out_of_date_is_not_ready(run: Any) -> None:
+    replica = run()
+    wait_for(lambda: replica.get("/readyz")[0] == 200)
+    reflector = replica.manager.reflectors[1]
+    reflector._failing_since = time.monotonic() - 91
+    assert replica.get("/readyz") == (503, "out of date for 91 s: pods of all namespaces\n")
+    assert replica.get("/healthz")[0] == 200
 
 
 def test_only_the_writers_connections_are_fenced(fake: FakeApiServer) -> None:

@@ -112,31 +112,38 @@ class ObjectCache:
     def put(self, obj: KubeObject) -> set[ObjectKey]:
         """The object is there, as given."""
         with self._lock:
-            return self._put(obj)
+            # One that cannot be read raises here, before anything has changed.
+            return self._put(key_of(obj), self._entry(obj))
 
     def remove(self, key: ObjectKey) -> set[ObjectKey]:
         """The object is gone."""
         with self._lock:
             return self._remove(key)
 
+    def check(self, obj: KubeObject) -> None:
+        """Raises whatever `put` and `replace` would raise for an object that they cannot read."""
+        key_of(obj)
+        self._entry(obj)
+
     def replace(self, objects: Iterable[KubeObject], *, namespace: str = "") -> set[ObjectKey]:
         """These are all objects (of the namespace) that there are."""
         listed = {key_of(obj): obj for obj in objects}
         with self._lock:
+            # One that cannot be read raises here, before anything has changed.
+            changed = {key: self._entry(obj) for key, obj in listed.items() if not self._holds(key, obj)}
             gone = [key for key in self._entries if namespace in ("", key.namespace) and key not in listed]
             keys_to_reconcile: set[ObjectKey] = set().union(*(self._remove(key) for key in gone))
-            for key, obj in listed.items():
-                entry = self._entries.get(key)
-                if entry is None or entry.resource_version != obj["metadata"]["resourceVersion"]:
-                    keys_to_reconcile |= self._put(obj)
+            for key, entry in changed.items():
+                keys_to_reconcile |= self._put(key, entry)
             return keys_to_reconcile
 
     # -- under the lock ----------------------------------------------------------------
 
-    def _put(self, obj: KubeObject) -> set[ObjectKey]:
-        key = key_of(obj)
-        # An object that cannot be understood raises here, before anything has changed.
-        entry = self._entry(obj)
+    def _holds(self, key: ObjectKey, obj: KubeObject) -> bool:
+        entry = self._entries.get(key)
+        return entry is not None and entry.resource_version == obj["metadata"]["resourceVersion"]
+
+    def _put(self, key: ObjectKey, entry: _Entry) -> set[ObjectKey]:
         keys_to_reconcile = self._remove(key)
         self._departed.pop(key, None)
         self._entries[key] = entry

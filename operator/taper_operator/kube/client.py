@@ -18,7 +18,6 @@ Invariants (asserted by `tests/operator/kube/test_client.py`):
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -30,6 +29,7 @@ from kubernetes.config import ConfigException, load_incluster_config, load_kube_
 
 from taper_operator.kube.circuit_breaker import CircuitBreaker
 from taper_operator.kube.errors import NotLeader, Unreachable, error_from_response
+from taper_operator.kube.json_decoder import decoded
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.kube.watch import Watch
 from taper_operator.settings.settings import SettingsError
@@ -275,7 +275,7 @@ class ApiServer:
     def _json(self, request: _Request) -> KubeObject:
         response = self._send(request)
         try:
-            return cast(KubeObject, json.loads(response.read()))
+            return cast(KubeObject, decoded(response.read()))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unreachable(f"the answer broke off: {error}") from error
         except ValueError as error:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from taper_operator.kube.json_decoder import decoded
 
 _MAX_MESSAGE_CHARACTERS = 1_000
 
@@ -102,9 +103,9 @@ _TYPES: dict[int, type[ApiError]] = {
 
 
 def error_from_response(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
-    """The error of an HTTP answer. A proxy's page, which is no `Status`, is content in its own words."""
+    """The error of an HTTP answer. A proxy's page, which is no `Status`, is reported in its own words."""
     try:
-        content = json.loads(body)
+        content = decoded(body)
     except ValueError:
         content = None
     if not isinstance(content, dict) or content.get("kind") != "Status":

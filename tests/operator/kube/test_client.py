@@ -12,8 +12,9 @@ import urllib3
 from taper_operator.kube import errors as api_error
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError
-from taper_operator.kube.resource import ObjectKey, Resource
+from taper_operator.kube.resource import ObjectKey, Resource, key_of
 
+from ..deep_json import DEEP, DeepApiServer, nested
 from ..fake_api_server import JOBS, PODS, FakeApiServer, FakeHttpResponse, make_object, status_body
 
 KEY = ObjectKey("team", "a")
@@ -129,7 +130,24 @@ def test_preconditions_are_held() -> None:
         server.create(JOBS, make_object(JOBS, "a"))
 
 
+def test_no_depth_keeps_an_object_or_a_list_from_being_read() -> None:
+    fake = DeepApiServer(JOBS, levels=100_000)
+    fake.put(JOBS, make_object(JOBS, "a", spec={"verl": DEEP}))
+    fake.put(JOBS, make_object(JOBS, "b"))
+    server = fake.api_server()
+    assert [key_of(obj).name for obj in server.list(JOBS).items] == ["a", "b"]
+    assert key_of(server.get(JOBS, KEY)) == KEY
+    (added, *_) = server.watch(JOBS, resource_version="1000")
+    assert key_of(added.object) == KEY
+
+
 # -- failures --------------------------------------------------------------------------
+
+
+def test_a_refusal_of_any_depth_is_an_error_of_its_status() -> None:
+    server, _ = answering(403, nested(100_000))
+    with pytest.raises(api_error.Forbidden):
+        server.get(JOBS, KEY)
 
 
 @pytest.mark.parametrize(
