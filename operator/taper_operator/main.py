@@ -23,6 +23,7 @@ from taper_operator.reconcile.executor import Executor
 from taper_operator.reconcile.reconciler import Reconciler
 from taper_operator.render import rendered
 from taper_operator.settings.certificate import ReloadedFiles, trusted_certificates
+from taper_operator.settings.parsing import TrustedFile
 from taper_operator.settings.pod_policy import PodPolicy
 from taper_operator.settings.settings import Settings, SettingsError, pod_policy_from, settings_from
 
@@ -104,11 +105,11 @@ def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:
 
 def _policy_now(settings: Settings) -> Callable[[], PodPolicy]:
     """What the settings say of pods, with the certificates as they are in their file now."""
-    policy, file = settings.pod_policy, settings.report_ca_file
+    policy, file = settings.pod_policy, settings.pod_policy.report_ca.path
     if not file:
         return lambda: policy
     trusted = ReloadedFiles([file], lambda: trusted_certificates(file), clock=time.monotonic)
-    return lambda: replace(policy, report_ca=trusted.value())
+    return lambda: replace(policy, report_ca=TrustedFile(file, trusted.value()))
 
 
 def _now() -> datetime:

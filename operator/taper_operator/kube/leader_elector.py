@@ -19,7 +19,7 @@ from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
 from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 log = logging.getLogger(__name__)
 

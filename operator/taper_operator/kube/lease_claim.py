@@ -29,7 +29,7 @@ from random import Random
 from typing import Any
 
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 _NEVER = float("-inf")
 _SOON_SECONDS = 0.2
@@ -74,7 +74,7 @@ class LeaseClaim:
     """
 
     def __init__(self, *, key: ObjectKey, identity: str, times: LeaseTimes) -> None:
-        assert not times.problems(), times
+        assert times.is_decreasing, times
         self.identity = identity
         self.state = ClaimState.FOLLOWING
         self._key = key

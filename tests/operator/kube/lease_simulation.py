@@ -16,7 +16,7 @@ from random import Random
 
 from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import KubeObject, ObjectKey
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 KEY = ObjectKey("taper", "taper-operator")
 START = datetime(2026, 11, 21, tzinfo=UTC)

@@ -12,7 +12,7 @@ import urllib3
 
 from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 from ..clock import Clock
 from ..fake_api_server import FakeApiServer, FakeHttpResponse, status_body

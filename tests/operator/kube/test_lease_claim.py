@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import KubeObject
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 from .lease_simulation import KEY, START, Faults, LeaseStore, Simulation
 

@@ -16,7 +16,7 @@ from taper_api.status.job_report import MAX_SNAPSHOT_BYTES
 from taper_operator.reports.refusal import STATUSES, Refused
 from taper_operator.reports.server import ReportServer
 from taper_operator.settings.certificate import ReloadedFiles, server_context
-from taper_operator.settings.settings import Address
+from taper_operator.settings.parsing import Address
 
 from ..certificates import LOOPBACK, Files, make_certificates
 from ..clock import Clock
