@@ -14,13 +14,14 @@ _CREDENTIAL = "authentication.kubernetes.io/credential-id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """at: seconds since 1970 when it came in
+    """at, answered_at: seconds since 1970 when it came in, and when its answer was sent
     resource: with its subresource, as a role names it
     status: of HTTP
     credential: which of the user's tokens came with it
     """
 
     at: float
+    answered_at: float
     verb: str
     group: str
     resource: str
@@ -52,7 +53,8 @@ def _requests(log: Path, user: str) -> Iterator[Request]:
                 continue
             subresource = about.get("subresource", "")
             yield Request(
-                at=datetime.fromisoformat(told["requestReceivedTimestamp"]).timestamp(),
+                at=_seconds(told["requestReceivedTimestamp"]),
+                answered_at=_seconds(told["stageTimestamp"]),
                 verb=told["verb"],
                 group=about.get("apiGroup", ""),
                 resource=about["resource"] + (f"/{subresource}" if subresource else ""),
@@ -61,3 +63,8 @@ def _requests(log: Path, user: str) -> Iterator[Request]:
                 status=told.get("responseStatus", {}).get("code", 0),
                 credential=told["user"].get("extra", {}).get(_CREDENTIAL, [""])[0],
             )
+
+
+def _seconds(text: str) -> float:
+    """Since 1970."""
+    return datetime.fromisoformat(text).timestamp()

@@ -21,7 +21,7 @@ from .figures import figures
 from .foreign_definitions import definitions
 from .jobs_api import JobsByNamespace, ScriptedJobs
 from .kuberay_stand_in import KubeRayStandIn
-from .operator_process import Installation
+from .operator_process import LONG_LEASE, Installation
 from .real_kuberay import RealKubeRay
 from .scenarios import Stage, asked_for, playing
 
@@ -125,7 +125,7 @@ def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRay]:
 def stage(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRay) -> Iterator[Stage]:
     """An operator that serves two namespaces."""
     namespaces = (cluster.new_namespace("team"), cluster.new_namespace("team"))
-    installation = Installation(cluster, namespaces, ["--allowed-secrets=known"])
+    installation = Installation(cluster, namespaces, ["--allowed-secrets=known", LONG_LEASE])
     with installation.running() as operator:
         yield Stage(
             cluster=cluster,

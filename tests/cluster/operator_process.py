@@ -22,6 +22,10 @@ from .cluster import Cluster, wait_for
 from .control_plane import free_ports
 
 LEASE = "taper"
+# Deadline of waits for a process that starts: on a busy machine its imports alone take a while.
+START_SECONDS = 90.0
+# For an operator of one replica: one that loses its Lease ends, and no kubelet is here to start it again.
+LONG_LEASE = "--lease-seconds=60/45/5"
 _RBAC = "rbac.authorization.k8s.io"
 _ACCESS_KINDS = {
     "ServiceAccount": Resource(group="", version="v1", plural="serviceaccounts", kind="ServiceAccount"),
@@ -93,10 +97,12 @@ class Installation:
         finally:
             replica.stop()
 
-    def wait_for_leader(self, replica: OperatorProcess, seconds: float = 30.0) -> None:
+    def wait_for_leader(self, replica: OperatorProcess) -> None:
         """Raises AssertionError with the replica's last words."""
         wait_for(
-            lambda: self.leader() == replica.name or not replica.is_alive, seconds, why=replica.last_words
+            lambda: self.leader() == replica.name or not replica.is_alive,
+            START_SECONDS,
+            why=replica.last_words,
         )
         assert replica.is_alive, replica.last_words()
 
@@ -130,6 +136,11 @@ class OperatorProcess(ChildProcess):
     def is_ready(self) -> bool:
         """Whether its caches are filled."""
         return self.page("/readyz") is not None
+
+    def wait_until_ready(self) -> None:
+        """Raises AssertionError with its last words."""
+        wait_for(lambda: self.is_ready() or not self.is_alive, START_SECONDS, why=self.last_words)
+        assert self.is_alive, self.last_words()
 
 
 def _environment() -> dict[str, str]:

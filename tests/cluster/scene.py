@@ -134,13 +134,15 @@ class Scene:
         return self.wait_for_status(lambda status: status.get("phase") == phase, seconds, name)
 
     def wait_for_status(self, holds: Any, seconds: float = 60.0, name: str = "") -> dict[str, Any]:
-        """Its status once something holds of it."""
+        """Its status once something holds of it. It may stay the same for so long."""
+        status: dict[str, Any] = {}
 
         def asked() -> dict[str, Any] | None:
+            nonlocal status
             status = self.status(name)
             return status if holds(status) else None
 
-        return wait_for(asked, seconds, why=lambda: self.status(name))
+        return wait_for(asked, seconds, why=lambda: status, moves=lambda: status)
 
     def wait_for_attempt(
         self, number: int, phase: str = "Running", seconds: float = 60.0, name: str = ""

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 from .audit_log import requests_of
 from .chart_access import rules_of
-from .operator_process import Installation
+from .operator_process import LONG_LEASE, Installation
 from .scenarios import RESULT_SECONDS, Stage, each_of, finished, scenario
 from .scene import Scene, scene
 from .tour import tour
@@ -25,7 +25,7 @@ def check(installation: Installation) -> None:
 
 def tour_under_its_own(stage: Stage, namespace: str, watched: str) -> None:
     """A tour in a namespace, under an operator that no other scenario has."""
-    installation = Installation(stage.cluster, [watched])
+    installation = Installation(stage.cluster, [watched], [LONG_LEASE])
     with installation.running():
         tour(Scene(stage.cluster, stage.jobs, namespace, "tour"))
     check(installation)

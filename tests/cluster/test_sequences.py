@@ -17,7 +17,7 @@ from taper_operator.manifests.names import ATTEMPT_LABEL
 
 from .cluster import wait_for
 from .mirror import Mirror
-from .operator_process import Installation
+from .operator_process import LONG_LEASE, Installation
 from .scenarios import RESULT_SECONDS, Stage, each_of, scenario
 from .scene import Scene
 
@@ -169,7 +169,7 @@ def a_hundred_random_sequences_converge(stage: Stage) -> None:
     mirror.start()
     try:
         with (
-            Installation(stage.cluster, [namespace]).running(),
+            Installation(stage.cluster, [namespace], [LONG_LEASE]).running(),
             ThreadPoolExecutor(NUM_AT_A_TIME) as threads,
         ):
             under_way = [

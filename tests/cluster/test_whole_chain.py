@@ -40,7 +40,7 @@ from .control_plane import free_ports
 from .jobs_api import HeadUnreachable, Prepared, RayHeadJobs, ScriptedJobs
 from .kubectl import Kubectl
 from .kuberay_stand_in import KubeRayStandIn
-from .operator_process import Installation
+from .operator_process import LONG_LEASE, Installation
 from .pod_files import PodFiles
 from .process_family import ProcessFamily
 from .ray_head import ray_head
@@ -141,12 +141,11 @@ def chain(
 
 
 def operator_flags(folder: Path) -> list[str]:
-    """Have the operator listen to jobs. Its lease outlasts what training takes from the API server's cores:
-    a replica that loses it ends, and no kubelet is here to start it anew."""
+    """Have the operator listen to jobs, with a Lease that outlasts what training takes from the cores."""
     files = make_certificates(folder / "tls")
     (port,) = free_ports(1)
     return [
-        "--lease-seconds=60/45/5",
+        LONG_LEASE,
         f"--report-url=https://{LOOPBACK}:{port}",
         f"--report-address={LOOPBACK}:{port}",
         f"--report-ca={files.ca}",

@@ -24,7 +24,7 @@ def tour(scene: Scene) -> None:
             lambda kind=kind, key=key, digest=digest: _digest(scene.cluster.api.get(kind, key)) == digest
         )
     scene.apply(changes=changes | {"spec.suspend": True})
-    wait_for(lambda: scene.condition("Suspended") == "True", why=scene.status)
+    scene.wait_for_status(lambda status: scene.condition("Suspended") == "True")
     assert scene.made(PODS) == []
     scene.apply(changes=changes)
     scene.wait_for_attempt(2)

@@ -24,6 +24,8 @@ from taper_operator.settings.parsing import LeaseTimes
 log = logging.getLogger(__name__)
 
 _MIN_READ_SECONDS = 0.1
+# `ApiServer` waits for the answer to a write for so much longer than the write may take.
+_WRITE_GRACE_SECONDS = 1.0
 
 
 def boottime_clock() -> float:
@@ -124,7 +126,7 @@ class LeaderElector:
         self, request: LeaseRequest, read_seconds: float | None = None
     ) -> KubeObject | ClaimFailure:
         try:
-            return self._send(request, read_seconds or self._read_seconds())
+            return self._send(request, read_seconds or self._read_seconds(request))
         except NotFound:
             # To a create, it is the namespace that is missing.
             return ClaimFailure.UNKNOWN if request.verb is LeaseVerb.CREATE else ClaimFailure.ABSENT
@@ -147,12 +149,13 @@ class LeaderElector:
             return self._api_server.create(LEASES, request.lease, read_seconds=read_seconds)
         return self._api_server.replace(LEASES, request.lease, read_seconds=read_seconds)
 
-    def _read_seconds(self) -> float:
+    def _read_seconds(self, request: LeaseRequest) -> float:
         """Short enough for a leader to try once more on another connection before its deadline."""
         patience = 1.5 * self._times.retry_period_seconds
         if self.is_leader_now():
             patience = min(patience, self._claim.seconds_to_deadline(self._clock()))
-        return max(_MIN_READ_SECONDS, patience)
+        grace = _WRITE_GRACE_SECONDS if request.lease is not None else 0.0
+        return max(_MIN_READ_SECONDS, patience - grace)
 
     def _log_change(self, before: ClaimState) -> None:
         if self._claim.state is not before:

@@ -91,9 +91,10 @@ def _read_secrets(text: str) -> frozenset[str]:
 
 def _read_lease_times(text: str) -> LeaseTimes:
     try:
-        times = LeaseTimes(*(float(part) for part in text.split("/", 2)))
+        duration, deadline, period = (float(part) for part in text.split("/"))
     except ValueError:
         raise ValueError(f"{text!r} should look like 10/7/2") from None
+    times = LeaseTimes(duration, deadline, period)
     # A Lease holds whole seconds.
     if not times.is_decreasing or not times.duration_seconds.is_integer() or times.duration_seconds > 600:
         raise ValueError(
