@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from . import real_kuberay
-from .child_process import Remover
-from .cluster import Cluster
-from .cluster_tools import NoTools
-from .control_plane import ControlPlane
-from .figures import figures
-from .foreign_definitions import definitions
-from .jobs_api import JobsByNamespace, ScriptedJobs
-from .kuberay_stand_in import KubeRayStandIn
-from .operator_process import LONG_LEASE, Installation
-from .real_kuberay import RealKubeRay
-from .scenarios import Stage, asked_for, playing
+from .control_plane.child_process import Remover
+from .control_plane.cluster import Cluster
+from .control_plane.cluster_tools import NoTools
+from .control_plane.control_plane import ControlPlane
+from .control_plane.foreign_definitions import definitions
+from .fakes import real_kuberay
+from .fakes.fake_kuberay import KubeRayStandIn
+from .fakes.jobs_api import JobsByNamespace, ScriptedJobs
+from .fakes.real_kuberay import RealKubeRay
+from .scenarios.figures import figures
+from .scenarios.operator_process import LONG_LEASE, Installation
+from .scenarios.scenarios import Stage, asked_for, playing
 
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 KubeRay = KubeRayStandIn | RealKubeRay
