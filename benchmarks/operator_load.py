@@ -1,6 +1,6 @@
 """The operator with 500 jobs of three pods each, on the tests' control plane: how soon, how large, how quiet.
 
-A real etcd, API server, controllers and scheduler, a stand-in for KubeRay, and kwok, which plays the
+A real etcd, API server, controllers and scheduler, a fake KubeRay, and kwok, which plays the
 kubelets. The operator is a process with the rights of its own ServiceAccount. All share this machine, so
 that times are those of a loaded cluster; `tests/cluster` says what is needed to run it.
 
@@ -187,7 +187,7 @@ def bench(num_jobs: int, say: Callable[[str], None]) -> Iterator[Bench]:
             for _ in range(-(-num_jobs * PODS_OF_A_JOB // PODS_OF_A_NODE) + 1):
                 cluster.new_node(gpus=1000, cpus=10_000)
             jobs = modules["jobs_api"].JobsByNamespace(modules["jobs_api"].ScriptedJobs())
-            kuberay = modules["fake_kuberay"].KubeRayStandIn(cluster.new_api(), jobs, period_seconds=15.0)
+            kuberay = modules["fake_kuberay"].FakeKubeRay(cluster.new_api(), jobs, period_seconds=15.0)
             kuberay.start()
             namespace = cluster.new_namespace("bench")
             installation = modules["operator_process"].Installation(cluster, [namespace])

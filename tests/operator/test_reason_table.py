@@ -31,7 +31,7 @@ REFUSED = {("Validated", "False", "InvalidSpec"), ("Validated", "False", "NotAll
 KUBERAYS: tuple[KubeRay, ...] = ("served", "missing", "too_old")
 
 
-def standings() -> Iterator[ConditionInputs]:
+def all_inputs() -> Iterator[ConditionInputs]:
     """All that conditions can be read off, but for refusals and ends."""
     begun = with_new_attempt(RLHFJobStatus(), "a-1", NOW)
     taken = Disruption(time=LATER, reason="PreemptionByScheduler")
@@ -65,7 +65,7 @@ def standings() -> Iterator[ConditionInputs]:
 def test_each_reason_of_a_condition_is_there_and_is_said() -> None:
     said = {
         (told.type, told.status, told.reason)
-        for inputs in standings()
+        for inputs in all_inputs()
         for told in conditions(inputs, 1, LATER)
     }
     of_others = {("Degraded", "True", "PreemptionByScheduler")}

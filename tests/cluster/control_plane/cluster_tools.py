@@ -126,8 +126,8 @@ def _why_no_go() -> str:
     if shutil.which("go") is None:
         return "there is no Go to build it with"
     wanted = _required("kubernetes", r"^go (\S+)$")
-    told = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, env=_env()).stdout
-    found = told.strip().removeprefix("go")
+    result = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, env=_env()).stdout
+    found = result.strip().removeprefix("go")
     if _numbers(found) < _numbers(wanted):
         return f"Go {found} is too old to build it with: {wanted} is needed"
     return ""
@@ -174,8 +174,10 @@ def _go_build(tool: Tool, target: Path) -> None:
 def _write_stages(target: Path) -> None:
     """How kwok makes nodes and pods live: as fast as it can."""
     where = ["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]
-    told = subprocess.run(where, cwd=MODULES / "kwok", env=_env(), check=True, capture_output=True, text=True)
-    stages = Path(told.stdout.strip()) / "kustomize" / "stage" / "fast"
+    result = subprocess.run(
+        where, cwd=MODULES / "kwok", env=_env(), check=True, capture_output=True, text=True
+    )
+    stages = Path(result.stdout.strip()) / "kustomize" / "stage" / "fast"
     with target.open("w") as file:
         subprocess.run([find("kubectl"), "kustomize", stages], check=True, stdout=file)
 
@@ -183,8 +185,8 @@ def _write_stages(target: Path) -> None:
 def _write_monitoring(target: Path) -> None:
     """The CRDs of what is made for Prometheus' operator."""
     command = ["go", "mod", "download", "-json", _MONITORING_MODULE]
-    told = subprocess.run(command, cwd=folder(), env=_env(), capture_output=True, text=True).stdout
-    module = json.loads(told or "{}")
+    result = subprocess.run(command, cwd=folder(), env=_env(), capture_output=True, text=True).stdout
+    module = json.loads(result or "{}")
     if module.get("Sum") != _MONITORING_SUM:
         why = module.get("Error") or f"its sum is {module.get('Sum')}, and not {_MONITORING_SUM}"
         raise NoTools(f"{_MONITORING_MODULE}: {why}")

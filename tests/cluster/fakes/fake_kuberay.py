@@ -1,5 +1,5 @@
 """Plays KubeRay 1.7.0 on the test cluster, as far as Taper's operator can see: RayJob's life, as
-`rayjob_controller.go` lists it, with RayClusters (`ray_cluster_stand_in.py`) of pods.
+`rayjob_controller.go` lists it, with RayClusters (`fake_ray_cluster.py`) of pods.
 
     "" -> Initializing -> Running -> Complete | Failed          (a RayCluster's status is copied on the way)
     Initializing, Running -> Suspending -> Suspended -> ""
@@ -29,7 +29,7 @@ from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS, RAY_JOBS
 
-from .fake_ray_cluster import CLUSTER_LABEL, RayClusterStandIn, is_ready, name_suffix, ray_job_key
+from .fake_ray_cluster import CLUSTER_LABEL, FakeRayCluster, is_ready, name_suffix, ray_job_key
 from .jobs_api import HeadUnreachable, JobInfo, JobsByNamespace
 
 FINALIZER = "ray.io/rayjob-finalizer"
@@ -48,7 +48,7 @@ _CLEARED = (
 )
 
 
-class KubeRayStandIn:
+class FakeKubeRay:
     """See the module's docstring. Start it, and stop it.
 
     jobs: who runs the jobs
@@ -73,7 +73,7 @@ class KubeRayStandIn:
         self._ray_jobs = ObjectCache(keys_of=own_key)
         self._clusters = ObjectCache(keys_of=own_key)
         self._pods = ObjectCache(keys_of=_cluster_key, labels=(CLUSTER_LABEL,))
-        self._cluster_part = RayClusterStandIn(api, self._pods)
+        self._cluster_part = FakeRayCluster(api, self._pods)
         self._reflectors = [
             self._reflector(RAY_JOBS, self._ray_jobs, RAY_JOBS),
             self._reflector(RAY_CLUSTERS, self._clusters, RAY_CLUSTERS),

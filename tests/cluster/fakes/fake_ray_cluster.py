@@ -21,7 +21,7 @@ NO_HEAD_RESTART = "ray.io/disable-provisioned-head-restart"
 _HEAD_GROUP = "headgroup"
 
 
-class RayClusterStandIn:
+class FakeRayCluster:
     """See the module's docstring. pods: a cache of all pods of RayClusters, by that label"""
 
     def __init__(self, api: ApiServer, pods: ObjectCache) -> None:

@@ -19,13 +19,13 @@ VARIABLE = "TAPER_TEST_KUBERAY"
 
 
 def program() -> Path | None:
-    """None where the stand-in is to play."""
+    """None where the fake is used."""
     named = os.environ.get(VARIABLE)
     return Path(named) if named else None
 
 
 class RealKubeRay:
-    """See the module's docstring. It has what `KubeRayStandIn` has.
+    """See the module's docstring. It has what `FakeKubeRay` has.
 
     unreachable_seconds: for which a head may not answer
     """

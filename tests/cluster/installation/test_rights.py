@@ -6,9 +6,9 @@ from concurrent.futures import Future
 
 from ..control_plane.audit_log import requests_of
 from ..control_plane.chart_access import rules_of
-from ..scenarios.job_sandbox import Scene, scene
+from ..scenarios.job_sandbox import JobSandbox, sandboxed
 from ..scenarios.operator_process import LONG_LEASE, Installation
-from ..scenarios.scenarios import RESULT_SECONDS, Stage, each_of, finished, scenario
+from ..scenarios.scenarios import RESULT_SECONDS, SharedOperator, each_scenario_of, scenario, wait_for_all
 from ..scenarios.tour import tour
 
 # Asked for by admission, as the right to block an owner's deletion, and never used as a verb.
@@ -23,30 +23,32 @@ def check(installation: Installation) -> None:
     assert {each.right for each in requests} == granted - CHECKED_BY_ADMISSION
 
 
-def tour_under_its_own(stage: Stage, namespace: str, watched: str) -> None:
+def tour_under_its_own(shared: SharedOperator, namespace: str, watched: str) -> None:
     """A tour in a namespace, under an operator that no other scenario has."""
-    installation = Installation(stage.cluster, [watched], [LONG_LEASE])
+    installation = Installation(shared.cluster, [watched], [LONG_LEASE])
     with installation.running():
-        tour(Scene(stage.cluster, stage.jobs, namespace, "tour"))
+        tour(JobSandbox(shared.cluster, shared.jobs, namespace, "tour"))
     check(installation)
 
 
-@scene
-def a_tour_in_several_namespaces(scene: Scene) -> None:
-    tour(scene)
+@sandboxed
+def a_tour_in_several_namespaces(sandbox: JobSandbox) -> None:
+    tour(sandbox)
 
 
 @scenario
-def a_tour_in_one_namespace(stage: Stage) -> None:
-    namespace = stage.cluster.new_namespace("one")
-    tour_under_its_own(stage, namespace, namespace)
+def a_tour_in_one_namespace(shared: SharedOperator) -> None:
+    namespace = shared.cluster.new_namespace("one")
+    tour_under_its_own(shared, namespace, namespace)
 
 
-@each_of(__name__)
-def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
-    played[scenario_name].result(RESULT_SECONDS)
+@each_scenario_of(__name__)
+def test_scenario(scenario_results: dict[str, Future[None]], scenario_name: str) -> None:
+    scenario_results[scenario_name].result(RESULT_SECONDS)
 
 
-def test_in_several_namespaces_none_is_left_unused(stage: Stage, played: dict[str, Future[None]]) -> None:
-    finished(played)
-    check(stage.installation)
+def test_in_several_namespaces_none_is_left_unused(
+    shared: SharedOperator, scenario_results: dict[str, Future[None]]
+) -> None:
+    wait_for_all(scenario_results)
+    check(shared.installation)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from ..scenarios.scenarios import Stage, finished
+from ..scenarios.scenarios import SharedOperator, wait_for_all
 from .test_rights import tour_under_its_own
 
 
-def test_in_all_namespaces(stage: Stage, played: dict[str, Future[None]]) -> None:
-    finished(played)
-    stage.operator.stop()
-    tour_under_its_own(stage, stage.cluster.new_namespace("all"), "*")
+def test_in_all_namespaces(shared: SharedOperator, scenario_results: dict[str, Future[None]]) -> None:
+    wait_for_all(scenario_results)
+    shared.operator.stop()
+    tour_under_its_own(shared, shared.cluster.new_namespace("all"), "*")

@@ -13,9 +13,9 @@ from taper_operator.reconcile.failure_cause import failure_cause
 from ..fakes import real_kuberay
 from ..fakes.jobs_api import RayHeadJobs
 from ..fakes.ray_head import ray_head
-from ..scenarios.bare_ray_job import RayJobOnStage
-from ..scenarios.job_sandbox import Scene
-from ..scenarios.scenarios import RESULT_SECONDS, Stage, each_of, scenario
+from ..scenarios.bare_ray_job import BareRayJob
+from ..scenarios.job_sandbox import JobSandbox
+from ..scenarios.scenarios import RESULT_SECONDS, SharedOperator, each_scenario_of, scenario
 from ..scenarios.traces import Recorder
 
 LAST_WORDS = 'TAPER_ERROR {"reason": "RewardFailed", "message": "score() raised"}'
@@ -26,15 +26,15 @@ def driver(script: str) -> str:
 
 
 @scenario
-def a_real_head_runs_what_is_handed_in(stage: Stage) -> None:
-    if stage.heads is None:
+def a_real_head_runs_what_is_handed_in(shared: SharedOperator) -> None:
+    if shared.heads is None:
         pytest.skip(f"with {real_kuberay.VARIABLE} the heads of all jobs are scripted")
-    namespace = stage.cluster.new_namespace("heads")
-    recorder = Recorder(stage.cluster.new_api(), namespace)
+    namespace = shared.cluster.new_namespace("heads")
+    recorder = Recorder(shared.cluster.new_api(), namespace)
     with ray_head("--num-cpus=2", "--num-gpus=0") as url:
-        stage.heads[namespace] = RayHeadJobs(url)
+        shared.heads[namespace] = RayHeadJobs(url)
         good, bad = (
-            RayJobOnStage(Scene(stage.cluster, stage.jobs, namespace, name), recorder)
+            BareRayJob(JobSandbox(shared.cluster, shared.jobs, namespace, name), recorder)
             for name in ("good", "bad")
         )
         good.make(entrypoint=driver("print(6 * 7)"))
@@ -46,6 +46,6 @@ def a_real_head_runs_what_is_handed_in(stage: Stage) -> None:
     recorder.close()
 
 
-@each_of(__name__)
-def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
-    played[scenario_name].result(RESULT_SECONDS)
+@each_scenario_of(__name__)
+def test_scenario(scenario_results: dict[str, Future[None]], scenario_name: str) -> None:
+    scenario_results[scenario_name].result(RESULT_SECONDS)

@@ -16,10 +16,10 @@ from taper_operator.manifests.kinds import CONFIG_MAPS, PODS, RAY_CLUSTERS, RAY_
 from taper_operator.manifests.names import ATTEMPT_LABEL
 
 from ..control_plane.cluster import wait_for
-from ..scenarios.job_sandbox import Scene
+from ..scenarios.job_sandbox import JobSandbox
 from ..scenarios.mirror import Mirror
 from ..scenarios.operator_process import LONG_LEASE, Installation
-from ..scenarios.scenarios import RESULT_SECONDS, Stage, each_of, scenario
+from ..scenarios.scenarios import RESULT_SECONDS, SharedOperator, each_scenario_of, scenario
 
 NUM_SEQUENCES = 100
 NUM_AT_A_TIME = 34
@@ -35,10 +35,10 @@ LOSS = "delete the node"
 class Sequence:
     """What happens to one job, on nodes of its own."""
 
-    def __init__(self, stage: Stage, namespace: str, mirror: Mirror, number: int) -> None:
-        self.scene = Scene(stage.cluster, stage.jobs, namespace, f"job-{number}", num_nodes=0)
+    def __init__(self, shared: SharedOperator, namespace: str, mirror: Mirror, number: int) -> None:
+        self.sandbox = JobSandbox(shared.cluster, shared.jobs, namespace, f"job-{number}", num_nodes=0)
         self.mirror = mirror
-        self.name = self.scene.name
+        self.name = self.sandbox.name
         self.random = Random(number)
         self.loses_node = number < NUM_LOSING_NODES
         self.done: list[str] = []
@@ -60,12 +60,12 @@ class Sequence:
         }
 
     def play(self) -> None:
-        self.scene.new_node()
+        self.sandbox.new_node()
         try:
             self.go_through(self.setbacks())
         finally:
-            for node in self.scene.nodes:
-                self.scene.delete_node(node)
+            for node in self.sandbox.nodes:
+                self.sandbox.delete_node(node)
 
     def setbacks(self) -> list[str]:
         others = sorted(set(self._setbacks) - {LOSS})
@@ -100,55 +100,55 @@ class Sequence:
         assert {each["metadata"]["name"] for each in self.made(CONFIG_MAPS)} == {
             f"{self.name}-{len(outcomes)}"
         }
-        self.scene.cluster.delete(RLHF_JOBS, self.job())
-        wait_for(lambda: not self.mirror.remains(self.scene.namespace, self.name), CONVERGED_SECONDS)
+        self.sandbox.cluster.delete(RLHF_JOBS, self.job())
+        wait_for(lambda: not self.mirror.remains(self.sandbox.namespace, self.name), CONVERGED_SECONDS)
 
     # -- steps -------------------------------------------------------------------------------
 
     def apply(self, *, suspend: bool | None = None) -> None:
         changes: dict[str, Any] = {} if suspend is None else {"spec.suspend": suspend}
-        self.scene.apply(self.name, changes)
+        self.sandbox.apply(self.name, changes)
 
     def delete_and_apply(self) -> None:
-        self.scene.cluster.delete(RLHF_JOBS, self.scene.job(self.name))
-        wait_for(lambda: self.scene.cluster.found(RLHF_JOBS, self.scene.namespace, self.name) is None)
+        self.sandbox.cluster.delete(RLHF_JOBS, self.sandbox.job(self.name))
+        wait_for(lambda: self.sandbox.cluster.found(RLHF_JOBS, self.sandbox.namespace, self.name) is None)
         self.apply()
 
     def end(self, status: str) -> None:
         for ray_job in self.made(RAY_JOBS):
             job_id = ray_job.get("status", {}).get("jobId")
             if job_id:
-                self.scene.jobs.end(job_id, status)
+                self.sandbox.jobs.end(job_id, status)
 
     def evict(self, kind: Any) -> None:
         for pod in self.made(kind)[:1]:
-            self.scene.cluster.evict(pod)
+            self.sandbox.cluster.evict(pod)
 
     def delete(self, kind: Any) -> None:
         for obj in self.random.sample(self.made(kind), min(1, len(self.made(kind)))):
-            self.scene.cluster.delete(kind, obj)
+            self.sandbox.cluster.delete(kind, obj)
 
     def taint_node(self) -> None:
-        self.scene.cluster.taint(self.scene.nodes[-1], "NoExecute")
-        self.scene.new_node()
+        self.sandbox.cluster.taint(self.sandbox.nodes[-1], "NoExecute")
+        self.sandbox.new_node()
 
     def preempt(self) -> None:
-        self.scene.preempt()
+        self.sandbox.preempt()
         # Else there would be room for both.
         time.sleep(1)
-        self.scene.new_node()
+        self.sandbox.new_node()
 
     def delete_node(self) -> None:
-        self.scene.delete_node(self.scene.nodes[-1])
-        self.scene.new_node()
+        self.sandbox.delete_node(self.sandbox.nodes[-1])
+        self.sandbox.new_node()
 
     # -- seeing ------------------------------------------------------------------------------
 
     def job(self) -> KubeObject:
-        return self.mirror.found(RLHF_JOBS, self.scene.namespace, self.name) or {"status": {}}
+        return self.mirror.found(RLHF_JOBS, self.sandbox.namespace, self.name) or {"status": {}}
 
     def made(self, kind: Any) -> list[KubeObject]:
-        return self.mirror.made(kind, self.scene.namespace, self.name)
+        return self.mirror.made(kind, self.sandbox.namespace, self.name)
 
     def is_complete(self) -> bool:
         """Whether it is; a job that runs is let succeed. Of two attempts never both have pods."""
@@ -163,17 +163,17 @@ class Sequence:
 
 
 @scenario
-def a_hundred_random_sequences_converge(stage: Stage) -> None:
-    namespace = stage.cluster.new_namespace("sequences")
-    mirror = Mirror(stage.cluster.new_api(), namespace)
+def a_hundred_random_sequences_converge(shared: SharedOperator) -> None:
+    namespace = shared.cluster.new_namespace("sequences")
+    mirror = Mirror(shared.cluster.new_api(), namespace)
     mirror.start()
     try:
         with (
-            Installation(stage.cluster, [namespace], [LONG_LEASE]).running(),
+            Installation(shared.cluster, [namespace], [LONG_LEASE]).running(),
             ThreadPoolExecutor(NUM_AT_A_TIME) as threads,
         ):
             under_way = [
-                threads.submit(Sequence(stage, namespace, mirror, number).play)
+                threads.submit(Sequence(shared, namespace, mirror, number).play)
                 for number in range(NUM_SEQUENCES)
             ]
             for future in under_way:
@@ -182,6 +182,6 @@ def a_hundred_random_sequences_converge(stage: Stage) -> None:
         mirror.stop()
 
 
-@each_of(__name__)
-def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
-    played[scenario_name].result(RESULT_SECONDS)
+@each_scenario_of(__name__)
+def test_scenario(scenario_results: dict[str, Future[None]], scenario_name: str) -> None:
+    scenario_results[scenario_name].result(RESULT_SECONDS)

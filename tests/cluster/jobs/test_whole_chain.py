@@ -38,15 +38,15 @@ from ..control_plane.cluster import Cluster, wait_for
 from ..control_plane.control_plane import free_ports
 from ..control_plane.kubectl import Kubectl
 from ..fakes import real_kuberay
-from ..fakes.fake_kuberay import KubeRayStandIn
+from ..fakes.fake_kuberay import FakeKubeRay
 from ..fakes.jobs_api import HeadUnreachable, Prepared, RayHeadJobs, ScriptedJobs
 from ..fakes.pod_files import PodFiles
 from ..fakes.process_family import ProcessFamily
 from ..fakes.ray_head import ray_head
 from ..fakes.real_kuberay import RealKubeRay
-from ..scenarios.job_sandbox import Scene
+from ..scenarios.job_sandbox import JobSandbox
 from ..scenarios.operator_process import LONG_LEASE, Installation
-from ..scenarios.scenarios import finished
+from ..scenarios.scenarios import wait_for_all
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -95,35 +95,35 @@ class Chain:
 def chain(
     cluster: Cluster,
     jobs: ScriptedJobs,
-    kuberay: KubeRayStandIn | RealKubeRay,
-    played: dict[str, Future[None]],
+    kuberay: FakeKubeRay | RealKubeRay,
+    scenario_results: dict[str, Future[None]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Chain:
-    if not isinstance(kuberay, KubeRayStandIn):
+    if not isinstance(kuberay, FakeKubeRay):
         pytest.skip(f"with {real_kuberay.VARIABLE} the heads of all jobs are scripted")
     # Training wants the cores for itself.
-    finished(played)
+    wait_for_all(scenario_results)
     folder = tmp_path_factory.mktemp("chain")
     # The job is as it is; its model has few weights, of which nothing here depends.
     make_sample(folder / "sample", variant="tiny")
-    scene = Scene(cluster, jobs, cluster.new_namespace("chain"), "cpu")
-    kubectl = Kubectl(cluster.plane, scene.namespace)
-    installation = Installation(cluster, [scene.namespace], operator_flags(folder), hears_reports=True)
+    sandbox = JobSandbox(cluster, jobs, cluster.new_namespace("chain"), "cpu")
+    kubectl = Kubectl(cluster.plane, sandbox.namespace)
+    installation = Installation(cluster, [sandbox.namespace], operator_flags(folder), hears_reports=True)
     (metrics_port,) = free_ports(1)
     family = ProcessFamily()
     with (
         installation.running() as operator,
-        head_of(kuberay, scene, folder) as head,
+        head_of(kuberay, sandbox, folder) as head,
     ):
         kubectl("apply", "--filename", sample_for(folder, metrics_port))
-        steps_told, pauses_served = follow(scene, head, family, metrics_port)
+        steps_told, pauses_served = follow(sandbox, head, family, metrics_port)
         # Written beside the rest of the status, at its own time.
-        scene.wait_for_status(lambda status: status["progress"]["step"] == status["progress"]["steps"])
+        sandbox.wait_for_status(lambda status: status["progress"]["step"] == status["progress"]["steps"])
         living_actors = wait_until_empty(head.living_actors)
-        status, ray_job = scene.status(), scene.wait_for_ray_job(1)
+        status, ray_job = sandbox.status(), sandbox.wait_for_ray_job(1)
         reports = samples_of(operator.page("/metrics") or "", "taper_operator_reports_total")
-        kubectl("delete", RLHF_JOBS.plural, scene.name)
-        remains = wait_until_empty(scene.remains)
+        kubectl("delete", RLHF_JOBS.plural, sandbox.name)
+        remains = wait_until_empty(sandbox.remains)
     return Chain(
         ray_job=ray_job,
         status=status,
@@ -133,7 +133,7 @@ def chain(
         reports={labels["result"]: value for labels, value in reports},
         requests=requests_of(cluster.plane.audit_log, installation.user),
         granted=rules_of(installation.access),
-        granted_without=rules_of(access_objects(installation.namespace, [scene.namespace])),
+        granted_without=rules_of(access_objects(installation.namespace, [sandbox.namespace])),
         living_actors=living_actors,
         remains=remains,
         survivors=family.survivors(GONE_SECONDS),
@@ -164,12 +164,12 @@ def sample_for(folder: Path, metrics_port: int) -> Path:
 
 
 @contextmanager
-def head_of(kuberay: KubeRayStandIn, scene: Scene, folder: Path) -> Iterator[RayHeadJobs]:
-    """A Ray head to which KubeRay hands in the scene's jobs, as if it were the pod that is there for it."""
+def head_of(kuberay: FakeKubeRay, sandbox: JobSandbox, folder: Path) -> Iterator[RayHeadJobs]:
+    """A Ray head to which KubeRay hands in the sandbox's jobs, as if it were the pod that is there for it."""
 
     def prepare(ray_job: KubeObject) -> Prepared:
-        (pod,) = scene.pods(1, HEAD_ROLE)
-        files = PodFiles(scene.cluster, pod, folder / "pod", {IMAGE_SAMPLE: folder / "sample"})
+        (pod,) = sandbox.pods(1, HEAD_ROLE)
+        files = PodFiles(sandbox.cluster, pod, folder / "pod", {IMAGE_SAMPLE: folder / "sample"})
         return files.here(ray_job["spec"]["entrypoint"]), image | files.variables()
 
     (folder / "tmp").mkdir()
@@ -178,11 +178,11 @@ def head_of(kuberay: KubeRayStandIn, scene: Scene, folder: Path) -> Iterator[Ray
     with ray_head(f"--num-cpus={RAY_CPUS}", f"--num-gpus={RAY_GPUS}") as url:
         wait_for(lambda: takes_jobs(RayHeadJobs(url)), HEAD_SECONDS)
         head = RayHeadJobs(url, prepare)
-        kuberay.jobs.heads[scene.namespace] = head
+        kuberay.jobs.heads[sandbox.namespace] = head
         try:
             yield head
         finally:
-            del kuberay.jobs.heads[scene.namespace]
+            del kuberay.jobs.heads[sandbox.namespace]
 
 
 def takes_jobs(head: RayHeadJobs) -> bool:
@@ -197,7 +197,7 @@ def takes_jobs(head: RayHeadJobs) -> bool:
 
 
 def follow(
-    scene: Scene, head: RayHeadJobs, family: ProcessFamily, metrics_port: int
+    sandbox: JobSandbox, head: RayHeadJobs, family: ProcessFamily, metrics_port: int
 ) -> tuple[list[int], tuple[float, float]]:
     """Look at the job until it is complete; the steps that its status told, and the pauses that it served."""
     steps_told: list[int] = []
@@ -214,17 +214,17 @@ def follow(
             for part in ("count", "sum")
         )
         pauses_served = max(pauses_served, (number, seconds))
-        status = scene.status()
+        status = sandbox.status()
         steps_told.append(status.get("progress", {}).get("step", 0))
-        told.update((scene.ray_job(1) or {}).get("status", {}))
+        told.update((sandbox.ray_job(1) or {}).get("status", {}))
         has_lost = status.get("failures") or status.get("disruptions")
         return status.get("phase") == "Complete" or bool(has_lost)
 
     def why() -> str:
-        return f"{scene.status()}\n{told}\n{head.log(told.get('jobId', ''))}"
+        return f"{sandbox.status()}\n{told}\n{head.log(told.get('jobId', ''))}"
 
     wait_for(is_over, TRAINED_SECONDS, why=why)
-    assert scene.status()["phase"] == "Complete", why()
+    assert sandbox.status()["phase"] == "Complete", why()
     return steps_told, pauses_served
 
 

@@ -15,9 +15,9 @@ from ..control_plane.audit_log import WRITES, Request, requests_of
 from ..control_plane.cluster import wait_for
 from ..control_plane.relay import Relay
 from ..scenarios.figures import check
-from ..scenarios.job_sandbox import Scene, Stopwatch
+from ..scenarios.job_sandbox import JobSandbox, Stopwatch
 from ..scenarios.operator_process import Installation, OperatorProcess
-from ..scenarios.scenarios import RESULT_SECONDS, Stage, each_of, scenario
+from ..scenarios.scenarios import RESULT_SECONDS, SharedOperator, each_scenario_of, scenario
 from .lease_takeover import takeover_seconds
 
 # From the last write of a leader to its successor's first one, without the API server's own time.
@@ -35,7 +35,7 @@ MOST_CONNECTIONS = 10
 RELEASED = "the lease is released"
 
 
-class Troupe:
+class ReplicaGroup:
     """The replicas of an installation. leader, follower: the two that live"""
 
     def __init__(self, installation: Installation) -> None:
@@ -68,7 +68,7 @@ class Troupe:
         """From the leader's last write of the Lease to the follower's first one."""
         return wait_for(
             lambda: takeover_seconds(
-                requests_of_troupe(self), self.leader.credential, self.follower.credential
+                requests_of_group(self), self.leader.credential, self.follower.credential
             ),
             why=self.follower.last_words,
         )
@@ -79,81 +79,81 @@ class Troupe:
 
 
 @contextmanager
-def troupe(stage: Stage, name: str) -> Iterator[tuple[Troupe, Scene]]:
-    namespace = stage.cluster.new_namespace(name)
-    acting = Troupe(Installation(stage.cluster, [namespace]))
+def replica_group(shared: SharedOperator, name: str) -> Iterator[tuple[ReplicaGroup, JobSandbox]]:
+    namespace = shared.cluster.new_namespace(name)
+    group = ReplicaGroup(Installation(shared.cluster, [namespace]))
     try:
-        yield acting, Scene(stage.cluster, stage.jobs, namespace, "job", num_nodes=4)
+        yield group, JobSandbox(shared.cluster, shared.jobs, namespace, "job", num_nodes=4)
     finally:
-        acting.leave()
+        group.leave()
 
 
 @scenario
-def a_leader_that_is_killed_is_followed_and_nothing_is_done_twice(stage: Stage) -> None:
+def a_leader_that_is_killed_is_followed_and_nothing_is_done_twice(shared: SharedOperator) -> None:
     random = Random(5)
-    with troupe(stage, "killed") as (acting, scene):
+    with replica_group(shared, "killed") as (group, sandbox):
         names = [f"job-{number}" for number in range(5)]
         for name in names:
-            scene.apply(name)
+            sandbox.apply(name)
             time.sleep(random.uniform(0, 0.5))
-            acting.leader.kill()
-            acting.wait_for_successor()
+            group.leader.kill()
+            group.wait_for_successor()
             check(
                 "last renewal of a killed leader to the next one, s",
-                acting.takeover_seconds(),
+                group.takeover_seconds(),
                 KILLED_SECONDS,
             )
-            acting.succeed()
+            group.succeed()
         for name in names:
-            status = scene.wait_for_attempt(1, name=name)
+            status = sandbox.wait_for_attempt(1, name=name)
             assert [each["number"] for each in status["attempts"]] == [1]
-            reasons = scene.events(name)
+            reasons = sandbox.events(name)
             assert len(reasons) == len(set(reasons)), reasons
-        made = [each for each in requests_of_troupe(acting) if each.right == ("create", "ray.io", "rayjobs")]
+        made = [each for each in requests_of_group(group) if each.right == ("create", "ray.io", "rayjobs")]
         assert sum(each.status == 201 for each in made) == len(names)
-        a_leader_that_ends_lets_another_lead_at_once(acting)
+        a_leader_that_ends_lets_another_lead_at_once(group)
 
 
-def a_leader_that_ends_lets_another_lead_at_once(acting: Troupe) -> None:
+def a_leader_that_ends_lets_another_lead_at_once(group: ReplicaGroup) -> None:
     signalled_at = time.time()
-    acting.leader.send(signal.SIGTERM)
-    assert acting.leader.wait(SUCCESSOR_SECONDS) == 0
-    assert RELEASED in acting.leader.last_words()
-    acting.wait_for_successor()
-    writes = [each for each in requests_of_troupe(acting) if is_of(each, acting.leader) and is_of_lease(each)]
+    group.leader.send(signal.SIGTERM)
+    assert group.leader.wait(SUCCESSOR_SECONDS) == 0
+    assert RELEASED in group.leader.last_words()
+    group.wait_for_successor()
+    writes = [each for each in requests_of_group(group) if is_of(each, group.leader) and is_of_lease(each)]
     check("SIGTERM of the leader to the release of the Lease, s", writes[-1].at - signalled_at, ENDED_SECONDS)
-    check("release of the Lease to the next leader, s", acting.takeover_seconds(), RELEASED_SECONDS)
+    check("release of the Lease to the next leader, s", group.takeover_seconds(), RELEASED_SECONDS)
 
 
 @scenario
-def a_leader_that_was_stopped_writes_nothing_after_its_successor(stage: Stage) -> None:
-    with troupe(stage, "stopped") as (acting, scene):
+def a_leader_that_was_stopped_writes_nothing_after_its_successor(shared: SharedOperator) -> None:
+    with replica_group(shared, "stopped") as (group, sandbox):
         # It is stopped in the midst of work, and finds more when it wakes up.
         for number in range(6):
-            scene.apply(f"job-{number}")
-        acting.leader.send(signal.SIGSTOP)
+            sandbox.apply(f"job-{number}")
+        group.leader.send(signal.SIGSTOP)
         watch = Stopwatch()
-        scene.apply("job-6")
-        acting.wait_for_successor()
+        sandbox.apply("job-6")
+        group.wait_for_successor()
         time.sleep(max(0.0, STOPPED_SECONDS - watch()))
-        acting.leader.send(signal.SIGCONT)
-        assert acting.leader.wait(10) == 1
-        scene.wait_for_ray_job(1, name="job-6")
-        writes = [each for each in requests_of_troupe(acting) if each.verb in WRITES]
-        began = min(each.at for each in writes if is_of(each, acting.follower) and each.status < 300)
-        late = [each for each in writes if is_of(each, acting.leader) and each.at >= began]
+        group.leader.send(signal.SIGCONT)
+        assert group.leader.wait(10) == 1
+        sandbox.wait_for_ray_job(1, name="job-6")
+        writes = [each for each in requests_of_group(group) if each.verb in WRITES]
+        began = min(each.at for each in writes if is_of(each, group.follower) and each.status < 300)
+        late = [each for each in writes if is_of(each, group.leader) and each.at >= began]
         check("writes of a leader that was stopped after its successor's first", len(late), 0)
-        assert any(is_of(each, acting.leader) for each in writes)
+        assert any(is_of(each, group.leader) for each in writes)
         for number in range(7):
-            scene.wait_for_attempt(1, name=f"job-{number}")
+            sandbox.wait_for_attempt(1, name=f"job-{number}")
 
 
 @scenario
-def an_outage_of_the_api_server_is_lived_through(stage: Stage) -> None:
-    cluster = stage.cluster
+def an_outage_of_the_api_server_is_lived_through(shared: SharedOperator) -> None:
+    cluster = shared.cluster
     namespace = cluster.new_namespace("outage")
     installation = Installation(cluster, [namespace])
-    scene = Scene(cluster, stage.jobs, namespace, "job", num_nodes=2)
+    sandbox = JobSandbox(cluster, shared.jobs, namespace, "job", num_nodes=2)
     relays = [Relay(cluster.plane.port) for _ in range(3)]
     replicas: list[OperatorProcess] = []
     try:
@@ -162,12 +162,12 @@ def an_outage_of_the_api_server_is_lived_through(stage: Stage) -> None:
             replicas[-1].wait_until_ready()
         leader = replicas[0]
         installation.wait_for_leader(leader)
-        scene.apply()
-        scene.wait_for_attempt(1)
+        sandbox.apply()
+        sandbox.wait_for_attempt(1)
         for relay in relays:
             relay.cut()
         watch = Stopwatch()
-        scene.apply("job-2")
+        sandbox.apply("job-2")
         # A leader that cannot renew its lease ends, and its container is started again.
         assert leader.wait(15) == 1
         refused_of_leader = relays[0].num_refused
@@ -180,14 +180,14 @@ def an_outage_of_the_api_server_is_lived_through(stage: Stage) -> None:
             assert replica.page("/healthz") is not None
         for num_refused in refused:
             check("connections tried by a replica in a minute's outage", num_refused, MOST_CONNECTIONS)
-        assert scene.ray_job(1, "job-2") is None
+        assert sandbox.ray_job(1, "job-2") is None
         for relay in relays:
             relay.mend()
         watch = Stopwatch()
-        scene.wait_for_ray_job(1, CONVERGED_SECONDS + 5, "job-2")
+        sandbox.wait_for_ray_job(1, CONVERGED_SECONDS + 5, "job-2")
         check("end of an outage to the RayJob that was due, s", watch(), CONVERGED_SECONDS)
-        scene.wait_for_attempt(1, name="job-2")
-        assert scene.status()["attempt"] == 1
+        sandbox.wait_for_attempt(1, name="job-2")
+        assert sandbox.status()["attempt"] == 1
     finally:
         for replica in replicas:
             replica.kill()
@@ -195,8 +195,8 @@ def an_outage_of_the_api_server_is_lived_through(stage: Stage) -> None:
             relay.close()
 
 
-def requests_of_troupe(acting: Troupe) -> list[Request]:
-    installation = acting.installation
+def requests_of_group(group: ReplicaGroup) -> list[Request]:
+    installation = group.installation
     return requests_of(installation.cluster.plane.audit_log, installation.user)
 
 
@@ -208,6 +208,6 @@ def is_of(request: Request, replica: OperatorProcess) -> bool:
     return request.credential == replica.credential
 
 
-@each_of(__name__)
-def test_scenario(played: dict[str, Future[None]], scenario_name: str) -> None:
-    played[scenario_name].result(RESULT_SECONDS)
+@each_scenario_of(__name__)
+def test_scenario(scenario_results: dict[str, Future[None]], scenario_name: str) -> None:
+    scenario_results[scenario_name].result(RESULT_SECONDS)

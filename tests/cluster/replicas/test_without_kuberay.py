@@ -9,19 +9,19 @@ from taper_operator.manifests.kinds import CONFIG_MAPS, RAY_JOBS, SERVICE_ACCOUN
 
 from ..control_plane.cluster import Cluster, wait_for
 from ..fakes.jobs_api import ScriptedJobs
-from ..scenarios.job_sandbox import Scene
+from ..scenarios.job_sandbox import JobSandbox
 from ..scenarios.operator_process import Installation
 
 
 def test_a_job_says_what_it_waits_for_and_nothing_is_made(api: Cluster, jobs: ScriptedJobs) -> None:
     with pytest.raises(ResourceNotServed):
         api.all(RAY_JOBS, "default")
-    scene = Scene(api, jobs, api.new_namespace("early"), "early", num_nodes=0)
-    with Installation(api, [scene.namespace]).running() as operator:
-        scene.apply()
-        wait_for(lambda: scene.reason("ClusterReady") == "KubeRayMissing", why=operator.last_words)
-        status = scene.status()
+    sandbox = JobSandbox(api, jobs, api.new_namespace("early"), "early", num_nodes=0)
+    with Installation(api, [sandbox.namespace]).running() as operator:
+        sandbox.apply()
+        wait_for(lambda: sandbox.reason("ClusterReady") == "KubeRayMissing", why=operator.last_words)
+        status = sandbox.status()
         assert (status["phase"], status.get("attempt", 0)) == ("Pending", 0)
-        assert scene.made(CONFIG_MAPS) == scene.made(SERVICE_ACCOUNTS) == []
+        assert sandbox.made(CONFIG_MAPS) == sandbox.made(SERVICE_ACCOUNTS) == []
         assert operator.is_ready()
-        scene.delete_job()
+        sandbox.delete_job()

@@ -9,28 +9,28 @@ from taper_operator.manifests.kinds import PODS, RAY_JOBS
 
 from ...operator.job_objects import as_served, made_for
 from ..control_plane.cluster import wait_for
-from .job_sandbox import Scene
+from .job_sandbox import JobSandbox
 from .traces import Recorder, State
 
 
-class RayJobOnStage:
-    """See the module's docstring. Its name is that of the first attempt at the scene's job."""
+class BareRayJob:
+    """See the module's docstring. Its name is that of the first attempt at the sandbox's job."""
 
-    def __init__(self, scene: Scene, recorder: Recorder) -> None:
-        self.scene = scene
-        self.name = f"{scene.name}-1"
+    def __init__(self, sandbox: JobSandbox, recorder: Recorder) -> None:
+        self.sandbox = sandbox
+        self.name = f"{sandbox.name}-1"
         self._recorder = recorder
 
     def make(self, **changes: Any) -> None:
-        manifest = self.scene.manifest()
-        obj = made_for(as_served(manifest, namespace=self.scene.namespace))[-1][1]
+        manifest = self.sandbox.manifest()
+        obj = made_for(as_served(manifest, namespace=self.sandbox.namespace))[-1][1]
         # No RLHFJob owns it, and no account of its own is there.
         del obj["metadata"]["ownerReferences"]
         spec = obj["spec"]["rayClusterSpec"]
         for template in (spec["headGroupSpec"]["template"], spec["workerGroupSpecs"][0]["template"]):
             template["spec"]["serviceAccountName"] = "default"
         obj["spec"] |= {"ttlSecondsAfterFinished": 1} | changes
-        self.scene.cluster.api.create(RAY_JOBS, obj)
+        self.sandbox.cluster.api.create(RAY_JOBS, obj)
 
     def wait_for(self, **told: Any) -> None:
         """Until the newest state says that."""
@@ -43,18 +43,18 @@ class RayJobOnStage:
         return self._recorder.trace(self.name)
 
     def obj(self) -> KubeObject:
-        return self.scene.cluster.api.get(RAY_JOBS, ObjectKey(self.scene.namespace, self.name))
+        return self.sandbox.cluster.api.get(RAY_JOBS, ObjectKey(self.sandbox.namespace, self.name))
 
     def end(self, status: str) -> None:
-        self.scene.jobs.end(self.obj()["status"]["jobId"], status, "said so")
+        self.sandbox.jobs.end(self.obj()["status"]["jobId"], status, "said so")
 
     def pod(self, kind: str) -> KubeObject:
         """Its head or its worker; of one that was lost, the next."""
         cluster = self.obj()["status"]["rayClusterName"]
         selector = f"ray.io/cluster={cluster},ray.io/node-type={kind}"
-        (pod,) = wait_for(lambda: self.scene.cluster.all(PODS, self.scene.namespace, selector))
+        (pod,) = wait_for(lambda: self.sandbox.cluster.all(PODS, self.sandbox.namespace, selector))
         return pod
 
     def delete(self) -> None:
-        self.scene.cluster.delete(RAY_JOBS, self.obj())
+        self.sandbox.cluster.delete(RAY_JOBS, self.obj())
         self.wait_for(gone=True)

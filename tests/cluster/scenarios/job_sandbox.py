@@ -1,4 +1,4 @@
-"""The scene of a scenario: jobs of its own, nodes for their pods alone, and what happens to them."""
+"""The sandbox of a scenario: jobs of its own, nodes for their pods alone, and what happens to them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from taper_operator.manifests.names import ATTEMPT_LABEL, JOB_LABEL, ROLE_LABEL
 from ...api.rule_violations import GONE, broken
 from ..control_plane.cluster import NODES, PRIORITY_CLASSES, Cluster, condition, wait_for
 from ..fakes.jobs_api import ScriptedJobs
-from .scenarios import Stage, register
+from .scenarios import SharedOperator, register
 
 _NUMBERS = itertools.count()
-SCENE_LABEL = "tests/scene"
+SANDBOX_LABEL = "tests/sandbox"
 OWNED_KINDS = (
     RAY_JOBS,
     RAY_CLUSTERS,
@@ -42,7 +42,7 @@ OWNED_KINDS = (
 )
 
 
-class Scene:
+class JobSandbox:
     """See the module's docstring. Its jobs' names begin with its own; methods mean the first unless told.
 
     jobs: who runs what RayJobs hand in
@@ -61,11 +61,11 @@ class Scene:
 
     @property
     def selector(self) -> dict[str, str]:
-        """Of this scene's nodes."""
-        return {SCENE_LABEL: f"{self.namespace}-{self.name}"}
+        """Of this sandbox's nodes."""
+        return {SANDBOX_LABEL: f"{self.namespace}-{self.name}"}
 
     def new_node(self) -> str:
-        """A node on which this scene's pods may run."""
+        """A node on which this sandbox's pods may run."""
         self.nodes.append(self.cluster.new_node(self.selector))
         return self.nodes[-1]
 
@@ -110,7 +110,7 @@ class Scene:
         return self.cluster.api.apply(RLHF_JOBS, self.manifest(name, changes))
 
     def manifest(self, name: str = "", changes: dict[str, Any] | None = None) -> KubeObject:
-        """A job whose pods run on this scene's nodes."""
+        """A job whose pods run on this sandbox's nodes."""
         base = {
             "metadata.name": name or self.name,
             "metadata.namespace": self.namespace,
@@ -203,15 +203,15 @@ class Scene:
         self.jobs.end(job_id, status, message)
 
 
-def scene(play: Callable[[Scene], None]) -> Callable[[Scene], None]:
-    """Have a function played in a scene of its own, under the operator that serves all of these."""
-    name = f"scene-{next(_NUMBERS)}"
+def sandboxed(play: Callable[[JobSandbox], None]) -> Callable[[JobSandbox], None]:
+    """Register a function as a scenario with a sandbox of its own, under the shared operator."""
+    name = f"sandbox-{next(_NUMBERS)}"
 
-    def staged(stage: Stage) -> None:
-        namespace = stage.namespaces[zlib.crc32(name.encode()) % len(stage.namespaces)]
-        play(Scene(stage.cluster, stage.jobs, namespace, name))
+    def run_in_sandbox(shared: SharedOperator) -> None:
+        namespace = shared.namespaces[zlib.crc32(name.encode()) % len(shared.namespaces)]
+        play(JobSandbox(shared.cluster, shared.jobs, namespace, name))
 
-    register(play.__name__, play.__module__, staged)
+    register(play.__name__, play.__module__, run_in_sandbox)
     return play
 
 

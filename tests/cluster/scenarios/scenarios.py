@@ -21,7 +21,7 @@ RESULT_SECONDS = 270.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class SharedOperator:
     """What scenarios share.
 
     jobs: who runs what is handed in to heads
@@ -37,42 +37,42 @@ class Stage:
     namespaces: tuple[str, ...]
 
 
-Play = Callable[[Stage], None]
-_PLAYS: dict[str, Play] = {}
+Scenario = Callable[[SharedOperator], None]
+_SCENARIOS: dict[str, Scenario] = {}
 _MODULES: dict[str, list[str]] = {}
 
 
-def register(name: str, module: str, play: Play) -> None:
-    """Have it played, as one of that module."""
-    assert name not in _PLAYS, name
-    _PLAYS[name] = play
+def register(name: str, module: str, play: Scenario) -> None:
+    """Have it scenario_results, as one of that module."""
+    assert name not in _SCENARIOS, name
+    _SCENARIOS[name] = play
     _MODULES.setdefault(module, []).append(name)
 
 
-def scenario(play: Play) -> Play:
-    """Have a function played."""
+def scenario(play: Scenario) -> Scenario:
+    """Have a function scenario_results."""
     register(play.__name__, play.__module__, play)
     return play
 
 
-def each_of(module: str) -> pytest.MarkDecorator:
+def each_scenario_of(module: str) -> pytest.MarkDecorator:
     """A test for each scenario of a module."""
     return pytest.mark.parametrize("scenario_name", _MODULES[module])
 
 
-def asked_for(items: Iterable[pytest.Item]) -> list[str]:
+def requested_scenarios(items: Iterable[pytest.Item]) -> list[str]:
     """The scenarios that tests will ask for."""
     names = {item.callspec.params.get("scenario_name") for item in items if hasattr(item, "callspec")}
-    return [name for name in _PLAYS if name in names]
+    return [name for name in _SCENARIOS if name in names]
 
 
 @contextmanager
-def playing(stage: Stage, names: list[str]) -> Iterator[dict[str, Future[None]]]:
+def running_scenarios(shared: SharedOperator, names: list[str]) -> Iterator[dict[str, Future[None]]]:
     """The scenarios of these names, under way."""
     with ThreadPoolExecutor(max(1, len(names))) as threads:
-        yield {name: threads.submit(_PLAYS[name], stage) for name in names}
+        yield {name: threads.submit(_SCENARIOS[name], shared) for name in names}
 
 
-def finished(futures: dict[str, Future[None]]) -> None:
-    """Wait until all have been played, however they ended: each has a test of its own for that."""
+def wait_for_all(futures: dict[str, Future[None]]) -> None:
+    """Wait until all have been scenario_results, however they ended: each has a test of its own for that."""
     wait(futures.values(), RESULT_SECONDS)

@@ -7,30 +7,30 @@ from taper_operator.manifests.kinds import NETWORK_POLICIES, POD_MONITORS, PODS,
 from taper_operator.manifests.names import DIGEST_ANNOTATION
 
 from ..control_plane.cluster import wait_for
-from .job_sandbox import Scene
+from .job_sandbox import JobSandbox
 
 
-def tour(scene: Scene) -> None:
+def tour(sandbox: JobSandbox) -> None:
     """Raises AssertionError where something does not happen."""
     changes = {"spec.ttlSecondsAfterFinished": 1}
-    scene.apply(changes=changes)
-    scene.wait_for_attempt(1)
+    sandbox.apply(changes=changes)
+    sandbox.wait_for_attempt(1)
     for kind in (SERVICE_ACCOUNTS, NETWORK_POLICIES, POD_MONITORS):
-        (obj,) = scene.made(kind)
-        key = ObjectKey(scene.namespace, obj["metadata"]["name"])
+        (obj,) = sandbox.made(kind)
+        key = ObjectKey(sandbox.namespace, obj["metadata"]["name"])
         digest = _digest(obj)
-        scene.cluster.change(kind, key, _forget_digest)
+        sandbox.cluster.change(kind, key, _forget_digest)
         wait_for(
-            lambda kind=kind, key=key, digest=digest: _digest(scene.cluster.api.get(kind, key)) == digest
+            lambda kind=kind, key=key, digest=digest: _digest(sandbox.cluster.api.get(kind, key)) == digest
         )
-    scene.apply(changes=changes | {"spec.suspend": True})
-    scene.wait_for_status(lambda status: scene.condition("Suspended") == "True")
-    assert scene.made(PODS) == []
-    scene.apply(changes=changes)
-    scene.wait_for_attempt(2)
-    scene.end(2, "SUCCEEDED")
-    wait_for(lambda: scene.cluster.found(RLHF_JOBS, scene.namespace, scene.name) is None)
-    wait_for(lambda: not scene.remains(), 60, why=scene.remains)
+    sandbox.apply(changes=changes | {"spec.suspend": True})
+    sandbox.wait_for_status(lambda status: sandbox.condition("Suspended") == "True")
+    assert sandbox.made(PODS) == []
+    sandbox.apply(changes=changes)
+    sandbox.wait_for_attempt(2)
+    sandbox.end(2, "SUCCEEDED")
+    wait_for(lambda: sandbox.cluster.found(RLHF_JOBS, sandbox.namespace, sandbox.name) is None)
+    wait_for(lambda: not sandbox.remains(), 60, why=sandbox.remains)
 
 
 def _digest(obj: KubeObject) -> str:

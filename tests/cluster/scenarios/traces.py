@@ -1,5 +1,5 @@
 """What KubeRay writes into a RayJob's status, as a list of states: recorded from KubeRay, and compared with
-what the stand-in writes.
+what the fake KubeRay writes.
 
 A state is what Taper's operator can read, without names and times: those are only told to be there.
 """
