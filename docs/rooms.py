@@ -1,6 +1,6 @@
 """The rooms of each package as tables: what is in them, and which may import which.
 
-The layers come from import-linter's contracts in pyproject.toml, which enforce them; the text from the docstrings.
+The layers come from the contracts in pyproject.toml that import-linter enforces, the text from docstrings.
 """
 
 from __future__ import annotations
