@@ -18,7 +18,8 @@ from typing import Any
 from taper_operator.controller import Controller, Reconcile, Service
 from taper_operator.kube.cache import KeysOf, ObjectCache
 from taper_operator.kube.circuit_breaker import CircuitBreaker
-from taper_operator.kube.client import ApiServer, connect, fence_connections
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.connection import connect, fence_connections
 from taper_operator.kube.event import make_event, record_event
 from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
 from taper_operator.kube.reflector import Reflector

@@ -14,7 +14,8 @@ from kubernetes.client.exceptions import ApiException
 
 from taper_operator.kube.backoff import Backoff
 from taper_operator.kube.circuit_breaker import CircuitBreaker
-from taper_operator.kube.client import ApiServer, connect
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.connection import connect
 from taper_operator.kube.errors import AlreadyExists, Conflict, NotFound
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 from taper_operator.manifests.kinds import DEFINITIONS

@@ -331,7 +331,7 @@ class FakeKubeRay:
             return
         if status.get("jobDeploymentStatus") in _TERMINAL:
             status["endTime"] = _now()
-        self._api.replace_status(RAY_JOBS, ray_job)
+        self._api.replace(RAY_JOBS, ray_job, subresource="status")
 
 
 def _count(status: dict[str, Any], before: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ class FakeRayCluster:
         before = cluster.get("status", {})
         status = _status(cluster, pods)
         if status != before:
-            self._api.replace_status(RAY_CLUSTERS, cluster | {"status": status})
+            self._api.replace(RAY_CLUSTERS, cluster | {"status": status}, subresource="status")
 
 
 def is_ready(pod: KubeObject) -> bool:

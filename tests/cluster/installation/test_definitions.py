@@ -82,7 +82,7 @@ def test_kubectl_shows_jobs_by_their_short_name(api: Cluster) -> None:
     told = {"attempt": 1, "sequence": 1, "time": "2026-11-21T12:00:00Z"}
     status = {"phase": "Running", "attempt": 1, "progress": told | {"step": 2, "steps": 3}}
     status["rollout"] = told | {"switches": 4}
-    api.api.replace_status(RLHF_JOBS, kept | {"status": status})
+    api.api.replace(RLHF_JOBS, kept | {"status": status}, subresource="status")
     (short,) = rlhfjob_crd()["spec"]["names"]["shortNames"]
     header, row = kubectl("get", short).splitlines()
     assert header.split() == ["NAME", "PHASE", "STEP", "STEPS", "ATTEMPT", "AGE"]

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from taper_operator.kube import client as api_server
-from taper_operator.kube import leader_elector
+from taper_operator.kube import leader_elector, request
 from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
 from taper_operator.kube.lease_claim import LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
@@ -162,7 +161,7 @@ def test_a_leader_asks_so_that_it_can_ask_again_before_its_deadline() -> None:
 
 
 def test_the_elector_knows_how_much_longer_an_answer_is_waited_for() -> None:
-    assert leader_elector._WRITE_GRACE_SECONDS == api_server._GRACE_SECONDS
+    assert leader_elector._WRITE_GRACE_SECONDS == request.GRACE_SECONDS
 
 
 @pytest.mark.parametrize("seed", range(5))
