@@ -34,7 +34,7 @@ from taper_operator.kube.reflector import Reflector
 from taper_operator.kube.resource import ObjectKey
 from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.metrics import OperatorMetrics
-from taper_operator.settings.settings import Address
+from taper_operator.settings.parsing import Address
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from taper_operator.controller import Controller, Reconcile
 from taper_operator.kube import errors as api_error
 from taper_operator.kube.resource import EVENTS, LEASES, ObjectKey, own_key
 from taper_operator.manager import Manager, WatchedKind
-from taper_operator.settings.settings import LeaseTimes, settings_from
+from taper_operator.settings.parsing import LeaseTimes
+from taper_operator.settings.settings import settings_from
 
 from .fake_api_server import JOBS, PODS, FakeApiServer, make_object
 
