@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from taper_api.job.rollout_spec import Policy
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.snapshot import Decision, Snapshot
 from taper_policy.profile.profile import Profile
@@ -66,9 +67,10 @@ def arms(
     }
     policies[PREDICTOR] = {"name": PREDICTOR}
     found: dict[str, Decider] = {
-        static_arm(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.degrees
+        static_arm(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.rollout.degrees
     }
     for name, policy in policies.items():
-        found[name] = Decisions(dataclasses.replace(settings, policy=policy), tell)
+        rollout = settings.rollout.model_copy(update={"policy": Policy.model_validate(policy)})
+        found[name] = Decisions(dataclasses.replace(settings, rollout=rollout), tell)
         found[name].use(profile)
     return found

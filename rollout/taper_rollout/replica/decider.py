@@ -80,7 +80,7 @@ class Decisions:
     def __init__(self, settings: ReplicaSettings, tell: Callable[[Any], None]) -> None:
         self._settings, self._tell = settings, tell
         self._policy: Rule | PredictorSettings = rule_from_settings(
-            settings.policy, settings.degrees, path="actor_rollout_ref.rollout.custom.policy"
+            settings.policy, settings.rollout.degrees, path="actor_rollout_ref.rollout.custom.policy"
         )
         self._advisor: Advisor | None = None
         self._in_stage = False
@@ -92,21 +92,21 @@ class Decisions:
 
     def use(self, profile: Profile | None) -> None:
         """Predict by `profile`. Without one the predictor stays in the layout that it has, and says so."""
-        if not isinstance(self._policy, PredictorSettings) or self._settings.mode == "off":
+        if not isinstance(self._policy, PredictorSettings) or self._settings.rollout.mode == "off":
             return
         if profile is None:
             log.warning("replica %d has no profile: it will not switch", self._settings.replica)
             return
-        profile = dataclasses.replace(profile, kv=self._settings.kv)
-        rules = Rules(degrees=self._settings.degrees, enough=self._policy)
-        self._advisor = Advisor(profile, rules, max_tokens=self._settings.response_tokens)
+        profile = dataclasses.replace(profile, kv=self._settings.rollout.switch.kv)
+        rules = Rules(degrees=self._settings.rollout.degrees, enough=self._policy)
+        self._advisor = Advisor(profile, rules, max_tokens=self._settings.rollout.response_tokens)
         self._correction = Correction()
         self._enter(
             Start(
-                footprint=self._settings.footprint,
-                degrees=self._settings.degrees,
-                mode=self._settings.mode,
-                max_tokens=self._settings.response_tokens,
+                footprint=self._settings.rollout.footprint,
+                degrees=self._settings.rollout.degrees,
+                mode=self._settings.rollout.mode,
+                max_tokens=self._settings.rollout.response_tokens,
                 predictor=self._policy,
                 profile=profile,
             )
@@ -115,8 +115,8 @@ class Decisions:
     @property
     def mode(self) -> str:
         """`off`, `advise` or `enforce`: the job's, unless the guard holds it back."""
-        guarded = self._guarded_stages > 0 and self._settings.mode == "enforce"
-        return "advise" if guarded else self._settings.mode
+        guarded = self._guarded_stages > 0 and self._settings.rollout.mode == "enforce"
+        return "advise" if guarded else self._settings.rollout.mode
 
     def start_stage(self, step: int, correction: Correction) -> None:
         """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
@@ -134,10 +134,10 @@ class Decisions:
 
         The base layout in a replica's first stage, and where nothing may be done or predicted.
         """
-        base = self._settings.degrees[0]
+        base = self._settings.rollout.degrees[0]
         if self._advisor is None or self._expected is None:
             return base
-        choice = self._advisor.first_layout(self._expected, footprint=self._settings.footprint)
+        choice = self._advisor.first_layout(self._expected, footprint=self._settings.rollout.footprint)
         self._enter(Opening(step=self._step, expected=self._expected, choice=choice))
         return choice.degree if self.mode == "enforce" else base
 
@@ -165,7 +165,7 @@ class Decisions:
         question = advisor.ask(
             ReplicaSnapshot(
                 at_seconds=snapshot.at_seconds,
-                footprint=self._settings.footprint,
+                footprint=self._settings.rollout.footprint,
                 degree=snapshot.degree,
                 live=requests,
                 boundary_seconds=snapshot.boundary_seconds,
