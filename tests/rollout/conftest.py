@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,11 +12,12 @@ from typing import Any
 import pytest
 
 from taper_rollout.replica import coordinator as module
+from taper_rollout.replica import decision_round
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.sample.make import make_sample
 from taper_rollout.sample.model import Architecture
 
-from .fake_engine import SETTINGS, FakeEngine, Play, Scenario
+from .fake_engine import SETTINGS, FakeEngine, Play, Scenario, changed
 
 TinySample = Callable[[Architecture], Path]
 
@@ -39,12 +39,12 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     """Run a scenario with a started coordinator, its engine, and what it tells."""
     monkeypatch.setattr(module, "ElasticEngine", FakeEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
-    monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
+    monkeypatch.setattr(decision_round, "ARRIVALS_SETTLED_SECONDS", 0.02)
 
     def played(scenario: Scenario, **changes: Any) -> None:
         async def whole() -> None:
             told: list[Any] = []
-            coordinator = Coordinator(dataclasses.replace(SETTINGS, **changes), told.append)
+            coordinator = Coordinator(changed(SETTINGS, **changes), told.append)
             await coordinator.start()
             try:
                 await asyncio.wait_for(scenario(coordinator, coordinator._engine, told), 20)

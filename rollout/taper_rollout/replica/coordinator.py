@@ -15,13 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.snapshot import Decision, Snapshot
-from taper_policy.forecast.forecast import LiveRequest
+from taper_policy.decision.decision import Decision
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling.calibration import calibrate
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
-from taper_rollout.replica.decider import Decider, Decisions
-from taper_rollout.replica.events import BatchSample
+from taper_rollout.replica.decider import Decider, PolicyDecider
+from taper_rollout.replica.decision_round import DecisionRound
 from taper_rollout.replica.response import Generated, generated
 from taper_rollout.replica.served_requests import ServedRequests
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -29,7 +28,7 @@ from taper_rollout.replica.stage_keeper import StageKeeper
 from taper_rollout.replica.status_server import StatusServer
 from taper_rollout.replica.switcher import Switcher
 from taper_rollout.sglang.engine import ElasticEngine
-from taper_rollout.shared_memory.rank_record import RankRecord, boundary_seconds, new_group_steps
+from taper_rollout.shared_memory.rank_record import RankRecord
 
 __all__ = ["Coordinator", "Generated", "ReplicaSettings"]
 
@@ -37,11 +36,6 @@ log = logging.getLogger("taper.coordinator")
 
 POLL_SECONDS = 0.005
 DRAINED_SECONDS = 0.05
-# VeRL sends a stage's requests one by one; a rule that waits for the tail must not mistake the start for it.
-ARRIVALS_SETTLED_SECONDS = 0.5
-FIRST_ORDER_SECONDS = 0.01
-ATTEMPTS_PER_STAGE = 32
-FAILED_ATTEMPTS_PER_STAGE = 3
 ABORT_TIMEOUT_SECONDS = 60.0
 WEIGHTS_TIMEOUT_SECONDS = 1800.0
 
@@ -54,14 +48,13 @@ class Coordinator:
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._settings, self._emit = settings, emit
-        self.decisions: Decider = Decisions(settings, emit)
+        self.decisions: Decider = PolicyDecider(settings, emit)
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings, emit)
         self._served = ServedRequests()
         self._stages = StageKeeper(settings)
+        self._round = DecisionRound(self._engine, settings, self._served, self._stages, emit)
         self._step = 0
-        # From reading the records to the switch command, as it was the last time: deciding takes time.
-        self._order_seconds = FIRST_ORDER_SECONDS
         self._watcher: asyncio.Task[None] | None = None
         self._status = StatusServer(self._describe)
 
@@ -142,15 +135,13 @@ class Coordinator:
         Raises EngineDied when the engine is lost.
         """
         if self._served.is_rejecting:
-            return Generated(
-                token_ids=[], log_probs=[] if logprobs else None, stop_reason="aborted", num_preempted=0
-            )
+            return Generated.rejected(logprobs)
         await self._served.admission()
         stage = self._stages.present or await self._begin_stage()
         digest, number = prompt_digest(prompt_ids), self._engine.next_number()
         sample = stage.next_sample(digest)
-        if self._settings.seed is not None and "sampling_seed" not in sampling:
-            seed = request_seed(self._settings.seed, self._step, digest, sample)
+        if self._settings.rollout.sampling.seed is not None and "sampling_seed" not in sampling:
+            seed = request_seed(self._settings.rollout.sampling.seed, self._step, digest, sample)
             sampling = sampling | {"sampling_seed": seed}
         started_at = time.time()
         with self._served.serving(), stage.live(number, prompt=digest, prompt_tokens=len(prompt_ids)):
@@ -182,9 +173,7 @@ class Coordinator:
             decision = Decision(degree=first, reason="a stage begins")
             await self._switcher.switch(decision, stage=None, step=self._step)
             stage.open(self._engine.degree)
-        records = self.records()
-        stage.count_prefills([record.prefilled_tokens_total for record in records])
-        new_group_steps(self._engine.records, records)  # drops those of a profile or of the stage before
+        stage.start_counting(self._engine.records)
         return stage
 
     async def abort_all(self, *, reject: bool = False) -> None:
@@ -268,55 +257,16 @@ class Coordinator:
                 await asyncio.sleep(1.0)
 
     async def _poll(self) -> None:
-        """Read the ranks' records, report progress, and make the switch that is decided."""
+        """Look at the running batch, and make the switch that is decided."""
         if self._engine.fault or self._switcher.is_lost:
             return
         if self._served.idle_for(DRAINED_SECONDS):
             await self._narrow_when_drained()
         stage = self._stages.present
-        if not self._served.count or stage is None:
-            return
-        sample, leaders = self._observe(stage)
-        progress = stage.progress(sample, replica=self._settings.replica, step=self._step)
-        if stage.throttle.is_due(progress, sample.at):
-            self._emit(progress)
-        decision = self._decide(stage, sample, leaders)
-        if decision is not None:
-            await self._act(stage, decision)
-
-    def _observe(self, stage: Stage) -> tuple[BatchSample, list[RankRecord]]:
-        return self._stages.observe(
-            stage, self._engine.records, degree=self._engine.degree, outstanding=self._served.count
-        )
-
-    def _decide(self, stage: Stage, sample: BatchSample, leaders: list[RankRecord]) -> Decision | None:
-        if self._settings.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
-            return None
-        if len(stage.switches) >= ATTEMPTS_PER_STAGE:
-            return None
-        now = time.monotonic()
-        snapshot = Snapshot(
-            at_seconds=now,
-            degree=sample.degree,
-            running=sample.running,
-            waiting=max(0, sample.waiting),
-            finished=len(stage.requests),
-            arrivals_settled=now - self._served.last_arrival_at > ARRIVALS_SETTLED_SECONDS,
-            longest_decoded_tokens=stage.longest_tokens,
-            total_tokens=sum(request.response_tokens for request in stage.requests),
-            switches_done_in_stage=len(stage.switches),
-            boundary_seconds=boundary_seconds(leaders, time.time() + self._order_seconds),
-        )
-        decision = self.decisions.decide(snapshot, lambda: self._live(stage))
-        if decision is not None:
-            self._order_seconds = time.monotonic() - now
-        return decision
-
-    def _live(self, stage: Stage) -> tuple[LiveRequest, ...] | None:
-        """The running requests as the leaders' records list them; None while a record cannot be read."""
-        groups = [reader.live() for reader in self._engine.records[:: self._engine.degree]]
-        listed = [group for group in groups if group is not None]
-        return stage.live_requests(listed) if len(listed) == len(groups) else None
+        if self._served.count and stage is not None:
+            decision = self._round.run(stage, self.decisions, step=self._step)
+            if decision is not None:
+                await self._act(stage, decision)
 
     async def _act(self, stage: Stage, decision: Decision) -> None:
         if self.decisions.mode == "advise":
@@ -327,7 +277,7 @@ class Coordinator:
     async def _narrow_when_drained(self) -> None:
         """Back to the base layout, when nothing is served."""
         if not self._served.count:
-            decision = Decision(degree=self._settings.degrees[0], reason="the stage has drained")
+            decision = Decision(degree=self._settings.rollout.degrees[0], reason="the stage has drained")
             await self._switcher.switch(decision, stage=None, step=self._step)
 
     async def _end_stage(self) -> None:

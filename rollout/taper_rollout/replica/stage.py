@@ -16,7 +16,7 @@ from taper_policy.review.counterfactual import staying_seconds
 from taper_policy.review.step_times import DecodeSeconds
 from taper_rollout.replica.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
 from taper_rollout.replica.progress_throttle import ProgressThrottle
-from taper_rollout.shared_memory.rank_record import LiveRecord
+from taper_rollout.shared_memory.rank_record import LiveRecord, RecordReader, new_group_steps
 from taper_rollout.switching.figures import MovedRequest
 
 
@@ -136,6 +136,12 @@ class Stage:
             sample.degree,
         ):
             self.samples.append(sample)
+
+    def start_counting(self, readers: Sequence[RecordReader]) -> None:
+        """What the ranks did before the stage's first request, such as a profile's, does not count."""
+        records = [reader.read() for reader in readers]
+        self.count_prefills([record.prefilled_tokens_total for record in records])
+        new_group_steps(readers, records)
 
     def count_prefills(self, totals: Sequence[int]) -> None:
         """Each rank's `prefilled_tokens_total`; call it first before the stage's first request.

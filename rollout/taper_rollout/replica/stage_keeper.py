@@ -24,7 +24,7 @@ class StageKeeper:
         self.present: Stage | None = None
         self.step_times = StepTimes()
         self.reviewer = StageReviewer(settings)
-        self._learner = StepLearner(footprint=settings.footprint, replica=settings.replica)
+        self._learner = StepLearner(footprint=settings.rollout.footprint, replica=settings.replica)
 
     def use(self, profile: Profile | None) -> None:
         """Judge stages by `profile`, and correct it."""
@@ -38,7 +38,7 @@ class StageKeeper:
 
     def begin(self, degree: int) -> Stage:
         """A new stage, whose first layout is of `degree`."""
-        self.present = Stage(self._settings.footprint, degree)
+        self.present = Stage(self._settings.rollout.footprint, degree)
         self.present.correction = self.correction
         return self.present
 

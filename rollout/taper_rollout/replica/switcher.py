@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from taper_policy.decision.snapshot import Decision
+from taper_policy.decision.decision import Decision
 from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings
@@ -39,7 +39,7 @@ class Switcher:
     def __init__(self, engine: ElasticEngine, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._engine, self._settings, self._emit = engine, settings, emit
         self._followed = ReplicaProtocol(
-            protocol=SwitchProtocol(timeout_seconds=settings.switch_timeout_seconds)
+            protocol=SwitchProtocol(timeout_seconds=settings.rollout.switch.timeout_seconds)
         )
         self.profile: Profile | None = None
         self.lock = asyncio.Lock()
@@ -90,7 +90,7 @@ class Switcher:
             if before == decision.degree:
                 return
             began_at = time.time()
-            kv = kv_mode(self._settings.kv, self.profile, before, decision.degree)
+            kv = kv_mode(self._settings.rollout.switch.kv, self.profile, before, decision.degree)
             figures = None
             try:
                 figures = await self._switched(decision.degree, kv)
@@ -125,7 +125,7 @@ class Switcher:
                 degree,
                 kv=kv,
                 epoch=self._followed.epoch,
-                deadline_seconds=self._settings.switch_timeout_seconds,
+                deadline_seconds=self._settings.rollout.switch.timeout_seconds,
             )
             return await self._resumed(figures)
         except CommandFailed:
@@ -147,7 +147,7 @@ class Switcher:
             log.warning(
                 "replica %d: some requests do not decode %g s after a switch was proposed",
                 self._settings.replica,
-                self._settings.switch_timeout_seconds,
+                self._settings.rollout.switch.timeout_seconds,
             )
             self._apply(SwitchEvent.TIMEOUT)
         return figures
@@ -171,7 +171,7 @@ class Switcher:
             at=time.time() if at is None else at,
             from_degree=from_degree or self._engine.degree,
             to_degree=decision.degree,
-            kv=kv_reported(self._settings.kv, figures),
+            kv=kv_reported(self._settings.rollout.switch.kv, figures),
             outcome=outcome,
             reason=decision.reason,
             cause=None if is_advice or self._followed.cause is None else self._followed.cause.value,

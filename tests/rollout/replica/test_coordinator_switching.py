@@ -33,7 +33,7 @@ def test_a_switch_chooses_by_the_profiles_costs(play: Play) -> None:
         [switch] = records(told)[0].switches
         assert (switch.kv, switch.migrated_requests, switch.recomputed_requests) == ("mixed", 2, 1)
 
-    play(scenario, kv="auto")
+    play(scenario, switch={"kv": "auto", "timeout_seconds": 3.0})
 
 
 def test_a_switch_without_a_profile_migrates(play: Play) -> None:
@@ -46,7 +46,7 @@ def test_a_switch_without_a_profile_migrates(play: Play) -> None:
         assert engine.modes[0] == "migrate"
         assert records(told)[0].switches[0].kv == "migrate"
 
-    play(scenario, kv="auto")
+    play(scenario, switch={"kv": "auto", "timeout_seconds": 3.0})
 
 
 def test_a_switch_that_fails_three_times_is_given_up_for_the_stage(play: Play) -> None:
@@ -128,7 +128,7 @@ def test_a_switch_whose_requests_do_not_resume_in_time_is_recorded_without_a_pau
         assert (switch.transitions[-1].event, switch.transitions[-1].state) == ("timeout", "serving")
         assert engine.degree == 1, "the next switch is made"
 
-    play(scenario, switch_timeout_seconds=0.3)
+    play(scenario, switch={"kv": "migrate", "timeout_seconds": 0.3})
 
 
 async def state(coordinator: Coordinator) -> dict[str, Any]:
@@ -266,14 +266,14 @@ def test_only_enforce_switches(play: Play, mode: str) -> None:
 def test_watching_goes_on_after_a_fault_of_its_own(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
         faults = iter([OSError("torn record")])
-        observe = coordinator._observe
+        observe = coordinator._stages.observe
 
-        def observe_or_fail(stage: Any) -> Any:
+        def observe_or_fail(*arguments: Any, **options: Any) -> Any:
             if error := next(faults, None):
                 raise error
-            return observe(stage)
+            return observe(*arguments, **options)
 
-        monkeypatch.setattr(coordinator, "_observe", observe_or_fail)
+        monkeypatch.setattr(coordinator._stages, "observe", observe_or_fail)
         request = ask(coordinator, "a")
         await until(lambda: engine.degree == 2)
         engine.end("a")
