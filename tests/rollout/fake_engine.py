@@ -81,7 +81,7 @@ class FakeEngine:
 
     def __init__(self, _: Any) -> None:
         self.degree, self.closed = 1, False
-        self.orders: list[tuple[str, dict[str, Any]]] = []
+        self.commands: list[tuple[str, dict[str, Any]]] = []
         self.live: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self.sampling: list[dict[str, Any]] = []
         self.switch_fails: Callable[[], Exception | None] = lambda: None
@@ -162,7 +162,7 @@ class FakeEngine:
                 self.end(name, "abort")
 
     async def command(self, name: str, **arguments: Any) -> list[dict[str, Any]]:
-        self.orders.append((name, arguments))
+        self.commands.append((name, arguments))
         return [{}, {}]
 
     def journals(self) -> list[SwitchJournal]:
@@ -236,5 +236,5 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.005)
 
 
-def records(told: list[Any]) -> list[StageRecord]:
-    return [event for event in told if isinstance(event, StageRecord)]
+def records(emitted: list[Any]) -> list[StageRecord]:
+    return [event for event in emitted if isinstance(event, StageRecord)]

@@ -1,4 +1,4 @@
-"""What a stage's record tells, from what happened."""
+"""The record of a stage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from taper_policy.review.step_times import StepTimes
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.events import BatchSample, StageRecord, SwitchRecord
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
+from taper_rollout.switching.figures import MovedRequest
 
 
 class Clock:
@@ -71,7 +72,7 @@ def step_times(**seconds: float) -> StepTimes:
     return times
 
 
-def told(stage: Stage, **seconds: float) -> StageRecord:
+def recorded(stage: Stage, **seconds: float) -> StageRecord:
     return stage.record(0, 7, step_times(**seconds).table())
 
 
@@ -98,7 +99,7 @@ def test_only_changes_are_kept(clock: Clock) -> None:
     for at, running in ((1.0, (2, 2)), (2.0, (2, 2)), (3.0, (2, 1)), (4.0, (2, 1)), (5.0, (2, 2))):
         stage.observe(BatchSample(at=at, running=running, waiting=0, degree=1), longest_tokens=int(at))
     finish(stage, "a")
-    assert [sample.at for sample in told(stage).batch] == [1.0, 3.0, 5.0]
+    assert [sample.at for sample in recorded(stage).batch] == [1.0, 3.0, 5.0]
     assert stage.longest_tokens == 5
 
 
@@ -110,7 +111,7 @@ def test_idle_rank_seconds_count_ranks_of_groups_with_nothing_to_do(clock: Clock
     stage.observe(BatchSample(at=1010.0, running=(3,), waiting=0, degree=4), longest_tokens=0)
     clock.now = 1020.0
     finish(stage, "a")
-    assert told(stage).idle_rank_seconds == pytest.approx(2 * 2.0 + 2 * 4.0)
+    assert recorded(stage).idle_rank_seconds == pytest.approx(2 * 2.0 + 2 * 4.0)
 
 
 def test_a_stage_ends_with_its_last_response(clock: Clock) -> None:
@@ -119,7 +120,7 @@ def test_a_stage_ends_with_its_last_response(clock: Clock) -> None:
     finish(stage, "a")
     clock.now = 1009.0
     finish(stage, "b")
-    record = told(stage)
+    record = recorded(stage)
     assert (record.started_at, record.ended_at, record.generation_seconds) == (1000.0, 1009.0, 9.0)
     assert (record.replica, record.step, record.num_ranks) == (0, 7, 2)
     assert [request.ended_at for request in record.requests] == [1005.0, 1009.0]
@@ -128,10 +129,10 @@ def test_a_stage_ends_with_its_last_response(clock: Clock) -> None:
 def test_a_switchs_gain_is_what_staying_would_have_taken_less_what_it_took(clock: Clock) -> None:
     """One request, 30 KV tokens of which 10 are the prompt's: 21 tokens made, 79 of 100 to go."""
     stage = Stage(2, 1)
-    stage.add_switch(switch(1002.0), requests=[["a", 0, 30, 0]])
+    stage.add_switch(switch(1002.0), requests=[MovedRequest("a", 0, 30, 0)])
     clock.now = 1010.0
     finish(stage, "a", prompt_tokens=10, response_tokens=100)
-    [record] = told(stage, d1b1=0.2).switches
+    [record] = recorded(stage, d1b1=0.2).switches
     assert record.actual_seconds == pytest.approx(8.0)
     assert record.staying_seconds == pytest.approx(79 * 0.2)
     assert record.gain_seconds == pytest.approx(79 * 0.2 - 8.0)
@@ -140,19 +141,20 @@ def test_a_switchs_gain_is_what_staying_would_have_taken_less_what_it_took(clock
 def test_groups_would_have_gone_on_side_by_side(clock: Clock) -> None:
     stage = Stage(2, 1)
     stage.add_switch(
-        switch(1002.0, live_requests=3), requests=[["a", 0, 30, 0], ["b", 0, 0, 0], ["c", 1, 20, 0]]
+        switch(1002.0, live_requests=3),
+        requests=[MovedRequest("a", 0, 30, 0), MovedRequest("b", 0, 0, 0), MovedRequest("c", 1, 20, 0)],
     )
     clock.now = 1010.0
     finish(stage, "a", response_tokens=41)
     finish(stage, "b", response_tokens=20)
     finish(stage, "c", response_tokens=21)
-    [record] = told(stage, d1b1=0.1, d1b2=0.3).switches
+    [record] = recorded(stage, d1b1=0.1, d1b2=0.3).switches
     assert record.staying_seconds == pytest.approx(20 * 0.3)
 
 
 @pytest.mark.parametrize(
     ("changes", "requests"),
-    [({"outcome": "aborted"}, [["a", 0, 30, 0]]), ({"outcome": "refused"}, []), ({}, [])],
+    [({"outcome": "aborted"}, [MovedRequest("a", 0, 30, 0)]), ({"outcome": "refused"}, []), ({}, [])],
 )
 def test_a_switch_that_moved_nothing_has_no_gain(
     clock: Clock, changes: dict[str, str], requests: list[list[Any]]
@@ -160,21 +162,21 @@ def test_a_switch_that_moved_nothing_has_no_gain(
     stage = Stage(2, 1)
     stage.add_switch(switch(1002.0, **changes), requests=requests)
     finish(stage, "a")
-    [record] = told(stage, d1b1=0.2).switches
+    [record] = recorded(stage, d1b1=0.2).switches
     assert (record.staying_seconds, record.gain_seconds) == (None, None)
 
 
 def test_without_a_measured_step_there_is_no_gain(clock: Clock) -> None:
     stage = Stage(2, 1)
-    stage.add_switch(switch(1002.0), requests=[["a", 0, 30, 0]])
+    stage.add_switch(switch(1002.0), requests=[MovedRequest("a", 0, 30, 0)])
     clock.now = 1010.0
     finish(stage, "a")
-    [record] = told(stage, d2b1=0.2).switches
+    [record] = recorded(stage, d2b1=0.2).switches
     assert (record.actual_seconds, record.staying_seconds, record.gain_seconds) == (8.0, None, None)
 
 
-def test_a_stage_too_short_to_be_observed_is_told(clock: Clock) -> None:
+def test_a_stage_too_short_to_be_observed_has_a_record(clock: Clock) -> None:
     stage = Stage(2, 1)
     finish(stage, "a")
-    assert told(stage).batch == ()
-    assert told(stage).idle_rank_seconds == 0.0
+    assert recorded(stage).batch == ()
+    assert recorded(stage).idle_rank_seconds == 0.0

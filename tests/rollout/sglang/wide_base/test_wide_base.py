@@ -124,7 +124,7 @@ def test_a_rank_that_is_killed_ends_its_requests_and_leaves_nothing(quad: LiveEn
     quad.close()
 
 
-def test_a_rank_that_cannot_start_is_told_in_its_own_words(
+def test_a_rank_that_cannot_start_is_reported_with_its_own_error(
     loop: asyncio.AbstractEventLoop, model: MakeModel
 ) -> None:
     """The other ranks would wait for it: they are ended, too."""
