@@ -20,11 +20,11 @@ from sglang.srt.managers.io_struct import AbortReq, GenerateReqInput, RpcReqInpu
 
 from taper_policy.layout import leaders
 from taper_policy.profile.kv_choice import KvMode, kv_as_json
-from taper_rollout.sglang.command_channel import CommandChannel, CommandFailed, EngineDied
-from taper_rollout.sglang.engine_launch import EngineLaunch
 from taper_rollout.sglang.engine_settings import EngineSettings
+from taper_rollout.sglang.facade.command_channel import CommandChannel, CommandFailed, EngineDied
+from taper_rollout.sglang.facade.engine_launch import EngineLaunch
+from taper_rollout.sglang.facade.tokenizer_link import TokenizerLink
 from taper_rollout.sglang.rank_process import RankSettings, SegmentMap
-from taper_rollout.sglang.tokenizer_link import TokenizerLink
 from taper_rollout.shared_memory.rank_record import RecordReader, check_platform, name_request
 from taper_rollout.shared_memory.segment import Segment
 from taper_rollout.shared_memory.switch_journal import JournalReader, SwitchJournal
