@@ -140,7 +140,7 @@ def test_the_schema_has_no_value_that_the_chart_lacks() -> None:
             assert set(block["properties"]) == set(found), path
 
 
-def test_the_schema_lets_nothing_unknown_in_and_tells_what_each_is() -> None:
+def test_the_schema_rejects_unknown_values_and_describes_each() -> None:
     for path, block in blocks(SCHEMA):
         assert block["additionalProperties"] is False, path
         if path != ".resources":
@@ -148,7 +148,7 @@ def test_the_schema_lets_nothing_unknown_in_and_tells_what_each_is() -> None:
 
 
 @pytest.mark.parametrize("path", OTHERS)
-def test_every_value_changes_what_is_made(path: str, by_default: dict[bool, list[Any]]) -> None:
+def test_every_value_changes_the_rendered_objects(path: str, by_default: dict[bool, list[Any]]) -> None:
     assert made(values_of(path, OTHERS[path][0])) != by_default[path.startswith("crds.")]
 
 

@@ -60,7 +60,7 @@ def labels(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.name)
-def test_a_dashboard_asks_for_metrics_and_labels_that_there_are(file: Path) -> None:
+def test_dashboards_query_existing_metrics_and_labels(file: Path) -> None:
     assert len(queries(file)) >= 9
     for expression in queries(file):
         names = metric_names(expression)
@@ -129,7 +129,7 @@ def recorded(metric: Metric) -> Iterator[str]:
             yield f"{name}{{{', '.join(f'{key}={json.dumps(text)}' for key, text in written.items())}}}"
 
 
-def test_every_query_of_a_dashboard_finds_series(tmp_path: Path) -> None:
+def test_every_dashboard_query_returns_series(tmp_path: Path) -> None:
     """A query that finds any is an alert without labels, which promtool can expect."""
     expressions = [expression for file in DASHBOARDS for expression in queries(file)]
     alerts = []
@@ -177,7 +177,7 @@ def test_every_alert_is_tested_to_fire_and_to_be_silent() -> None:
     assert fired == silent == alerts
 
 
-def test_alerts_are_about_metrics_that_there_are() -> None:
+def test_alerts_query_existing_metrics() -> None:
     from taper_operator.metrics import PREFIX
 
     for group in yaml.safe_load(RULES.read_text())["groups"]:

@@ -168,7 +168,7 @@ def life() -> dict[str, tuple[World, World]]:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_what_is_written(life: dict[str, tuple[World, World]], chapter: str) -> None:
+def test_the_fields_that_are_written(life: dict[str, tuple[World, World]], chapter: str) -> None:
     _, phase, num_writes = CHAPTERS[chapter]
     end = life[chapter][1]
     assert end.fake.objects.get((RLHF_JOBS, KEY), {"status": {"phase": ""}})["status"]["phase"] == phase
@@ -177,7 +177,7 @@ def test_what_is_written(life: dict[str, tuple[World, World]], chapter: str) -> 
 
 @pytest.mark.parametrize("moment", ["", "after "])
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_killed_at_any_write_the_same_comes_of_it(
+def test_an_operator_killed_at_any_write_reaches_the_same_result(
     life: dict[str, tuple[World, World]], chapter: str, moment: str
 ) -> None:
     begin, end = life[chapter]

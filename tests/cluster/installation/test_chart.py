@@ -134,7 +134,7 @@ def test_install_upgrade_rollback_uninstall(api: Cluster, helm: Helm, older_char
     assert api.found(RLHF_JOBS, namespace, job["metadata"]["name"]) is not None
 
 
-def test_the_operators_pods_are_let_in_where_only_restricted_ones_are(api: Cluster, helm: Helm) -> None:
+def test_the_operators_pods_are_admitted_to_a_restricted_namespace(api: Cluster, helm: Helm) -> None:
     told = helm.do("template", CHART, "--set=crds.install=false", "--set=reports.secretName=certificate")
     (found,) = (obj for obj in yaml.safe_load_all(told) if obj["kind"] == "Deployment")
     template, namespace = found["spec"]["template"], helm.namespace

@@ -98,14 +98,14 @@ def disagreements(found: Sequence[Judged]) -> list[str]:
     ]
 
 
-def test_jobs_that_are_right_are_taken_by_both(api: Cluster) -> None:
+def test_valid_jobs_are_accepted_by_parser_and_api_server(api: Cluster) -> None:
     found = judged(api, valid_jobs(), lambda job: job)
     assert len(found) == NUM_JOBS
     assert "\n\n".join(disagreements(found)[:3]) == ""
     assert [each.example for each in found if each.parser] == []
 
 
-def test_jobs_with_one_thing_wrong_are_refused_by_both(api: Cluster) -> None:
+def test_jobs_with_one_error_are_rejected_by_parser_and_api_server(api: Cluster) -> None:
     found = judged(api, mutated_jobs(SCHEMA), lambda mutated: mutated.job)
     assert len(found) == NUM_JOBS
     assert "\n\n".join(disagreements(found)[:3]) == ""
@@ -113,7 +113,7 @@ def test_jobs_with_one_thing_wrong_are_refused_by_both(api: Cluster) -> None:
 
 
 @pytest.mark.parametrize("start", VIOLATIONS)
-def test_the_server_tells_the_rule_that_is_broken(api: Cluster, start: str) -> None:
+def test_the_api_server_names_the_broken_rule(api: Cluster, start: str) -> None:
     assert start in servers_verdict(api, broken(VIOLATIONS[start]))
 
 
@@ -129,7 +129,9 @@ def namespace(api: Cluster) -> str:
 
 @pytest.mark.parametrize("name", ["active", "suspended"])
 @pytest.mark.parametrize("field", CHANGES)
-def test_what_may_change_is_what_the_parser_says(api: Cluster, namespace: str, field: str, name: str) -> None:
+def test_the_mutable_fields_are_those_of_the_parser(
+    api: Cluster, namespace: str, field: str, name: str
+) -> None:
     before = broken({"spec.suspend": name == "suspended"})
     after = broken(CHANGES[field], before)
     old, new = (parse_job(json.dumps(job), "job.yaml").spec for job in (before, after))
@@ -143,5 +145,5 @@ def test_what_may_change_is_what_the_parser_says(api: Cluster, namespace: str, f
     assert not refused or f"spec.{field}" in refused
 
 
-def test_the_job_of_all_these_is_right(api: Cluster) -> None:
+def test_the_job_that_the_cases_start_from_is_valid(api: Cluster) -> None:
     assert servers_verdict(api, FULL) == ""

@@ -47,7 +47,7 @@ def test_scenario(scenario_results: dict[str, Future[None]], scenario_name: str)
     scenario_results[scenario_name].result(RESULT_SECONDS)
 
 
-def test_in_several_namespaces_none_is_left_unused(
+def test_no_right_in_several_namespaces_is_unused(
     shared: SharedOperator, scenario_results: dict[str, Future[None]]
 ) -> None:
     wait_for_all(scenario_results)

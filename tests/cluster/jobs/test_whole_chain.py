@@ -275,7 +275,7 @@ def test_ray_had_what_the_pods_would_have_given_it(chain: Chain) -> None:
     assert sum(int(each["num-gpus"]) for each in params) == RAY_GPUS
 
 
-def test_the_status_has_told_of_progress_to_the_last_step(chain: Chain) -> None:
+def test_the_status_showed_progress_up_to_the_last_step(chain: Chain) -> None:
     progress = chain.status["progress"]
     assert (progress["attempt"], progress["step"], progress["steps"]) == (1, 2, 2)
     assert chain.summary["steps"] == 2
@@ -284,7 +284,7 @@ def test_the_status_has_told_of_progress_to_the_last_step(chain: Chain) -> None:
     assert chain.steps_told == sorted(chain.steps_told)
 
 
-def test_the_status_says_of_switches_what_the_run_says(chain: Chain) -> None:
+def test_the_status_shows_the_switches_of_the_run(chain: Chain) -> None:
     rollout, summary = chain.status["rollout"], chain.summary
     assert rollout["switches"] == summary["switches"] >= 1
     assert rollout["abortedSwitches"] == summary["switches_aborted"]
@@ -299,12 +299,12 @@ def test_the_status_says_of_switches_what_the_run_says(chain: Chain) -> None:
     assert rollout.get("regret") == pytest.approx(summary["regret_mean"])
 
 
-def test_reports_are_taken_by_the_token_of_the_pod(chain: Chain) -> None:
+def test_reports_are_accepted_with_the_pods_token(chain: Chain) -> None:
     assert chain.reports["accepted"] >= 2
     assert chain.reports.keys().isdisjoint({"unauthenticated", "stale_attempt", "malformed", "not_found"})
 
 
-def test_the_operator_asks_about_tokens_and_nothing_that_it_may_not(chain: Chain) -> None:
+def test_the_operator_reviews_tokens_and_makes_no_forbidden_request(chain: Chain) -> None:
     assert chain.granted - chain.granted_without == {REVIEW_TOKENS}
     assert REVIEW_TOKENS in {each.right for each in chain.requests}
     assert [each for each in chain.requests if each.status == 403] == []

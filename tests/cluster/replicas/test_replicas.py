@@ -32,7 +32,7 @@ OUTAGE_SECONDS = 60.0
 CONVERGED_SECONDS = 30.0
 MOST_CONNECTIONS = 10
 # Logged by a leader that ends.
-RELEASED = "the lease is released"
+RELEASED = "the lease was released"
 
 
 class ReplicaGroup:
@@ -89,7 +89,7 @@ def replica_group(shared: SharedOperator, name: str) -> Iterator[tuple[ReplicaGr
 
 
 @scenario
-def a_leader_that_is_killed_is_followed_and_nothing_is_done_twice(shared: SharedOperator) -> None:
+def a_killed_leader_is_replaced_and_nothing_is_done_twice(shared: SharedOperator) -> None:
     random = Random(5)
     with replica_group(shared, "killed") as (group, sandbox):
         names = [f"job-{number}" for number in range(5)]
@@ -149,7 +149,7 @@ def a_leader_that_was_stopped_writes_nothing_after_its_successor(shared: SharedO
 
 
 @scenario
-def an_outage_of_the_api_server_is_lived_through(shared: SharedOperator) -> None:
+def an_outage_of_the_api_server_is_survived(shared: SharedOperator) -> None:
     cluster = shared.cluster
     namespace = cluster.new_namespace("outage")
     installation = Installation(cluster, [namespace])

@@ -148,7 +148,7 @@ def test_the_cache_becomes_the_api_servers_state(
     assert reflector.has_synced
 
 
-def test_nothing_is_synced_before_its_keys_are_told() -> None:
+def test_a_reflector_is_synced_only_after_its_keys_are_delivered() -> None:
     fake = FakeApiServer(JOBS)
     fake.put(JOBS, make_object(JOBS, "a"))
     synced: list[bool] = []
@@ -164,7 +164,7 @@ def test_nothing_is_synced_before_its_keys_are_told() -> None:
     assert reflector.has_synced
 
 
-def test_a_deletion_missed_while_away_is_told() -> None:
+def test_a_missed_deletion_is_delivered() -> None:
     fake = FakeApiServer(JOBS)
     for name in "abc":
         fake.put(JOBS, make_object(JOBS, name))
@@ -181,7 +181,7 @@ def test_a_deletion_missed_while_away_is_told() -> None:
     assert reflector.num_lists == 2
 
 
-def test_a_watch_goes_on_where_it_was_also_after_a_quiet_time() -> None:
+def test_a_watch_resumes_where_it_was_even_after_a_quiet_time() -> None:
     """A bookmark tells how far it has come, or a quiet watch would be too old one day."""
     fake = FakeApiServer(JOBS, PODS)
     reflector, _ = make_reflector(fake)
@@ -199,7 +199,7 @@ def test_a_watch_goes_on_where_it_was_also_after_a_quiet_time() -> None:
     assert 240 <= int(fake.requests[-1][2]["timeoutSeconds"]) <= 270
 
 
-def test_an_api_server_that_went_back_is_listed_anew() -> None:
+def test_an_api_server_that_went_back_is_listed_again() -> None:
     fake = FakeApiServer(JOBS)
     fake.put(JOBS, make_object(JOBS, "a"))
     reflector, told = make_reflector(fake)
@@ -213,7 +213,7 @@ def test_an_api_server_that_went_back_is_listed_anew() -> None:
     assert held(told) == {}
 
 
-def test_of_an_api_server_that_is_down_at_most_ten_connections_a_minute() -> None:
+def test_at_most_ten_connections_a_minute_to_an_api_server_that_is_down() -> None:
     """Nor does anything keep it from being asked soon after it is back."""
     fake = FakeApiServer(JOBS)
     clock = Clock()
@@ -239,7 +239,7 @@ def test_of_an_api_server_that_is_down_at_most_ten_connections_a_minute() -> Non
 
 
 @pytest.mark.parametrize("status", [403, 429, 500])
-def test_other_failures_in_a_row_are_rare_too(status: int) -> None:
+def test_failures_in_a_row_are_rate_limited(status: int) -> None:
     fake = FakeApiServer(JOBS)
     clock = Clock()
     reflector, _ = make_reflector(fake, clock)
@@ -260,7 +260,7 @@ def test_watches_that_end_at_once_do_not_spin() -> None:
     assert [reflector.step() >= 1 for _ in range(5)] == [True] * 5
 
 
-def test_a_watch_that_had_lived_goes_on_at_once() -> None:
+def test_a_watch_that_breaks_after_a_long_life_resumes_at_once() -> None:
     fake = FakeApiServer(JOBS)
     clock = Clock()
     reflector, _ = make_reflector(fake, clock)
@@ -273,7 +273,7 @@ def test_a_watch_that_had_lived_goes_on_at_once() -> None:
     assert reflector.step() == 0
 
 
-def test_a_kind_that_is_not_served_is_empty_where_it_may_be() -> None:
+def test_an_optional_kind_that_is_not_served_is_empty() -> None:
     fake = FakeApiServer()
     reflector, told = make_reflector(fake, is_optional=True)
     reflector.step()
@@ -292,7 +292,7 @@ def test_a_kind_that_is_not_served_is_empty_where_it_may_be() -> None:
     assert told.keys == [ObjectKey("team", "a")] * 2
 
 
-def test_a_kind_that_must_be_served_is_waited_for() -> None:
+def test_a_required_kind_that_is_not_served_is_waited_for() -> None:
     reflector, _ = make_reflector(FakeApiServer())
     reflector.step()
     assert not reflector.has_synced
@@ -311,7 +311,7 @@ def test_reflectors_of_several_namespaces_share_a_cache() -> None:
     assert {key.namespace for key in held(told)} == {"one", "two"}
 
 
-def test_an_event_that_could_not_be_taken_comes_again() -> None:
+def test_an_event_that_failed_is_delivered_again() -> None:
     """An object that cannot be understood must not end the thread, nor be passed over for ever."""
     fake = FakeApiServer(JOBS)
     reflector, told = make_reflector(fake)
@@ -325,7 +325,7 @@ def test_an_event_that_could_not_be_taken_comes_again() -> None:
     assert list(held(told)) == [ObjectKey("team", "a")]
 
 
-def test_who_is_held_back_asks_again_soon_and_tells_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_held_back_is_retried_soon_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     fake = FakeApiServer(JOBS)
     reflector, _ = make_reflector(fake)
 
@@ -355,7 +355,7 @@ def put(fake: FakeApiServer, **contents: Any) -> None:
         fake.put(JOBS, make_object(JOBS, name, spec={"n": content}))
 
 
-def test_an_object_that_cannot_be_read_is_passed_over_in_a_list_and_in_a_watch() -> None:
+def test_an_unreadable_object_is_skipped_in_lists_and_watches() -> None:
     fake = FakeApiServer(JOBS)
     warned: list[tuple[str, str]] = []
     reflector, told = make_reflector(
@@ -389,7 +389,7 @@ def test_an_object_that_cannot_be_read_is_passed_over_in_a_list_and_in_a_watch()
     assert (reflector.num_unreadable, [key.name for key in held(told)]) == (0, ["a", "c", "d"])
 
 
-def test_an_event_that_says_nothing_of_its_version_is_passed_over() -> None:
+def test_an_event_without_a_version_is_skipped() -> None:
     fake = FakeApiServer(JOBS)
     reflector, told = make_reflector(fake)
     reflector.step()
@@ -400,7 +400,7 @@ def test_an_event_that_says_nothing_of_its_version_is_passed_over() -> None:
     assert reflector.num_unreadable == 1
 
 
-def test_a_cache_that_is_not_kept_up_to_date_is_trouble() -> None:
+def test_an_outdated_cache_is_reported_as_trouble() -> None:
     fake = FakeApiServer(JOBS)
     clock = Clock()
     reflector, _ = make_reflector(fake, clock)
@@ -422,7 +422,7 @@ def test_a_cache_that_is_not_kept_up_to_date_is_trouble() -> None:
     assert reflector.trouble == ""
 
 
-def test_a_quiet_watch_and_a_kind_that_may_be_absent_are_no_trouble() -> None:
+def test_a_quiet_watch_and_an_absent_optional_kind_are_no_trouble() -> None:
     fake = FakeApiServer()
     clock = Clock()
     reflector, _ = make_reflector(fake, clock, is_optional=True)

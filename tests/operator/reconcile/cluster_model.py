@@ -49,7 +49,9 @@ class ClusterModel:
                 ray_jobs=tuple(self._all(RAY_JOBS)),
                 ray_clusters=tuple(self._all(RAY_CLUSTERS)),
                 pods=tuple(self._all(PODS)),
-                made=tuple((kind, obj) for (kind, _), obj in self.objects.items() if kind not in SEEN_KINDS),
+                labelled=tuple(
+                    (kind, obj) for (kind, _), obj in self.objects.items() if kind not in SEEN_KINDS
+                ),
                 kuberay=self.kuberay,
                 has_pod_monitors=True,
             )

@@ -31,7 +31,7 @@ def after(*ends: Verdict) -> RLHFJobStatus:
     return status
 
 
-def test_the_waits() -> None:
+def test_the_backoff_between_attempts() -> None:
     assert [backoff_seconds(times) for times in (1, 2, 3, 6, 7, 10_000)] == [10, 20, 40, 320, 360, 360]
 
 
@@ -58,7 +58,7 @@ def test_ten_are_kept() -> None:
         ([Verdict(outcome="Stopped", reason="DeadlineExceeded")], (0, 0, 0)),
     ],
 )
-def test_what_counts(ends: list[Verdict], counts: tuple[int, int, int]) -> None:
+def test_which_outcomes_count(ends: list[Verdict], counts: tuple[int, int, int]) -> None:
     status = after(*ends)
     assert (status.failures, status.disruptions, status.disruptions_in_a_row) == counts
 
@@ -88,7 +88,7 @@ def disrupted(status: RLHFJobStatus) -> RLHFJobStatus:
     return with_new_attempt(with_end(status, attempt, DISRUPTED, NOW), f"a-{status.attempt + 1}", NOW)
 
 
-def test_an_attempt_knows_best_where_it_went_on_from() -> None:
+def test_an_attempt_reports_the_step_it_resumed_from() -> None:
     status = disrupted(told(with_new_attempt(RLHFJobStatus(), "a-1", NOW), last_checkpoint_step=6))
     assert status.attempts[-1].first_step == 6, "as far as is known"
     for step in (4, 0):
@@ -110,7 +110,7 @@ def test_an_attempt_knows_best_where_it_went_on_from() -> None:
         (0, 7, 1),
     ],
 )
-def test_a_checkpoint_is_new_if_none_was_as_far(first: int, last: int, row: int) -> None:
+def test_a_checkpoint_is_new_if_no_attempt_reached_its_step(first: int, last: int, row: int) -> None:
     status = disrupted(told(with_new_attempt(RLHFJobStatus(), "a-1", NOW), last_checkpoint_step=6))
     status = disrupted(told(status, first_step=first, last_checkpoint_step=last))
     assert status.disruptions_in_a_row == row

@@ -32,7 +32,7 @@ def told(at: ConditionInputs, now: str = EARLY, generation: int = 1) -> RLHFJobS
     return at.status.model_copy(update={"conditions": conditions(at, generation, now)})
 
 
-def test_all_are_told_each_once() -> None:
+def test_every_condition_is_reported_once() -> None:
     assert [condition.type for condition in told(inputs()).conditions] == KINDS
 
 
@@ -74,7 +74,7 @@ def test_the_phase_follows_the_conditions() -> None:
     assert phase(told(inputs(status=waiting, ray_job=None))) == "Backoff"
 
 
-def test_a_message_stays_in_bounds() -> None:
+def test_a_message_is_bounded() -> None:
     (validated,) = (
         c for c in told(inputs(refusal=("NotAllowed", "x" * 9_000))).conditions if c.type == "Validated"
     )
