@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from taper_api.job.rollout_spec import Policy
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.decision.decision import Decision
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.profile.profile import Profile
 from taper_policy.simulation.oracle import LayoutPlan
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.decider import Decider, Decisions, Live
+from taper_rollout.replica.decider import Decider, LiveRequestsReader, PolicyDecider
 from taper_rollout.replica.events import StageRecord
 
 THRESHOLDS = (2, 4, 8, 16, 32)
@@ -39,9 +41,9 @@ class Planned:
     def add_finished(self, prompt: str, tokens: int) -> None:
         """Nothing is learned."""
 
-    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+    def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
         """Widen once so few are live as the plan says."""
-        if not snapshot.arrivals_settled or snapshot.waiting or not snapshot.num_running:
+        if not snapshot.is_settled:
             return None
         due = [degree for requests, degree in self.plan.widenings if snapshot.num_running <= requests]
         return Decision(degree=due[-1], reason="planned") if due and due[-1] > snapshot.degree else None
@@ -50,25 +52,26 @@ class Planned:
         """Nothing is learned."""
 
 
-def static_arm(degree: int) -> str:
-    """The name of the arm that stays in one layout."""
+def static_name(degree: int) -> str:
+    """The name of the policy that stays in one layout."""
     return f"static TP{degree}"
 
 
-def arms(
+def compared_policies(
     settings: ReplicaSettings, profile: Profile, tell: Callable[[Any], None], thresholds: Iterable[int]
 ) -> dict[str, Decider]:
-    """All arms but the oracle's plan, which is another one for each stage; static layouts first."""
-    policies: dict[str, dict[str, Any]] = {AT_ONCE: {"name": AT_ONCE}}
-    policies |= {
+    """All policies but the oracle's plan, which is another one for each stage; static layouts first."""
+    settings_of: dict[str, dict[str, Any]] = {AT_ONCE: {"name": AT_ONCE}}
+    settings_of |= {
         f"threshold {requests}": {"name": "threshold", "threshold": {"requests": requests}}
         for requests in thresholds
     }
-    policies[PREDICTOR] = {"name": PREDICTOR}
+    settings_of[PREDICTOR] = {"name": PREDICTOR}
     found: dict[str, Decider] = {
-        static_arm(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.degrees
+        static_name(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.rollout.degrees
     }
-    for name, policy in policies.items():
-        found[name] = Decisions(dataclasses.replace(settings, policy=policy), tell)
+    for name, policy in settings_of.items():
+        rollout = settings.rollout.model_copy(update={"policy": Policy.model_validate(policy)})
+        found[name] = PolicyDecider(dataclasses.replace(settings, rollout=rollout), tell)
         found[name].use(profile)
     return found
