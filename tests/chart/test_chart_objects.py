@@ -137,8 +137,8 @@ def operator_pod(values: Values | None = None) -> dict[str, Any]:
 
 
 def test_helm_finds_no_fault() -> None:
-    told = helm("lint", str(CHART), "--strict")
-    assert told.returncode == 0, told.stdout + told.stderr
+    reported = helm("lint", str(CHART), "--strict")
+    assert reported.returncode == 0, reported.stdout + reported.stderr
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -347,38 +347,40 @@ def test_the_crds_can_be_removed_with_the_release_or_left_out() -> None:
     ("release", "name"), [("taper", "taper"), ("blue", "blue-taper"), ("x" * 53, "x" * 40)]
 )
 def test_names_follow_the_release(release: str, name: str) -> None:
-    told = helm("template", release, str(CHART), values={"crds": {"install": False}})
-    (deployment,) = of_kind("Deployment", list(yaml.safe_load_all(told.stdout)))
+    reported = helm("template", release, str(CHART), values={"crds": {"install": False}})
+    (deployment,) = of_kind("Deployment", list(yaml.safe_load_all(reported.stdout)))
     assert deployment["metadata"]["name"] == name
 
 
 def notes(values: Values) -> str:
     """helm shows notes of what it installs; a dry run in the client needs no cluster."""
-    told = helm("install", RELEASE, str(CHART), "--dry-run=client", f"--namespace={NAMESPACE}", values=values)
-    assert told.returncode == 0, told.stderr
-    return told.stdout.partition("NOTES:")[2]
+    reported = helm(
+        "install", RELEASE, str(CHART), "--dry-run=client", f"--namespace={NAMESPACE}", values=values
+    )
+    assert reported.returncode == 0, reported.stderr
+    return reported.stdout.partition("NOTES:")[2]
 
 
 def test_the_notes_warn_of_values_that_grant_more_than_they_seem() -> None:
-    told = notes({"jobs": {"image": "", "allowedSecrets": ["*"]}, "crds": {"keep": False}})
-    assert "An RLHFJob creates pods: granting taper-taper-system-editor" in told
-    assert "can read every secret" in told
-    assert "deletes them, and with them every RLHFJob" in told
-    assert "has no RayJob" in told
-    assert "must name its own" in told
+    reported = notes({"jobs": {"image": "", "allowedSecrets": ["*"]}, "crds": {"keep": False}})
+    assert "An RLHFJob creates pods: granting taper-taper-system-editor" in reported
+    assert "can read every secret" in reported
+    assert "deletes them, and with them every RLHFJob" in reported
+    assert "has no RayJob" in reported
+    assert "must name its own" in reported
 
 
 def test_the_notes_do_not_warn_about_good_values() -> None:
-    told = notes({"jobs": {"allowedSecrets": ["token"]}})
-    assert "every secret" not in told
-    assert "must name its own" not in told
-    assert "stay when it is uninstalled" in told
+    reported = notes({"jobs": {"allowedSecrets": ["token"]}})
+    assert "every secret" not in reported
+    assert "must name its own" not in reported
+    assert "stay when it is uninstalled" in reported
 
 
 def test_an_old_kubernetes_is_rejected_with_its_version() -> None:
-    told = template({}, "--kube-version=1.28.0")
-    assert told.returncode != 0
-    assert "incompatible with Kubernetes v1.28.0" in told.stderr
+    reported = template({}, "--kube-version=1.28.0")
+    assert reported.returncode != 0
+    assert "incompatible with Kubernetes v1.28.0" in reported.stderr
 
 
 def test_the_images_are_of_the_charts_own_version() -> None:

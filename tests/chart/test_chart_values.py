@@ -157,15 +157,15 @@ def test_wrong_values_are_named_all_at_once() -> None:
     for path, (_, value) in OTHERS.items():
         block, _, name = path.rpartition(".")
         (wrong.setdefault(block, {}) if block else wrong)[name] = value
-    told = refusal(wrong)
-    assert [path for path in OTHERS if f"at '/{path.replace('.', '/')}" not in told] == []
+    reported = refusal(wrong)
+    assert [path for path in OTHERS if f"at '/{path.replace('.', '/')}" not in reported] == []
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_values_that_contradict_each_other_are_named(case: str) -> None:
     values, name = CONTRADICTIONS[case]
-    told = refusal(values)
-    assert name in told or name.replace(".", "/") in told
+    reported = refusal(values)
+    assert name in reported or name.replace(".", "/") in reported
 
 
 def environment(values: Values) -> dict[str, str]:

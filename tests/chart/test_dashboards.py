@@ -113,8 +113,8 @@ def promtool(*arguments: str) -> None:
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("promtool is not on PATH; Debian has it in the package prometheus")
-    told = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0, told.stdout + told.stderr
+    reported = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    assert reported.returncode == 0, reported.stdout + reported.stderr
 
 
 def recorded(metric: Metric) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Certificates for servers on loopback, made anew for each test."""
+"""Certificates for servers on loopback, created for each test."""
 
 from __future__ import annotations
 

@@ -195,8 +195,8 @@ class FakeApiServer:
         if start + limit < len(items):
             metadata["continue"] = f"{version}:{start + limit}"
         page = [{k: v for k, v in i.items() if k not in _KIND} for i in items[start : start + limit]]
-        told = {"apiVersion": resource.api_version, "kind": f"{resource.kind}List", "metadata": metadata}
-        return _json(200, told | {"items": page})
+        reported = {"apiVersion": resource.api_version, "kind": f"{resource.kind}List", "metadata": metadata}
+        return _json(200, reported | {"items": page})
 
     def _as_of(self, resource: Resource, namespace: str, version: int) -> list[KubeObject]:
         """The objects as they were: the present ones with what happened since undone."""
@@ -222,8 +222,8 @@ class FakeApiServer:
         since = int(query["resourceVersion"])
         if since < self.oldest:
             text = f"too old resource version: {since} ({self.oldest})"
-            told = json.loads(_status(410, "Expired", text).data)
-            return FakeHttpResponse(200, chunks=iter([_line("ERROR", told)]))
+            reported = json.loads(_status(410, "Expired", text).data)
+            return FakeHttpResponse(200, chunks=iter([_line("ERROR", reported)]))
         selector = query.get("labelSelector", "")
         response = FakeHttpResponse(200)
         # Once begun, a watch loses nothing to a compaction.
@@ -266,10 +266,10 @@ class FakeApiServer:
         self, resource: Resource, old: KubeObject | None, key: ObjectKey, body: KubeObject, subresource: str,
         manager: str,
     ) -> FakeHttpResponse:  # fmt: skip
-        told = body["metadata"].pop("resourceVersion", None)
+        reported = body["metadata"].pop("resourceVersion", None)
         if old is None and subresource:
             return _status(404, "NotFound", f'{resource} "{key.name}" not found', resource, key)
-        if old and told not in (None, old["metadata"]["resourceVersion"]):
+        if old and reported not in (None, old["metadata"]["resourceVersion"]):
             return _modified(resource, key)
         new = copy.deepcopy(old or {})
         wanted = {"status": body.get("status")} if subresource == "status" else body

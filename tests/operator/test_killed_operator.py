@@ -189,7 +189,7 @@ def test_an_operator_killed_at_any_write_reaches_the_same_result(
         world.fake.fault = lambda method, path: None
         world.settle()
         assert world.state() == end.state()
-        # What was not told before the end is not told any more, and nothing is told twice.
+        # An event that was not recorded before the end is lost, and none is recorded twice.
         untold = end.events()
         for event in world.events():
             untold.remove(event)

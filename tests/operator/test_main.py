@@ -40,7 +40,7 @@ def test_render_refuses_what_the_operator_refuses(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["render", "-f", "no-such-file.yaml"], "--file"),
         (["render", "-f", "no-such-file.yaml", "--image=a b"], "--image"),
@@ -48,11 +48,11 @@ def test_render_refuses_what_the_operator_refuses(tmp_path: Path, capsys: pytest
     ],
 )
 def test_errors_name_the_flag(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], reported: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("POD_NAME", raising=False)
     assert main(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
 def test_an_invalid_job_is_reported_by_its_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

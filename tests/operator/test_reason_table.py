@@ -64,9 +64,9 @@ def all_inputs() -> Iterator[ConditionInputs]:
 
 def test_every_reason_of_a_condition_is_in_the_table_and_occurs() -> None:
     said = {
-        (told.type, told.status, told.reason)
+        (reported.type, reported.status, reported.reason)
         for inputs in all_inputs()
-        for told in conditions(inputs, 1, LATER)
+        for reported in conditions(inputs, 1, LATER)
     }
     of_others = {("Degraded", "True", "PreemptionByScheduler")}
     assert said - of_others == CONDITION_REASONS - BY_PLANS - REFUSED - {("Degraded", "True", FROM_ELSEWHERE)}
@@ -134,8 +134,8 @@ def test_every_reported_refusal_is_in_the_table(
     (validated,) = (each for each in planned.status.conditions if each.type == "Validated")
     assert (validated.type, validated.status, validated.reason) in REFUSED
     assert validated.reason == reason
-    told = [(each.reason, each.kind) for each in job_events(RLHFJobStatus(), planned.status)]
-    assert told == [(reason, next(each.kind for each in EVENTS if each.reason == reason))]
+    reported = [(each.reason, each.kind) for each in job_events(RLHFJobStatus(), planned.status)]
+    assert reported == [(reason, next(each.kind for each in EVENTS if each.reason == reason))]
 
 
 def test_no_reason_is_there_twice() -> None:

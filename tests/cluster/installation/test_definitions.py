@@ -79,9 +79,9 @@ def test_an_invalid_profile_is_rejected_by_the_same_field(
 def test_kubectl_shows_jobs_by_their_short_name(api: Cluster) -> None:
     kubectl = Kubectl(api.plane, api.new_namespace())
     kept = api.api.create(RLHF_JOBS, broken({"metadata.namespace": kubectl.namespace}))
-    told = {"attempt": 1, "sequence": 1, "time": "2026-11-21T12:00:00Z"}
-    status = {"phase": "Running", "attempt": 1, "progress": told | {"step": 2, "steps": 3}}
-    status["rollout"] = told | {"switches": 4}
+    reported = {"attempt": 1, "sequence": 1, "time": "2026-11-21T12:00:00Z"}
+    status = {"phase": "Running", "attempt": 1, "progress": reported | {"step": 2, "steps": 3}}
+    status["rollout"] = reported | {"switches": 4}
     api.api.replace(RLHF_JOBS, kept | {"status": status}, subresource="status")
     (short,) = rlhfjob_crd()["spec"]["names"]["shortNames"]
     header, row = kubectl("get", short).splitlines()

@@ -1,4 +1,4 @@
-"""The parser and the API server are of one mind about every RLHFJob, with all rules in CEL.
+"""The parser and the API server agree about every RLHFJob, with all rules in CEL.
 
 Jobs are sent while others are drawn, in some threads, each over a connection that it keeps.
 """
@@ -40,7 +40,7 @@ class Judged(NamedTuple):
     server: str
 
 
-def drawn(strategy: st.SearchStrategy[T], tell: Callable[[T], None], number: int = NUM_JOBS) -> None:
+def drawn(strategy: st.SearchStrategy[T], collect: Callable[[T], None], number: int = NUM_JOBS) -> None:
     """Tell of so many examples of a strategy, or a few more."""
     num_told = 0
 
@@ -49,7 +49,7 @@ def drawn(strategy: st.SearchStrategy[T], tell: Callable[[T], None], number: int
     def draw(example: T) -> None:
         nonlocal num_told
         num_told += 1
-        tell(example)
+        collect(example)
 
     while num_told < number:
         draw()

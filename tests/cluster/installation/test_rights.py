@@ -11,7 +11,7 @@ from ..scenarios.operator_process import LONG_LEASE, Installation
 from ..scenarios.scenarios import RESULT_SECONDS, SharedOperator, each_scenario_of, scenario, wait_for_all
 from ..scenarios.tour import tour
 
-# Asked for by admission, as the right to block an owner's deletion, and never used as a verb.
+# Required by admission to block an owner's deletion, and never used as a verb.
 CHECKED_BY_ADMISSION = {("update", "taper.dev", "rlhfjobs/finalizers")}
 
 

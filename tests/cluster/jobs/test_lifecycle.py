@@ -35,7 +35,7 @@ def a_job_runs_and_is_complete(sandbox: JobSandbox) -> None:
     reasons = sandbox.events()
     assert len(reasons) == len(set(reasons))
     assert {"AttemptStarted", "Running", "AttemptSucceeded", "Complete"} == set(reasons)
-    # The cluster goes by itself, the RayJob stays to be looked at.
+    # KubeRay deletes the cluster; the RayJob stays for inspection.
     wait_for(lambda: not sandbox.made(PODS), 60)
     assert sandbox.made(RAY_JOBS)
 

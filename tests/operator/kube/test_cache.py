@@ -51,16 +51,16 @@ def test_cache_and_index_behave_like_a_dictionary(changes: list[tuple[str, objec
     for verb, change in changes:
         before = dict(model)
         if verb == "put":
-            told = cache.put(change)  # type: ignore[arg-type]
+            reported = cache.put(change)  # type: ignore[arg-type]
             model[key_of(change)] = change  # type: ignore[arg-type, assignment]
             before.pop(key_of(change), None)  # type: ignore[arg-type]
         elif verb == "remove":
-            told = cache.remove(change)  # type: ignore[arg-type]
+            reported = cache.remove(change)  # type: ignore[arg-type]
             model.pop(change, None)  # type: ignore[call-overload]
         else:
             listed, namespace = change  # type: ignore[misc]
             listed = [pod for pod in listed if namespace in ("", key_of(pod).namespace)]
-            told = cache.replace(listed, namespace=namespace)
+            reported = cache.replace(listed, namespace=namespace)
             for key in [key for key in model if namespace in ("", key.namespace)]:
                 del model[key]
             unchanged = {
@@ -70,7 +70,7 @@ def test_cache_and_index_behave_like_a_dictionary(changes: list[tuple[str, objec
             }
             # One resourceVersion is one state of an object.
             model |= {key_of(pod): pod for pod in listed} | unchanged
-        assert told >= {
+        assert reported >= {
             key
             for pods in (model, before)
             for pod in pods.values()

@@ -179,10 +179,10 @@ def test_only_the_heads_pod_can_report_and_only_if_reports_are_enabled(content: 
 def test_the_head_has_the_url_token_and_ca_for_reports() -> None:
     job, identity = parsed(resource())
     template = head_template(job, identity, 1, REPORTING)
-    told = variables_of(template)
-    key = job_of_path(told["TAPER_REPORT_URL"].removeprefix(REPORTING.report_url))
+    reported = variables_of(template)
+    key = job_of_path(reported["TAPER_REPORT_URL"].removeprefix(REPORTING.report_url))
     assert key == (identity.namespace, identity.name)
     mounts = {mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
-    assert posixpath.dirname(told["TAPER_REPORT_CA"]) in mounts
-    assert posixpath.dirname(told["TAPER_REPORT_TOKEN"]) in mounts
-    assert told["TAPER_ATTEMPT"] == "1"
+    assert posixpath.dirname(reported["TAPER_REPORT_CA"]) in mounts
+    assert posixpath.dirname(reported["TAPER_REPORT_TOKEN"]) in mounts
+    assert reported["TAPER_ATTEMPT"] == "1"

@@ -20,7 +20,7 @@ def state(**status: Any) -> RayJobState:
     [
         ("", "", (False, False, False)),
         ("Initializing", "", (False, False, False)),
-        ("Running", "", (False, False, False)),  # before the job is handed in
+        ("Running", "", (False, False, False)),  # before the job is submitted
         ("Running", "PENDING", (False, False, False)),
         ("Running", "RUNNING", (True, False, False)),
         ("Complete", "SUCCEEDED", (False, True, False)),

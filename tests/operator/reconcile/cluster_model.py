@@ -68,8 +68,8 @@ class ClusterModel:
     def execute(self, planned: JobPlan, *, most_actions: int = 99) -> None:
         assert self.job is not None
         if planned.status is not None:
-            told = planned.status.model_dump(mode="json", by_alias=True, exclude_none=True)
-            self.job["status"] = told | {
+            reported = planned.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+            self.job["status"] = reported | {
                 name: value for name, value in self.job.get("status", {}).items() if name == "progress"
             }
         self.events += [(event.reason, event.occasion) for event in planned.events]

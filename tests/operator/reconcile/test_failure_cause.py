@@ -27,9 +27,9 @@ def test_field_and_remedy_are_reported() -> None:
     assert failure_cause(line).message == "spec.rollout.degrees[1]: 3 is not a power of two; use 1, 2, 4 or 8"
 
 
-@pytest.mark.parametrize("told", ["", "{", "[]", "1", '{"message": 1}', '{"message": ""}', "[" * 100_000])
-def test_without_a_termination_message_the_end_of_the_log_is_used(told: str) -> None:
-    cause = failure_cause(f"TAPER_ERROR {told}\nKeyError: 'x'")
+@pytest.mark.parametrize("reported", ["", "{", "[]", "1", '{"message": 1}', '{"message": ""}', "[" * 100_000])
+def test_without_a_termination_message_the_end_of_the_log_is_used(reported: str) -> None:
+    cause = failure_cause(f"TAPER_ERROR {reported}\nKeyError: 'x'")
     assert cause.message.endswith("KeyError: 'x'")
     assert not cause.is_final
 

@@ -155,7 +155,7 @@ def test_a_cluster_without_pods_is_waited_for_too() -> None:
 
 
 def test_a_pod_without_a_cluster_is_waited_for_too() -> None:
-    """Such as one on a node that nobody hears of any more."""
+    """Such as one on a lost node."""
     pod = {"metadata": {"name": "full-9-abcde-0", "labels": {"taper.dev/job": "full"}}}
     planned = plan(Observation(resource=resource(), pods=(pod,)), POLICY, NOW)
     assert planned.actions == ()

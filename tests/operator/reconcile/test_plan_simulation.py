@@ -99,7 +99,7 @@ def test_every_simulated_job_ends(job: KubeObject, story: list[str]) -> None:
     assert cluster.status.completion_time is not None
     assert active_attempt(cluster.status) is None
     assert not cluster._all(PODS), "no GPU is kept by a job that has ended"
-    assert max(Counter(cluster.events).values(), default=0) == 1, "each transition is told once"
+    assert max(Counter(cluster.events).values(), default=0) == 1, "each transition is recorded once"
 
 
 def calm(cluster: ClusterModel) -> None:

@@ -54,11 +54,11 @@ def test_a_failure() -> None:
 
 def test_a_job_that_will_never_run_is_not_tried_again() -> None:
     words = 'TAPER_ERROR {"reason": "InvalidJob", "message": "is bad", "field": "spec.a"}'
-    told = replace(FAILED, message=words)
-    assert ended(told) == Verdict(
+    reported = replace(FAILED, message=words)
+    assert ended(reported) == Verdict(
         outcome="Failed", reason="InvalidJob", message="spec.a: is bad", is_final=True
     )
-    assert outcome(told, ago=5) == "Disrupted"
+    assert outcome(reported, ago=5) == "Disrupted"
 
 
 @pytest.mark.parametrize(("ago", "expected"), [(0, "Disrupted"), (600, "Disrupted"), (601, "Failed")])

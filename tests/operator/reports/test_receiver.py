@@ -80,10 +80,10 @@ class Setup:
 def test_a_valid_report_is_passed_on_with_its_job() -> None:
     setup = Setup()
     assert setup.post() == "accepted"
-    ((key, report),) = setup.taken.reports
+    ((key, received),) = setup.taken.reports
     assert key == ("team", "full")
-    assert report.uid == setup.job["metadata"]["uid"]
-    assert (report.report.attempt, report.snapshot.sequence) == (2, 5)
+    assert received.uid == setup.job["metadata"]["uid"]
+    assert (received.report.attempt, received.report.sequence) == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ Received = tuple[str, str, bytes]
 
 
 class Serving:
-    """A server in a thread, that takes everything unless told otherwise."""
+    """A server in a thread, which accepts everything by default."""
 
     def __init__(self, files: Files, **options: int) -> None:
         self.clock = Clock()

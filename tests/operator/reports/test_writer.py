@@ -38,7 +38,7 @@ def snapshot(sequence: int, attempt: int = 1, *, is_last: bool = False) -> JobRe
 
 
 class Replica:
-    """One replica's writer, with a cache that hears of changes when a test says so."""
+    """One replica's writer, with a cache that is updated when a test says so."""
 
     def __init__(self, fake: FakeApiServer, clock: Clock) -> None:
         self.fake, self.clock = fake, clock
@@ -268,8 +268,8 @@ def test_two_replicas_never_write_an_older_report_and_keep_the_rate(moves: list[
 
 
 def _lasts(moves: list[tuple[int, str]]) -> set[tuple[str, int]]:
-    told = [move for _, move in moves if move in ("offer", "last")]
-    return {("last", number) for number, move in enumerate(told, start=1) if move == "last"}
+    reported = [move for _, move in moves if move in ("offer", "last")]
+    return {("last", number) for number, move in enumerate(reported, start=1) if move == "last"}
 
 
 def test_a_thread_writes_queued_reports_and_ends_on_stop(fake: FakeApiServer) -> None:

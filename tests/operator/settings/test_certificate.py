@@ -59,7 +59,7 @@ def test_a_certificate_and_the_key_of_another_do_not_go_together(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("", "holds no certificates"),
         ("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", "holds no certificates"),
@@ -67,9 +67,9 @@ def test_a_certificate_and_the_key_of_another_do_not_go_together(tmp_path: Path)
         ("x" * 2**19, "larger"),
     ],
 )
-def test_a_ca_file_holds_certificates_and_nothing_else(tmp_path: Path, content: str, told: str) -> None:
+def test_a_ca_file_holds_certificates_and_nothing_else(tmp_path: Path, content: str, reported: str) -> None:
     (tmp_path / "ca.crt").write_text(content)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reported):
         trusted_certificates(str(tmp_path / "ca.crt"))
     good = Path(make_certificates(tmp_path / "good").ca)
     assert trusted_certificates(str(good)) == good.read_text()
