@@ -28,11 +28,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 from taper_operator.http.health import HealthServer, Page, text_page
+from taper_operator.kube.election.leader_elector import LeaderElector
 from taper_operator.kube.errors import ApiError, Conflict, NotLeader
-from taper_operator.kube.leader_elector import LeaderElector
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.reflector import Reflector
+from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import ObjectKey
-from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.metrics import OperatorMetrics
 from taper_operator.settings.parsing import Address
 

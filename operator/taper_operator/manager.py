@@ -15,15 +15,15 @@ from random import Random
 from typing import Any
 
 from taper_operator.controller import Controller, Reconcile, Service
-from taper_operator.kube.cache import KeysOf, ObjectCache
 from taper_operator.kube.circuit_breaker import CircuitBreaker
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.connection import connect, fence_connections
+from taper_operator.kube.election.leader_elector import LeaderElector, boottime_clock
 from taper_operator.kube.event import make_event, record_event
-from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import KeysOf, ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
+from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
-from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.metrics import OperatorMetrics
 from taper_operator.reports.receiver import ReportReceiver

@@ -16,9 +16,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from taper_operator.kube.circuit_breaker import CircuitBreaker
-from taper_operator.kube.leader_elector import LeaderElector
-from taper_operator.kube.reflector import Reflector
-from taper_operator.kube.work_queue import WorkQueue
+from taper_operator.kube.election.leader_elector import LeaderElector
+from taper_operator.kube.informer.reflector import Reflector
+from taper_operator.kube.informer.work_queue import WorkQueue
 
 PREFIX = "taper_operator_"
 _BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

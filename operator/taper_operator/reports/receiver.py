@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from taper_api.status.job_report import report_of
-from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.names import JobIdentity
 from taper_operator.manifests.report_path import job_of_path

@@ -22,9 +22,9 @@ from datetime import datetime
 from typing import Final
 
 from taper_api.status.job_report import REPORT_SECONDS, JobReport
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reports.status import (

@@ -1,9 +1,9 @@
 """The programs of the test cluster: found in the cache, or built from their pinned Go modules.
 
-Each has a module of its own in `tools/`, since their dependencies conflict. They are built once into the user's
-cache, in a folder named after the modules' sums and the build options: a change of either causes a new build,
-and checkouts share equal programs. Programs in `KUBEBUILDER_ASSETS` take precedence. The same folder holds
-kwok's stages and the CRDs of Prometheus' operator, which are files of such modules.
+Each has a module of its own in `tools/`, since their dependencies conflict. They are built once into the
+user's cache, in a folder named after the modules' sums and the build options: a change of either causes a
+new build, and checkouts share equal programs. Programs in `KUBEBUILDER_ASSETS` take precedence. The same
+folder holds kwok's stages and the CRDs of Prometheus' operator, which are files of such modules.
 
 Run as a program this builds what is missing, which takes some 12 minutes on two cores the first time.
 It needs the standard library only.

@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound, ServerError, Unreachable
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
+from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of, own_key
-from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS, RAY_JOBS
 
 from .fake_ray_cluster import CLUSTER_LABEL, FakeRayCluster, is_ready, name_suffix, ray_job_key

@@ -10,9 +10,9 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import NotFound
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
 from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS
 

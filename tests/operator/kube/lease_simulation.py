@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
+from taper_operator.kube.election.lease_claim import (
+    ClaimFailure,
+    ClaimState,
+    LeaseClaim,
+    LeaseRequest,
+    LeaseVerb,
+)
 from taper_operator.kube.resource import KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 

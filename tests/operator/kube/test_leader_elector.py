@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import urllib3
 
-from taper_operator.kube import leader_elector, request
-from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
-from taper_operator.kube.lease_claim import LeaseRequest, LeaseVerb
+from taper_operator.kube import request
+from taper_operator.kube.election import leader_elector
+from taper_operator.kube.election.leader_elector import LeaderElector, boottime_clock
+from taper_operator.kube.election.lease_claim import LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 

@@ -11,9 +11,9 @@ import urllib3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Unreachable
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of, own_key
 
 from ..clock import Clock

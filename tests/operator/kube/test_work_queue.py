@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from taper_operator.kube.backoff import Backoff
-from taper_operator.kube.work_queue import WorkQueue
+from taper_operator.kube.informer.work_queue import WorkQueue
 
 from ..clock import Clock
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Conflict
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import EVENTS, ObjectKey
 from taper_operator.main import watched_kinds
 from taper_operator.manifests.kinds import (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import ObjectKey, own_key
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.manifests.names import JobIdentity

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from taper_api.status.job_report import JobReport
 from taper_api.status.progress import TrainingFigures
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Invalid
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey, own_key
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reports.status import ReportNumber, written_number

@@ -16,8 +16,14 @@ from datetime import UTC, datetime
 from random import Random
 
 from taper_operator.kube.client import ApiServer
+from taper_operator.kube.election.lease_claim import (
+    ClaimFailure,
+    ClaimState,
+    LeaseClaim,
+    LeaseRequest,
+    LeaseVerb,
+)
 from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
-from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 

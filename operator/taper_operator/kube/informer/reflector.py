@@ -29,9 +29,9 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from taper_operator.kube.backoff import Backoff
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import WATCH_SECONDS, ApiServer
 from taper_operator.kube.errors import ApiError, Gone, ResourceNotServed, Unreachable
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.json_field import text_at
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.kube.watch import Watch, WatchEvent
