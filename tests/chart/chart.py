@@ -65,7 +65,7 @@ def _text(values: str, has_monitoring: bool) -> str:
 
 
 def objects(values: Values | None = None, *, has_monitoring: bool = True) -> list[KubeObject]:
-    """What the chart is made of, but for the CRDs, which are long."""
+    """The rendered objects of the chart, without the CRDs, which are long."""
     values = {"crds": {"install": False}} | (values or {})
     found = yaml.load_all(text(values, has_monitoring=has_monitoring), yaml.CSafeLoader)
     return [obj for obj in found if obj is not None]

@@ -1,4 +1,4 @@
-"""Every value is in the schema, changes what is made, reaches the operator, and is refused when wrong."""
+"""Every value is in the schema, has an effect, reaches the operator, and is rejected if it is wrong."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class FakeApiServer:
     # -- for tests ---------------------------------------------------------------------
 
     def put(self, resource: Resource, obj: KubeObject) -> KubeObject:
-        """Make or change an object, whoever does so."""
+        """Create or change an object, as some other client."""
         with self.changed:
             key = key_of(obj)
             old = self.objects.get((resource, key))
@@ -94,7 +94,7 @@ class FakeApiServer:
             return copy.deepcopy(new)
 
     def remove(self, resource: Resource, key: ObjectKey) -> None:
-        """Delete an object, whoever does so."""
+        """Delete an object, as some other client."""
         with self.changed:
             old = copy.deepcopy(self.objects.pop((resource, key)))
             self.applied = {each: obj for each, obj in self.applied.items() if each[:2] != (resource, key)}

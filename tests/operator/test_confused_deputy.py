@@ -175,14 +175,14 @@ JOBS = {"one": ONE, "other": OTHER, "third": THIRD}
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_text() -> Iterator[None]:
-    """The text in the ConfigMap is read by nobody but `taper run`, and takes long to write."""
+    """Skips the text in the ConfigMap, which only `taper run` reads, and which is slow to write."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_map, "job_text", lambda job: "")
         yield
 
 
 def dangers_in(job: Fields, policy: PodPolicy = STRICT) -> list[str] | None:
-    """None for a job that is refused, else the dangers in what is made of it."""
+    """The dangers in the objects created for a job; None if the job is refused."""
     obj = as_served(job)
     try:
         read, identity = parsed(obj)

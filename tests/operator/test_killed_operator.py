@@ -78,7 +78,7 @@ class World:
         return sum(method in WRITES for method, *_ in self.fake.requests)
 
     def state(self) -> dict[Any, KubeObject]:
-        """All objects but events, without what the API server made up."""
+        """All objects except events, without the fields that the API server generates."""
         return {
             (str(kind), key): _told(obj) for (kind, key), obj in self.fake.objects.items() if kind != EVENTS
         }

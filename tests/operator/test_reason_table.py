@@ -1,4 +1,4 @@
-"""The table of reasons holds what is said, and nothing that never is."""
+"""The table has every reason that the operator reports, and no reason that never occurs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections to an API server, over real sockets: what travels, what breaks, and who may try again."""
+"""Connections to an API server, over real sockets: requests, broken connections, the circuit breaker."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_slow_answer_is_unreachable_and_keeps_nobody_else_waiting(monkeypatch:
 
 
 def test_the_fence_is_checked_once_more_on_the_open_connection() -> None:
-    """A process that was stopped while it connected sends nothing when it goes on."""
+    """A process that was suspended while it connected sends nothing when it resumes."""
     left = iter([5.0, 0.0, 5.0, 5.0])
 
     def script(handler: http.server.BaseHTTPRequestHandler) -> None:

@@ -1,4 +1,4 @@
-"""The elector and the API server's answers; who leads is `test_lease_claim.py`'s."""
+"""The elector and the API server's answers; `test_lease_claim.py` tests who leads."""
 
 from __future__ import annotations
 

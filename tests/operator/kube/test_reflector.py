@@ -23,7 +23,7 @@ REFUSED = urllib3.exceptions.ProtocolError("Connection aborted.", ConnectionRefu
 
 
 class Told:
-    """Which keys were delivered, and which version the cache held then, which never goes back."""
+    """Records the delivered keys and the version in the cache at that time, which must never go back."""
 
     def __init__(self, fake: FakeApiServer) -> None:
         self.fake = fake

@@ -1,4 +1,4 @@
-"""What belongs to a job goes with it; what outlives it does not."""
+"""Ownership, labels and order of an attempt's objects."""
 
 from __future__ import annotations
 

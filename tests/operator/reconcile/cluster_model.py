@@ -116,7 +116,7 @@ class ClusterModel:
     # -- others ------------------------------------------------------------------------
 
     def kuberay_step(self) -> None:
-        """Each RayJob goes one state further; what belongs to none is taken away."""
+        """Advance each RayJob by one state; delete what belongs to none."""
         for ray_job in self._all(RAY_JOBS):
             self._ray_job_step(ray_job)
         self._collect()

@@ -1,4 +1,4 @@
-"""What is the cluster's doing, and what is not."""
+"""Which ends of pods are disruptions by the cluster, and which are not."""
 
 from __future__ import annotations
 

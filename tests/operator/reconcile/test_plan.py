@@ -1,4 +1,4 @@
-"""Single plans: who is left alone, what is made and in which order, waits, deadlines and clean-up."""
+"""Single plans: ownership, what is created and in which order, waits, deadlines and clean-up."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ SCHEMA = rlhfjob_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
 
 def refusal(spec: Any, **metadata: Any) -> str:
-    """What the status says of a job that an older definition has let through; nothing is made of it."""
+    """A job that an older CRD accepted: its status reports the error, and nothing is created."""
     planned = plan(Observation(resource=resource(None, **metadata) | {"spec": spec}), POLICY, NOW)
     assert planned.actions == ()
     assert planned.status is not None

@@ -103,7 +103,7 @@ def test_every_simulated_job_ends(job: KubeObject, story: list[str]) -> None:
 
 
 def calm(cluster: ClusterModel) -> None:
-    """From here on all goes well, until nothing happens any more."""
+    """Run without further faults until nothing changes."""
     cluster.kuberay = "served"
     cluster.ask(suspend=False)
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""What jobs report comes into their statuses: the newest, seldom, and whoever writes."""
+"""Reports reach the statuses of jobs: the newest ones, rate-limited, from any replica."""
 
 from __future__ import annotations
 
