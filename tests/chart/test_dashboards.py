@@ -195,8 +195,8 @@ def operator_metrics() -> set[str]:
     """Names of the series that an operator has which has reconciled once and asked once."""
     from random import Random
 
-    from taper_operator.kube.informer.cache import ObjectCache
     from taper_operator.kube.circuit_breaker import CircuitBreaker
+    from taper_operator.kube.informer.cache import ObjectCache
     from taper_operator.kube.informer.reflector import Reflector
     from taper_operator.kube.informer.work_queue import WorkQueue
     from taper_operator.manifests.kinds import PODS

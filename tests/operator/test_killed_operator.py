@@ -106,7 +106,7 @@ class World:
         self.change(RLHF_JOBS, KEY, lambda obj: obj["spec"].update(suspend=is_suspended))
 
     def disturb(self) -> None:
-        """What is shared by all attempts is changed by hand."""
+        """Change an object that all attempts share, as a user would."""
         changed = {DIGEST_ANNOTATION: "other"}
         self.change(NETWORK_POLICIES, SHARED, lambda obj: obj["metadata"]["annotations"].update(changed))
         self.fake.remove(POD_MONITORS, SHARED)

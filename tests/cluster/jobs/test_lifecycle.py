@@ -1,4 +1,4 @@
-"""What becomes of jobs on a cluster, when all goes well and when their author or their code does not."""
+"""The life of a job on a cluster: success, failure, suspension, deletion."""
 
 from __future__ import annotations
 
