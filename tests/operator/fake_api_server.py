@@ -76,7 +76,6 @@ class FakeApiServer:
         self.garble: Callable[[list[bytes]], list[bytes]] = lambda lines: lines
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         self.changed = threading.Condition()
-        self.num_watching = 0
 
     # -- for tests ---------------------------------------------------------------------
 
@@ -236,20 +235,16 @@ class FakeApiServer:
         self, response: FakeHttpResponse, resource: Resource, namespace: str,
         events: tuple[int, list[bytes]], selector: str,
     ) -> Iterator[bytes]:  # fmt: skip
-        self.num_watching += 1
-        try:
-            while True:
-                since, lines = events
-                bookmark = {"metadata": {"resourceVersion": str(since)}} | _kind(resource)
-                yield from self.garble([*lines, _line("BOOKMARK", bookmark)])
-                with self.changed:
-                    while self.is_live and not response.is_closed and self.version <= since:
-                        self.changed.wait(5)
-                    if response.is_closed or not self.is_live:
-                        return
-                    events = self._events(resource, namespace, since, selector)
-        finally:
-            self.num_watching -= 1
+        while True:
+            since, lines = events
+            bookmark = {"metadata": {"resourceVersion": str(since)}} | _kind(resource)
+            yield from self.garble([*lines, _line("BOOKMARK", bookmark)])
+            with self.changed:
+                while self.is_live and not response.is_closed and self.version <= since:
+                    self.changed.wait(5)
+                if response.is_closed or not self.is_live:
+                    return
+                events = self._events(resource, namespace, since, selector)
 
     def _events(
         self, resource: Resource, namespace: str, since: int, selector: str
