@@ -16,7 +16,7 @@ from taper_api.base.kubernetes_names import (
     Labels,
 )
 from taper_api.job.spec import RLHFJobSpec
-from taper_api.rules.contradictions import contradictions
+from taper_api.rules.rlhfjob_rules import contradictions
 
 API_VERSION = "taper.dev/v1alpha1"
 

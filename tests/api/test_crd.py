@@ -14,11 +14,20 @@ from hypothesis import given, settings
 
 from taper_api import JobError, parse_job
 from taper_api.base.yaml12 import Yaml12Loader
-from taper_api.rules.cel_rule import FIELD, IMMUTABILITY, CelRule, escaped
-from taper_api.rules.contradictions import RULES
-from taper_api.rules.immutability import CHANGES_WHILE_SUSPENDED, NEVER_CHANGES, refused_changes
-from taper_api.rules.rlhfjob_rules import rlhfjob_rules
-from taper_api.rules.tpprofile_rules import tpprofile_rules
+from taper_api.job.spec import RLHFJobSpec
+from taper_api.profile.tpprofile import PROFILE_RULES
+from taper_api.rules.field_rules import FIELD_RULES
+from taper_api.rules.immutability import (
+    CHANGES_WHILE_SUSPENDED,
+    IMMUTABILITY_RULES,
+    NEVER_CHANGES,
+    refused_changes,
+)
+from taper_api.rules.rlhfjob_rules import RULES, cel_rules
+from taper_api.rules.rollout_rules import ROLLOUT_RULES
+from taper_api.rules.rule import CelRule, Rule, escaped
+from taper_api.rules.training_rules import BATCH
+from taper_api.rules.volume_rules import MOUNTS
 from taper_api.schema.crd import crd_files, rlhfjob_crd, tpprofile_crd
 
 from .admission import Schema, admitted, errors
@@ -31,7 +40,8 @@ CRDS = {"RLHFJob": rlhfjob_crd(), "TPProfile": tpprofile_crd()}
 SCHEMAS = {kind: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for kind, crd in CRDS.items()}
 SAMPLES = sorted([*ROOT.glob("rollout/**/sample/*.yaml"), *ROOT.glob("manifests/samples/*.yaml")])
 JOB = SCHEMAS["RLHFJob"]
-RULES_OF_JOBS = rlhfjob_rules()
+RULES_OF_JOBS = cel_rules()
+RULES_OF_PROFILES = [cel for rule in PROFILE_RULES for cel in rule.cel]
 
 
 def nodes(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
@@ -140,48 +150,68 @@ def test_one_wrong_field_is_refused_by_both(mutated: MutatedJob) -> None:
     assert errors(mutated.job, JOB) or mutated.what == "a key that does not fit"
 
 
+def rule_of(cel: CelRule) -> Rule[Any] | None:
+    """The rule that a CEL rule belongs to; None for one that repeats what a field's type says."""
+    return next((rule for rule in RULES if cel in rule.cel), None)
+
+
 @pytest.mark.parametrize("start", VIOLATIONS)
-def test_each_violation_breaks_its_rules_twin(start: str) -> None:
-    (rule,) = [rule for rule in RULES_OF_JOBS if rule.message.startswith(start)]
+def test_a_job_that_breaks_a_rule_in_cel_breaks_its_check_in_python(start: str) -> None:
+    (cel,) = [cel for cel in RULES_OF_JOBS if cel.message.startswith(start)]
+    rule = rule_of(cel)
+    job = broken(VIOLATIONS[start])
     with pytest.raises(JobError) as caught:
-        parse_job(json.dumps(broken(VIOLATIONS[start])), "job.yaml")
+        parse_job(json.dumps(job), "job.yaml")
     (problem, *others) = caught.value.problems
-    assert not others or rule.twin == "mounts"  # which tells both volumes of a pair
-    blamed = f"{rule.at}{rule.field_path}".removesuffix("[]").replace("[]", "[0]") or "metadata.name"
-    if rule.twin not in ("batch", "mounts"):
+    assert not others or rule is MOUNTS  # which names both volumes of a pair
+    blamed = f"{cel.at}{cel.field_path}".removesuffix("[]").replace("[]", "[0]") or "metadata.name"
+    if rule not in (BATCH, MOUNTS):
         assert problem.path.startswith(blamed)
     assert problem.remedy
-    assert not errors(broken(VIOLATIONS[start]), JOB) or rule.twin == FIELD
+    assert not errors(job, JOB) or cel in FIELD_RULES
+    if rule is not None:
+        spec = RLHFJobSpec.model_validate(job["spec"])
+        assert list(rule.check(spec.rollout if rule in ROLLOUT_RULES else spec)) == [problem, *others]
 
 
 # The table of rules.
 
 
-@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *tpprofile_rules()], ids=lambda rule: rule.message[:60])
-def test_each_rule_names_a_path_a_remedy_and_a_twin(rule: CelRule) -> None:
+@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *RULES_OF_PROFILES], ids=lambda rule: rule.message[:60])
+def test_each_rule_names_a_path_and_a_remedy(rule: CelRule) -> None:
     place, colon, remedy = rule.message.partition(": ")
     assert colon and remedy
     assert place.startswith(("spec", "metadata"))
     assert "\n" not in rule.message + rule.rule
-    assert rule.twin in {*RULES, FIELD, IMMUTABILITY, "profile"}
 
 
-@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *tpprofile_rules()], ids=lambda rule: rule.message[:60])
+@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *RULES_OF_PROFILES], ids=lambda rule: rule.message[:60])
 def test_the_cost_of_each_rule_has_a_bound(rule: CelRule) -> None:
     """What `string()` makes has no bound that a server knows, and one such rule sinks the definition."""
     assert not re.search(r"\bstring\(|\.map\(|\.split\(|\.join\(", rule.rule)
 
 
-@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *tpprofile_rules()], ids=lambda rule: rule.message[:60])
+@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *RULES_OF_PROFILES], ids=lambda rule: rule.message[:60])
 def test_each_rule_blames_a_field_that_is_there(rule: CelRule) -> None:
     kind = "RLHFJob" if rule in RULES_OF_JOBS else "TPProfile"
     assert f"{kind}{'.' if rule.at else ''}{rule.at}{rule.field_path}" in {path for path, _ in NODES}
 
 
-def test_each_rule_has_a_violation_and_each_check_a_rule() -> None:
-    between = [rule.message for rule in RULES_OF_JOBS if rule.twin != IMMUTABILITY]
-    assert [message for message in between if not message.startswith(tuple(VIOLATIONS))] == []
-    assert {rule.twin for rule in RULES_OF_JOBS} == {*RULES, FIELD, IMMUTABILITY}
+def test_each_rule_in_cel_has_a_job_that_breaks_it() -> None:
+    broken_by_none = [
+        cel.message
+        for cel in RULES_OF_JOBS
+        if cel not in IMMUTABILITY_RULES and not cel.message.startswith(tuple(VIOLATIONS))
+    ]
+    assert broken_by_none == []
+
+
+def test_each_rule_is_there_in_both_languages() -> None:
+    assert [rule.text for rule in (*RULES, *PROFILE_RULES) if not rule.cel] == []
+    belonging = {cel.message for rule in RULES for cel in rule.cel}
+    assert belonging == {cel.message for cel in RULES_OF_JOBS} - {
+        cel.message for cel in (*FIELD_RULES, *IMMUTABILITY_RULES)
+    }
 
 
 def test_names_are_escaped_as_in_cel() -> None:

@@ -173,7 +173,7 @@ CONTRADICTIONS = [
     (
         {"spec__rollout__policy": schedule((128, 2))},
         "spec.rollout.policy.schedule[0].tokens",
-        "lives past 128",
+        "longer than 128",
     ),
     ({"spec__rollout__kvTokens": 639}, "spec.rollout.kvTokens", "one request of 640"),
     (

@@ -8,6 +8,7 @@ used: `taper_policy.profile.profile`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -16,6 +17,7 @@ from taper_api.base.block import Block
 from taper_api.base.job_error import JobError, Problem
 from taper_api.base.kubernetes_names import Annotations, DnsLabel, DnsSubdomain, Labels, without_nulls
 from taper_api.job.rollout_spec import Degree, Positive
+from taper_api.rules.rule import CelRule, Rule
 from taper_api.status.condition import Condition, Count, Time
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -108,7 +110,7 @@ class TPProfileSpec(Block):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        problems = _contradictions(self)
+        problems = [problem for rule in PROFILE_RULES for problem in rule.check(self)]
         if problems:
             raise JobError(problems)
         return self
@@ -157,41 +159,69 @@ class TPProfile(Block):
     spec: TPProfileSpec = Field(description="The profile.")
 
 
-def _contradictions(spec: TPProfileSpec) -> list[Problem]:
-    """As in `tpprofile_rules`, which says the same in CEL."""
-    degrees = list(spec.degrees)
-    checks = {
-        "spec.degrees": (
-            degrees == sorted(set(degrees)) and degrees[-1] == spec.footprint,
-            "list each degree once, in ascending order, the footprint last",
-        ),
-        "spec.prefill": (
-            {int(key) for key in spec.prefill} == set(degrees),
-            "give it for each of the degrees",
-        ),
-        "spec.switch": (
-            all(one != two and {int(one), int(two)} <= set(degrees) for one, two in _pairs(spec)),
-            "give it for pairs of different degrees among spec.degrees",
-        ),
-        "spec.cells": (
-            all(cell.degree in degrees for cell in spec.cells),
-            "give cells of spec.degrees only",
-        ),
-        "spec.heldOutError": (
-            spec.is_estimated or spec.held_out_error is not None,
-            "measure it, or estimate all",
-        ),
-        "spec.heldOutCellError": (
-            spec.is_estimated or spec.held_out_cell_error is not None,
-            "measure it, or estimate all",
-        ),
-    }
-    return [
-        Problem(path=path, message="does not fit the rest", remedy=remedy)
-        for path, (fits, remedy) in checks.items()
-        if not fits
-    ]
+def _pairs(spec: TPProfileSpec) -> list[tuple[int, int]]:
+    """The degrees of each switch, from and to."""
+    return [(int(pair[0]), int(pair[-1])) for pair in spec.switch]
 
 
-def _pairs(spec: TPProfileSpec) -> list[tuple[str, str]]:
-    return [(pair.partition("->")[0], pair.partition("->")[2]) for pair in spec.switch]
+def _rule(
+    field: str, holds: Callable[[TPProfileSpec], bool], cel: str, *, message: str, remedy: str
+) -> Rule[TPProfileSpec]:
+    """A rule on a field of the spec, in Python and in CEL, with the same words in both."""
+    path = f"spec.{field}"
+
+    def check(spec: TPProfileSpec) -> Iterator[Problem]:
+        if not holds(spec):
+            yield Problem(path=path, message=message, remedy=remedy)
+
+    in_cel = CelRule(at="spec", rule=cel, message=f"{path} {message}: {remedy}", field_path=f".{field}")
+    return Rule(text=f"`{path}` {message}.", check=check, cel=(in_cel,))
+
+
+_FROM, _TO = "int(pair.substring(0, 1))", "int(pair.substring(3, 4))"
+PROFILE_RULES = (
+    _rule(
+        "degrees",
+        lambda spec: list(spec.degrees) == sorted(set(spec.degrees)) and spec.degrees[-1] == spec.footprint,
+        "self.degrees[size(self.degrees) - 1] == self.footprint && [1, 2, 3].all(i, "
+        "i >= size(self.degrees) || self.degrees[i - 1] < self.degrees[i])",
+        message="must ascend and end with the footprint",
+        remedy="list each degree once",
+    ),
+    _rule(
+        "prefill",
+        lambda spec: {int(key) for key in spec.prefill} == set(spec.degrees),
+        "size(self.prefill) == size(self.degrees) && self.prefill.all(d, int(d) in self.degrees)",
+        message="must have the degrees of spec.degrees",
+        remedy="give it for each of them",
+    ),
+    _rule(
+        "switch",
+        lambda spec: all(one != two and {one, two} <= set(spec.degrees) for one, two in _pairs(spec)),
+        # `1->2`: the pattern of the key ensures that the digits are there.
+        f"self.switch.all(pair, {_FROM} != {_TO} && [{_FROM}, {_TO}].all(d, d in self.degrees))",
+        message="must have pairs of the degrees",
+        remedy="name different ones of spec.degrees",
+    ),
+    _rule(
+        "cells",
+        lambda spec: all(cell.degree in spec.degrees for cell in spec.cells),
+        "self.cells.all(cell, cell.degree in self.degrees)",
+        message="must have degrees of spec.degrees only",
+        remedy="remove the others",
+    ),
+    _rule(
+        "heldOutError",
+        lambda spec: spec.is_estimated or spec.held_out_error is not None,
+        "self.isEstimated || has(self.heldOutError)",
+        message="is missing in a profile that is not estimated",
+        remedy="measure it",
+    ),
+    _rule(
+        "heldOutCellError",
+        lambda spec: spec.is_estimated or spec.held_out_cell_error is not None,
+        "self.isEstimated || has(self.heldOutCellError)",
+        message="is missing in a profile that is not estimated",
+        remedy="measure it",
+    ),
+)

@@ -9,12 +9,11 @@ import yaml
 from pydantic import BaseModel
 
 from taper_api.job.spec import RLHFJobSpec
-from taper_api.profile.tpprofile import TPProfile, TPProfileSpec, TPProfileStatus
+from taper_api.profile.tpprofile import PROFILE_RULES, TPProfile, TPProfileSpec, TPProfileStatus
 from taper_api.rlhfjob import RLHFJob
-from taper_api.rules.cel_rule import escaped
-from taper_api.rules.contradictions import SETTLED_BY_FIELD, SETTLED_GROUPS
-from taper_api.rules.rlhfjob_rules import rlhfjob_rules
-from taper_api.rules.tpprofile_rules import tpprofile_rules
+from taper_api.rules.rlhfjob_rules import cel_rules
+from taper_api.rules.rule import escaped
+from taper_api.rules.verl_rules import SETTLED_BY_FIELD, SETTLED_GROUPS
 from taper_api.schema.structural_schema import Schema, add_rules, structural_schema
 from taper_api.status.rlhfjob_status import RLHFJobStatus
 
@@ -36,7 +35,7 @@ def rlhfjob_crd() -> dict[str, Any]:
     """The CustomResourceDefinition of RLHFJob."""
     schema = _resource(RLHFJob, RLHFJobSpec, RLHFJobStatus)
     schema["properties"]["spec"]["properties"]["verl"] |= _settled_settings()
-    add_rules(schema, rlhfjob_rules())
+    add_rules(schema, cel_rules())
     columns = [
         _column("Phase", "string", ".status.phase"),
         _column("Step", "integer", ".status.progress.step"),
@@ -57,7 +56,7 @@ def rlhfjob_crd() -> dict[str, Any]:
 def tpprofile_crd() -> dict[str, Any]:
     """The CustomResourceDefinition of TPProfile."""
     schema = _resource(TPProfile, TPProfileSpec, TPProfileStatus)
-    add_rules(schema, tpprofile_rules())
+    add_rules(schema, [cel for rule in PROFILE_RULES for cel in rule.cel])
     columns = [
         _column("Model", "string", ".spec.key.model"),
         _column("Device", "string", ".spec.key.device"),

@@ -8,7 +8,8 @@ from typing import Any
 
 from taper_api.job.rollout_spec import MAX_INTEGER
 from taper_api.rlhfjob import RLHFJob
-from taper_api.rules.contradictions import RULES, SETTLED_BY_FIELD
+from taper_api.rules.rlhfjob_rules import RULES
+from taper_api.rules.verl_rules import SETTLED_BY_FIELD
 
 Schema = dict[str, Any]
 
@@ -128,7 +129,7 @@ def _summary(schema: Schema) -> str:
 
 
 def _rules() -> str:
-    lines = [f"- {' '.join((rule.__doc__ or '').split())}" for rule in RULES.values()]
+    lines = [f"- {rule.text}" for rule in RULES]
     return "## Rules between fields\n\n" + "\n".join(lines) + "\n"
 
 

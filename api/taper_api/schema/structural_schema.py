@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from taper_api.rules.cel_rule import CelRule
+from taper_api.rules.rule import CelRule
 
 Schema = dict[str, Any]
 

@@ -239,7 +239,10 @@ def test_a_model_alone_is_measured_into_a_file(
     ("arguments", "message"),
     [
         (["--model", "no/such"], "taper: --model: "),
-        (["--model", "MODEL", "--footprint", "3"], "taper: --footprint: 3 is not a power of two; use 1, 2, 4 or 8"),
+        (
+            ["--model", "MODEL", "--footprint", "3"],
+            "taper: --footprint: 3 is not a power of two; use 1, 2, 4 or 8",
+        ),
         (["--model", "MODEL", "--footprint", "8"], "taper: --footprint: 8 ranks are more than"),
         (
             ["--model", "MODEL", "--context-tokens", "14"],
