@@ -1,9 +1,8 @@
-"""TPProfile: a profile that the operator publishes for the replicas of a cluster to decide by.
+"""TPProfile: a published profile, by which the replicas of a cluster decide.
 
 Its `spec` is the profile's file, field for field; only the spelling differs (`contextTokens`
-here, `context_tokens` there). `document()` and `of_document` go from one to the other and back without a
-loss. What the numbers mean, and which of them can be true together, is said where they are
-used: `taper_policy.profile.profile`.
+here, `context_tokens` there). `document()` and `of_document` convert without loss. What the numbers mean
+is defined where they are used: `taper_policy.profile.profile`.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ DegreeKey = Annotated[str, Field(max_length=1, pattern=r"^[1248]$")]
 DegreePair = Annotated[str, Field(max_length=4, pattern=r"^[1248]->[1248]$")]
 
 
-class ProfileKey(Block):
-    """What a profile is of."""
+class TPProfileKey(Block):
+    """What was measured: the model, on a device, with these versions."""
 
     model: Name = Field(description="The model.")
     device: Name = Field(description="The GPU.")
@@ -40,7 +39,7 @@ class ProfileKey(Block):
 
 
 class ProfileCell(Block):
-    """A decode step that was measured."""
+    """A measured decode step."""
 
     degree: Degree = Field(description="TP degree of the group.")
     batch: Positive = Field(description="Requests in the group.")
@@ -52,7 +51,7 @@ class ProfileCell(Block):
 
 
 class ProfilePrefill(Block):
-    """What a prefill takes: `fixedSeconds` + tokens x `tokenSeconds`."""
+    """Duration of a prefill: `fixedSeconds` + tokens x `tokenSeconds`."""
 
     fixed_seconds: NotNegative = Field(description="Seconds of any prefill.")
     token_seconds: Above = Field(description="Seconds of a token.")
@@ -60,7 +59,7 @@ class ProfilePrefill(Block):
 
 
 class ProfileSwitch(Block):
-    """What a switch from one degree to another takes: the sum of its amounts times these terms."""
+    """Duration of a switch from one degree to another: the sum of these terms times their amounts."""
 
     fixed_seconds: NotNegative = Field(description="Seconds of any switch.")
     request_seconds: NotNegative = Field(description="Seconds of a live request.")
@@ -79,31 +78,33 @@ class ProfileSwitch(Block):
 class TPProfileSpec(Block):
     """The profile."""
 
-    format_version: Literal[4] = Field(description="Version of the form.")
-    is_estimated: bool = Field(description="Whether it was derived from published figures, not measured.")
+    format_version: Literal[4] = Field(description="Version of the schema.")
+    is_estimated: bool = Field(
+        description="Whether it was derived from published figures instead of measured."
+    )
     made_at: Time = Field(description="When it was made, with the time zone.")
-    key: ProfileKey = Field(description="What it is of.")
+    key: TPProfileKey = Field(description="What was measured: the model, on a device, with these versions.")
     footprint: Degree = Field(description="Ranks of a replica.")
     degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1, max_length=4)] = Field(
-        description="Degrees of a replica, ascending, ending with the footprint."
+        description="Degrees of a replica, ascending; the last is the footprint."
     )
-    kv_bytes_per_token: Positive = Field(description="KV cache of a token, of all ranks together.")
+    kv_bytes_per_token: Positive = Field(description="Bytes of KV cache for a token, over all ranks.")
     held_out_error: NotNegative | None = Field(
-        default=None, description="Mean relative error of the decode steps that were held out."
+        default=None, description="Mean relative error of the held-out decode steps."
     )
     held_out_cell_error: NotNegative | None = Field(
-        default=None, description="The same of the mean of each cell's steps that were held out."
+        default=None, description="Mean relative error of each cell's mean held-out step."
     )
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(description="Share of samples held out.")
     kv: Literal["auto", "migrate", "recompute"] = Field(
-        description="What the switches that it prices do with the KV cache."
+        description="How the measured switches treat the KV cache."
     )
     prefill: Annotated[
         dict[DegreeKey, ProfilePrefill], Field(min_length=1, max_length=4), BeforeValidator(without_nulls)
-    ] = Field(description="What a prefill takes, by degree.")
+    ] = Field(description="Duration of a prefill, by degree.")
     switch: Annotated[
         dict[DegreePair, ProfileSwitch], Field(max_length=12), BeforeValidator(without_nulls)
-    ] = Field(description="What a switch takes, by the degrees from and to, such as `1->2`.")
+    ] = Field(description="Duration of a switch, by the degrees from and to, such as `1->2`.")
     cells: Annotated[tuple[ProfileCell, ...], Field(strict=False, min_length=1, max_length=4096)] = Field(
         description="Decode steps, in ascending order of degree, busy groups, batch and context."
     )
@@ -126,10 +127,10 @@ class TPProfileSpec(Block):
 
 
 class TPProfileStatus(Block):
-    """What the operator says of the profile."""
+    """State of the profile."""
 
     observed_generation: Count | None = Field(
-        default=None, description="Generation of the profile that this status is of."
+        default=None, description="Generation of the profile that this status describes."
     )
     conditions: Annotated[
         tuple[Condition, ...],
@@ -138,11 +139,11 @@ class TPProfileStatus(Block):
             max_length=8,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
-    ] = Field(default=(), description="What holds of the profile.")
+    ] = Field(default=(), description="Conditions of the profile.")
 
 
 class TPProfileMetadata(Block):
-    """Name and labels, as of any Kubernetes object."""
+    """Name and labels, as in any Kubernetes object."""
 
     name: DnsSubdomain = Field(description="Name of the profile.")
     namespace: DnsLabel | None = Field(default=None, description="Its namespace.")
@@ -151,11 +152,11 @@ class TPProfileMetadata(Block):
 
 
 class TPProfile(Block):
-    """A calibrated profile, published for replicas to decide by."""
+    """A measured profile of step times and switch costs, by which replicas decide."""
 
-    api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this form.")
+    api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this schema.")
     kind: Literal["TPProfile"] = Field(description="Kind of resource.")
-    metadata: TPProfileMetadata = Field(description="Name and labels, as of any Kubernetes object.")
+    metadata: TPProfileMetadata = Field(description="Name and labels, as in any Kubernetes object.")
     spec: TPProfileSpec = Field(description="The profile.")
 
 

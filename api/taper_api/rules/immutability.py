@@ -4,11 +4,12 @@ An attempt runs the job as it was when the attempt began, checkpoints belong to 
 number of GPUs, and rewards can be compared over the steps only if all steps were trained alike. So
 what is trained, on what and how never changes. Where and with what the pods run may change
 while the job is suspended. The rest may change at any time.
+
+Only an API server has both the old and the new job, so these rules are in CEL alone.
 """
 
 from __future__ import annotations
 
-from taper_api.base.job_error import Problem
 from taper_api.job.spec import RLHFJobSpec
 from taper_api.rules.rule import CelRule
 
@@ -28,19 +29,6 @@ NEVER_CHANGES = (
 CHANGES_WHILE_SUSPENDED = ("image", "env", "nodePools", "kueue")
 NEVER_REMEDY = "delete the job and create it again, or create another one"
 SUSPENDED_REMEDY = "set spec.suspend to true first"
-
-
-def refused_changes(old: RLHFJobSpec, new: RLHFJobSpec) -> list[Problem]:
-    """The changes from one spec to another that are not allowed."""
-    names = {field.alias: name for name, field in RLHFJobSpec.model_fields.items()}
-    refused = []
-    for group, remedy in ((NEVER_CHANGES, NEVER_REMEDY), (CHANGES_WHILE_SUSPENDED, SUSPENDED_REMEDY)):
-        if group is CHANGES_WHILE_SUSPENDED and old.suspend:
-            continue
-        for alias in group:
-            if getattr(old, names[alias]) != getattr(new, names[alias]):
-                refused.append(Problem(path=f"spec.{alias}", message="cannot be changed", remedy=remedy))
-    return refused
 
 
 def _is_same(name: str) -> str:
