@@ -92,7 +92,7 @@ class OperatorMetrics:
             yield _gauge("leader", "Whether this replica leads.", elector.is_leader_now())
             yield _gauge("api_server_reachable", "Whether the API server answered last.", not breaker.is_open)
 
-        self._registry.register(_Asked(figures))
+        self._registry.register(_ScrapeCollector(figures))
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics, and their content type, in the format that an HTTP `Accept` header asks for."""
@@ -100,7 +100,7 @@ class OperatorMetrics:
         return encode(self._registry), content_type
 
 
-class _Asked(Collector):
+class _ScrapeCollector(Collector):
     def __init__(self, figures: Callable[[], Iterator[Metric]]) -> None:
         self._figures = figures
 

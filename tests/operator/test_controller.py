@@ -16,7 +16,8 @@ from taper_operator.controller import Controller, Reconcile
 from taper_operator.kube import errors as api_error
 from taper_operator.kube.resource import EVENTS, LEASES, ObjectKey, own_key
 from taper_operator.manager import Manager, WatchedKind
-from taper_operator.settings.settings import LeaseTimes, settings_from
+from taper_operator.settings.parsing import LeaseTimes
+from taper_operator.settings.settings import settings_from
 
 from .fake_api_server import JOBS, PODS, FakeApiServer, make_object
 
@@ -135,6 +136,19 @@ def test_a_follower_has_warm_caches_and_takes_over_when_the_leader_stops(
     fake.fault = lambda method, path: None
     assert fake.all(LEASES)[ObjectKey("taper", "taper-operator")]["spec"]["holderIdentity"] == ""
     wait_for(lambda: set(follower.reconciled) == keys("a", "b", "c"), seconds=3)
+
+
+def test_a_slow_api_server_does_not_keep_an_idle_leader_from_releasing_the_lease(
+    fake: FakeApiServer, run: Any
+) -> None:
+    replica = run()
+    wait_for(lambda: len(replica.reconciled) == 3)
+    fake.fault = lambda method, path: time.sleep(1.1 if method == "PUT" else 0)
+    assert replica.stop() < 3
+    lease = fake.all(LEASES)[ObjectKey("taper", "taper-operator")]
+    assert lease["spec"]["holderIdentity"] == ""
+    timeouts = [query["timeout"] for method, path, query, _ in fake.requests if method == "PUT"]
+    assert int(timeouts[-1].removesuffix("ms")) > 1_100
 
 
 def test_a_replica_that_has_lost_the_lease_ends(

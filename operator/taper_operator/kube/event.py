@@ -11,8 +11,9 @@ import logging
 from datetime import UTC, datetime
 from typing import Literal
 
-from taper_operator.kube.client import READ_SECONDS, ApiServer
+from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, ApiError
+from taper_operator.kube.request import READ_SECONDS
 from taper_operator.kube.resource import EVENTS, KubeObject
 
 log = logging.getLogger(__name__)

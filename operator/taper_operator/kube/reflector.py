@@ -157,7 +157,7 @@ class Reflector:
             self.resource, namespace=self.namespace, label_selector=self._label_selector
         )
         self._is_served = True
-        self._tell(self._replaced(listed.items))
+        self._deliver_keys(self._replaced(listed.items))
         self._resource_version = int(listed.resource_version)
         self._has_synced = True
         self._failing_since = None
@@ -224,19 +224,19 @@ class Reflector:
             self._pass_over(event.object, error)
             return
         self._unreadable.discard(key)
-        self._tell(changed)
+        self._deliver_keys(changed)
 
     def _pass_over(self, obj: KubeObject, error: Exception) -> None:
         """Go on without an object: as far as the cache knows it is not there."""
         key = _key_in(obj)
-        self._tell(self.cache.remove(key))
+        self._deliver_keys(self.cache.remove(key))
         if key in self._unreadable:
             return
         self._unreadable.add(key)
         log.error("%s: %s cannot be read and is passed over", self, key, exc_info=error)
         self._warn(obj, error)
 
-    def _tell(self, keys: Iterable[ObjectKey]) -> None:
+    def _deliver_keys(self, keys: Iterable[ObjectKey]) -> None:
         for key in sorted(keys):
             self._deliver(key)
 
@@ -246,7 +246,7 @@ class Reflector:
         elif isinstance(error, ResourceNotServed):
             self._resource_version = 0
             self._is_served = False
-            self._tell(self._replaced([]))
+            self._deliver_keys(self._replaced([]))
             self._has_synced = self._has_synced or self._is_optional
         if self._failures == 0 and not _is_held_back(error):
             log.warning("%s: %s", self, error)

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.decision.decision import Decision
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
 from taper_policy.review.step_times import StepTimes
 from taper_rollout.profiling.calibration import calibrate
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
-from taper_rollout.replica.decider import Decider, Decisions
+from taper_rollout.replica.decider import Decider, PolicyDecider
 from taper_rollout.replica.events import BatchSample, SwitchDone
 from taper_rollout.replica.response import Generated, generated
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -55,7 +56,7 @@ class Coordinator:
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._settings, self._emit = settings, emit
-        self.decisions: Decider = Decisions(settings, emit)
+        self.decisions: Decider = PolicyDecider(settings, emit)
         self._reviewer = StageReviewer(settings)
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings)
@@ -327,13 +328,12 @@ class Coordinator:
         now = time.monotonic()
         snapshot = Snapshot(
             at_seconds=now,
+            footprint=self._settings.rollout.footprint,
             degree=sample.degree,
             running=sample.running,
             waiting=max(0, sample.waiting),
-            finished=len(stage.requests),
             arrivals_settled=now - self._last_arrival_at > ARRIVALS_SETTLED_SECONDS,
             longest_decoded_tokens=stage.longest_tokens,
-            total_tokens=sum(request.response_tokens for request in stage.requests),
             switches_done_in_stage=len(stage.switches),
             boundary_seconds=boundary_seconds(
                 [reader.read() for reader in self._engine.records[:: sample.degree]],

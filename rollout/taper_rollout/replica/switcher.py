@@ -8,7 +8,7 @@ import logging
 import time
 from typing import Any
 
-from taper_policy.decision.snapshot import Decision
+from taper_policy.decision.decision import Decision
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import SwitchRecord

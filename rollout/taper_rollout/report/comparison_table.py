@@ -8,23 +8,23 @@ from rich.table import Table
 from taper_policy.simulation.comparison import Comparison
 
 
-def comparison_table(found: Comparison, *, title: str) -> Table:
-    """A row an arm, fastest first: gain over the best static layout and regret against the oracle, in %."""
-    best = found.best_static()
+def comparison_table(comparison: Comparison, *, title: str) -> Table:
+    """A row per policy, fastest first: gain over the best static layout, regret against the oracle."""
+    best = comparison.best_static()
     table = Table(title=title, title_justify="left", caption=f"* best static layout: {best}")
-    table.add_column("layout or rule", no_wrap=True)
-    for name in ("seconds", "gain %", "95 %", "regret %", "p95", "moves"):
+    table.add_column("policy", no_wrap=True)
+    for name in ("seconds", "gain %", "95 % CI", "regret %", "p95", "switches"):
         table.add_column(name, justify="right", no_wrap=True)
-    for arm in sorted(found.seconds, key=lambda arm: float(found.seconds[arm].sum())):
-        gain, low, high = (100 * share for share in found.gain_over(arm, best))
-        regret = 100 * found.regret(arm)
+    for policy in sorted(comparison.seconds, key=lambda policy: float(comparison.seconds[policy].sum())):
+        gain, low, high = (100 * share for share in comparison.gain_over(policy, best))
+        regret = 100 * comparison.regret(policy)
         table.add_row(
-            f"{arm} *" if arm == best else arm,
-            f"{found.seconds[arm].sum():.1f}",
-            "" if arm == best else f"{gain:+.1f}",
-            "" if arm == best else f"{low:+.1f}..{high:+.1f}",
+            f"{policy} *" if policy == best else policy,
+            f"{comparison.seconds[policy].sum():.1f}",
+            "" if policy == best else f"{gain:+.1f}",
+            "" if policy == best else f"{low:+.1f}..{high:+.1f}",
             f"{regret.mean():.1f}",
             f"{np.quantile(regret, 0.95):.1f}",
-            f"{np.mean(found.switches[arm]):.1f}",
+            f"{np.mean(comparison.switches[policy]):.1f}",
         )
     return table

@@ -127,7 +127,7 @@ def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Pa
                 ledger.append(json.loads(json.dumps(as_json(event))))
 
     play(scenario, policy={"name": "predictor"}, response_tokens=4096)
-    found = replayed(read_ledger(tmp_path).lives, [])
+    found = replayed(read_ledger(tmp_path).histories, [])
     assert (found.num_stages, found.differing) == (3, [])
     assert found.num_decisions >= 3 + 2  # a question a stage, and two openings
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taper_policy.decision.ledger import Finished
+from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.review.step_times import StepTimes
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.events import BatchSample, StageRecord
@@ -235,7 +235,8 @@ def test_a_stage_that_is_not_judged_is_learned_from(clock: Clock, monkeypatch: p
     aborted(clock, stage)
     reviewer.judged(stage, told(stage))
     expected = [
-        Finished(f"p-{name}", tokens) for name, tokens in zip("abcd", (100, 120, 140, 2000), strict=True)
+        FinishedResponse(f"p-{name}", tokens)
+        for name, tokens in zip("abcd", (100, 120, 140, 2000), strict=True)
     ]
     assert learned == [(7, expected)]
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from taper_api.job.rollout_spec import Policy, RolloutSpec, Sampling, Switch, ThresholdSpec
-from taper_policy.decision.ledger import AnyEntry, entry_from_json
+from taper_policy.decision.ledger import LedgerRecord, entry_from_json
 from taper_policy.profile.profile import Profile
 from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
-from taper_rollout.replica.decider import Decisions
+from taper_rollout.replica.decider import PolicyDecider
 from taper_rollout.replica.events import LedgerEntry, StageRecord
 from taper_rollout.replica.stage_review import StageReviewer
 
@@ -45,11 +45,11 @@ class Replica:
         """
         settings = changed(self.base, **changes)
         self.coordinator._settings = self.coordinator._switcher._settings = settings
-        self.coordinator.decisions = Decisions(settings, self.events.append)
+        self.coordinator.decisions = PolicyDecider(settings, self.events.append)
         self.coordinator._reviewer = StageReviewer(settings)
         self.coordinator.use(profile or self.profile)
 
-    def ledger(self) -> list[AnyEntry]:
+    def ledger(self) -> list[LedgerRecord]:
         """What it told for the ledger, since the events were cleared."""
         told = [event.entry for event in self.events if isinstance(event, LedgerEntry)]
         return [entry_from_json(json.loads(json.dumps(entry))) for entry in told]
