@@ -1,4 +1,4 @@
-"""The CRDs: structural, bounded, and of one mind with the parser."""
+"""The CRDs: structural, bounded, and in agreement with the parser."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def nodes(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
 NODES = [node for kind, schema in SCHEMAS.items() for node in nodes(schema, kind)]
 
 
-def test_there_is_one_type_and_nothing_that_no_structural_schema_has() -> None:
+def test_each_schema_is_structural() -> None:
     forbidden = {"$ref", "$defs", "anyOf", "oneOf", "allOf", "not", "const", "title", "patternProperties"}
     assert [path for path, node in NODES if forbidden & set(node)] == []
     assert [path for path, node in NODES if ("type" in node) == ("x-kubernetes-int-or-string" in node)] == []
 
 
-def test_all_has_a_bound() -> None:
+def test_every_value_has_a_bound() -> None:
     bounds = {"string": {"maxLength", "enum"}, "array": {"maxItems"}, "integer": {"maximum", "enum"}}
     loose = [path for path, node in NODES if not bounds.get(node.get("type", ""), set(node)) & set(node)]
     maps = [path for path, node in NODES if "additionalProperties" in node and "maxProperties" not in node]
@@ -67,7 +67,7 @@ def test_all_has_a_bound() -> None:
     assert all("maxLength" in node for node in quantities)
 
 
-def test_all_is_described_and_only_raw_settings_are_free() -> None:
+def test_every_field_is_described_and_only_raw_settings_are_free() -> None:
     fields = [(path, node) for path, node in NODES if not path.endswith(("[]", ".metadata"))]
     assert [path for path, node in fields if not node.get("description")] == []
     free = {path for path, node in NODES if node.get("x-kubernetes-preserve-unknown-fields")}
@@ -77,13 +77,13 @@ def test_all_is_described_and_only_raw_settings_are_free() -> None:
     }
 
 
-def test_defaults_are_right_by_themselves() -> None:
+def test_each_default_is_valid() -> None:
     wrong = {path: errors(node["default"], node) for path, node in NODES if "default" in node}
     assert {path: found for path, found in wrong.items() if found} == {}
 
 
-def test_defaults_are_given_in_full() -> None:
-    """A server checks them by the rules as they stand, and fills in those of their fields later."""
+def test_each_default_is_complete() -> None:
+    """A server checks them by the rules before it fills in the defaults of their fields."""
     short = [
         path
         for path, node in NODES
@@ -93,7 +93,7 @@ def test_defaults_are_given_in_full() -> None:
 
 
 @pytest.mark.parametrize("kind", CRDS)
-def test_names_and_columns(kind: str) -> None:
+def test_names_and_printed_columns(kind: str) -> None:
     spec = CRDS[kind]["spec"]
     assert spec["names"]["shortNames"]
     (version,) = spec["versions"]
@@ -103,45 +103,45 @@ def test_names_and_columns(kind: str) -> None:
     assert columns - paths == {".metadata.creationTimestamp"}
 
 
-def test_files_say_what_the_models_say() -> None:
+def test_the_files_are_those_of_the_models() -> None:
     for name, content in crd_files().items():
         assert yaml.safe_load(content) == next(
             crd for crd in CRDS.values() if crd["spec"]["names"]["plural"] in name
         )
 
 
-# Jobs that are right.
+# Valid jobs.
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_samples_are_right(sample: Path) -> None:
+def test_each_sample_is_valid(sample: Path) -> None:
     for document in yaml.load_all(sample.read_text(), Loader=Yaml12Loader):
         if document.get("kind") in SCHEMAS:
             assert errors(document, SCHEMAS[document["kind"]]) == []
 
 
 @given(valid_jobs())
-def test_right_jobs_are_taken_by_both(job: dict[str, Any]) -> None:
+def test_schema_and_parser_accept_valid_jobs(job: dict[str, Any]) -> None:
     assert errors(job, JOB) == []
     parsed = parse_job(json.dumps(job), "job.yaml")
     # The server's defaults are the parser's own.
     assert parse_job(json.dumps(admitted(job, JOB)), "job.yaml") == parsed
 
 
-def test_the_job_of_the_violations_is_right() -> None:
+def test_the_unbroken_job_is_valid() -> None:
     assert errors(FULL, JOB) == []
     parse_job(json.dumps(FULL), "job.yaml")
 
 
-# Jobs with one thing wrong.
+# Jobs with one error.
 
 
 @settings(max_examples=150)
 @given(broken_fields(JOB))
-def test_one_wrong_field_is_refused_by_both(mutated: MutatedJob) -> None:
+def test_schema_and_parser_refuse_one_wrong_field(mutated: MutatedJob) -> None:
     with pytest.raises(JobError):
         parse_job(json.dumps(mutated.job), "job.yaml")
-    # Keys of maps are checked by CEL, of which this is not told.
+    # Keys of maps are checked by CEL, which `errors` does not evaluate.
     assert errors(mutated.job, JOB) or mutated.what == "a key that does not fit"
 
 
@@ -182,12 +182,12 @@ def test_each_rule_names_a_path_and_a_remedy(rule: CelRule) -> None:
 
 @pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *RULES_OF_PROFILES], ids=lambda rule: rule.message[:60])
 def test_the_cost_of_each_rule_has_a_bound(rule: CelRule) -> None:
-    """What `string()` makes has no bound that a server knows, and one such rule sinks the definition."""
+    """The result of `string()` has no bound that a server knows: it would refuse the whole definition."""
     assert not re.search(r"\bstring\(|\.map\(|\.split\(|\.join\(", rule.rule)
 
 
 @pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *RULES_OF_PROFILES], ids=lambda rule: rule.message[:60])
-def test_each_rule_blames_a_field_that_is_there(rule: CelRule) -> None:
+def test_each_rule_names_a_field_of_the_schema(rule: CelRule) -> None:
     kind = "RLHFJob" if rule in RULES_OF_JOBS else "TPProfile"
     assert f"{kind}{'.' if rule.at else ''}{rule.at}{rule.field_path}" in {path for path, _ in NODES}
 
@@ -201,7 +201,7 @@ def test_each_rule_in_cel_has_a_job_that_breaks_it() -> None:
     assert broken_by_none == []
 
 
-def test_each_rule_is_there_in_both_languages() -> None:
+def test_each_rule_has_python_and_cel() -> None:
     assert [rule.text for rule in (*RULES, *PROFILE_RULES) if not rule.cel] == []
     belonging = {cel.message for rule in RULES for cel in rule.cel}
     assert belonging == {cel.message for cel in RULES_OF_JOBS} - {
@@ -215,10 +215,10 @@ def test_names_are_escaped_as_in_cel() -> None:
         escaped("a__b")
 
 
-# What may change. Which changes the server refuses, `tests/cluster/test_parity.py` asks a server.
+# What may change; `tests/cluster/installation/test_parity.py` sends such changes to a server.
 
 
-def test_the_rest_may_change_at_any_time() -> None:
+def test_all_other_fields_may_change_at_any_time() -> None:
     assert {*NEVER_CHANGES, *CHANGES_WHILE_SUSPENDED} == set(CHANGES)
     free = set(JOB["properties"]["spec"]["properties"]) - set(CHANGES)
     assert free == {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}

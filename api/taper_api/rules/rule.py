@@ -8,8 +8,9 @@ lists have no bound, and would make it refuse the whole definition.
 CEL has static messages and cannot name an index, so a rule in Python gives more detail: the numbers, and the
 path with its index. Where one Python check needs several CEL rules, they stand together.
 
-Invariants (asserted by `tests/api/test_crd.py` and, on an API server, `tests/cluster/test_parity.py`): a job
-that breaks the CEL breaks the Python, and the other way around; each CEL rule has a job that breaks it.
+Invariants (asserted by `tests/api/test_crd.py` and, on an API server, by
+`tests/cluster/installation/test_parity.py`): a job that breaks the CEL breaks the Python, and the other way
+around; each CEL rule has a job that breaks it.
 """
 
 from __future__ import annotations
