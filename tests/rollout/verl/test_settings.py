@@ -1,4 +1,4 @@
-"""A replica's settings out of VeRL's, with defaults for a job that names none."""
+"""A replica's settings from VeRL's configuration, with defaults."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_defaults() -> None:
     assert (settings.dtype, settings.context_tokens, settings.random_seed) == ("bfloat16", 80, 5)
 
 
-def test_what_is_given_holds() -> None:
+def test_settings_override_the_defaults() -> None:
     settings = settings_of(
         custom={"degrees": [1, 4], "mode": "off", "seed": 3, "port": 9000}, dtype="float32", max_model_len=100
     )
@@ -59,8 +59,8 @@ def test_what_is_given_holds() -> None:
 @pytest.mark.parametrize(
     ("host", "listens_on"), [(None, "127.0.0.2"), ("node", "10.1.2.3"), ("0.0.0.0", "0.0.0.0")]
 )
-def test_the_status_server_listens_on_loopback_unless_told(host: str | None, listens_on: str) -> None:
-    """Each replica on its own address: VeRL tells servers apart by it, nodes may agree in ports."""
+def test_the_status_server_listens_on_loopback_by_default(host: str | None, listens_on: str) -> None:
+    """Each replica has its own address, as VeRL identifies servers by it and ports of nodes may be equal."""
     assert settings_of(custom={"host": host}).host == listens_on
 
 
@@ -69,7 +69,7 @@ def test_an_unknown_setting_is_named() -> None:
         settings_of(custom={"degree": [1]})
 
 
-def test_an_unknown_way_for_the_kv_cache_is_named() -> None:
+def test_an_unknown_kv_mode_is_named() -> None:
     assert settings_of(custom={"kv": "recompute"}).kv == "recompute"
     with pytest.raises(ValueError, match=r"custom\.kv: 'copy' is not one of auto, migrate, recompute"):
         settings_of(custom={"kv": "copy"})

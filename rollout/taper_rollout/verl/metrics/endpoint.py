@@ -1,6 +1,6 @@
-"""Where a node's metrics are served: `actor_rollout_ref.rollout.custom.metrics`. Pure.
+"""Parses where a node's metrics are served: `actor_rollout_ref.rollout.custom.metrics`. Pure.
 
-A mapping of `host` and `port`; both, and all of it, may be left out: loopback, and a free port.
+A mapping of `host` (default: loopback) and `port` (default: a free one).
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ KEYS = ("host", "port")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsEndpoint:
-    """Address to listen at; `port` 0 is a free one. `field` is the setting's path, as its author wrote it."""
+    """The address to listen on; `port` 0: any free one. `field`: the path of the setting, for errors."""
 
     host: str
     port: int
     field: str
 
-    def refusal(self, error: OSError) -> str:
-        """What is wrong with the setting when `error` came of listening there."""
+    def problem(self, error: OSError) -> str:
+        """What is wrong with the setting, from the `error` of listening there."""
         if error.errno == errno.EADDRINUSE:
-            problem = f"is taken on {self.host}; name another one, or leave it out for one that is free"
-            return f"{self.field}.port: {self.port} {problem}"
+            return (
+                f"{self.field}.port: {self.port} is in use on {self.host}; use another port, "
+                "or remove the field to use any free one"
+            )
         if error.errno in (errno.EACCES, errno.EPERM):
-            return f"{self.field}.port: {self.port} may not be used ({error.strerror}); use 1024 or more"
-        return f"{self.field}.host: nobody can listen on {self.host} there ({error.strerror})"
+            return f"{self.field}.port: {self.port} is not permitted ({error.strerror}); use 1024 or more"
+        return f"{self.field}.host: cannot listen on {self.host} ({error.strerror})"
 
 
 def metrics_endpoint(custom: Mapping[str, Any], *, node_address: str) -> MetricsEndpoint:
-    """The endpoint out of `rollout.custom`; the host `node` stands for `node_address`.
+    """The endpoint in `rollout.custom`. The host `node` stands for `node_address`.
 
-    Raises `ValueError` naming the field for what is not understood.
+    Raises `ValueError` that names the field.
     """
-    # A job's fields are this setting by another name: `taper run` alone names a run.
+    # Only `taper run` names a run. Its users know this setting as a field of the job.
     field = "spec.rollout.metrics" if custom.get("run") else "actor_rollout_ref.rollout.custom.metrics"
     metrics = custom.get("metrics")
     if metrics is None:
         metrics = {}
     if not isinstance(metrics, Mapping):
-        raise ValueError(f"{field}: {metrics!r} is not a mapping; give it {' and '.join(KEYS)}")
+        raise ValueError(f"{field}: {metrics!r} is not a mapping; use one with {' and '.join(KEYS)}")
     unknown = sorted(str(name) for name in metrics if name not in KEYS)
     if unknown:
         raise ValueError(f"{field}.{unknown[0]}: unknown setting; use one of {', '.join(KEYS)}")

@@ -1,4 +1,4 @@
-"""Where metrics are served, out of VeRL's settings or a job's, and what is refused by name."""
+"""Where metrics are served, from VeRL's settings or a job's, and which values are refused."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def endpoint_of(metrics: Any, run: str | None = None) -> MetricsEndpoint:
     ],
     ids=str,
 )
-def test_metrics_are_on_loopback_unless_told(metrics: Any, host: str, port: int) -> None:
+def test_metrics_are_on_loopback_by_default(metrics: Any, host: str, port: int) -> None:
     endpoint = endpoint_of(metrics)
     assert (endpoint.host, endpoint.port) == (host, port)
 
 
-def test_nothing_need_be_set() -> None:
+def test_all_settings_are_optional() -> None:
     assert metrics_endpoint({}, node_address="10.1.2.3").host == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
-    ("metrics", "words"),
+    ("metrics", "message"),
     [
-        (9400, ": 9400 is not a mapping; give it host and port"),
+        (9400, ": 9400 is not a mapping; use one with host and port"),
         ({"prt": 9400}, r"\.prt: unknown setting; use one of host, port"),
         ({"host": 5}, r"\.host: 5 is not an address; use 127"),
         ({"host": ""}, r"\.host: '' is not an address"),
@@ -52,21 +52,21 @@ def test_nothing_need_be_set() -> None:
     ],
     ids=str,
 )
-def test_what_is_not_understood_is_named(metrics: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=f"^{VERL}{words}"):
+def test_bad_settings_are_named(metrics: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{VERL}{message}"):
         endpoint_of(metrics)
-    with pytest.raises(ValueError, match=f"^{JOB}{words}"):
+    with pytest.raises(ValueError, match=f"^{JOB}{message}"):
         endpoint_of(metrics, run="taper_run_1")
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [
-        (errno.EADDRINUSE, ".port: 9400 is taken on 127.0.0.1; name another one"),
-        (errno.EACCES, ".port: 9400 may not be used (Permission denied); use 1024 or more"),
-        (errno.EADDRNOTAVAIL, ".host: nobody can listen on 127.0.0.1 there (Cannot assign requested"),
+        (errno.EADDRINUSE, ".port: 9400 is in use on 127.0.0.1; use another port"),
+        (errno.EACCES, ".port: 9400 is not permitted (Permission denied); use 1024 or more"),
+        (errno.EADDRNOTAVAIL, ".host: cannot listen on 127.0.0.1 (Cannot assign requested"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_the_field_s_fault(code: int, words: str) -> None:
-    refusal = endpoint_of({"port": 9400}, run="taper_run_1").refusal(OSError(code, os.strerror(code)))
-    assert refusal.startswith(f"{JOB}{words}")
+def test_an_address_that_cannot_be_used_names_the_field(code: int, message: str) -> None:
+    problem = endpoint_of({"port": 9400}, run="taper_run_1").problem(OSError(code, os.strerror(code)))
+    assert problem.startswith(f"{JOB}{message}")
