@@ -20,13 +20,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from taper_policy.decision.decide import ReplicaSnapshot, Rules, decide
+from taper_policy.decision.decide import DecisionSettings, decide
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
 from taper_policy.profile.estimated import h100_8b
 
 MAX_TOKENS, SAMPLES, FOOTPRINT = 24_576, 8, 8
-RULES = Rules(degrees=(1, 2, 4, 8))
+RULES = DecisionSettings(degrees=(1, 2, 4, 8))
 
 
 def live_requests(count: int) -> tuple[LiveRequest, ...]:
@@ -58,7 +59,7 @@ def seconds_of(work: Callable[[], Any], repeats: int) -> list[float]:
 def measured(count: int, repeats: int) -> dict[str, float]:
     """Milliseconds of a decision on `count` live requests."""
     live, history, profile = live_requests(count), LengthHistory(), h100_8b()
-    snapshot = ReplicaSnapshot(at_seconds=0.0, footprint=FOOTPRINT, degree=1, live=live)
+    snapshot = Snapshot(at_seconds=0.0, footprint=FOOTPRINT, degree=1, running=()).with_live(live)
     known = forecast(live, history, max_tokens=MAX_TOKENS)
     deciding = seconds_of(lambda: decide(snapshot, profile, known, RULES, 0.1), repeats)
     forecasting = seconds_of(lambda: forecast(live, history, max_tokens=MAX_TOKENS), repeats)

@@ -56,7 +56,7 @@ async def measured(model: str, options: argparse.Namespace) -> Profile:
             return await measure_profile(
                 engine,
                 settings,
-                EngineSwitch(engine, settings.switch_timeout_seconds),
+                EngineSwitch(engine, settings.rollout.switch.timeout_seconds),
                 grid=GRID,
                 on_progress=lambda share, doing: progress.update(task, completed=share, description=doing),
             )

@@ -1,8 +1,8 @@
 """The same stage under every static layout, the baselines, the predictor and the oracle's plan, live.
 
-One engine of two CPU ranks serves all arms, one after another, interleaved: in each repeat
-every arm runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
-forced by the token limit of each request, which no arm sees), beginning with another arm each
+One engine of two CPU ranks serves all policies, one after another, interleaved: in each repeat
+every policy runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
+forced by the token limit of each request, which no policy sees), beginning with another policy each
 time. How slow the cores were meanwhile (`core_speed`), which neighbours on a shared host change all the
 time, is taken out of a second column of gains. A stage of the predictor comes first and is not counted: it
 hears one stage's lengths, as it would in a job's second step. The oracle's plan is the best found
@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 from core_speed import CoreSpeed
-from generation_arms import ORACLE, PREDICTOR, THRESHOLDS, Planned, arms
 from generation_errors import Errors, errors_table
+from generation_policies import ORACLE, PREDICTOR, THRESHOLDS, Planned, compared_policies
 from generation_report import Run, Stages, over_cases, plot, read_stages, table, wide_share
 from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
 from random_qwen3 import M71, M210, W210, make_model
@@ -151,12 +151,12 @@ def _rotated(names: Sequence[str], by: int) -> Iterator[str]:
     return (names[(index + by) % len(names)] for index in range(len(names)))
 
 
-def _run(regime: str, size: int, repeat: int, arm: str, record: dict[str, Any], cores: CoreSpeed) -> Run:
+def _run(regime: str, size: int, repeat: int, policy: str, record: dict[str, Any], cores: CoreSpeed) -> Run:
     return Run(
         regime=regime,
         requests=size,
         repeat=repeat,
-        arm=arm,
+        policy=policy,
         seconds=record["ended_at"] - record["started_at"],
         slowness=cores.slowness(record["started_at"], record["ended_at"]),
         wide_share=wide_share(record, FOOTPRINT),
@@ -182,7 +182,7 @@ async def measure(model: str, options: argparse.Namespace) -> list[Path]:
         profile = coordinator.profile
         if profile is None:
             raise RuntimeError("no profile could be measured")
-        deciders = arms(settings, profile, told.append, options.thresholds)
+        deciders = compared_policies(settings, profile, told.append, options.thresholds)
         if options.without:
             deciders = {name: decider for name, decider in deciders.items() if name not in options.without}
         with CoreSpeed() as cores:
@@ -233,7 +233,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--thresholds", type=int, nargs="*", default=list(THRESHOLDS))
     parser.add_argument(
-        "--without", nargs="+", metavar="ARM", help="arms to leave out, for more repeats of others"
+        "--without", nargs="+", metavar="POLICY", help="policies to leave out, for more repeats of others"
     )
     parser.add_argument("--max-tokens", type=int, default=128, help="cap of a response")
     parser.add_argument("--seed", type=int, default=1)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from generation_arms import PREDICTOR
+from generation_policies import PREDICTOR
 from generation_report import Stages
 from rich.table import Table
 
+from taper_policy.arrays import FloatArray
 from taper_policy.decision.correction import MOST_WEIGHT
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
     """Shares of what was measured; `stages_at_equal_speed` lacks the first stage of each case."""
 
-    stages: Floats
-    stages_at_equal_speed: Floats
-    pauses: Floats
+    stages: FloatArray
+    stages_at_equal_speed: FloatArray
+    pauses: FloatArray
 
     @classmethod
     def of(cls, found: Sequence[Stages]) -> Errors:
@@ -72,7 +70,7 @@ def errors_table(found: Sequence[Stages]) -> Table:
     return made
 
 
-def _errors_and_changes(stages: Stages) -> tuple[Floats, Floats]:
+def _errors_and_changes(stages: Stages) -> tuple[FloatArray, FloatArray]:
     """By how much each judged stage took longer than on paper, as a share; and the logarithm of how much
     slower the cores were than when its profile was corrected, which is not known (NaN) of a case's first."""
     errors, changes, before = [], [], np.nan
@@ -85,7 +83,7 @@ def _errors_and_changes(stages: Stages) -> tuple[Floats, Floats]:
     return np.array(errors), np.array(changes)
 
 
-def _at_equal_speed(found: Sequence[Stages]) -> Floats:
+def _at_equal_speed(found: Sequence[Stages]) -> FloatArray:
     """Errors of stages, had the cores stayed as fast as they were while the profile was corrected.
 
     Logarithms are taken to be a slope times that of the change, with the slope that fits all best, and
@@ -96,11 +94,11 @@ def _at_equal_speed(found: Sequence[Stages]) -> Floats:
     is_known = np.isfinite(changes)
     y, x = np.log1p(errors[is_known]), changes[is_known]
     slope = float(x @ y / (x @ x)) if x @ x > 1e-12 else 0.0
-    left: Floats = np.expm1(y - slope * x)
+    left: FloatArray = np.expm1(y - slope * x)
     return left
 
 
-def _pause_errors(stages: Stages) -> Floats:
+def _pause_errors(stages: Stages) -> FloatArray:
     """|predicted - measured| / measured, of each of the predictor's pauses."""
     return np.array(
         [
@@ -112,7 +110,7 @@ def _pause_errors(stages: Stages) -> Floats:
     )
 
 
-def _quantile(errors: Floats, share: float) -> float | None:
+def _quantile(errors: FloatArray, share: float) -> float | None:
     return float(np.quantile(np.abs(errors), share)) if len(errors) else None
 
 

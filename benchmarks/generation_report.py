@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from generation_arms import ORACLE, PREDICTOR
+from generation_policies import ORACLE, PREDICTOR
 from rich.table import Table
 
+from taper_policy.arrays import FloatArray
+
 RESAMPLES = 10_000
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 PANELS_A_ROW = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One stage under one arm. `slowness` is that of the cores meanwhile (`core_speed`).
+    """One stage under one policy. `slowness` is that of the cores meanwhile (`core_speed`).
 
     `wide_share` is the share of its seconds in the widest layout.
     """
@@ -30,7 +31,7 @@ class Run:
     regime: str
     requests: int
     repeat: int
-    arm: str
+    policy: str
     seconds: float
     slowness: float
     wide_share: float
@@ -40,14 +41,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """Mean share of a baseline's seconds that an arm saves, and its 95 % interval over the repeats."""
+    """Mean share of a baseline's seconds that an policy saves, and its 95 % interval over the repeats."""
 
     mean: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, draws: Floats) -> Gain:
+    def of(cls, draws: FloatArray) -> Gain:
         """The first of `draws` is the estimate, the others are its bootstrap."""
         low, high = np.quantile(draws[1:], (0.025, 0.975))
         return cls(mean=float(draws[0]), low=float(low), high=float(high))
@@ -70,7 +71,7 @@ def wide_share(record: Mapping[str, Any], degree: int) -> float:
 
 
 class Stages:
-    """The runs of one regime and size, by arm, repeat after repeat.
+    """The runs of one regime and size, by policy, repeat after repeat.
 
     Seconds are the clock's. Most of what two stages that are alike differ by is how slow the cores were
     meanwhile; `gain_at_equal_speed` takes that out. `probe_bias` is by what share a wide layout itself
@@ -79,50 +80,52 @@ class Stages:
 
     def __init__(self, runs: Sequence[Run], *, probe_bias: float = 0.0) -> None:
         self.runs, self._probe_bias = runs, probe_bias
-        self.arms = list(dict.fromkeys(run.arm for run in runs))
-        by_arm = {arm: sorted(self.of(arm), key=lambda run: run.repeat) for arm in self.arms}
-        self.seconds = {arm: np.array([run.seconds for run in found]) for arm, found in by_arm.items()}
+        self.policies = list(dict.fromkeys(run.policy for run in runs))
+        by_policy = {policy: sorted(self.of(policy), key=lambda run: run.repeat) for policy in self.policies}
+        self.seconds = {
+            policy: np.array([run.seconds for run in found]) for policy, found in by_policy.items()
+        }
         self._slowness = {
-            arm: np.array([self.slowness_of(run) for run in found]) for arm, found in by_arm.items()
+            policy: np.array([self.slowness_of(run) for run in found]) for policy, found in by_policy.items()
         }
 
     def slowness_of(self, run: Run) -> float:
         """That of the cores while it ran, less what its own layout did to the probe."""
         return run.slowness / (1.0 + self._probe_bias) ** run.wide_share
 
-    def of(self, arm: str) -> list[Run]:
-        """The runs of an arm."""
-        return [run for run in self.runs if run.arm == arm]
+    def of(self, policy: str) -> list[Run]:
+        """The runs of an policy."""
+        return [run for run in self.runs if run.policy == policy]
 
     @property
     def best_static(self) -> str:
         """The static layout that takes least over all repeats."""
         return min(
-            (a for a in self.arms if a.startswith("static")), key=lambda a: float(self.seconds[a].sum())
+            (a for a in self.policies if a.startswith("static")), key=lambda a: float(self.seconds[a].sum())
         )
 
-    def gain(self, arm: str, baseline: str) -> Gain:
+    def gain(self, policy: str, baseline: str) -> Gain:
         """Paired over repeats, by the bootstrap: the mean of each repeat's share."""
-        return Gain.of(self.gain_draws(arm, baseline))
+        return Gain.of(self.gain_draws(policy, baseline))
 
-    def gain_draws(self, arm: str, baseline: str, seed: int = 0) -> Floats:
+    def gain_draws(self, policy: str, baseline: str, seed: int = 0) -> FloatArray:
         """The gain, then its `RESAMPLES` draws."""
-        shares = 1.0 - self.seconds[arm] / self.seconds[baseline]
-        draws: Floats = shares[_picks(len(shares), seed)].mean(axis=1)
+        shares = 1.0 - self.seconds[policy] / self.seconds[baseline]
+        draws: FloatArray = shares[_picks(len(shares), seed)].mean(axis=1)
         return draws
 
-    def gain_at_equal_speed(self, arm: str, baseline: str) -> Gain:
-        """`gain`, had the cores been equally fast under both arms in each repeat: an analysis of covariance.
+    def gain_at_equal_speed(self, policy: str, baseline: str) -> Gain:
+        """`gain`, had the cores been equally fast under both policies in each repeat: an analysis of covariance.
 
         Logarithms of seconds are taken to be an arm's, plus a repeat's, plus a slope times the logarithm of
-        the slowness, with the slope that fits all arms best. The bootstrap draws repeats and fits anew.
+        the slowness, with the slope that fits all policies best. The bootstrap draws repeats and fits anew.
         """
-        return Gain.of(self.equal_speed_draws(arm, baseline))
+        return Gain.of(self.equal_speed_draws(policy, baseline))
 
-    def equal_speed_draws(self, arm: str, baseline: str, seed: int = 0) -> Floats:
+    def equal_speed_draws(self, policy: str, baseline: str, seed: int = 0) -> FloatArray:
         """The gain at equal speed, then its `RESAMPLES` draws."""
         seconds, slowness = (
-            np.log([values[one] for one in (arm, baseline, *self.arms)])
+            np.log([values[one] for one in (policy, baseline, *self.policies)])
             for values in (self.seconds, self._slowness)
         )
         picks = _picks(seconds.shape[1], seed)
@@ -131,12 +134,12 @@ class Stages:
         slope = np.divide((x * y).sum(axis=(0, 2)), squares, out=np.zeros(len(picks)), where=squares > 1e-12)
         saved = (seconds[1] - seconds[0])[picks].mean(axis=1)
         by_luck = slope * (slowness[1] - slowness[0])[picks].mean(axis=1)
-        draws: Floats = 1.0 - np.exp(by_luck - saved)
+        draws: FloatArray = 1.0 - np.exp(by_luck - saved)
         return draws
 
-    def slowness(self, arm: str) -> float:
+    def slowness(self, policy: str) -> float:
         """Of the cores while the arm's stages ran, over that while the best static layout's did."""
-        return float(self._slowness[arm].mean() / self._slowness[self.best_static].mean())
+        return float(self._slowness[policy].mean() / self._slowness[self.best_static].mean())
 
     @property
     def title(self) -> str:
@@ -144,20 +147,20 @@ class Stages:
         return f"{self.runs[0].regime}, {self.runs[0].requests} requests"
 
     def as_json(self) -> dict[str, Any]:
-        """Figures by arm, and all runs."""
+        """Figures by policy, and all runs."""
         best = self.best_static
         return {
             "best_static": best,
             "arms": {
-                arm: {
-                    "seconds_mean": float(self.seconds[arm].mean()),
-                    "gain_over_best_static": dataclasses.asdict(self.gain(arm, best)),
-                    "gain_at_equal_speed": dataclasses.asdict(self.gain_at_equal_speed(arm, best)),
-                    "slowness_of_the_cores": self.slowness(arm),
-                    "gain_over_oracles_plan": dataclasses.asdict(self.gain(arm, ORACLE)),
-                    "switches_per_stage": statistics.fmean(len(run.switches) for run in self.of(arm)),
+                policy: {
+                    "seconds_mean": float(self.seconds[policy].mean()),
+                    "gain_over_best_static": dataclasses.asdict(self.gain(policy, best)),
+                    "gain_at_equal_speed": dataclasses.asdict(self.gain_at_equal_speed(policy, best)),
+                    "slowness_of_the_cores": self.slowness(policy),
+                    "gain_over_oracles_plan": dataclasses.asdict(self.gain(policy, ORACLE)),
+                    "switches_per_stage": statistics.fmean(len(run.switches) for run in self.of(policy)),
                 }
-                for arm in self.arms
+                for policy in self.policies
             },
             "share_of_oracle": self.share_of_oracle(),
             "runs": [dataclasses.asdict(run) for run in self.runs],
@@ -177,7 +180,7 @@ def read_stages(file: Path) -> Stages:
     )
 
 
-def _errorbars(panel: Any, gains: Sequence[Gain], at: Floats, *, color: str, label: str) -> None:
+def _errorbars(panel: Any, gains: Sequence[Gain], at: FloatArray, *, color: str, label: str) -> None:
     means = np.array([100 * gain.mean for gain in gains])
     spread = np.array([[100 * (g.mean - g.low), 100 * (g.high - g.mean)] for g in gains]).T
     panel.errorbar(means, at, xerr=spread, fmt="o", markersize=4, capsize=3, color=color, label=label)
@@ -189,15 +192,15 @@ def _picks(repeats: int, seed: int) -> npt.NDArray[np.int64]:
     return np.concatenate([np.arange(repeats)[None], drawn])
 
 
-def _centred(values: Floats) -> Floats:
-    """`values` [arms, resamples, repeats] less the mean of each arm and of each repeat."""
+def _centred(values: FloatArray) -> FloatArray:
+    """`values` [policies, resamples, repeats] less the mean of each policy and of each repeat."""
     means = values.mean(axis=0, keepdims=True) + values.mean(axis=2, keepdims=True)
-    centred: Floats = values - means + values.mean(axis=(0, 2), keepdims=True)
+    centred: FloatArray = values - means + values.mean(axis=(0, 2), keepdims=True)
     return centred
 
 
 def table(stages: Stages) -> Table:
-    """A row an arm."""
+    """A row an policy."""
     best = stages.best_static
     repeats = len(stages.seconds[best])
     made = Table(
@@ -205,7 +208,7 @@ def table(stages: Stages) -> Table:
         title_justify="left",
     )
     for name in (
-        "arm",
+        "policy",
         "seconds",
         "switches",
         "gain [95 %]",
@@ -213,49 +216,49 @@ def table(stages: Stages) -> Table:
         "against the oracle's plan",
         "cores' slowness",
     ):
-        made.add_column(name, justify="left" if name == "arm" else "right")
-    for arm in stages.arms:
+        made.add_column(name, justify="left" if name == "policy" else "right")
+    for policy in stages.policies:
         made.add_row(
-            arm,
-            f"{stages.seconds[arm].mean():.2f}",
-            f"{statistics.fmean(len(run.switches) for run in stages.of(arm)):.1f}",
-            "" if arm == best else str(stages.gain(arm, best)),
-            "" if arm == best else str(stages.gain_at_equal_speed(arm, best)),
-            "" if arm == ORACLE else str(stages.gain(arm, ORACLE)),
-            f"{stages.slowness(arm):.2f}",
+            policy,
+            f"{stages.seconds[policy].mean():.2f}",
+            f"{statistics.fmean(len(run.switches) for run in stages.of(policy)):.1f}",
+            "" if policy == best else str(stages.gain(policy, best)),
+            "" if policy == best else str(stages.gain_at_equal_speed(policy, best)),
+            "" if policy == ORACLE else str(stages.gain(policy, ORACLE)),
+            f"{stages.slowness(policy):.2f}",
         )
     return made
 
 
 def over_cases(found: Sequence[Stages]) -> Table:
-    """Means over cases of the gains over each case's best static layout, of the arms that all cases have."""
+    """Means over cases of the gains over each case's best static layout, of the policies that all cases have."""
     repeats = sum(len(stages.seconds[stages.best_static]) for stages in found)
     made = Table(
         title=f"mean of {len(found)} cases, {repeats} repeats; gain over the best static layout of each",
         title_justify="left",
     )
-    for name in ("arm", "gain [95 %]", "at equal speed of the cores"):
-        made.add_column(name, justify="left" if name == "arm" else "right")
-    for arm in rows(found):
-        if all(arm in stages.arms for stages in found):
+    for name in ("policy", "gain [95 %]", "at equal speed of the cores"):
+        made.add_column(name, justify="left" if name == "policy" else "right")
+    for policy in rows(found):
+        if all(policy in stages.policies for stages in found):
             both = [
                 [
-                    stages.gain_draws(arm, stages.best_static, seed),
-                    stages.equal_speed_draws(arm, stages.best_static, seed),
+                    stages.gain_draws(policy, stages.best_static, seed),
+                    stages.equal_speed_draws(policy, stages.best_static, seed),
                 ]
                 for seed, stages in enumerate(found)
             ]
             clock, equal = np.mean(both, axis=0)
-            made.add_row(arm, str(Gain.of(clock)), str(Gain.of(equal)))
+            made.add_row(policy, str(Gain.of(clock)), str(Gain.of(equal)))
     return made
 
 
 def rows(found: Sequence[Stages]) -> list[str]:
-    """All arms of cases that may differ in theirs: static layouts, rules, the predictor, the best plan."""
-    arms = {arm for stages in found for arm in stages.arms}
-    last = [arm for arm in (PREDICTOR, ORACLE) if arm in arms]
-    static = sorted(arm for arm in arms if arm.startswith("static"))
-    return [*static, *sorted(arms - {*static, *last}, key=lambda arm: (len(arm), arm)), *last]
+    """All policies of cases that may differ in theirs: static layouts, rules, the predictor, the best plan."""
+    policies = {policy for stages in found for policy in stages.policies}
+    last = [policy for policy in (PREDICTOR, ORACLE) if policy in policies]
+    static = sorted(policy for policy in policies if policy.startswith("static"))
+    return [*static, *sorted(policies - {*static, *last}, key=lambda policy: (len(policy), policy)), *last]
 
 
 def plot(found: Sequence[Stages], file: Path) -> None:
@@ -265,21 +268,21 @@ def plot(found: Sequence[Stages], file: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    places = {arm: -index for index, arm in enumerate(rows(found))}
+    places = {policy: -index for index, policy in enumerate(rows(found))}
     lines = -(-len(found) // PANELS_A_ROW)
     columns = -(-len(found) // lines)
     figure, panels = plt.subplots(
         lines, columns, figsize=(1.5 + 3.2 * columns, 3.0 * lines), sharex=True, sharey=True, squeeze=False
     )
     for panel, stages in zip(panels.flat, found, strict=False):
-        at = np.array([places[arm] for arm in stages.arms])
+        at = np.array([places[policy] for policy in stages.policies])
         for gains, offset, color, label in (
             (stages.gain, -0.15, "#b0b0b0", "by the clock"),
             (stages.gain_at_equal_speed, 0.15, "#1f5f8b", "at equal speed of the cores"),
         ):
             _errorbars(
                 panel,
-                [gains(arm, stages.best_static) for arm in stages.arms],
+                [gains(policy, stages.best_static) for policy in stages.policies],
                 at + offset,
                 color=color,
                 label=label,

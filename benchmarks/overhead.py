@@ -44,9 +44,10 @@ from random_qwen3 import M71, M210, make_model
 from rich.console import Console
 from rich.progress import track
 
+from taper_policy.arrays import FloatArray
 from taper_rollout.replica import stage
 from taper_rollout.replica.coordinator import Coordinator
-from taper_rollout.replica.decider import Decisions
+from taper_rollout.replica.decider import PolicyDecider
 from taper_rollout.replica.events import StageProgress, StageRecord, as_json
 from taper_rollout.replica.progress_throttle import MOST_SECONDS, Glances
 from taper_rollout.report.recorder import Recorder
@@ -62,8 +63,6 @@ BLOCK_SECONDS, POLL_SECONDS, START_SECONDS = 4.0, 0.01, 60.0
 # Until all prompts are read and the first questions asked.
 SETTLED_SECONDS = 1.0
 RESAMPLES = 10_000
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Listener:
@@ -184,7 +183,7 @@ class Meter:
         return sum(record.running for record in self._coordinator.records())
 
 
-async def blocks(meter: Meter, teller: Teller, requests: int, *, told_first: bool) -> Floats:
+async def blocks(meter: Meter, teller: Teller, requests: int, *, told_first: bool) -> FloatArray:
     """Turn telling on and off through a stage: rows of seconds a step, and others' seconds a second.
 
     Rows lie told and untold in turn, an untold one (or with `told_first` a told one) first; only those
@@ -218,7 +217,7 @@ async def blocks(meter: Meter, teller: Teller, requests: int, *, told_first: boo
     return np.array(rows).reshape(-1, 2)
 
 
-async def measure(model: str, teller: Teller, options: argparse.Namespace) -> Floats:
+async def measure(model: str, teller: Teller, options: argparse.Namespace) -> FloatArray:
     """Shares `[blocks, 2]` that telling takes in each told block: by the clock, by the cores' time.
 
     A first stage is not counted.
@@ -231,11 +230,11 @@ async def measure(model: str, teller: Teller, options: argparse.Namespace) -> Fl
         profile=options.profile,
         profiles=options.output / "profiles",
     )
-    settings = replace(settings, mode="advise")
+    settings = replace(settings, rollout=settings.rollout.model_copy(update={"mode": "advise"}))
     coordinator = Coordinator(settings, teller)
     await coordinator.start()
     try:
-        decisions = Decisions(settings, teller)
+        decisions = PolicyDecider(settings, teller)
         decisions.use(coordinator.profile)
         replica = Replica(coordinator, teller.records)
         tokens = np.full((options.requests // SAMPLES, SAMPLES), options.tokens)
@@ -253,7 +252,7 @@ async def measure(model: str, teller: Teller, options: argparse.Namespace) -> Fl
         await coordinator.close()
 
 
-def shares_of(rows: Floats, *, told_first: bool) -> Floats:
+def shares_of(rows: FloatArray, *, told_first: bool) -> FloatArray:
     """Of each told block between two untold ones: how much more a step took, and cores' time as a share."""
     found = []
     for told in range(0 if told_first else 1, len(rows) - 1, 2):
@@ -265,7 +264,7 @@ def shares_of(rows: Floats, *, told_first: bool) -> Floats:
     return np.array(found).reshape(-1, 2)
 
 
-def report(shares: Floats) -> dict[str, float]:
+def report(shares: FloatArray) -> dict[str, float]:
     """Mean shares with their intervals by the bootstrap over blocks."""
     picks = np.random.default_rng(0).integers(len(shares), size=(RESAMPLES, len(shares)))
     low, high = np.quantile(shares[picks].mean(axis=1), (0.025, 0.975), axis=0)

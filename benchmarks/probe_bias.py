@@ -28,6 +28,7 @@ from random_qwen3 import VOCABULARY, make_model
 from rich.console import Console
 from rich.progress import track
 
+from taper_policy.arrays import FloatArray
 from taper_rollout.profiling.load import Prompts, decoding
 from taper_rollout.profiling.profiler import EngineSwitch
 from taper_rollout.profiling.replica_settings import engine_settings
@@ -36,10 +37,8 @@ from taper_rollout.sglang.engine import ElasticEngine
 BLOCK_SECONDS, SETTLE_SECONDS = 3.0, 0.5
 PROMPT_TOKENS, RESAMPLES = 4, 10_000
 
-Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
-
-async def slownesses(model: str, options: argparse.Namespace) -> Floats:
+async def slownesses(model: str, options: argparse.Namespace) -> FloatArray:
     """The probe's seconds in each block, beside TP2 and TP1 in turn."""
     settings = replica_settings(
         model,
@@ -52,7 +51,7 @@ async def slownesses(model: str, options: argparse.Namespace) -> Floats:
     engine = ElasticEngine(engine_settings(settings))
     await engine.start()
     try:
-        switch, prompts = EngineSwitch(engine, settings.switch_timeout_seconds), Prompts(VOCABULARY)
+        switch, prompts = EngineSwitch(engine, settings.rollout.switch.timeout_seconds), Prompts(VOCABULARY)
         found = []
         with CoreSpeed() as cores:
             for begin in track(range(0, options.blocks, options.blocks_a_load), description="loads"):
@@ -69,12 +68,12 @@ async def slownesses(model: str, options: argparse.Namespace) -> Floats:
         await engine.close()
 
 
-def bias(found: Floats) -> Floats:
+def bias(found: FloatArray) -> FloatArray:
     """Of each block but the first and last: ln of the probe's seconds beside TP2 over those beside TP1."""
     logs = np.log(found)
     around = (logs[:-2] + logs[2:]) / 2
     sign = np.where(np.arange(1, len(found) - 1) % 2, -1.0, 1.0)
-    differences: Floats = sign * (logs[1:-1] - around)
+    differences: FloatArray = sign * (logs[1:-1] - around)
     return differences
 
 

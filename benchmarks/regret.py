@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile.estimated import a40_14b, h100_8b
 from taper_policy.profile.file import read_profile
 from taper_policy.profile.profile import Profile
@@ -55,7 +55,7 @@ class Setting:
     max_tokens: int
 
     def compared(self, regime: str, seed: int, stages: int) -> Comparison:
-        """A job of `stages` stages under all arms."""
+        """A job of `stages` stages under all policies."""
         synthetic = Synthetic(
             regime=regime,
             stages=stages,
@@ -68,7 +68,7 @@ class Setting:
         return compare(
             synthetic.draw(),
             self.profile,
-            Rules(degrees=self.profile.degrees),
+            DecisionSettings(degrees=self.profile.degrees),
             footprint=self.profile.footprint,
             max_tokens=self.max_tokens,
         )
@@ -114,9 +114,9 @@ def figures(found: Sequence[Comparison]) -> dict[str, Any]:
     """Of all stages of some jobs together."""
     regret = np.concatenate([job.regret(PREDICTOR) for job in found])
     switches = [count for job in found for count in job.switches[PREDICTOR]]
-    seconds = {arm: sum(float(job.seconds[arm].sum()) for job in found) for arm in found[0].seconds}
-    best = min(found[0].static_arms, key=lambda arm: (seconds[arm], arm))
-    others = [arm for arm in seconds if arm not in (PREDICTOR, ORACLE)]
+    seconds = {policy: sum(float(job.seconds[policy].sum()) for job in found) for policy in found[0].seconds}
+    best = min(found[0].static_policies, key=lambda policy: (seconds[policy], policy))
+    others = [policy for policy in seconds if policy not in (PREDICTOR, ORACLE)]
     return {
         "stages": len(regret),
         "regret_mean": float(regret.mean()),
@@ -125,7 +125,7 @@ def figures(found: Sequence[Comparison]) -> dict[str, Any]:
         "best_static": best,
         "gain_over_best_static": 1.0 - seconds[PREDICTOR] / seconds[best],
         "oracle_gain_over_best_static": 1.0 - seconds[ORACLE] / seconds[best],
-        "best_baseline": min(others, key=lambda arm: (seconds[arm], arm)),
+        "best_baseline": min(others, key=lambda policy: (seconds[policy], policy)),
         "switches_per_stage": float(np.mean(switches)),
     }
 

@@ -36,7 +36,7 @@ def case(modules: Any, errors: list[float | None], slowness: list[float], **chan
                     "regime": "lognormal",
                     "requests": 192,
                     "repeat": repeat,
-                    "arm": "predictor",
+                    "policy": "predictor",
                     "seconds": 20.0,
                     "slowness": slow,
                     "wide_share": 0.0,
@@ -82,7 +82,7 @@ def test_pauses_are_those_of_the_predictor_that_were_made(modules: Any) -> None:
     ]
     found = [
         case(modules, [None], [0.003], switches=switches),
-        case(modules, [None], [0.003], switches=switches, arm="static TP1"),
+        case(modules, [None], [0.003], switches=switches, policy="static TP1"),
     ]
     assert modules.Errors.of(found).as_json()["pause_error_p90"] == pytest.approx(0.2)
     assert modules.errors_table(found).row_count == 2

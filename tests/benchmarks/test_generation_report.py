@@ -27,21 +27,25 @@ def stages(
     slowness: dict[str, list[float]] | None = None,
     probe_bias: float = 0.0,
 ) -> Any:
-    """Stages that take so many seconds, by arm and repeat; if not told, the cores are slower beside TP2."""
+    """Stages that that take these seconds, by policy and repeat; by default the cores are slower beside TP2."""
     return report.Stages(
         [
             report.Run(
                 regime="lognormal",
                 requests=192,
                 repeat=repeat,
-                arm=arm,
+                policy=policy,
                 seconds=one,
-                slowness=slowness[arm][repeat - 1] if slowness else 0.003 if arm != "static TP2" else 0.0033,
-                wide_share=float(arm == "static TP2"),
+                slowness=slowness[policy][repeat - 1]
+                if slowness
+                else 0.003
+                if policy != "static TP2"
+                else 0.0033,
+                wide_share=float(policy == "static TP2"),
                 switches=[],
                 review=None,
             )
-            for arm, taken in seconds.items()
+            for policy, taken in seconds.items()
             for repeat, one in enumerate(taken, start=1)
         ],
         probe_bias=probe_bias,
@@ -77,7 +81,9 @@ def test_the_interval_mostly_holds_the_true_gain_and_noise_widens_it(report: Any
     def drawn(noise: float, seed: int) -> Any:
         random = np.random.default_rng(seed)
         means = {"static TP1": 20.0, "oracle's plan": 18.0}
-        found = {arm: list(mean * np.exp(noise * random.standard_normal(9))) for arm, mean in means.items()}
+        found = {
+            policy: list(mean * np.exp(noise * random.standard_normal(9))) for policy, mean in means.items()
+        }
         return stages(report, found).gain("oracle's plan", "static TP1")
 
     calm, noisy = ([drawn(noise, seed) for seed in range(20)] for noise in (0.01, 0.04))
@@ -92,12 +98,12 @@ def test_slow_cores_are_taken_out_of_a_gain_as_far_as_they_explain_seconds(repor
 
     def drawn(seed: int) -> tuple[Any, Any]:
         random = np.random.default_rng(seed)
-        slowness = {arm: list(0.003 * np.exp(0.06 * random.standard_normal(9))) for arm in means}
+        slowness = {policy: list(0.003 * np.exp(0.06 * random.standard_normal(9))) for policy in means}
         taken = {
-            arm: list(
-                mean * (np.array(slowness[arm]) / 0.003) ** 0.6 * np.exp(0.01 * random.standard_normal(9))
+            policy: list(
+                mean * (np.array(slowness[policy]) / 0.003) ** 0.6 * np.exp(0.01 * random.standard_normal(9))
             )
-            for arm, mean in means.items()
+            for policy, mean in means.items()
         }
         found = stages(report, taken, slowness)
         pair = ("oracle's plan", "static TP1")
@@ -120,12 +126,12 @@ def test_cores_that_were_equally_slow_change_no_gain(report: Any) -> None:
 
 def test_what_a_layout_does_to_the_probe_itself_is_not_taken_for_a_neighbours_doing(report: Any) -> None:
     random = np.random.default_rng(0)
-    neighbours = {arm: 0.06 * random.standard_normal(40) for arm in ("static TP1", "static TP2")}
+    neighbours = {policy: 0.06 * random.standard_normal(40) for policy in ("static TP1", "static TP2")}
     means = {"static TP1": 20.0, "static TP2": 18.0}
-    seconds = {arm: list(means[arm] * np.exp(0.6 * slow)) for arm, slow in neighbours.items()}
+    seconds = {policy: list(means[policy] * np.exp(0.6 * slow)) for policy, slow in neighbours.items()}
     slowness = {
-        arm: list(0.003 * np.exp(slow) * (1.05 if arm == "static TP2" else 1.0))
-        for arm, slow in neighbours.items()
+        policy: list(0.003 * np.exp(slow) * (1.05 if policy == "static TP2" else 1.0))
+        for policy, slow in neighbours.items()
     }
     gains = [
         stages(report, seconds, slowness, probe_bias).gain_at_equal_speed("static TP2", "static TP1").mean
@@ -144,7 +150,7 @@ def test_the_share_of_a_stage_in_a_wide_layout_counts_what_was_committed(report:
     assert report.wide_share(record | {"switches": [switch(102.0, 2), switch(109.0, 1)]}, 2) == 0.7
 
 
-def test_over_cases_each_counts_the_same_and_only_arms_of_all_are_told(report: Any) -> None:
+def test_over_cases_each_counts_the_same_and_only_policies_of_all_are_told(report: Any) -> None:
     few = stages(report, {"static TP1": [20.0], "predictor": [18.0], "widen-at-once": [30.0]})
     many = stages(report, {"static TP1": [21.0, 25.0], "static TP2": [20.0, 20.0], "predictor": [16.0, 16.0]})
     told = report.over_cases([few, many])
@@ -155,11 +161,11 @@ def test_over_cases_each_counts_the_same_and_only_arms_of_all_are_told(report: A
     assert "3 repeats" in str(told.title)
 
 
-def test_an_arm_has_the_same_row_in_cases_with_other_arms(report: Any) -> None:
+def test_an_arm_has_the_same_row_in_cases_with_other_policies(report: Any) -> None:
     few = stages(
         report, {"static TP2": [1.0], "predictor": [1.0], "oracle's plan": [1.0], "static TP1": [1.0]}
     )
-    arms = (
+    policies = (
         "widen-at-once",
         "threshold 32",
         "oracle's plan",
@@ -168,7 +174,7 @@ def test_an_arm_has_the_same_row_in_cases_with_other_arms(report: Any) -> None:
         "predictor",
         "static TP2",
     )
-    many = stages(report, {arm: [1.0] for arm in arms})
+    many = stages(report, {policy: [1.0] for policy in policies})
     expected = [
         "static TP1",
         "static TP2",

@@ -194,12 +194,12 @@ def test_a_running_cluster_and_a_rank_that_is_killed(
 
 def check_ledger(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The ledger up to the loss of the run can be read, and its replay gives equal decisions."""
-    [life] = read_ledger(output).lives
-    first = next(life.stages())
-    assert first.step == 1 and first.has_ended and first.questions
-    assert first.judgement is not None
+    [history] = read_ledger(output).histories
+    first = next(history.stages())
+    assert first.step == 1 and first.has_ended and first.decisions
+    assert first.review is not None
     trace = json.loads((output / "traces" / "stage-00001-0.json").read_text())
-    assert trace["review"] == first.judgement.review
+    assert trace["review"] == first.review.review
     assert cli.main(["replay", str(output)]) == 0
     assert " 0 not" in capsys.readouterr().out
     assert cli.main(["explain", str(output), "--step", "1"]) == 0

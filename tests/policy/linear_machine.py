@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from taper_policy.decision.scenarios import Floats
+from taper_policy.arrays import FloatArray
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +17,9 @@ class LinearSteps:
     request: float
     token: float
 
-    def seconds(self, batch: Floats, context_tokens: Floats, busy_groups: int) -> Floats:
+    def seconds(self, batch: FloatArray, context_tokens: FloatArray, busy_groups: int) -> FloatArray:
         base = self.fixed + self.shared / self.degree
-        seconds: Floats = base + self.request * batch + self.token * context_tokens
+        seconds: FloatArray = base + self.request * batch + self.token * context_tokens
         return seconds
 
 
@@ -41,7 +41,7 @@ class LinearMachine:
         )
 
     def pause_seconds(
-        self, from_degree: int, to_degree: int, requests: Floats, context_tokens: Floats
-    ) -> Floats:
-        pause: Floats = self.pause + self.pause_request * requests + self.pause_token * context_tokens
+        self, from_degree: int, to_degree: int, requests: FloatArray, context_tokens: FloatArray
+    ) -> FloatArray:
+        pause: FloatArray = self.pause + self.pause_request * requests + self.pause_token * context_tokens
         return pause

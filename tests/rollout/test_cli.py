@@ -142,6 +142,11 @@ def test_dry_run_prints_verls_configuration_and_writes_no_output(job_file, tmp_p
         ("spec.data.train=[no.parquet]", "taper: spec.data.train[0]: there is no file"),
         ("spec.verl.no.such.setting.there=!x", "taper: --set spec.verl.no.such.setting.there: "),
         ("spec.verl.trainer.device=${no.such.setting}", "taper: spec.verl: "),
+        (
+            "spec.verl.a=" + "[" * 1100 + "]" * 1100,
+            "taper: spec.verl: is nested too deep; use at most 32 levels",
+        ),
+        ("spec.verl.a=&a [*a]", "job.yaml: has a mapping or list that contains itself; remove that alias"),
     ],
 )
 def test_bad_input_names_the_field_and_exits_with_2(
@@ -153,6 +158,18 @@ def test_bad_input_names_the_field_and_exits_with_2(
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("field", ["verl", "reward.settings"])
+def test_a_file_that_is_nested_too_deep_is_named_and_exits_with_2(job_file, tmp_path, capsys, field):
+    content = yaml.safe_load(job_file.read_text())
+    block = content["spec"] if field == "verl" else content["spec"]["reward"]
+    block[field.rpartition(".")[2]] = "DEEP"
+    job_file.write_text(yaml.safe_dump(content).replace("DEEP", "{a: " * 1100 + "1" + "}" * 1100))
+    assert taper("run", "-f", job_file, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert f"taper: spec.{field}: is nested too deep; use at most 32 levels of mappings and lists" in error
+    assert "Traceback" not in error
 
 
 def test_more_ranks_than_kv_heads_are_refused(job_file, tmp_path, capsys):

@@ -21,10 +21,11 @@ import math
 from collections.abc import Iterable
 
 from taper_policy.decision.correction import CorrectedPrices, Correction
-from taper_policy.decision.decide import ReplicaSnapshot, Rules, decide
+from taper_policy.decision.decide import DecisionSettings, decide
 from taper_policy.decision.first_layout import ExpectedStage, first_layout
-from taper_policy.decision.ledger import Finished, Question, StageEnd
+from taper_policy.decision.ledger import DecisionEntry, FinishedResponse, StageEndEntry
 from taper_policy.decision.pricing import Choice, Prices
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import Forecast, forecast
 from taper_policy.forecast.lengths import LengthHistory
 
@@ -37,7 +38,7 @@ LEAST_GROWTH = 1 / 32
 class Advisor:
     """See the module's docstring. `max_tokens` is the longest response. Not thread-safe."""
 
-    def __init__(self, prices: Prices, rules: Rules, *, max_tokens: int) -> None:
+    def __init__(self, prices: Prices, rules: DecisionSettings, *, max_tokens: int) -> None:
         self._profile, self._rules, self._max_tokens = prices, rules, max_tokens
         self._prices: Prices = prices
         self._history = LengthHistory()
@@ -45,7 +46,7 @@ class Advisor:
         self._number = 0
         self._due: int | None = None
         self._due_tokens = 0
-        self._untold: list[Finished] = []
+        self._untold: list[FinishedResponse] = []
 
     def start_stage(self, step: int) -> None:
         """The generation stage of global step `step` begins; the first question is due at once."""
@@ -67,7 +68,7 @@ class Advisor:
             max_tokens=self._max_tokens,
         )
 
-    def add_finished(self, finished: Iterable[Finished]) -> None:
+    def add_finished(self, finished: Iterable[FinishedResponse]) -> None:
         """Responses of this stage that have ended. `ValueError` for one without a token."""
         for response in finished:
             self._history.add_finished(response.prompt, response.tokens, step=self._step)
@@ -77,14 +78,14 @@ class Advisor:
         """Whether the batch has shrunk, or its longest response grown, enough for another question."""
         return self._due is None or num_live <= self._due or longest_tokens >= self._due_tokens
 
-    def ask(self, snapshot: ReplicaSnapshot, now: float) -> Question:
+    def decide(self, snapshot: Snapshot, now: float) -> DecisionEntry:
         """What to do now, kept with all that the answer followed from."""
         choice = self._choice(snapshot, now)
         self._due = _next_question(choice, snapshot.degree, len(snapshot.live))
         longest = max((request.decoded_tokens for request in snapshot.live), default=0)
         self._due_tokens = max(longest + math.ceil(LEAST_GROWTH * self._max_tokens), int(GROWTH * longest))
         self._number += 1
-        return Question(
+        return DecisionEntry(
             step=self._step,
             number=self._number,
             age_seconds=now - snapshot.at_seconds,
@@ -93,15 +94,15 @@ class Advisor:
             choice=choice,
         )
 
-    def end_stage(self) -> StageEnd:
+    def end_stage(self) -> StageEndEntry:
         """What ended after the last question; the next stage's choices follow from it, too."""
-        return StageEnd(step=self._step, finished=self._told())
+        return StageEndEntry(step=self._step, finished=self._told())
 
-    def _told(self) -> tuple[Finished, ...]:
+    def _told(self) -> tuple[FinishedResponse, ...]:
         told, self._untold = tuple(self._untold), []
         return told
 
-    def _choice(self, snapshot: ReplicaSnapshot, now: float) -> Choice:
+    def _choice(self, snapshot: Snapshot, now: float) -> Choice:
         try:
             expected: Forecast = forecast(snapshot.live, self._history, max_tokens=self._max_tokens)
         except (ValueError, ArithmeticError) as error:

@@ -25,8 +25,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from taper_policy.arrays import FloatArray
 from taper_policy.decision.pricing import Prices
-from taper_policy.decision.scenarios import Floats, StepSeconds
+from taper_policy.decision.scenarios import StepSeconds
 
 BOUND: Final = 2.0
 # As many steps weigh half of what they could.
@@ -49,14 +50,14 @@ class Correction:
 
     factors: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
 
-    def of(self, degree: int, batch: Floats) -> Floats:
+    def of(self, degree: int, batch: FloatArray) -> FloatArray:
         """The factor of each batch, elementwise."""
         bins = self.factors.get(degree) or self._of_others()
         if not bins:
             return np.ones(np.shape(batch))
         places = [middle(one) for one in sorted(bins)]
         logarithms = [math.log(bins[one]) for one in sorted(bins)]
-        found: Floats = np.exp(np.interp(np.log2(np.maximum(1.0, batch)), places, logarithms))
+        found: FloatArray = np.exp(np.interp(np.log2(np.maximum(1.0, batch)), places, logarithms))
         return found
 
     def _of_others(self) -> dict[int, float]:
@@ -102,10 +103,10 @@ class CorrectedSteps:
     correction: Correction
     degree: int
 
-    def seconds(self, batch: Floats, context_tokens: Floats, busy_groups: int) -> Floats:
+    def seconds(self, batch: FloatArray, context_tokens: FloatArray, busy_groups: int) -> FloatArray:
         """As `StepSeconds.seconds`."""
         plain = self.steps.seconds(batch, context_tokens, busy_groups)
-        corrected: Floats = plain * self.correction.of(self.degree, batch)
+        corrected: FloatArray = plain * self.correction.of(self.degree, batch)
         return corrected
 
 
@@ -121,8 +122,8 @@ class CorrectedPrices:
         return CorrectedSteps(self.prices.steps(degree), self.correction, degree)
 
     def pause_seconds(
-        self, from_degree: int, to_degree: int, requests: Floats, context_tokens: Floats
-    ) -> Floats:
+        self, from_degree: int, to_degree: int, requests: FloatArray, context_tokens: FloatArray
+    ) -> FloatArray:
         """As `Prices.pause_seconds`."""
         return self.prices.pause_seconds(from_degree, to_degree, requests, context_tokens)
 

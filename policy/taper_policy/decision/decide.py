@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from taper_policy.decision.pricing import Choice, PredictorSettings, Prices, choose
-from taper_policy.decision.scenarios import Outlook
-from taper_policy.forecast.forecast import Forecast, LiveRequest
+from taper_policy.decision.scenarios import Scenarios
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.forecast.forecast import Forecast
 
 STALE_SECONDS: Final = 5.0
 SCENARIOS: Final = (8, 32)
@@ -25,38 +26,16 @@ SCENARIO_REQUESTS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaSnapshot:
-    """A replica at one moment of a stage, request by request.
-
-    at_seconds: on the clock that `decide` is given the time of
-    footprint, degree: ranks of the replica, and the degree of its layout
-    live: all requests that decode
-    waiting: requests that no group has room for yet
-    arrivals_settled: no request of this stage is still to come
-    boundary_seconds: how long the first group to stop would wait for the last, if it were told to
-        stop now; None where that is not known
-    """
-
-    at_seconds: float
-    footprint: int
-    degree: int
-    live: tuple[LiveRequest, ...]
-    waiting: int = 0
-    arrivals_settled: bool = True
-    boundary_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class DecisionSettings:
     """What the user set: the layouts that may be taken, and when a gain is enough. `seed` draws scenarios."""
 
     degrees: tuple[int, ...]
-    enough: PredictorSettings = field(default_factory=PredictorSettings)
+    predictor: PredictorSettings = field(default_factory=PredictorSettings)
     seed: int = 0
 
 
 def decide(
-    snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: Rules, now: float
+    snapshot: Snapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings, now: float
 ) -> Choice:
     """The layout to have now, and why. Never raises: what it cannot judge it leaves as it is."""
     reason = _why_not(snapshot, forecast, now)
@@ -74,7 +53,7 @@ def scenario_count(num_live: int) -> int:
     return max(fewest, min(most, SCENARIO_REQUESTS // num_live))
 
 
-def _why_not(snapshot: ReplicaSnapshot, forecast: Forecast, now: float) -> str | None:
+def _why_not(snapshot: Snapshot, forecast: Forecast, now: float) -> str | None:
     age = now - snapshot.at_seconds
     if not snapshot.live:
         return "nothing is running"
@@ -89,13 +68,13 @@ def _why_not(snapshot: ReplicaSnapshot, forecast: Forecast, now: float) -> str |
     return None
 
 
-def _priced(snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, settings: Rules) -> Choice:
+def _priced(snapshot: Snapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings) -> Choice:
     order = {rid: index for index, rid in enumerate(forecast.rids)}
     live = sorted(snapshot.live, key=lambda request: request.rid)
     remaining = forecast.scenarios(scenario_count(len(live)), settings.seed)[
         :, [order[request.rid] for request in live]
     ]
-    outlook = Outlook.of(
+    outlook = Scenarios.of(
         remaining,
         [request.prompt_tokens + request.decoded_tokens for request in live],
         [request.group for request in live],
@@ -104,7 +83,7 @@ def _priced(snapshot: ReplicaSnapshot, profile: Prices, forecast: Forecast, sett
     return choose(
         outlook,
         profile,
-        settings.enough,
+        settings.predictor,
         degree=snapshot.degree,
         degrees=_with_present(settings.degrees, snapshot.degree),
         footprint=snapshot.footprint,

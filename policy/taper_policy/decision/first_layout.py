@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taper_policy.decision.decide import Rules, scenario_count
+from taper_policy.decision.decide import DecisionSettings, scenario_count
 from taper_policy.decision.pricing import Choice, Prices, choose_first
-from taper_policy.decision.scenarios import Outlook
+from taper_policy.decision.scenarios import Scenarios
 from taper_policy.forecast.forecast import LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
 
@@ -65,7 +65,7 @@ def first_layout(
     expected: ExpectedStage,
     profile: Prices,
     history: LengthHistory,
-    settings: Rules,
+    settings: DecisionSettings,
     *,
     footprint: int,
     max_tokens: int,
@@ -78,12 +78,14 @@ def first_layout(
         )
         num_groups = footprint // settings.degrees[0]
         # The prefill makes the first token of each response, no step does.
-        outlook = Outlook.of(
+        outlook = Scenarios.of(
             np.maximum(1, remaining - 1),
             [request.prompt_tokens + 1 for request in requests],
             [index % num_groups for index in range(len(requests))],
             num_groups=num_groups,
         )
-        return choose_first(outlook, profile, settings.enough, degrees=settings.degrees, footprint=footprint)
+        return choose_first(
+            outlook, profile, settings.predictor, degrees=settings.degrees, footprint=footprint
+        )
     except (ValueError, ArithmeticError) as error:
         return Choice(degree=settings.degrees[0], reason=f"cannot be priced: {error}")

@@ -1,6 +1,6 @@
 """The decisions of a replica as they are kept: every question with all that its answer followed from.
 
-A ledger is a sequence of entries in the order of time. A replica's life begins with its `Start`; then
+A ledger is a sequence of entries in the order of time. A replica's life begins with its `StartEntry`; then
 come, stage by stage, how its profile is corrected (where that is news), its opening, the questions,
 what became of the switches, how the stage compares with other plans, and its end.
 `replay.replay` asks the questions again.
@@ -13,18 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.decide import ReplicaSnapshot, Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.pricing import Choice, Option, PredictorSettings
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.file import profile_as_json, profile_from_json
 from taper_policy.profile.profile import Profile
 
 
-class Finished(NamedTuple):
+class FinishedResponse(NamedTuple):
     """A response that has ended: the digest that its siblings share, and its tokens."""
 
     prompt: str
@@ -32,7 +34,7 @@ class Finished(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class StartEntry:
     """A replica begins to predict, and knows nothing of lengths yet.
 
     degrees: of the layouts that may be taken, base first
@@ -47,9 +49,9 @@ class Start:
     predictor: PredictorSettings
     profile: Profile
 
-    def rules(self) -> Rules:
+    def rules(self) -> DecisionSettings:
         """What the questions were asked with."""
-        return Rules(degrees=self.degrees, enough=self.predictor)
+        return DecisionSettings(degrees=self.degrees, predictor=self.predictor)
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -65,7 +67,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Corrected:
+class CorrectionEntry:
     """How the profile's steps are corrected from this stage on."""
 
     step: int
@@ -77,7 +79,7 @@ class Corrected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class FirstLayoutEntry:
     """The layout that a stage began in, by what was expected of it."""
 
     step: int
@@ -95,7 +97,7 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class DecisionEntry:
     """One decision.
 
     step, number: the stage's global step, and the how-manieth question of the stage it is, from 1
@@ -106,8 +108,8 @@ class Question:
     step: int
     number: int
     age_seconds: float
-    finished: tuple[Finished, ...]
-    snapshot: ReplicaSnapshot
+    finished: tuple[FinishedResponse, ...]
+    snapshot: Snapshot
     choice: Choice
 
     @property
@@ -121,28 +123,23 @@ class Question:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready; live requests as rows `[rid, prompt, group, prompt tokens, decoded tokens]`."""
-        snapshot = asdict(self.snapshot)
-        snapshot["live"] = [
-            [one.rid, one.prompt, one.group, one.prompt_tokens, one.decoded_tokens]
-            for one in self.snapshot.live
-        ]
         return {
             "entry": "question",
             "step": self.step,
             "number": self.number,
             "age_seconds": self.age_seconds,
             "finished": [list(response) for response in self.finished],
-            "snapshot": snapshot,
+            "snapshot": _snapshot_as_json(self.snapshot),
             "choice": _choice_as_json(self.choice),
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageEnd:
+class StageEndEntry:
     """The end of a stage: the responses that ended after its last question."""
 
     step: int
-    finished: tuple[Finished, ...]
+    finished: tuple[FinishedResponse, ...]
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -154,7 +151,7 @@ class StageEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class SwitchOutcomeEntry:
     """What became of a switch, or of an advice: the fields of the stage's record of it."""
 
     step: int
@@ -166,7 +163,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class ReviewEntry:
     """How the stage compares with other plans, as its record tells it."""
 
     step: int
@@ -177,11 +174,11 @@ class Judgement:
         return {"entry": "review", "step": self.step, "review": dict(self.review)}
 
 
-Entry = Corrected | Opening | Question | StageEnd
-AnyEntry = Start | Entry | Outcome | Judgement
+AdvisorEntry = CorrectionEntry | FirstLayoutEntry | DecisionEntry | StageEndEntry
+LedgerRecord = StartEntry | AdvisorEntry | SwitchOutcomeEntry | ReviewEntry
 
 
-def entry_from_json(values: Mapping[str, Any]) -> AnyEntry:
+def entry_from_json(values: Mapping[str, Any]) -> LedgerRecord:
     """The entry that `as_json` wrote. Raises `ValueError` that says what is wrong with it."""
     try:
         if values["entry"] not in _READERS:
@@ -193,8 +190,8 @@ def entry_from_json(values: Mapping[str, Any]) -> AnyEntry:
         raise ValueError(f"is no ledger entry: {error}") from None
 
 
-def _start(values: Mapping[str, Any]) -> Start:
-    return Start(
+def _start(values: Mapping[str, Any]) -> StartEntry:
+    return StartEntry(
         footprint=int(values["footprint"]),
         degrees=tuple(int(degree) for degree in values["degrees"]),
         mode=str(values["mode"]),
@@ -204,20 +201,20 @@ def _start(values: Mapping[str, Any]) -> Start:
     )
 
 
-def _corrected(values: Mapping[str, Any]) -> Corrected:
-    return Corrected(step=int(values["step"]), correction=Correction.from_json(values["factors"]))
+def _corrected(values: Mapping[str, Any]) -> CorrectionEntry:
+    return CorrectionEntry(step=int(values["step"]), correction=Correction.from_json(values["factors"]))
 
 
-def _opening(values: Mapping[str, Any]) -> Opening:
-    return Opening(
+def _opening(values: Mapping[str, Any]) -> FirstLayoutEntry:
+    return FirstLayoutEntry(
         step=int(values["step"]),
         expected=ExpectedStage(**values["expected"]),
         choice=_choice(values["choice"]),
     )
 
 
-def _question(values: Mapping[str, Any]) -> Question:
-    return Question(
+def _question(values: Mapping[str, Any]) -> DecisionEntry:
+    return DecisionEntry(
         step=int(values["step"]),
         number=int(values["number"]),
         age_seconds=float(values["age_seconds"]),
@@ -227,19 +224,19 @@ def _question(values: Mapping[str, Any]) -> Question:
     )
 
 
-def _stage_end(values: Mapping[str, Any]) -> StageEnd:
-    return StageEnd(step=int(values["step"]), finished=_finished(values))
+def _stage_end(values: Mapping[str, Any]) -> StageEndEntry:
+    return StageEndEntry(step=int(values["step"]), finished=_finished(values))
 
 
-def _outcome(values: Mapping[str, Any]) -> Outcome:
-    return Outcome(step=int(values["step"]), switch=dict(values["switch"].items()))
+def _outcome(values: Mapping[str, Any]) -> SwitchOutcomeEntry:
+    return SwitchOutcomeEntry(step=int(values["step"]), switch=dict(values["switch"].items()))
 
 
-def _judgement(values: Mapping[str, Any]) -> Judgement:
-    return Judgement(step=int(values["step"]), review=dict(values["review"].items()))
+def _judgement(values: Mapping[str, Any]) -> ReviewEntry:
+    return ReviewEntry(step=int(values["step"]), review=dict(values["review"].items()))
 
 
-_READERS: Mapping[str, Callable[[Mapping[str, Any]], AnyEntry]] = {
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], LedgerRecord]] = {
     "start": _start,
     "correction": _corrected,
     "opening": _opening,
@@ -250,14 +247,34 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], AnyEntry]] = {
 }
 
 
-def _finished(values: Mapping[str, Any]) -> tuple[Finished, ...]:
-    return tuple(Finished(str(prompt), int(tokens)) for prompt, tokens in values["finished"])
+def _finished(values: Mapping[str, Any]) -> tuple[FinishedResponse, ...]:
+    return tuple(FinishedResponse(str(prompt), int(tokens)) for prompt, tokens in values["finished"])
 
 
-def _snapshot(values: Mapping[str, Any]) -> ReplicaSnapshot:
-    names = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
-    live = tuple(LiveRequest(**dict(zip(names, row, strict=True))) for row in values["live"])
-    return ReplicaSnapshot(**{**values, "live": live})
+_LIVE_REQUEST_FIELDS: Final = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
+# The other fields of a snapshot follow from its live requests.
+_SNAPSHOT_FIELDS: Final = (
+    "at_seconds",
+    "footprint",
+    "degree",
+    "waiting",
+    "arrivals_settled",
+    "switches_done_in_stage",
+    "boundary_seconds",
+)
+
+
+def _snapshot_as_json(snapshot: Snapshot) -> dict[str, Any]:
+    row = attrgetter(*_LIVE_REQUEST_FIELDS)
+    fields = {name: getattr(snapshot, name) for name in _SNAPSHOT_FIELDS}
+    return fields | {"live": [list(row(request)) for request in snapshot.live]}
+
+
+def _snapshot(values: Mapping[str, Any]) -> Snapshot:
+    rows = values["live"]
+    live = tuple(LiveRequest(**dict(zip(_LIVE_REQUEST_FIELDS, row, strict=True))) for row in rows)
+    fields = {name: value for name, value in values.items() if name != "live"}
+    return Snapshot(running=(), **fields).with_live(live)
 
 
 def _choice_as_json(choice: Choice) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from typing import Protocol
 
 import numpy as np
 
-from taper_policy.decision.scenarios import Floats, Outlook, StepSeconds, Whole
+from taper_policy.arrays import FloatArray, IntArray
+from taper_policy.decision.scenarios import Scenarios, StepSeconds
 
 
 class Prices(Protocol):
@@ -37,8 +38,8 @@ class Prices(Protocol):
         """The step times of a group of `degree` ranks."""
 
     def pause_seconds(
-        self, from_degree: int, to_degree: int, requests: Floats, context_tokens: Floats
-    ) -> Floats:
+        self, from_degree: int, to_degree: int, requests: FloatArray, context_tokens: FloatArray
+    ) -> FloatArray:
         """Seconds of a switch of so many live requests with so many context tokens in all, elementwise.
 
         From the moment on when all groups have stopped.
@@ -99,10 +100,10 @@ class _Course:
     `saved` what widening there saves on average, and `targets` to which degree.
     """
 
-    seconds: Floats
-    rest: Floats
-    saved: Floats
-    targets: Whole
+    seconds: FloatArray
+    rest: FloatArray
+    saved: FloatArray
+    targets: IntArray
 
     def leaves(self, begin: int) -> tuple[int, int] | None:
         """The milestone, from `begin` on, at which to widen, and to which degree; None to stay."""
@@ -111,7 +112,7 @@ class _Course:
 
 
 def choose(
-    outlook: Outlook,
+    outlook: Scenarios,
     prices: Prices,
     settings: PredictorSettings,
     *,
@@ -137,7 +138,7 @@ def choose(
 
 
 def choose_first(
-    outlook: Outlook,
+    outlook: Scenarios,
     prices: Prices,
     settings: PredictorSettings,
     *,
@@ -176,7 +177,7 @@ def choose_first(
 
 
 def _courses(
-    outlook: Outlook, prices: Prices, pauses: _Pauses, degrees: Sequence[int], footprint: int
+    outlook: Scenarios, prices: Prices, pauses: _Pauses, degrees: Sequence[int], footprint: int
 ) -> dict[int, _Course]:
     """The course from each degree on, with the requests spread evenly."""
     courses: dict[int, _Course] = {}
@@ -194,7 +195,7 @@ class _Pauses:
 
     def __init__(
         self,
-        outlook: Outlook,
+        outlook: Scenarios,
         prices: Prices,
         footprint: int,
         present: int | None = None,
@@ -204,17 +205,17 @@ class _Pauses:
         self._context = outlook.live_context_tokens.mean(axis=0)
         self._prices, self._footprint = prices, footprint
         self._present, self._boundary_seconds = present, boundary_seconds
-        self._waits: dict[int, Floats] = {}
-        self._known: dict[tuple[int, int], Floats] = {}
+        self._waits: dict[int, FloatArray] = {}
+        self._known: dict[tuple[int, int], FloatArray] = {}
 
-    def of(self, from_degree: int, to_degree: int) -> Floats:
+    def of(self, from_degree: int, to_degree: int) -> FloatArray:
         pair = (from_degree, to_degree)
         if pair not in self._known:
             pauses = self._prices.pause_seconds(*pair, self._requests, self._context)
             self._known[pair] = pauses + self._wait(from_degree)
         return self._known[pair]
 
-    def _wait(self, degree: int) -> Floats:
+    def _wait(self, degree: int) -> FloatArray:
         if degree not in self._waits:
             wait = self._mean_wait(degree)
             if degree == self._present and self._boundary_seconds is not None:
@@ -222,19 +223,19 @@ class _Pauses:
             self._waits[degree] = wait
         return self._waits[degree]
 
-    def _mean_wait(self, degree: int) -> Floats:
+    def _mean_wait(self, degree: int) -> FloatArray:
         """The mean range of as many uniform numbers as groups are busy: each is anywhere in its step."""
         num_groups = self._footprint // degree
         busy = np.minimum(num_groups, self._requests)
         batch = np.maximum(1.0, np.ceil(self._requests / num_groups))
         context = self._context / np.maximum(1.0, self._requests)
         step = self._prices.steps(degree).seconds(batch, context, num_groups)
-        wait: Floats = np.where(busy > 1, (busy - 1) / (busy + 1), 0.0) * step
+        wait: FloatArray = np.where(busy > 1, (busy - 1) / (busy + 1), 0.0) * step
         return wait
 
 
 def _course(
-    seconds: Floats, degree: int, wider: Mapping[int, _Course], pauses: _Pauses, *, first: int = 0
+    seconds: FloatArray, degree: int, wider: Mapping[int, _Course], pauses: _Pauses, *, first: int = 0
 ) -> _Course:
     """The best way on from `degree`, whose blocks take `seconds` `[scenarios, blocks]`, at each milestone.
 
@@ -257,7 +258,7 @@ def _course(
 
 def _plan_seconds(
     degree: int, way: _Course, courses: Mapping[int, _Course], pauses: _Pauses, *, present: int
-) -> Floats:
+) -> FloatArray:
     """Seconds of each scenario `[scenarios]` under the plan of going on by `way` from now."""
     total = np.zeros(len(way.seconds))
     if degree != present:
@@ -267,14 +268,14 @@ def _plan_seconds(
         at, target = leaves
         total += way.seconds[:, begin:at].sum(axis=1) + pauses.of(degree, target)[at]
         degree, way, begin = target, courses[target], at
-    rest: Floats = total + way.seconds[:, begin:].sum(axis=1)
+    rest: FloatArray = total + way.seconds[:, begin:].sum(axis=1)
     return rest
 
 
 def _options(
-    plans: Mapping[int, Floats],
+    plans: Mapping[int, FloatArray],
     ways: Mapping[int, _Course],
-    outlook: Outlook,
+    outlook: Scenarios,
     pauses: _Pauses,
     present: int | None,
 ) -> tuple[Option, ...]:
@@ -300,18 +301,18 @@ def _options(
     return tuple(options)
 
 
-def _quantile(ordered: Floats, share: float) -> Floats:
+def _quantile(ordered: FloatArray, share: float) -> FloatArray:
     """Of each row, which ascends, linear between its values."""
     place = share * (ordered.shape[1] - 1)
     below = min(int(place), max(0, ordered.shape[1] - 2))
     above = min(below + 1, ordered.shape[1] - 1)
-    found: Floats = ordered[:, below] + (place - below) * (ordered[:, above] - ordered[:, below])
+    found: FloatArray = ordered[:, below] + (place - below) * (ordered[:, above] - ordered[:, below])
     return found
 
 
 def _weigh(
-    plans: Mapping[int, Floats],
-    staying_for_good: Floats,
+    plans: Mapping[int, FloatArray],
+    staying_for_good: FloatArray,
     options: Sequence[Option],
     settings: PredictorSettings,
     degree: int,

@@ -23,23 +23,21 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
+
+from taper_policy.arrays import FloatArray, IntArray
 
 FINE = 32
 RATIO = 0.92
-
-Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
 
 
 class StepSeconds(Protocol):
     """Seconds of a decode step of one group, for arrays of batches and mean contexts."""
 
-    def seconds(self, batch: Floats, context_tokens: Floats, busy_groups: int) -> Floats:
+    def seconds(self, batch: FloatArray, context_tokens: FloatArray, busy_groups: int) -> FloatArray:
         """Elementwise; a batch of 0 takes nothing."""
 
 
-def milestones(num_live: int) -> Whole:
+def milestones(num_live: int) -> IntArray:
     """Live counts at which the rest of a stage is cut: `num_live` down to 0, without repeats."""
     counts = [num_live]
     while counts[-1] > FINE:
@@ -49,7 +47,7 @@ def milestones(num_live: int) -> Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Scenarios:
     """Scenarios, summed over blocks.
 
     `counts` `[blocks + 1]` are the milestones, and `live_context_tokens` `[scenarios, blocks
@@ -59,16 +57,16 @@ class Outlook:
     live contexts summed over its steps.
     """
 
-    counts: Whole
-    steps: Floats
-    batch_tokens: Floats
-    context_tokens: Floats
-    live_context_tokens: Floats
+    counts: IntArray
+    steps: FloatArray
+    batch_tokens: FloatArray
+    context_tokens: FloatArray
+    live_context_tokens: FloatArray
 
     @classmethod
     def of(
-        cls, remaining: Whole, contexts: Sequence[int], groups: Sequence[int], *, num_groups: int
-    ) -> Outlook:
+        cls, remaining: IntArray, contexts: Sequence[int], groups: Sequence[int], *, num_groups: int
+    ) -> Scenarios:
         """Scenarios `remaining` `[scenarios, live]` of requests with `contexts` tokens, in `groups`.
 
         Raises `ValueError` for a remaining count below 1 and a group out of range.
@@ -95,7 +93,7 @@ class Outlook:
             live_context_tokens=made.live_contexts.sum(axis=0),
         )
 
-    def merged(self, num_groups: int) -> Outlook:
+    def merged(self, num_groups: int) -> Scenarios:
         """The same with fewer groups: those whose index is equal modulo `num_groups` are one."""
         tokens, contexts = (
             part.reshape(-1, num_groups, *part.shape[1:]).sum(axis=0)
@@ -103,14 +101,14 @@ class Outlook:
         )
         return replace(self, batch_tokens=tokens, context_tokens=contexts)
 
-    def seconds_as_grouped(self, steps: StepSeconds) -> Floats:
+    def seconds_as_grouped(self, steps: StepSeconds) -> FloatArray:
         """Seconds of each block `[scenarios, blocks]` in the layout at hand: the slowest group's."""
         seconds = self._priced(steps, self.batch_tokens, self.context_tokens, len(self.batch_tokens))
         slowest = seconds.sum(axis=2).argmax(axis=0)
-        chosen: Floats = np.take_along_axis(seconds, slowest[None, :, None], axis=0)[0]
+        chosen: FloatArray = np.take_along_axis(seconds, slowest[None, :, None], axis=0)[0]
         return chosen
 
-    def seconds_if_even(self, steps: StepSeconds, *, num_groups: int) -> Floats:
+    def seconds_if_even(self, steps: StepSeconds, *, num_groups: int) -> FloatArray:
         """Seconds of each block `[scenarios, blocks]` in a layout of `num_groups` groups of like size."""
         return self._priced(
             steps,
@@ -121,8 +119,13 @@ class Outlook:
         )
 
     def _priced(
-        self, steps: StepSeconds, batch_tokens: Floats, context_tokens: Floats, busy: int, share: int = 1
-    ) -> Floats:
+        self,
+        steps: StepSeconds,
+        batch_tokens: FloatArray,
+        context_tokens: FloatArray,
+        busy: int,
+        share: int = 1,
+    ) -> FloatArray:
         live = batch_tokens / np.maximum(1.0, self.steps)
         context = context_tokens / np.maximum(1.0, batch_tokens)
         batch = np.ceil(live / share - 1e-9) if share > 1 else live
@@ -137,13 +140,18 @@ class _Made(NamedTuple):
     Tokens; the live contexts, which grow by one a step, summed over the steps; the live contexts.
     """
 
-    tokens: Floats
-    context_steps: Floats
-    live_contexts: Floats
+    tokens: FloatArray
+    context_steps: FloatArray
+    live_contexts: FloatArray
 
 
 def _made_until(
-    cuts: Floats, ends: Floats, contexts: Floats, owners: Whole, ended: Whole, num_groups: int
+    cuts: FloatArray,
+    ends: FloatArray,
+    contexts: FloatArray,
+    owners: IntArray,
+    ended: IntArray,
+    num_groups: int,
 ) -> _Made:
     """After `cuts` `[scenarios, milestones]` steps, when `ended` `[milestones]` requests have ended.
 
@@ -153,7 +161,7 @@ def _made_until(
     milestone = np.searchsorted(ended, np.arange(ends.shape[1]), side="right")
     cells = (owners * shape[1] + np.arange(shape[1])[:, None]) * shape[2] + milestone
 
-    def until(values: Floats | None) -> Floats:
+    def until(values: FloatArray | None) -> FloatArray:
         weights = None if values is None else values.ravel()
         sums = np.bincount(cells.ravel(), weights, minlength=num_groups * cuts.size)
         return np.cumsum(sums.reshape(shape), axis=2, dtype=np.float64)

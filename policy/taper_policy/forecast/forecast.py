@@ -35,7 +35,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from taper_policy.forecast.lengths import Floats, LengthHistory, PastLengths, Whole
+from taper_policy.arrays import FloatArray, IntArray
+from taper_policy.forecast.lengths import LengthHistory, PastLengths
 from taper_policy.forecast.survivors import NUM_FOLDS, Observed, SurvivorCurves, survivor_curves
 
 # Even ones, and some in the upper tail: a stage lasts as long as the longest of many.
@@ -87,11 +88,11 @@ class Forecast:
 
     rids: tuple[str, ...]
     prompts: tuple[str, ...]
-    quantiles: Whole
-    shared: Floats
+    quantiles: IntArray
+    shared: FloatArray
     source: tuple[str, ...]
 
-    def interval(self, level: float) -> tuple[Floats, Floats]:
+    def interval(self, level: float) -> tuple[FloatArray, FloatArray]:
         """Bounds (low, high), both [num_live], that hold the remaining tokens with probability `level`.
 
         Equal tails, but where the upper bound is already the longest possible (the cap) all
@@ -107,7 +108,7 @@ class Forecast:
         )
         return np.where(high >= self.quantiles[:, -1], low_at_cap, low), high
 
-    def scenarios(self, count: int, seed: int) -> Whole:
+    def scenarios(self, count: int, seed: int) -> IntArray:
         """`count` independent draws of the remaining tokens of every request [count, num_live].
 
         Stratified: of a request's draws one lies in each `count`th of its distribution; where in
@@ -127,14 +128,14 @@ class Forecast:
         rows = np.arange(len(self.rids))[:, None]
         return self._at((ranks + within) / count, rows).T.astype(np.int64)
 
-    def _at(self, probabilities: Floats, rows: Whole) -> Floats:
+    def _at(self, probabilities: FloatArray, rows: IntArray) -> FloatArray:
         """Quantiles of requests `rows` (broadcast), linear between those kept, the outermost beyond them."""
         lower = np.searchsorted(PROBABILITIES[1:-1], probabilities)
         share = (probabilities - PROBABILITIES[lower]) / _GAPS[lower]
         cells = rows * NUM_QUANTILES + lower
         kept = self.quantiles.ravel()
         below = kept[cells]
-        found: Floats = below + np.clip(share, 0.0, 1.0) * (kept[cells + 1] - below)
+        found: FloatArray = below + np.clip(share, 0.0, 1.0) * (kept[cells + 1] - below)
         return found
 
 
@@ -180,14 +181,14 @@ class _Stage:
     ended_folds, ended_tokens: of those [num_ended]
     """
 
-    order: Whole
-    live_prompts: Whole
-    decoded_tokens: Whole
+    order: IntArray
+    live_prompts: IntArray
+    decoded_tokens: IntArray
     prompts: list[str]
-    folds: Whole
-    ended_prompts: Whole
-    ended_folds: Whole
-    ended_tokens: Whole
+    folds: IntArray
+    ended_prompts: IntArray
+    ended_folds: IntArray
+    ended_tokens: IntArray
 
     @classmethod
     def of(
@@ -227,7 +228,9 @@ class _Stage:
         return survivor_curves(past, observed, max_tokens=max_tokens)
 
 
-def _total_quantiles(stage: _Stage, curves: SurvivorCurves, history: LengthHistory) -> tuple[Whole, Floats]:
+def _total_quantiles(
+    stage: _Stage, curves: SurvivorCurves, history: LengthHistory
+) -> tuple[IntArray, FloatArray]:
     """Decoded and remaining tokens together, at `PROBABILITIES` [num_live, NUM_QUANTILES].
 
     And of each prompt the correlation of its live samples' scores [num_prompts].
@@ -247,7 +250,9 @@ def _total_quantiles(stage: _Stage, curves: SurvivorCurves, history: LengthHisto
     return totals, correlation * spread / (correlation * spread + 1.0 - correlation)
 
 
-def _level_weights(stage: _Stage, curves: SurvivorCurves, history: LengthHistory, own: Floats) -> Floats:
+def _level_weights(
+    stage: _Stage, curves: SurvivorCurves, history: LengthHistory, own: FloatArray
+) -> FloatArray:
     """Of each prompt, the weights of `_LEVELS` given all its samples have shown [num_prompts, num_levels].
 
     `own` is the likelihood, for every level, of what each live request has passed [num_live, num_levels].
@@ -256,12 +261,12 @@ def _level_weights(stage: _Stage, curves: SurvivorCurves, history: LengthHistory
     logs += _log_ended(stage, curves, history.past.correlation)
     # Every prompt has a live request, and they lie prompt after prompt.
     logs += np.add.reduceat(np.log(own), np.searchsorted(stage.live_prompts, np.arange(len(stage.prompts))))
-    weights: Floats = np.exp(logs - logs.max(axis=1, keepdims=True))
+    weights: FloatArray = np.exp(logs - logs.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     return weights
 
 
-def _log_ended(stage: _Stage, curves: SurvivorCurves, correlation: float) -> Floats:
+def _log_ended(stage: _Stage, curves: SurvivorCurves, correlation: float) -> FloatArray:
     """Log-likelihood of each prompt's ended siblings, for every level [num_prompts, num_levels]."""
     logs = np.zeros((len(stage.prompts), len(_LEVELS)))
     known = stage.ended_prompts >= 0
@@ -276,7 +281,7 @@ def _log_ended(stage: _Stage, curves: SurvivorCurves, correlation: float) -> Flo
     return logs + means * (total - 0.5 * count * means) / (1.0 - correlation)
 
 
-def _log_earlier(prompts: Sequence[str], history: LengthHistory) -> Floats:
+def _log_earlier(prompts: Sequence[str], history: LengthHistory) -> FloatArray:
     """Log-likelihood of what each prompt's last stage told of its level [num_prompts, num_levels]."""
     past = history.past
     levels = [history.level(prompt) for prompt in prompts]
@@ -288,7 +293,7 @@ def _log_earlier(prompts: Sequence[str], history: LengthHistory) -> Floats:
     return np.where(count[:, None] > 0, -0.5 * distance**2 / variance[:, None], 0.0)
 
 
-def _score_quantiles(weights: Floats, passed: Floats, correlation: float) -> Floats:
+def _score_quantiles(weights: FloatArray, passed: FloatArray, correlation: float) -> FloatArray:
     """Scores at `PROBABILITIES` of requests that have passed the score `passed` [num_live, NUM_QUANTILES].
 
     `weights` are those of the levels over the request's own likelihood [num_live, num_levels]:
@@ -305,21 +310,21 @@ def _score_quantiles(weights: Floats, passed: Floats, correlation: float) -> Flo
 
 
 @lru_cache(maxsize=32)
-def _tails(correlation: float) -> Floats:
+def _tails(correlation: float) -> FloatArray:
     """P(score > knot | level) of a sample [num_knots, num_levels]; between the knots it is linear."""
     means, spread = math.sqrt(correlation) * _LEVELS, math.sqrt(1.0 - correlation)
     distances = (_KNOTS[:, None] - means) / (spread * math.sqrt(2.0))
     return np.array([[max(0.5 * math.erfc(x), _SMALLEST) for x in row] for row in distances.tolist()])
 
 
-def _tails_at(scores: Floats, correlation: float) -> Floats:
+def _tails_at(scores: FloatArray, correlation: float) -> FloatArray:
     """P(score > `scores` | level) [num, num_levels], from `_tails`."""
     tails = _tails(correlation)
     place = np.clip((scores - _KNOTS[0]) / (_KNOTS[1] - _KNOTS[0]), 0.0, len(_KNOTS) - 1.0)
     knot = np.minimum(place.astype(np.int64), len(_KNOTS) - 2)
     share = (place - knot)[:, None]
     lower = tails[knot]
-    found: Floats = lower + share * (tails[knot + 1] - lower)
+    found: FloatArray = lower + share * (tails[knot + 1] - lower)
     return found
 
 
@@ -365,10 +370,10 @@ def _keys(names: Sequence[str], count: int, seed: int) -> npt.NDArray[np.uint64]
     return _mixed(_mixed(ids ^ _mixed(np.array([seed % 2**64], np.uint64)))[:, None] + draws)
 
 
-def _signed(keys: npt.NDArray[np.uint64]) -> Floats:
+def _signed(keys: npt.NDArray[np.uint64]) -> FloatArray:
     """Of each key a number in (-1, 1)."""
     # 52 bits and a half: what a float holds without rounding to an end.
-    signed: Floats = ((keys >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-51 - 1.0
+    signed: FloatArray = ((keys >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-51 - 1.0
     return signed
 
 

@@ -24,10 +24,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
+from taper_policy.arrays import FloatArray, IntArray
 
 MAX_LENGTHS: Final = 16_384
 MAX_PROMPTS: Final = 65_536
@@ -47,9 +45,9 @@ SCORES: Final = np.linspace(-6.0, 6.0, 2_401)
 CDF: Final = np.array([0.5 * math.erfc(-score / math.sqrt(2.0)) for score in SCORES])
 
 
-def normal_scores(probabilities: Floats) -> Floats:
+def normal_scores(probabilities: FloatArray) -> FloatArray:
     """The standard normal quantiles of `probabilities`, within [-6, 6]; error below 1e-5 within [-5, 5]."""
-    scores: Floats = np.interp(probabilities, CDF, SCORES)
+    scores: FloatArray = np.interp(probabilities, CDF, SCORES)
     return scores
 
 
@@ -71,8 +69,8 @@ class PastLengths:
     persistence: correlation of a prompt's level in one stage with that in its next
     """
 
-    tokens: Whole = field(default_factory=lambda: np.empty(0, np.int64))
-    weights: Floats = field(default_factory=lambda: np.empty(0))
+    tokens: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    weights: FloatArray = field(default_factory=lambda: np.empty(0))
     correlation: float = PRIOR_CORRELATION
     persistence: float = PRIOR_PERSISTENCE
 
@@ -84,7 +82,7 @@ class LengthHistory:
         self._step: int | None = None
         self._finished: dict[str, list[int]] = {}
         self._num_finished = 0
-        self._stages: deque[Whole] = deque()  # youngest first
+        self._stages: deque[IntArray] = deque()  # youngest first
         self._levels: OrderedDict[str, PromptLevel] = OrderedDict()  # youngest last
         self._past = PastLengths()
         self._moments = _Moments()
@@ -171,7 +169,7 @@ class LengthHistory:
             oldest = self._stages.pop()
             surplus -= len(oldest)
 
-    def _learn_levels(self, prompts: Sequence[str], counts: Whole, scores: Floats) -> None:
+    def _learn_levels(self, prompts: Sequence[str], counts: IntArray, scores: FloatArray) -> None:
         """Moments, then the new level, of each prompt, whose scores lie one prompt after another."""
         starts = np.cumsum(counts) - counts
         sums = np.add.reduceat(scores, starts)
@@ -200,7 +198,7 @@ class _Moments:
         self._pair, self._pairs = self._pair * factor, self._pairs * factor
         self._level, self._levels = self._level * factor, self._levels * factor
 
-    def add_samples(self, sums: Floats, squares: Floats, counts: Whole) -> None:
+    def add_samples(self, sums: FloatArray, squares: FloatArray, counts: IntArray) -> None:
         self._square += float(squares.sum())
         self._squares += float(counts.sum())
         several = counts > 1
@@ -234,7 +232,7 @@ class _Moments:
         return self._square / self._squares if self._square > 0.0 else 1.0
 
 
-def _pool(stages: Collection[Whole], half_life: int) -> tuple[Whole, Floats]:
+def _pool(stages: Collection[IntArray], half_life: int) -> tuple[IntArray, FloatArray]:
     """All lengths, ascending, and their weights. `stages` are youngest first."""
     sizes = np.array([len(stage) for stage in stages])
     younger = np.cumsum(sizes) - sizes
@@ -244,7 +242,7 @@ def _pool(stages: Collection[Whole], half_life: int) -> tuple[Whole, Floats]:
     return tokens[order], weights[order]
 
 
-def _scores_within(tokens: Whole, weights: Floats, stage: Whole) -> Floats:
+def _scores_within(tokens: IntArray, weights: FloatArray, stage: IntArray) -> FloatArray:
     """Normal scores of the lengths of `stage` by their mid-rank among all (ascending) `tokens`."""
     below = np.concatenate(([0.0], np.cumsum(weights)))
     first, last = np.searchsorted(tokens, stage, "left"), np.searchsorted(tokens, stage, "right")

@@ -32,7 +32,8 @@ from typing import Final
 
 import numpy as np
 
-from taper_policy.forecast.lengths import CDF, SCORES, Floats, PastLengths, Whole, normal_scores
+from taper_policy.arrays import FloatArray, IntArray
+from taper_policy.forecast.lengths import CDF, SCORES, PastLengths, normal_scores
 
 NUM_FOLDS: Final = 4
 PRIOR_LENGTHS: Final = 4.0
@@ -57,8 +58,8 @@ class Observed:
     All arrays are [num]; `folds` are those of their prompts.
     """
 
-    tokens: Whole
-    folds: Whole
+    tokens: IntArray
+    folds: IntArray
     has_ended: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
@@ -71,24 +72,24 @@ class SurvivorCurves:
     fold after fold.
     """
 
-    edges: Floats
-    scores_at: Floats
-    table: Floats
+    edges: FloatArray
+    scores_at: FloatArray
+    table: FloatArray
 
-    def scores(self, positions: Floats, folds: Whole) -> Floats:
+    def scores(self, positions: FloatArray, folds: IntArray) -> FloatArray:
         """Normal scores of positions in [1, max_tokens], each by its fold's curve."""
         stride = self.edges[-1] + 1.0
         axis = (self.edges + stride * np.arange(NUM_FOLDS)[:, None]).ravel()
-        scores: Floats = np.interp(positions + stride * folds, axis, self.scores_at.ravel())
+        scores: FloatArray = np.interp(positions + stride * folds, axis, self.scores_at.ravel())
         return scores
 
-    def positions(self, scores: Floats, folds: Whole) -> Floats:
+    def positions(self, scores: FloatArray, folds: IntArray) -> FloatArray:
         """Positions in [1, max_tokens] of `scores` [num, many], each row by its fold's curve."""
         place = np.clip((scores - _TABLE_SCORES[0]) / _TABLE_STEP, 0.0, len(_TABLE_SCORES) - 1.001)
         lower = place.astype(np.int64)
         share = place - lower
         lower += folds[:, None] * len(_TABLE_SCORES)
-        found: Floats = self.table[lower]
+        found: FloatArray = self.table[lower]
         found += share * (self.table[lower + 1] - found)
         return found
 
@@ -112,9 +113,9 @@ def survivor_curves(past: PastLengths, observed: Observed, *, max_tokens: int) -
 class _Cells:
     """The cells between `edges`, and of each: lengths of past and prior that end in it, and that reach it."""
 
-    edges: Floats
-    events: Floats
-    exposures: Floats
+    edges: FloatArray
+    events: FloatArray
+    exposures: FloatArray
 
 
 @lru_cache(maxsize=8)
@@ -133,14 +134,14 @@ def _cells(past: PastLengths, max_tokens: int) -> _Cells:
     return _Cells(edges=edge, events=total[:-1], exposures=reaching[:-1])
 
 
-def _prior_below(positions: Floats, max_tokens: int) -> Floats:
+def _prior_below(positions: FloatArray, max_tokens: int) -> FloatArray:
     mu = PRIOR_MU + math.log(max_tokens / PRIOR_CAP_TOKENS)
-    below: Floats = np.interp((np.log(positions) - mu) / PRIOR_SIGMA, SCORES, CDF)
+    below: FloatArray = np.interp((np.log(positions) - mu) / PRIOR_SIGMA, SCORES, CDF)
     below[0] = 0.0
     return below
 
 
-def _count(edges: Floats, observed: Observed) -> tuple[Floats, Floats]:
+def _count(edges: FloatArray, observed: Observed) -> tuple[FloatArray, FloatArray]:
     """Of each fold and cell: requests that end in it, and that reach it (a live one: the part it lived)."""
     num_edges = len(edges)
     tokens = np.minimum(observed.tokens, int(edges[-1]))
@@ -154,5 +155,5 @@ def _count(edges: Floats, observed: Observed) -> tuple[Floats, Floats]:
     partly = np.bincount(place, np.where(is_event, 1.0, lived), minlength=size).reshape(events.shape)
     here = np.bincount(place, minlength=size).reshape(events.shape)
     beyond = np.cumsum(here[:, ::-1], axis=1)[:, ::-1] - here
-    exposures: Floats = beyond.astype(np.float64) + partly
+    exposures: FloatArray = beyond.astype(np.float64) + partly
     return events[:, :-1].astype(np.float64), exposures[:, :-1]

@@ -28,6 +28,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from taper_policy.arrays import FloatArray
 from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
 from taper_policy.profile.robust_fit import (
     MIN_FOR_INTERVAL,
@@ -36,7 +37,6 @@ from taper_policy.profile.robust_fit import (
     p90,
     relative_errors,
 )
-from taper_policy.profile.step_surface import Floats
 
 _Place = tuple[int, int, int, int]
 _Item = TypeVar("_Item")
@@ -185,7 +185,7 @@ def cell_error(profile: Profile, cells: Iterable[Sequence[StepSample]]) -> float
     return float(relative_errors(predicted, measured).mean())
 
 
-def _predicted(profile: Profile, samples: Sequence[StepSample]) -> Floats:
+def _predicted(profile: Profile, samples: Sequence[StepSample]) -> FloatArray:
     """The seconds of `samples`, all of one degree, by the profile."""
     return profile.steps(samples[0].degree).seconds(
         [sample.batch for sample in samples],
@@ -267,13 +267,13 @@ def _cells(kept: Mapping[_Place, Sequence[StepSample]]) -> Iterable[StepCell]:
             )
 
 
-def _on_line(points: Floats, contexts: Floats, seconds: Floats) -> Floats:
+def _on_line(points: FloatArray, contexts: FloatArray, seconds: FloatArray) -> FloatArray:
     """Linear between the known contexts, and beyond them; flat where only one is known."""
     if len(contexts) == 1:
         return np.full(len(points), seconds[0])
     left = np.clip(np.searchsorted(contexts, points) - 1, 0, len(contexts) - 2)
     slopes = np.diff(seconds) / np.diff(contexts)
-    line: Floats = seconds[left] + slopes[left] * (points - contexts[left])
+    line: FloatArray = seconds[left] + slopes[left] * (points - contexts[left])
     return line
 
 
@@ -332,7 +332,7 @@ def _switch_amounts(sample: SwitchSample) -> tuple[float, ...]:
     )
 
 
-def _terms_and_error(amounts: Floats, seconds: Floats, share: float) -> tuple[Floats, float]:
+def _terms_and_error(amounts: FloatArray, seconds: FloatArray, share: float) -> tuple[FloatArray, float]:
     """The terms of all samples, and the p90 relative error of each predicted without its fold."""
     num_folds = min(len(seconds), round(1 / share))
     # Shuffled, always alike: amounts measured in turns must not make a fold of one amount.

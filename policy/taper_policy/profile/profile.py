@@ -32,9 +32,10 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from taper_policy.arrays import FloatArray
 from taper_policy.layout import uniform_degrees
 from taper_policy.profile.kv_choice import AUTO, KV_MODES, KvCosts
-from taper_policy.profile.step_surface import Floats, StepCell, StepSurface, check_cells
+from taper_policy.profile.step_surface import StepCell, StepSurface, check_cells
 
 __all__ = [
     "Estimate",
@@ -112,7 +113,7 @@ class SwitchTerms:
         migrated_requests: npt.ArrayLike,
         num_bytes: npt.ArrayLike,
         recomputed_tokens: npt.ArrayLike,
-    ) -> Floats:
+    ) -> FloatArray:
         """Seconds of switches, elementwise. Raises `ValueError` for negative numbers."""
         amounts = {
             "requests": (requests, self.request_seconds),
@@ -255,7 +256,7 @@ class Profile:
 
     def pause_seconds(
         self, from_degree: int, to_degree: int, requests: npt.ArrayLike, context_tokens: npt.ArrayLike
-    ) -> Floats:
+    ) -> FloatArray:
         """Seconds of switches of `requests` with `context_tokens`, summed over them, elementwise.
 
         With `kv: auto` they migrate all or recompute all, whichever takes less. From totals no more can
@@ -276,7 +277,7 @@ class Profile:
         )
         recomputed = terms.recomputed_token_seconds * np.asarray(context_tokens, dtype=np.float64)
         ways = {"migrate": migrated, "recompute": recomputed, AUTO: np.minimum(migrated, recomputed)}
-        total: Floats = terms.fixed_seconds + terms.request_seconds * count + ways[self.kv]
+        total: FloatArray = terms.fixed_seconds + terms.request_seconds * count + ways[self.kv]
         return total
 
     def kv_costs(self, from_degree: int, to_degree: int) -> KvCosts:

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from taper_policy.profile.step_surface import Floats
+from taper_policy.arrays import FloatArray
 
 CONFIDENCE: Final = 0.95
 # With fewer, even the whole range holds the median less often than `CONFIDENCE`.
@@ -61,7 +61,7 @@ def _num_skipped(count: int) -> int:
     return skipped
 
 
-def nonnegative_terms(amounts: Floats, seconds: Floats) -> Floats:
+def nonnegative_terms(amounts: FloatArray, seconds: FloatArray) -> FloatArray:
     """The terms `[terms]` that explain `seconds` `[samples]` by `amounts` `[samples, terms]`; all >= 0.
 
     A column without an amount gets 0. Raises `ValueError` for seconds that are not above zero.
@@ -88,7 +88,7 @@ def nonnegative_terms(amounts: Floats, seconds: Floats) -> Floats:
     return terms
 
 
-def _nonnegative_least_squares(rows: Floats, wanted: Floats) -> Floats:
+def _nonnegative_least_squares(rows: FloatArray, wanted: FloatArray) -> FloatArray:
     """Exact for the few terms there are: the optimum is the least-squares solution over its own support."""
     num_terms = rows.shape[1]
     best, least = np.zeros(num_terms), float(wanted @ wanted)
@@ -104,14 +104,14 @@ def _nonnegative_least_squares(rows: Floats, wanted: Floats) -> Floats:
     return best
 
 
-def relative_errors(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Floats:
+def relative_errors(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> FloatArray:
     """The error of each prediction as a share of what was measured."""
     truth = np.asarray(measured, dtype=np.float64)
-    errors: Floats = np.abs(np.asarray(predicted, dtype=np.float64) - truth) / truth
+    errors: FloatArray = np.abs(np.asarray(predicted, dtype=np.float64) - truth) / truth
     return errors
 
 
-def p90(errors: Floats) -> float:
+def p90(errors: FloatArray) -> float:
     """The least of `errors` that nine tenths of them do not exceed; never an interpolated, smaller one."""
     ordered = np.sort(errors)
     return float(ordered[math.ceil(0.9 * len(ordered)) - 1])

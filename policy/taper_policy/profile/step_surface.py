@@ -34,13 +34,12 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from taper_policy.arrays import BoolArray, FloatArray
+
 # Neighbouring cells never are: a unit or a digit is wrong.
 MAX_APART: Final = 300.0
+IndexArray = npt.NDArray[np.intp]
 _MOST: Final = float(np.finfo(np.float64).max)
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-Whole = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +69,11 @@ class StepCell:
 class StepEstimates(NamedTuple):
     """Estimates of many points, arrays of one shape."""
 
-    seconds: Floats
-    half_width_seconds: Floats
-    is_extrapolated: Flags
+    seconds: FloatArray
+    half_width_seconds: FloatArray
+    is_extrapolated: BoolArray
 
-    def at(self, index: Whole) -> StepEstimates:
+    def at(self, index: IndexArray) -> StepEstimates:
         """The estimates at indices of the first axis."""
         return StepEstimates(
             self.seconds.take(index, axis=0),
@@ -102,7 +101,7 @@ class StepSurface:
 
     def seconds(
         self, batch: npt.ArrayLike, context_tokens: npt.ArrayLike, busy_groups: npt.ArrayLike = 1
-    ) -> Floats:
+    ) -> FloatArray:
         """Seconds of a step of groups with `batch` requests of `context_tokens` mean tokens, elementwise.
 
         The arguments are broadcast; fractions are welcome. A batch of 0 takes nothing.
@@ -141,7 +140,7 @@ class StepSurface:
 
     def _checked(
         self, batch: npt.ArrayLike, context_tokens: npt.ArrayLike, busy_groups: npt.ArrayLike
-    ) -> tuple[Floats, Floats, Whole]:
+    ) -> tuple[FloatArray, FloatArray, IndexArray]:
         """Batches, contexts, and where in the flat table the numbers of busy groups begin; broadcast."""
         batches = np.asarray(batch, dtype=np.float64)
         contexts = np.asarray(context_tokens, dtype=np.float64)
@@ -154,7 +153,7 @@ class StepSurface:
             batches, contexts, start = np.broadcast_arrays(batches, contexts, start)
         return batches, contexts, start
 
-    def _rows(self, start: Whole, across: _Places) -> tuple[Whole, Whole]:
+    def _rows(self, start: IndexArray, across: _Places) -> tuple[IndexArray, IndexArray]:
         width = len(self._contexts)
         return start + across.below * width, start + across.above * width
 
@@ -178,12 +177,12 @@ class _Places(NamedTuple):
     """Points on an ascending grid: the indices around each; the share of the way from `below` to
     `above`, which leaves [0, 1] beyond the grid."""
 
-    below: Whole
-    above: Whole
-    share: Floats
+    below: IndexArray
+    above: IndexArray
+    share: FloatArray
 
 
-def _places(grid: Floats, points: Floats) -> _Places:
+def _places(grid: FloatArray, points: FloatArray) -> _Places:
     last = len(grid) - 1
     # The first and the last point do not matter: beyond them the outermost span is carried on.
     below = np.searchsorted(grid[1:-1], points, side="right")
@@ -193,20 +192,22 @@ def _places(grid: Floats, points: Floats) -> _Places:
     return _Places(below, np.minimum(below + 1, last), share)
 
 
-def _distance(grid: Floats, points: Floats) -> Floats:
+def _distance(grid: FloatArray, points: FloatArray) -> FloatArray:
     """How far beyond the grid, as a share of its edge; 0 within."""
-    distance: Floats = np.maximum(np.maximum(points / grid[-1] - 1.0, 1.0 - points / grid[0]), 0.0)
+    distance: FloatArray = np.maximum(np.maximum(points / grid[-1] - 1.0, 1.0 - points / grid[0]), 0.0)
     return distance
 
 
-def _carried(share: Floats, below: Floats, above: Floats) -> Floats:
+def _carried(share: FloatArray, below: FloatArray, above: FloatArray) -> FloatArray:
     """Linear, beyond [0, 1] as well, but there never less than the nearest end."""
     slope = above - below
-    carried: Floats = np.maximum(below + np.clip(share, 0.0, 1.0) * slope, below + share * slope)
+    carried: FloatArray = np.maximum(below + np.clip(share, 0.0, 1.0) * slope, below + share * slope)
     return carried
 
 
-def _between(places: _Places, distance: Floats, below: StepEstimates, above: StepEstimates) -> StepEstimates:
+def _between(
+    places: _Places, distance: FloatArray, below: StepEstimates, above: StepEstimates
+) -> StepEstimates:
     """The estimates at `places` from those at the indices around them (see the module's docstring)."""
     share = np.clip(places.share, 0.0, 1.0)
     seconds = _carried(places.share, below.seconds, above.seconds)
@@ -216,7 +217,9 @@ def _between(places: _Places, distance: Floats, below: StepEstimates, above: Ste
     return StepEstimates(seconds, half * (1.0 + distance) + (seconds - nearest), flags | (distance > 0))
 
 
-def _along(grid: Floats, table: StepEstimates, points: Floats, *, flat: bool = False) -> StepEstimates:
+def _along(
+    grid: FloatArray, table: StepEstimates, points: FloatArray, *, flat: bool = False
+) -> StepEstimates:
     """A table whose first axis lies on `grid`, brought to `points` along that axis.
 
     `flat`: beyond the grid the nearest value holds, without a slope.
@@ -236,7 +239,7 @@ def _stack(tables: Sequence[StepEstimates]) -> StepEstimates:
     )
 
 
-def _require_range(name: str, numbers: Floats | Whole, least: float, most: float) -> None:
+def _require_range(name: str, numbers: FloatArray | IndexArray, least: float, most: float) -> None:
     # Written so that NaN is refused.
     if numbers.size and not (numbers.min() >= least and numbers.max() <= most):
         raise ValueError(f"{name}: [{numbers.min()}, {numbers.max()}] is not within [{least}, {most}]")

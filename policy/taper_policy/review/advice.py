@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taper_policy.decision.advisor import Advisor
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.first_layout import ExpectedStage
-from taper_policy.decision.ledger import Finished
+from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.profile.profile import Profile
 from taper_policy.review.review import clock_of
 from taper_policy.simulation.policies import PredictorPolicy, expected_like, static
@@ -51,10 +51,10 @@ class AdvisedStage:
         return self.staying_seconds - self.advised_seconds
 
 
-class Advice:
+class AdviceEstimator:
     """See the module's docstring. One for each replica, told of each of its stages in turn."""
 
-    def __init__(self, profile: Profile, rules: Rules, *, max_tokens: int) -> None:
+    def __init__(self, profile: Profile, rules: DecisionSettings, *, max_tokens: int) -> None:
         self._profile, self._rules = profile, rules
         self._advisor = Advisor(profile, rules, max_tokens=max_tokens)
         self._expected: ExpectedStage | None = None
@@ -78,7 +78,7 @@ class Advice:
             num_switches=len(advised.switches),
         )
 
-    def learn(self, step: int, finished: Sequence[Finished]) -> None:
+    def learn(self, step: int, finished: Sequence[FinishedResponse]) -> None:
         """The responses of a stage that cannot be judged."""
         self._advisor.start_stage(step)
         self._advisor.add_finished(finished)

@@ -1,10 +1,10 @@
-"""A ledger cut into lives: what one replica asked from its start to its end, stage by stage.
+"""A ledger cut into replica_histories: what one replica asked from its start to its end, stage by stage.
 
 A replica that is started again (a run that goes on from a checkpoint, an engine that was lost)
 knows nothing of what it had seen before: its questions can only be asked again from its own start.
 
 Invariants (asserted by `tests/policy/review/test_replica_history.py`):
-- lives of several replicas may lie between each other; none has entries of another;
+- replica_histories of several replicas may lie between each other; none has entries of another;
 - an entry before its replica's first start is refused.
 """
 
@@ -17,29 +17,31 @@ from itertools import groupby
 
 from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.ledger import (
-    AnyEntry,
-    Corrected,
-    Judgement,
-    Opening,
-    Outcome,
-    Question,
-    StageEnd,
-    Start,
+    CorrectionEntry,
+    DecisionEntry,
+    FirstLayoutEntry,
+    LedgerRecord,
+    ReviewEntry,
+    StageEndEntry,
+    StartEntry,
+    SwitchOutcomeEntry,
 )
 from taper_policy.decision.pricing import Choice, PredictorSettings
-from taper_policy.review.replay import Asked, replay
+from taper_policy.review.replay import RecordedChoice, replay
 
 # Other builds of numpy add in another order.
 RELATIVE_TOLERANCE = 1e-9
 
 
-LifeEntry = Corrected | Opening | Question | StageEnd | Outcome | Judgement
+HistoryEntry = (
+    CorrectionEntry | FirstLayoutEntry | DecisionEntry | StageEndEntry | SwitchOutcomeEntry | ReviewEntry
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerStage:
+class StageHistory:
     """What a ledger holds of one stage.
 
     outcomes: by the number of their question
@@ -48,66 +50,70 @@ class LedgerStage:
 
     step: int
     correction: Correction
-    opening: Opening | None
-    questions: tuple[Question, ...]
-    outcomes: Mapping[int, Outcome]
-    judgement: Judgement | None
+    first_layout: FirstLayoutEntry | None
+    decisions: tuple[DecisionEntry, ...]
+    outcomes: Mapping[int, SwitchOutcomeEntry]
+    review: ReviewEntry | None
     has_ended: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class ReplicaHistory:
     """A replica from one start to the next, or to the end of the ledger; entries in the order of time."""
 
     replica: int
-    start: Start
-    entries: list[LifeEntry] = field(default_factory=list)
+    start: StartEntry
+    entries: list[HistoryEntry] = field(default_factory=list)
 
-    def stages(self) -> Iterator[LedgerStage]:
-        """Its stages, in order. A stage ends with its `StageEnd`; two may be of one step."""
+    def stages(self) -> Iterator[StageHistory]:
+        """Its stages, in order. A stage ends with its `StageEndEntry`; two may be of one step."""
         correction = Correction()
         for (_, step), entries in groupby(_numbered(self.entries), key=lambda pair: pair[0]):
             found = [entry for _, entry in entries]
             for entry in found:
-                if isinstance(entry, Corrected):
+                if isinstance(entry, CorrectionEntry):
                     correction = entry.correction
-            yield LedgerStage(
+            yield StageHistory(
                 step=step,
                 correction=correction,
-                opening=next((entry for entry in found if isinstance(entry, Opening)), None),
-                questions=tuple(entry for entry in found if isinstance(entry, Question)),
+                first_layout=next((entry for entry in found if isinstance(entry, FirstLayoutEntry)), None),
+                decisions=tuple(entry for entry in found if isinstance(entry, DecisionEntry)),
                 outcomes={
                     entry.switch["question"]: entry
                     for entry in found
-                    if isinstance(entry, Outcome) and entry.switch.get("question") is not None
+                    if isinstance(entry, SwitchOutcomeEntry) and entry.switch.get("question") is not None
                 },
-                judgement=next((entry for entry in found if isinstance(entry, Judgement)), None),
-                has_ended=any(isinstance(entry, StageEnd) for entry in found),
+                review=next((entry for entry in found if isinstance(entry, ReviewEntry)), None),
+                has_ended=any(isinstance(entry, StageEndEntry) for entry in found),
             )
 
-    def asked_again(self, enough: PredictorSettings | None = None) -> Iterator[tuple[Asked, Asked]]:
+    def decided_again(
+        self, enough: PredictorSettings | None = None
+    ) -> Iterator[tuple[RecordedChoice, RecordedChoice]]:
         """Each opening and question as recorded and as it is answered now; with `enough`, by other settings.
 
         Raises `ValueError` where a stage has no end although another follows.
         """
-        rules = Rules(degrees=self.start.degrees, enough=enough or self.start.predictor)
+        rules = DecisionSettings(degrees=self.start.degrees, predictor=enough or self.start.predictor)
         advisor = Advisor(self.start.profile, rules, max_tokens=self.start.max_tokens)
         asked = (
-            entry for entry in self.entries if isinstance(entry, Corrected | Opening | Question | StageEnd)
+            entry
+            for entry in self.entries
+            if isinstance(entry, CorrectionEntry | FirstLayoutEntry | DecisionEntry | StageEndEntry)
         )
         return replay(asked, advisor, footprint=self.start.footprint)
 
 
-def lives(entries: Iterable[tuple[int, AnyEntry]]) -> list[Life]:
-    """The lives in a ledger of pairs (replica, entry), in the order of their starts.
+def replica_histories(entries: Iterable[tuple[int, LedgerRecord]]) -> list[ReplicaHistory]:
+    """The replica_histories in a ledger of pairs (replica, entry), in the order of their starts.
 
     Raises `ValueError` for an entry of a replica that has not begun.
     """
-    found: list[Life] = []
-    present: dict[int, Life] = {}
+    found: list[ReplicaHistory] = []
+    present: dict[int, ReplicaHistory] = {}
     for replica, entry in entries:
-        if isinstance(entry, Start):
-            present[replica] = Life(replica=replica, start=entry)
+        if isinstance(entry, StartEntry):
+            present[replica] = ReplicaHistory(replica=replica, start=entry)
             found.append(present[replica])
         elif replica not in present:
             raise ValueError(f"replica {replica}: its start is missing")
@@ -138,10 +144,10 @@ def _numbers(choice: Choice) -> list[float]:
 
 
 def _numbered(
-    entries: Sequence[LifeEntry],
-) -> Iterator[tuple[tuple[int, int], LifeEntry]]:
+    entries: Sequence[HistoryEntry],
+) -> Iterator[tuple[tuple[int, int], HistoryEntry]]:
     """Each entry with how many stages have ended before it, and its step."""
     ended = 0
     for entry in entries:
         yield (ended, entry.step), entry
-        ended += isinstance(entry, StageEnd)
+        ended += isinstance(entry, StageEndEntry)

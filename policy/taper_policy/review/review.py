@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.correction import CorrectedPrices, Correction
 from taper_policy.decision.pricing import Prices
 from taper_policy.profile.profile import Estimate
 from taper_policy.simulation.oracle import best_plan, regret
-from taper_policy.simulation.simulator import SimulatedRequest, start
+from taper_policy.simulation.simulator import SimulatedRequest, initial_batches
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
 
@@ -36,11 +36,8 @@ from taper_policy.simulation.timeline import Batches, Timeline
 MOMENTS: Final = 65
 ROUNDS: Final = 2
 
-Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
 
-
-class Machine(Prices, Protocol):
+class ReplicaPrices(Prices, Protocol):
     """What a profile must tell of a replica to judge its stages."""
 
     def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
@@ -48,7 +45,7 @@ class Machine(Prices, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class RecordedRequest:
     """A request of a stage that has ended: in the order of arrival its `number`, and its first `group`."""
 
     number: int
@@ -59,7 +56,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class RecordedSwitch:
     """A switch that was made.
 
     degree: of the layout after it
@@ -73,7 +70,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlayedStage:
+class RecordedStage:
     """A stage as it was: began at `degree`, took `seconds`. All requests were there from the start.
 
     prefilled_tokens: of the group with most, before the first switch
@@ -83,12 +80,12 @@ class PlayedStage:
     degree: int
     seconds: float
     prefilled_tokens: int
-    requests: tuple[Served, ...]
-    moves: tuple[Move, ...] = ()
+    requests: tuple[RecordedRequest, ...]
+    moves: tuple[RecordedSwitch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Review:
+class StageReview:
     """Seconds of a stage: as it took, and of plans on paper.
 
     prefill_seconds: of what was prefilled in the first layout, on paper; no plan's seconds hold it
@@ -134,8 +131,8 @@ class Review:
 
 
 def review(
-    stage: PlayedStage, machine: Machine, degrees: Sequence[int], correction: Correction | None = None
-) -> Review:
+    stage: RecordedStage, machine: ReplicaPrices, degrees: Sequence[int], correction: Correction | None = None
+) -> StageReview:
     """The stage beside every static layout of `degrees`, and the best plan; steps with `correction`.
 
     Raises `ValueError` for a stage without requests, a response of no tokens, and what the profile
@@ -148,7 +145,9 @@ def review(
     clock = clock_of(requests, prices, footprint=stage.footprint)
     executed = _executed_seconds(stage, prices, clock)
     static = {
-        degree: _last_end(Timeline(start(requests, footprint=stage.footprint, degree=degree), clock))
+        degree: _last_end(
+            Timeline(initial_batches(requests, footprint=stage.footprint, degree=degree), clock)
+        )
         for degree in degrees
     }
     static[stage.degree] = _last_end(Timeline(_first(stage), clock))
@@ -156,7 +155,7 @@ def review(
     tried = [(best.seconds, str(plan)), (executed, "as it was played")]
     tried += [(seconds, f"degree {degree}") for degree, seconds in static.items()]
     best_seconds, best_name = min(tried)
-    return Review(
+    return StageReview(
         actual_seconds=stage.seconds,
         executed_seconds=executed,
         prefill_seconds=machine.prefill_seconds(stage.degree, stage.prefilled_tokens).seconds,
@@ -166,9 +165,9 @@ def review(
     )
 
 
-def as_simulated(stage: PlayedStage) -> list[SimulatedRequest]:
+def as_simulated(stage: RecordedStage) -> list[SimulatedRequest]:
     """The requests in an order in which dealing them in turn gives the first groups, if those were even."""
-    groups: dict[int, list[Served]] = {}
+    groups: dict[int, list[RecordedRequest]] = {}
     for request in sorted(stage.requests, key=lambda request: request.number):
         groups.setdefault(request.group, []).append(request)
     rows = sorted(groups.values(), key=lambda row: (-len(row), row[0].number))
@@ -190,7 +189,7 @@ def clock_of(requests: Sequence[SimulatedRequest], prices: Prices, *, footprint:
     return StepClock(prices, footprint=footprint, max_batch=len(requests), max_context=longest)
 
 
-def _first(stage: PlayedStage) -> Batches:
+def _first(stage: RecordedStage) -> Batches:
     return Batches(
         degree=stage.degree,
         left=np.array([[request.response_tokens - 1 for request in stage.requests]], dtype=np.int64),
@@ -200,7 +199,7 @@ def _first(stage: PlayedStage) -> Batches:
     )
 
 
-def _executed_seconds(stage: PlayedStage, prices: Prices, clock: StepClock) -> float:
+def _executed_seconds(stage: RecordedStage, prices: Prices, clock: StepClock) -> float:
     # No step makes a response's first token: the prefill does.
     batches, told, last = _first(stage), len(stage.requests), 0.0
     for move in stage.moves:
@@ -228,7 +227,7 @@ def _executed_seconds(stage: PlayedStage, prices: Prices, clock: StepClock) -> f
     return max(last, _last_end(Timeline(batches, clock)))
 
 
-def _moment(timeline: Timeline, batches: Batches, tokens: int) -> Floats:
+def _moment(timeline: Timeline, batches: Batches, tokens: int) -> FloatArray:
     """When so many tokens were made since the timeline began `[1]`."""
     # An end first: there a moment is exact, since those after it count the next step as under way.
     moments = np.concatenate([batches.at_seconds, np.sort(timeline.ends_at[0][batches.left[0] > 0])])
@@ -240,7 +239,7 @@ def _moment(timeline: Timeline, batches: Batches, tokens: int) -> Floats:
     return np.array([high])
 
 
-def _groups_after(requests: Sequence[Served], before: Batches, move: Move) -> Whole:
+def _groups_after(requests: Sequence[RecordedRequest], before: Batches, move: RecordedSwitch) -> IntArray:
     # One that lives on paper alone has no group that was told: it stays among its neighbours.
     alike = before.groups[0] * before.degree // move.degree
     groups = [

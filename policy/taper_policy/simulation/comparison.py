@@ -1,12 +1,12 @@
 """Would switching help this job? The same stages under every static layout, baseline and the predictor.
 
 A job is a sequence of stages; the predictor learns lengths from the stages before, as a live
-replica does. Beside the arms stands the oracle: for each stage the best of its own search and
-of all arms. Shares and gains carry 95 % bootstrap intervals over stages, which are what repeats.
+replica does. Beside the policies stands the oracle: for each stage the best of its own search and
+of all policies. Shares and gains carry 95 % bootstrap intervals over stages, which are what repeats.
 
 Invariants (asserted by `tests/policy/simulation/test_comparison.py`):
-- all arms run the same requests;
-- no arm is faster than the oracle in any stage.
+- all policies run the same requests;
+- no policy is faster than the oracle in any stage.
 """
 
 from __future__ import annotations
@@ -15,43 +15,42 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from taper_policy.arrays import FloatArray
 from taper_policy.decision.advisor import Advisor
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.pricing import Prices
+from taper_policy.decision.switch_rules import compared_rules
 from taper_policy.simulation.oracle import best_plan
-from taper_policy.simulation.policies import PredictorPolicy, expected_like, static, threshold, widen_at_once
-from taper_policy.simulation.simulator import Rule, SimulatedRequest, SimulatedStage, StepClock, simulate
+from taper_policy.simulation.policies import PredictorPolicy, expected_like, following, static
+from taper_policy.simulation.simulator import Policy, SimulatedRequest, SimulatedStage, StepClock, simulate
 
 RESAMPLES = 2000
-THRESHOLDS = (1, 2, 4, 8, 16, 32)
-PREDICTOR, ORACLE, AT_ONCE = "predictor", "oracle", "widen-at-once"
+PREDICTOR, ORACLE = "predictor", "oracle"
 
-Floats = npt.NDArray[np.float64]
 Stage = Sequence[SimulatedRequest]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Seconds of each stage by arm, in the order of the stages, and the switches that each arm made."""
+    """Seconds of each stage by policy, in the order of the stages, and the switches that each policy made."""
 
-    seconds: Mapping[str, Floats]
+    seconds: Mapping[str, FloatArray]
     switches: Mapping[str, Sequence[int]]
-    static_arms: tuple[str, ...]
+    static_policies: tuple[str, ...]
 
     def best_static(self) -> str:
         """The static layout that takes least in all."""
-        return min(self.static_arms, key=lambda arm: (float(self.seconds[arm].sum()), arm))
+        return min(self.static_policies, key=lambda policy: (float(self.seconds[policy].sum()), policy))
 
-    def regret(self, arm: str) -> Floats:
+    def regret(self, policy: str) -> FloatArray:
         """Of each stage: how much longer than the oracle's it took, as a share."""
-        shares: Floats = self.seconds[arm] / self.seconds[ORACLE] - 1.0
+        shares: FloatArray = self.seconds[policy] / self.seconds[ORACLE] - 1.0
         return shares
 
-    def gain_over(self, arm: str, baseline: str) -> tuple[float, float, float]:
-        """Share of the baseline's time that `arm` saves over all stages: mean, and its 95 % interval."""
-        ours, theirs = self.seconds[arm], self.seconds[baseline]
+    def gain_over(self, policy: str, baseline: str) -> tuple[float, float, float]:
+        """Share of the baseline's time that `policy` saves over all stages: mean, and its 95 % interval."""
+        ours, theirs = self.seconds[policy], self.seconds[baseline]
         picks = np.random.default_rng(0).integers(len(ours), size=(RESAMPLES, len(ours)))
         shares = 1.0 - ours[picks].sum(axis=1) / theirs[picks].sum(axis=1)
         low, high = np.quantile(shares, (0.025, 0.975))
@@ -61,32 +60,31 @@ class Comparison:
 def compare(
     stages: Sequence[Stage],
     prices: Prices,
-    rules: Rules,
+    settings: DecisionSettings,
     *,
     footprint: int,
     max_tokens: int,
     on_stage: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """Run all stages under all arms. `on_stage` hears how many are done."""
-    degrees = rules.degrees
+    """Run all stages under all policies. `on_stage` hears how many are done."""
+    degrees = settings.degrees
     clock = _clock(stages, prices, footprint)
-    arms: dict[str, tuple[int, Rule]] = {f"static TP{degree}": (degree, static) for degree in degrees}
-    static_arms = tuple(arms)
+    policies: dict[str, tuple[int, Policy]] = {f"static TP{degree}": (degree, static) for degree in degrees}
+    static_policies = tuple(policies)
     base, widest = degrees[0], degrees[-1]
     if len(degrees) > 1:
-        arms[AT_ONCE] = (base, widen_at_once(widest))
-        arms |= {f"threshold {count}": (base, threshold(count, widest)) for count in THRESHOLDS}
-    advisor = Advisor(prices, rules, max_tokens=max_tokens)
+        policies |= {name: (base, following(rule)) for name, rule in compared_rules(widest).items()}
+    advisor = Advisor(prices, settings, max_tokens=max_tokens)
     seconds: dict[str, list[float]] = {}
     switches: dict[str, list[int]] = {}
 
-    def note(arm: str, stage: SimulatedStage) -> None:
-        seconds.setdefault(arm, []).append(stage.seconds)
-        switches.setdefault(arm, []).append(len(stage.switches))
+    def note(policy: str, stage: SimulatedStage) -> None:
+        seconds.setdefault(policy, []).append(stage.seconds)
+        switches.setdefault(policy, []).append(len(stage.switches))
 
     for step, requests in enumerate(stages):
-        for arm, (degree, rule) in arms.items():
-            note(arm, simulate(requests, prices, rule, footprint=footprint, degree=degree, clock=clock))
+        for name, (degree, policy) in policies.items():
+            note(name, simulate(requests, prices, policy, footprint=footprint, degree=degree, clock=clock))
         predictor = PredictorPolicy(advisor, step=step)
         # As many requests as the stage before had; how many a job's first one has its settings tell.
         expected = expected_like(stages[max(0, step - 1)])
@@ -98,9 +96,9 @@ def compare(
         seconds[ORACLE][-1] = min(values[-1] for values in seconds.values())
         on_stage(step + 1)
     return Comparison(
-        seconds={arm: np.array(values) for arm, values in seconds.items()},
+        seconds={policy: np.array(values) for policy, values in seconds.items()},
         switches=switches,
-        static_arms=static_arms,
+        static_policies=static_policies,
     )
 
 

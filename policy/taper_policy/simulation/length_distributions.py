@@ -14,17 +14,15 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+
+from taper_policy.arrays import FloatArray, IntArray
 
 PUBLISHED_CAP: Final = 24_576
 MU, SIGMA = 7.27, 1.41
 SHARED: Final = 0.5
 
-Whole = npt.NDArray[np.int64]
-Normals = npt.NDArray[np.float64]
 
-
-def lengths(regime: str, *, num_prompts: int, num_samples: int, max_tokens: int, seed: int) -> Whole:
+def lengths(regime: str, *, num_prompts: int, num_samples: int, max_tokens: int, seed: int) -> IntArray:
     """Response tokens `[num_prompts, num_samples]`, in `[1, max_tokens]`.
 
     Raises `ValueError` for a regime that is not in `REGIMES` and for sizes below 1.
@@ -43,32 +41,32 @@ def lengths(regime: str, *, num_prompts: int, num_samples: int, max_tokens: int,
     return np.clip(np.rint(drawn), 1, max_tokens).astype(np.int64)
 
 
-def _lognormal(normals: Normals, max_tokens: int) -> Normals:
-    scaled: Normals = np.exp(MU + SIGMA * normals) * max_tokens / PUBLISHED_CAP
+def _lognormal(normals: FloatArray, max_tokens: int) -> FloatArray:
+    scaled: FloatArray = np.exp(MU + SIGMA * normals) * max_tokens / PUBLISHED_CAP
     return scaled
 
 
-def _independent(random: np.random.Generator, shape: tuple[int, int], max_tokens: int) -> Normals:
+def _independent(random: np.random.Generator, shape: tuple[int, int], max_tokens: int) -> FloatArray:
     return _lognormal(random.standard_normal(shape), max_tokens)
 
 
-def _siblings(random: np.random.Generator, shape: tuple[int, int], max_tokens: int) -> Normals:
+def _siblings(random: np.random.Generator, shape: tuple[int, int], max_tokens: int) -> FloatArray:
     shared, own = random.standard_normal((shape[0], 1)), random.standard_normal(shape)
     return _lognormal(SHARED**0.5 * shared + (1 - SHARED) ** 0.5 * own, max_tokens)
 
 
-def _bimodal(random: np.random.Generator, shape: tuple[int, int], max_tokens: int) -> Normals:
+def _bimodal(random: np.random.Generator, shape: tuple[int, int], max_tokens: int) -> FloatArray:
     is_long = random.random(shape) < 0.1
     short = max_tokens * 0.08 * np.exp(0.4 * random.standard_normal(shape))
     long = max_tokens * random.uniform(0.7, 1.0, shape)
     return np.where(is_long, long, short)
 
 
-def _uniform(random: np.random.Generator, shape: tuple[int, int], max_tokens: int) -> Normals:
+def _uniform(random: np.random.Generator, shape: tuple[int, int], max_tokens: int) -> FloatArray:
     return random.uniform(0.8 * max_tokens, max_tokens, shape)
 
 
-REGIMES: Final[Mapping[str, Callable[[np.random.Generator, tuple[int, int], int], Normals]]] = {
+REGIMES: Final[Mapping[str, Callable[[np.random.Generator, tuple[int, int], int], FloatArray]]] = {
     "lognormal": _independent,
     "bimodal": _bimodal,
     "siblings": _siblings,

@@ -22,16 +22,16 @@ from itertools import combinations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.pricing import Prices
 from taper_policy.simulation.simulator import (
-    Rule,
+    Policy,
     SimulatedReplica,
     SimulatedRequest,
     SimulatedStage,
+    initial_batches,
     simulate,
-    start,
 )
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
@@ -44,9 +44,6 @@ FINER: Final = 12
 # A path is tried with one more layout if it takes no more than so many times the best.
 PROMISING: Final = 1.02
 
-Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutPlan:
@@ -55,7 +52,7 @@ class LayoutPlan:
     degree: int
     widenings: tuple[tuple[int, int], ...] = ()
 
-    def rule(self) -> Rule:
+    def rule(self) -> Policy:
         """The plan as a rule of one stage."""
 
         def follow(replica: SimulatedReplica) -> tuple[int, str] | None:
@@ -79,7 +76,7 @@ def best_plan(
 ) -> tuple[LayoutPlan, SimulatedStage]:
     """The best plan found, and the stage that it gives."""
     rehearsals = {
-        degree: _Rehearsal(start(requests, footprint=footprint, degree=degree), prices, clock)
+        degree: _Rehearsal(initial_batches(requests, footprint=footprint, degree=degree), prices, clock)
         for degree in degrees
     }
     found: dict[tuple[int, ...], _Found] = {
@@ -111,7 +108,7 @@ class _Rehearsal:
         self._first = Timeline(begin, clock)
         self.num_requests = begin.left.shape[1]
 
-    def seconds(self, path: Sequence[int], counts: Whole) -> Floats:
+    def seconds(self, path: Sequence[int], counts: IntArray) -> FloatArray:
         """Seconds of the stage `[plans]`, if plan i takes layout `path[j + 1]` once `counts[i, j]` are live.
 
         `counts` `[plans, len(path) - 1]` descend within a plan, from less than all down to 1 or more.
@@ -128,7 +125,7 @@ class _Rehearsal:
             last = np.maximum(last * ~batches.left.any(axis=1), timeline.ends_at.max(axis=1))
         return np.broadcast_to(last, len(counts))
 
-    def _switched(self, before: Batches, timeline: Timeline, degree: int, at_seconds: Floats) -> Batches:
+    def _switched(self, before: Batches, timeline: Timeline, degree: int, at_seconds: FloatArray) -> Batches:
         made, began = timeline.boundary(at_seconds)
         left, contexts = before.left - made, before.contexts + made
         is_live = left > 0

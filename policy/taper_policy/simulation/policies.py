@@ -1,6 +1,6 @@
-"""The rules that a simulated stage can run under: static layouts, the baselines, the predictor.
+"""The policies of simulated stages: static layouts, switch rules, the predictor.
 
-Each arm is made anew for each stage. All see only what a coordinator sees.
+They are the policies of live replicas, adapted to the simulator, and see only what a coordinator sees.
 """
 
 from __future__ import annotations
@@ -8,38 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from taper_policy.decision.advisor import Advisor
-from taper_policy.decision.decide import ReplicaSnapshot
 from taper_policy.decision.first_layout import ExpectedStage
-from taper_policy.decision.ledger import Finished, Question
+from taper_policy.decision.ledger import DecisionEntry, FinishedResponse
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.decision.switch_rules import SwitchRule
 from taper_policy.forecast.forecast import LiveRequest
-from taper_policy.simulation.simulator import Rule, SimulatedReplica, SimulatedRequest
+from taper_policy.simulation.simulator import Policy, SimulatedLiveRequest, SimulatedReplica, SimulatedRequest
 
 
 def static(_: SimulatedReplica) -> None:
-    """The layout that the stage began with, to its end."""
+    """Keep the stage's first layout to its end."""
     return
 
 
-def threshold(requests: int, degree: int) -> Rule:
-    """Widen to `degree` once no more than `requests` are live."""
+def following(rule: SwitchRule) -> Policy:
+    """The policy of a simulated stage that follows `rule`."""
 
-    def rule(replica: SimulatedReplica) -> tuple[int, str] | None:
-        if replica.degree >= degree or len(replica.live) > requests:
-            return None
-        return degree, f"{len(replica.live)} live, threshold {requests}"
+    def policy(replica: SimulatedReplica) -> tuple[int, str] | None:
+        decision = rule.decide(_snapshot(replica))
+        return None if decision is None else (decision.degree, decision.reason)
 
-    return rule
-
-
-def widen_at_once(degree: int) -> Rule:
-    """Widen to `degree` as soon as a group has nothing to do."""
-
-    def rule(replica: SimulatedReplica) -> tuple[int, str] | None:
-        if replica.degree >= degree or min(replica.running) > 0:
-            return None
-        return degree, "a group is idle"
-
-    return rule
+    return policy
 
 
 def expected_like(requests: Sequence[SimulatedRequest]) -> ExpectedStage:
@@ -52,38 +41,49 @@ def expected_like(requests: Sequence[SimulatedRequest]) -> ExpectedStage:
 
 
 class PredictorPolicy:
-    """One stage of a replica that asks its job's `advisor`; keeps the questions for the ledger."""
+    """The predictor in one stage: asks the job's `advisor` and keeps its decisions for the ledger."""
 
     def __init__(self, advisor: Advisor, *, step: int) -> None:
         self._advisor = advisor
-        self._told: set[str] = set()
-        self.questions: list[Question] = []
+        self._learned: set[str] = set()
+        self.decisions: list[DecisionEntry] = []
         advisor.start_stage(step)
 
     def __call__(self, replica: SimulatedReplica) -> tuple[int, str] | None:
-        """The rule."""
+        """Decide when the advisor's next decision is due."""
         if not self._advisor.is_due(len(replica.live), replica.longest_tokens):
             return None
         self.learn(replica.finished)
-        live = tuple(
-            LiveRequest(
-                rid=one.request.rid,
-                prompt=one.request.prompt,
-                group=one.group,
-                prompt_tokens=one.request.prompt_tokens,
-                decoded_tokens=one.decoded_tokens,
-            )
-            for one in replica.live
-        )
-        snapshot = ReplicaSnapshot(
-            at_seconds=replica.at_seconds, footprint=replica.footprint, degree=replica.degree, live=live
-        )
-        question = self._advisor.ask(snapshot, replica.at_seconds)
-        self.questions.append(question)
-        return question.choice.degree, question.choice.reason
+        snapshot = _snapshot(replica).with_live(tuple(map(_live_request, replica.live)))
+        entry = self._advisor.decide(snapshot, replica.at_seconds)
+        self.decisions.append(entry)
+        return entry.choice.degree, entry.choice.reason
 
     def learn(self, finished: Iterable[SimulatedRequest]) -> None:
-        """Tell the advisor of responses that have ended. Call it with all of them after the stage."""
-        new = [request for request in finished if request.rid not in self._told]
-        self._told.update(request.rid for request in new)
-        self._advisor.add_finished(Finished(request.prompt, request.response_tokens) for request in new)
+        """Pass the responses that have ended to the advisor, each once. Call it with all after the stage."""
+        new = [request for request in finished if request.rid not in self._learned]
+        self._learned.update(request.rid for request in new)
+        self._advisor.add_finished(
+            FinishedResponse(request.prompt, request.response_tokens) for request in new
+        )
+
+
+def _snapshot(replica: SimulatedReplica) -> Snapshot:
+    return Snapshot(
+        at_seconds=replica.at_seconds,
+        footprint=replica.footprint,
+        degree=replica.degree,
+        running=tuple(replica.running),
+        longest_decoded_tokens=replica.longest_tokens,
+        switches_done_in_stage=replica.num_switches,
+    )
+
+
+def _live_request(live: SimulatedLiveRequest) -> LiveRequest:
+    return LiveRequest(
+        rid=live.request.rid,
+        prompt=live.request.prompt,
+        group=live.group,
+        prompt_tokens=live.request.prompt_tokens,
+        decoded_tokens=live.decoded_tokens,
+    )

@@ -25,24 +25,22 @@ from typing import Final, overload
 import numpy as np
 import numpy.typing as npt
 
+from taper_policy.arrays import IntArray
 from taper_policy.decision.pricing import Prices
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
 
 __all__ = [
-    "Live",
-    "Rule",
+    "Policy",
+    "SimulatedLiveRequest",
     "SimulatedReplica",
     "SimulatedRequest",
     "SimulatedStage",
     "SimulatedSwitch",
     "StepClock",
+    "initial_batches",
     "simulate",
-    "start",
 ]
-
-Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +54,7 @@ class SimulatedRequest:
 
 
 @dataclass(slots=True)
-class Live:
+class SimulatedLiveRequest:
     """A live request: tokens made so far, and its group."""
 
     request: SimulatedRequest
@@ -99,18 +97,19 @@ class SimulatedReplica:
     degree: int
     at_seconds: float
     running: list[int]
-    live: Sequence[Live]
+    live: Sequence[SimulatedLiveRequest]
     longest_tokens: int = 0
+    num_switches: int = 0
     finished: list[SimulatedRequest] = field(default_factory=list)
 
 
 PATIENCE: Final = 1.125
 
-Rule = Callable[[SimulatedReplica], tuple[int, str] | None]
+Policy = Callable[[SimulatedReplica], tuple[int, str] | None]
 """The degree to have now and why, or None to stay."""
 
 
-def start(requests: Sequence[SimulatedRequest], *, footprint: int, degree: int) -> Batches:
+def initial_batches(requests: Sequence[SimulatedRequest], *, footprint: int, degree: int) -> Batches:
     """One plan's requests at the start of a stage: each in the group with the fewest.
 
     The prefill has made the first token of each; a response of one token takes no step.
@@ -132,20 +131,20 @@ def start(requests: Sequence[SimulatedRequest], *, footprint: int, degree: int) 
 def simulate(
     requests: Sequence[SimulatedRequest],
     prices: Prices,
-    rule: Rule,
+    policy: Policy,
     *,
     footprint: int,
     degree: int,
     clock: StepClock,
 ) -> SimulatedStage:
     """Run a stage that begins at `degree` under `rule`. `ValueError` for a response of no tokens."""
-    batches: Batches | None = start(requests, footprint=footprint, degree=degree)
+    batches: Batches | None = initial_batches(requests, footprint=footprint, degree=degree)
     switches: list[SimulatedSwitch] = []
     finished = [request for request in requests if request.response_tokens == 1]
     seconds = idle = 0.0
     while batches is not None:
         layout = _Layout(requests, batches, clock)
-        answer = layout.follow(rule, finished)
+        answer = layout.follow(policy, finished, num_switches=len(switches))
         seconds = layout.at_seconds
         idle += layout.idle_rank_seconds()
         batches = None
@@ -163,8 +162,10 @@ class _Layout:
         self.timeline = Timeline(batches, clock)
         self.at_seconds = float(batches.at_seconds[0])
 
-    def follow(self, rule: Rule, finished: list[SimulatedRequest]) -> tuple[int, str] | None:
-        """Ask `rule` until it wants another layout (its answer) or all have ended."""
+    def follow(
+        self, policy: Policy, finished: list[SimulatedRequest], *, num_switches: int
+    ) -> tuple[int, str] | None:
+        """Ask `policy` until it wants another layout (its answer) or all requests have ended."""
         groups, ends = self.batches.groups[0].tolist(), self.timeline.ends_at[0].tolist()
         coming = sorted(np.flatnonzero(self.batches.left[0]).tolist(), key=ends.__getitem__)
         running = [0] * (self.footprint // self.batches.degree)
@@ -177,6 +178,7 @@ class _Layout:
             running=running,
             live=(),
             longest_tokens=max((request.response_tokens for request in finished), default=0),
+            num_switches=num_switches,
             finished=finished,
         )
         # A switch is an answer already: its layout is questioned at the next moment.
@@ -186,7 +188,7 @@ class _Layout:
             longest, grown = replica.longest_tokens, self.requests[index].response_tokens
             while self.at_seconds < until:
                 replica.at_seconds, replica.live = self.at_seconds, _Lives(self, coming, place)
-                answer = rule(replica) if is_moment else None
+                answer = policy(replica) if is_moment else None
                 if answer is not None and answer[0] != replica.degree:
                     return answer
                 self.at_seconds = min(until, PATIENCE * self.at_seconds or math.inf)
@@ -197,9 +199,9 @@ class _Layout:
             finished.append(self.requests[index])
         return None
 
-    def made(self) -> Whole:
+    def made(self) -> IntArray:
         """Tokens that each request has made in this layout, the step under way included `[requests]`."""
-        made: Whole = self.timeline.boundary(np.array([self.at_seconds]))[0][0]
+        made: IntArray = self.timeline.boundary(np.array([self.at_seconds]))[0][0]
         return made
 
     def idle_rank_seconds(self) -> float:
@@ -210,35 +212,37 @@ class _Layout:
         return degree * float(np.maximum(0.0, self.at_seconds - last).sum())
 
 
-class _Lives(Sequence[Live]):
+class _Lives(Sequence[SimulatedLiveRequest]):
     """The live requests of a layout at this moment; made only where a rule looks at them."""
 
     def __init__(self, layout: _Layout, coming: list[int], place: int) -> None:
         self._layout, self._coming, self._place = layout, coming, place
-        self._made: list[Live] | None = None
+        self._made: list[SimulatedLiveRequest] | None = None
 
     def __len__(self) -> int:
         return len(self._coming) - self._place
 
-    def __iter__(self) -> Iterator[Live]:
+    def __iter__(self) -> Iterator[SimulatedLiveRequest]:
         return iter(self._all())
 
     @overload
-    def __getitem__(self, index: int) -> Live: ...
+    def __getitem__(self, index: int) -> SimulatedLiveRequest: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Live]: ...
+    def __getitem__(self, index: slice) -> Sequence[SimulatedLiveRequest]: ...
 
-    def __getitem__(self, index: int | slice) -> Live | Sequence[Live]:
+    def __getitem__(self, index: int | slice) -> SimulatedLiveRequest | Sequence[SimulatedLiveRequest]:
         return self._all()[index]
 
-    def _all(self) -> list[Live]:
+    def _all(self) -> list[SimulatedLiveRequest]:
         if self._made is None:
             batches, requests = self._layout.batches, self._layout.requests
             left = (batches.left[0] - self._layout.made()).tolist()
             groups = batches.groups[0].tolist()
             self._made = [
-                Live(requests[index], groups[index], requests[index].response_tokens - left[index])
+                SimulatedLiveRequest(
+                    requests[index], groups[index], requests[index].response_tokens - left[index]
+                )
                 for index in sorted(self._coming[self._place :])
             ]
         return self._made
@@ -267,11 +271,11 @@ def _switch(
 
 
 def _regrouped(
-    before: Batches, degree: int, contexts: Whole, is_live: npt.NDArray[np.bool_], rids: Sequence[str]
-) -> Whole:
+    before: Batches, degree: int, contexts: IntArray, is_live: npt.NDArray[np.bool_], rids: Sequence[str]
+) -> IntArray:
     """As a live switch does: widening joins neighbours, narrowing spreads a group, most context first."""
     if degree > before.degree:
-        joined: Whole = before.groups * before.degree // degree
+        joined: IntArray = before.groups * before.degree // degree
         return joined
     groups = before.groups.copy()
     share, load = before.degree // degree, dict[int, int]()

@@ -9,14 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.pricing import Prices
 
 CONTEXT_POINTS: Final = 129
-
-Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
 
 
 class StepClock:
@@ -26,20 +23,20 @@ class StepClock:
         self.footprint = footprint
         self._prices, self._max_batch = prices, max_batch
         self._contexts = np.linspace(0.0, max(2, max_context), CONTEXT_POINTS)
-        self._tables: dict[int, Floats] = {}
+        self._tables: dict[int, FloatArray] = {}
 
-    def seconds(self, degree: int, batch: Whole, context_tokens: Floats) -> Floats:
+    def seconds(self, degree: int, batch: IntArray, context_tokens: FloatArray) -> FloatArray:
         """Seconds of a step of groups of `degree` ranks, elementwise; a batch of 0 takes nothing."""
         table = self._table(degree)
         place = context_tokens * (1.0 / self._contexts[1])
         below = np.minimum(place.astype(np.int64), CONTEXT_POINTS - 2)
         share = place - below
         below += batch * CONTEXT_POINTS
-        found: Floats = table.take(below)
+        found: FloatArray = table.take(below)
         found += share * (table.take(below + 1) - found)
         return found
 
-    def _table(self, degree: int) -> Floats:
+    def _table(self, degree: int) -> FloatArray:
         """`[batches * contexts]`, batch after batch from 0 on."""
         if degree not in self._tables:
             batches = np.arange(self._max_batch + 1, dtype=np.float64)

@@ -21,10 +21,9 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.simulation.step_clock import StepClock
 
-Floats = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
 _ALL: Final = np.iinfo(np.int64).max
 _Number = TypeVar("_Number", np.float64, np.int64)
 
@@ -39,10 +38,10 @@ class Batches:
     """
 
     degree: int
-    left: Whole
-    contexts: Whole
-    groups: Whole
-    at_seconds: Floats
+    left: IntArray
+    contexts: IntArray
+    groups: IntArray
+    at_seconds: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +55,14 @@ class _Blocks:
     start, end: seconds
     """
 
-    requests: Whole
-    groups: Whole
-    done: Whole
-    until: Whole
-    batch: Whole
-    contexts: Floats
-    start: Floats
-    end: Floats
+    requests: IntArray
+    groups: IntArray
+    done: IntArray
+    until: IntArray
+    batch: IntArray
+    contexts: FloatArray
+    start: FloatArray
+    end: FloatArray
 
 
 class Timeline:
@@ -76,7 +75,7 @@ class Timeline:
         self.ends_at = np.zeros(batches.left.shape)
         self.ends_at.ravel()[self._blocks.requests] = np.where(self._blocks.batch > 0, self._blocks.end, 0.0)
 
-    def boundary(self, at_seconds: Floats) -> tuple[Whole, Floats]:
+    def boundary(self, at_seconds: FloatArray) -> tuple[IntArray, FloatArray]:
         """When every group has finished the step that is under way at `at_seconds` `[plans]`.
 
         Tokens that each request has made by then, and the time `[plans]`. No response ends in between.
@@ -107,15 +106,15 @@ class _Span:
 
     clock: StepClock
     degree: int
-    batch: Whole
-    contexts: Floats
+    batch: IntArray
+    contexts: FloatArray
 
-    def seconds(self, steps: Whole | Floats) -> Floats:
+    def seconds(self, steps: IntArray | FloatArray) -> FloatArray:
         """Seconds of so many steps."""
-        found: Floats = steps * self.clock.seconds(self.degree, self.batch, self.contexts + 0.5 * steps)
+        found: FloatArray = steps * self.clock.seconds(self.degree, self.batch, self.contexts + 0.5 * steps)
         return found
 
-    def steps_within(self, seconds: Floats) -> Whole:
+    def steps_within(self, seconds: FloatArray) -> IntArray:
         """The fewest steps that take `seconds` or more."""
         enough = seconds - 1e-9
         steps = enough / self.clock.seconds(self.degree, self.batch, self.contexts)
@@ -160,7 +159,7 @@ def _blocks(batches: Batches, clock: StepClock, num_groups: int) -> _Blocks:
     )
 
 
-def _runs(values: Whole) -> tuple[Whole, Whole]:
+def _runs(values: IntArray) -> tuple[IntArray, IntArray]:
     """Of each place in a row: the first and the last place of its run of equal values."""
     num = values.shape[1]
     at = np.arange(num)

@@ -41,7 +41,9 @@ def explain_run(options: argparse.Namespace) -> None:
 
     ledger = read_ledger(options.run)
     console = Console()
-    lines = list(explain(ledger.lives, step=options.step, replica=options.replica, in_full=options.verbose))
+    lines = list(
+        explain(ledger.histories, step=options.step, replica=options.replica, in_full=options.verbose)
+    )
     if not lines:
         names = [
             f"--{name} {value}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import sys
 import warnings
@@ -15,6 +16,8 @@ from taper_rollout.commands.jobs import load_or_sample
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from taper_api import Problem
+    from taper_api.job.rollout_spec import RolloutSpec
     from taper_policy.profile.profile import Profile
     from taper_rollout.profiling.grid import Grid
     from taper_rollout.profiling.replica_settings import ReplicaSettings
@@ -37,6 +40,8 @@ OPTIONS = {
     "spec.model.path": "--model",
     "spec.rollout.footprint": "--footprint",
     "spec.rollout.degrees": "--footprint",
+    "spec.rollout.responseTokens": "--context-tokens",
+    "spec.rollout.maxRunningRequests": "--max-running-requests",
 }
 PROGRESS_SHARE = 0.1  # between two printed lines
 
@@ -120,10 +125,10 @@ def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None
     from taper_rollout.profiling.grid import EngineCapacity
 
     capacity = EngineCapacity(
-        footprint=settings.footprint,
-        degrees=settings.degrees,
-        max_running_requests=settings.max_running_requests or 1,
-        kv_tokens=settings.kv_tokens or sys.maxsize,
+        footprint=settings.rollout.footprint,
+        degrees=settings.rollout.degrees,
+        max_running_requests=settings.rollout.max_running_requests or 1,
+        kv_tokens=settings.rollout.kv_tokens or sys.maxsize,
         context_tokens=settings.context_tokens,
     )
     try:
@@ -145,58 +150,76 @@ def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
 
 def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
     """Settings of a replica for a model without a job: every degree up to the footprint."""
-    from taper_api import JobError, Problem
-    from taper_rollout.job.requirements import Facts, installed_versions, model_config
-    from taper_rollout.job.support_matrix import check_support
+    from taper_api import JobError
+    from taper_rollout.job.requirements import model_config
     from taper_rollout.job_replica import LOCAL_ADDRESS, local_model
     from taper_rollout.profiling.key import checkpoint_dtype
     from taper_rollout.profiling.replica_settings import ReplicaSettings
-    from taper_rollout.verl.settings import default_degrees
 
-    degrees = default_degrees(options.footprint)
     try:
+        rollout = _model_rollout(options)
         config = model_config(options.model)
-        facts = Facts(
-            model=config,
-            settings={},
-            versions=installed_versions(),
-            footprint=options.footprint,
-            degrees=degrees,
-            ranks_per_node=options.footprint,
-        )
-        check_support(facts)
+        _check_model(config, rollout)
         path = local_model(options.model, path="--model")
     except JobError as error:
-        raise JobError(
-            [
-                Problem(
-                    path=OPTIONS.get(problem.path.partition("[")[0], problem.path),
-                    message=problem.message,
-                    remedy=problem.remedy,
-                )
-                for problem in error.problems
-            ]
-        ) from None
+        raise JobError([_at_option(problem) for problem in error.problems]) from None
     return ReplicaSettings(
+        rollout=rollout,
         model_path=path,
         dtype=checkpoint_dtype(config) if options.dtype == "auto" else options.dtype,
-        footprint=options.footprint,
-        degrees=degrees,
-        mode="off",
-        policy={"name": "predictor"},
-        kv="migrate",
-        switch_timeout_seconds=30.0,
-        seed=None,
-        kv_tokens=None,
-        max_running_requests=options.max_running_requests,
         context_tokens=options.context_tokens,
-        response_tokens=options.context_tokens,
         trust_remote_code=False,
         device=device,
         replica=0,
         random_seed=0,
         host=LOCAL_ADDRESS,
     )
+
+
+def _model_rollout(options: argparse.Namespace) -> RolloutSpec:
+    """The rollout block that the options describe. Raises `JobError`."""
+    from pydantic import ValidationError
+
+    from taper_api import JobError
+    from taper_api.base.violations import problems_of
+    from taper_api.job.rollout_spec import RolloutSpec
+
+    block = {
+        "footprint": options.footprint,
+        "samplesPerPrompt": 1,
+        "responseTokens": options.context_tokens,
+        "maxRunningRequests": options.max_running_requests,
+        "mode": "off",
+        "switch": {"kv": "migrate"},
+    }
+    try:
+        return RolloutSpec.model_validate(block)
+    except ValidationError as error:
+        problems = problems_of(error, RolloutSpec)
+    raise JobError([dataclasses.replace(p, path=f"spec.rollout.{p.path}") for p in problems])
+
+
+def _check_model(config: dict[str, Any], rollout: RolloutSpec) -> None:
+    """Whether Taper supports the model in these layouts. Raises `JobError`."""
+    from taper_rollout.job.requirements import Facts, installed_versions
+    from taper_rollout.job.support_matrix import check_support
+
+    check_support(
+        Facts(
+            model=config,
+            settings={},
+            versions=installed_versions(),
+            footprint=rollout.footprint,
+            degrees=rollout.degrees,
+            ranks_per_node=rollout.footprint,
+        )
+    )
+
+
+def _at_option(problem: Problem) -> Problem:
+    """The same problem, at the option that stands for the field."""
+    field = problem.path.partition("[")[0]
+    return dataclasses.replace(problem, path=OPTIONS.get(field, problem.path))
 
 
 def _file(output: Path | None, settings: ReplicaSettings) -> Path:
@@ -242,7 +265,7 @@ async def _measured_on_engine(settings: ReplicaSettings, grid: Grid, on_progress
     engine = ElasticEngine(engine_settings(settings))
     await engine.start()
     try:
-        switch = EngineSwitch(engine, settings.switch_timeout_seconds)
+        switch = EngineSwitch(engine, settings.rollout.switch.timeout_seconds)
         return await measure_profile(engine, settings, switch, grid=grid, on_progress=on_progress)
     finally:
         await engine.close()

@@ -46,7 +46,7 @@ def replay_run(options: argparse.Namespace) -> int:
     from taper_rollout.ledger.replayed import replayed
 
     ledger = read_ledger(options.run)
-    found = replayed(ledger.lives, options.settings)
+    found = replayed(ledger.histories, options.settings)
     lines = [*found.lines(), CUT_OFF] if ledger.is_cut_off else [*found.lines()]
     console = Console()
     for line in lines:

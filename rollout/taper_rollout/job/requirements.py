@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_api.job.rollout_spec import DEGREES
+from taper_api.job.rollout_spec import degrees_up_to
 
 PACKAGES = ("sglang", "verl")
 
@@ -57,8 +57,7 @@ def gather_facts(settings: Mapping[str, Any], *, is_raw: bool = False) -> Facts:
         is_raw=is_raw,
     )
     footprint = int(facts.setting("actor_rollout_ref.rollout.tensor_model_parallel_size") or 1)
-    every_degree = tuple(degree for degree in DEGREES if degree <= footprint)
-    degrees = facts.setting("actor_rollout_ref.rollout.custom.degrees") or every_degree
+    degrees = facts.setting("actor_rollout_ref.rollout.custom.degrees") or degrees_up_to(footprint)
     return dataclasses.replace(
         facts,
         model=model_config(str(facts.setting("actor_rollout_ref.model.path")), is_raw=is_raw),

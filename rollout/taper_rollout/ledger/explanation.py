@@ -11,38 +11,40 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.ledger import Opening, Outcome, Question
+from taper_policy.decision.ledger import DecisionEntry, FirstLayoutEntry, SwitchOutcomeEntry
 from taper_policy.decision.pricing import Choice
-from taper_policy.review.replica_history import LedgerStage, Life
+from taper_policy.review.replica_history import ReplicaHistory, StageHistory
 
 
-def explain(lives: Iterable[Life], *, step: int | None, replica: int | None, in_full: bool) -> Iterator[str]:
+def explain(
+    histories: Iterable[ReplicaHistory], *, step: int | None, replica: int | None, in_full: bool
+) -> Iterator[str]:
     """Lines of text: a paragraph a stage, of one step and one replica where they are given."""
-    for life in lives:
-        if replica is not None and life.replica != replica:
+    for history in histories:
+        if replica is not None and history.replica != replica:
             continue
-        for stage in life.stages():
+        for stage in history.stages():
             if step is None or stage.step == step:
-                yield from _stage(life, stage, in_full=in_full)
+                yield from _stage(history, stage, in_full=in_full)
                 yield ""
 
 
-def _stage(life: Life, stage: LedgerStage, *, in_full: bool) -> Iterator[str]:
+def _stage(history: ReplicaHistory, stage: StageHistory, *, in_full: bool) -> Iterator[str]:
     made = [one.switch for one in stage.outcomes.values() if one.switch["outcome"] == "committed"]
-    told = [_count(len(stage.questions), "question"), _count(len(made), "switch")]
+    told = [_count(len(stage.decisions), "question"), _count(len(made), "switch")]
     if not stage.has_ended:
         told.append("broken off")
-    yield f"step {stage.step}, replica {life.replica}: {', '.join(told)}"
+    yield f"step {stage.step}, replica {history.replica}: {', '.join(told)}"
     if in_full:
         yield from _indented(_correction(stage.correction))
-    if stage.opening is not None:
-        yield from _indented(_opening(stage.opening, life.start.mode, in_full=in_full))
-    for question in stage.questions if in_full else _telling(stage):
+    if stage.first_layout is not None:
+        yield from _indented(_opening(stage.first_layout, history.start.mode, in_full=in_full))
+    for question in stage.decisions if in_full else _telling(stage):
         yield from _indented(_question(question, stage.outcomes.get(question.number), in_full=in_full))
-    if not stage.questions:
+    if not stage.decisions:
         yield "  nothing was asked: too few requests lived for long enough, or not all had arrived"
-    if stage.judgement is not None:
-        yield from _indented(_judgement(stage.judgement.review))
+    if stage.review is not None:
+        yield from _indented(_judgement(stage.review.review))
 
 
 def _correction(correction: Correction) -> Iterator[str]:
@@ -55,23 +57,23 @@ def _correction(correction: Correction) -> Iterator[str]:
         yield f"steps as corrected, times the profile's, by requests of a group: {'; '.join(degrees)}"
 
 
-def _telling(stage: LedgerStage) -> list[Question]:
+def _telling(stage: StageHistory) -> list[DecisionEntry]:
     """The questions behind the switches; without one, the one that was closest to a switch."""
-    told = [question for question in stage.questions if question.number in stage.outcomes]
+    told = [question for question in stage.decisions if question.number in stage.outcomes]
     if told:
         return told
-    untold = [question for question in stage.questions if question.is_switch]
-    if untold or not stage.questions:
+    untold = [question for question in stage.decisions if question.is_switch]
+    if untold or not stage.decisions:
         return untold[:1]
-    return [max(stage.questions, key=lambda question: (_closeness(question), question.number))]
+    return [max(stage.decisions, key=lambda question: (_closeness(question), question.number))]
 
 
-def _closeness(question: Question) -> float:
+def _closeness(question: DecisionEntry) -> float:
     # Where nothing was priced there is nothing that could have been chosen.
     return question.choice.gain_seconds if question.choice.options else float("-inf")
 
 
-def _opening(opening: Opening, mode: str, *, in_full: bool) -> Iterator[str]:
+def _opening(opening: FirstLayoutEntry, mode: str, *, in_full: bool) -> Iterator[str]:
     expected, choice = opening.expected.num_requests, opening.choice
     advised = ", which was only advised" if mode == "advise" else ""
     yield f"opening, {_count(expected, 'request')} expected: TP{choice.degree}{advised}"
@@ -80,7 +82,7 @@ def _opening(opening: Opening, mode: str, *, in_full: bool) -> Iterator[str]:
         yield f"  because {choice.reason}"
 
 
-def _question(question: Question, outcome: Outcome | None, *, in_full: bool) -> Iterator[str]:
+def _question(question: DecisionEntry, outcome: SwitchOutcomeEntry | None, *, in_full: bool) -> Iterator[str]:
     present, choice = question.snapshot.degree, question.choice
     chosen = f"from TP{present} to TP{choice.degree}" if question.is_switch else f"TP{present} stays"
     yield f"question {question.number}, {len(question.snapshot.live)} live: {chosen}"

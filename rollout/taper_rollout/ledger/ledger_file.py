@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_policy.decision.ledger import AnyEntry, entry_from_json
-from taper_policy.review.replica_history import Life, lives
+from taper_policy.decision.ledger import LedgerRecord, entry_from_json
+from taper_policy.review.replica_history import ReplicaHistory, replica_histories
 from taper_rollout.job.output_files import writing
 
 LEDGER_FILE = "ledger.jsonl"
@@ -67,9 +67,9 @@ class LedgerFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadLedger:
-    """A ledger as it was read: its replicas' lives, and whether its last line was cut off."""
+    """A ledger as it was read: its replicas' histories, and whether its last line was cut off."""
 
-    lives: list[Life]
+    histories: list[ReplicaHistory]
     is_cut_off: bool
 
 
@@ -91,15 +91,15 @@ def read_ledger(directory: Path) -> ReadLedger:
     if is_cut_off:
         lines.pop()
     try:
-        found = lives(_entries(lines))
+        found = replica_histories(_entries(lines))
     except ValueError as error:
         raise _problem(f"{path.name}: {error}") from None
     if not found:
         raise _problem(f"{path} has no entry")
-    return ReadLedger(lives=found, is_cut_off=is_cut_off)
+    return ReadLedger(histories=found, is_cut_off=is_cut_off)
 
 
-def _entries(lines: list[bytes]) -> Iterator[tuple[int, AnyEntry]]:
+def _entries(lines: list[bytes]) -> Iterator[tuple[int, LedgerRecord]]:
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
@@ -125,7 +125,7 @@ def _drop_broken_end(path: Path) -> int:
 
 
 def _kept(lines: list[bytes], first_step: int) -> Iterator[bytes]:
-    """The lines of earlier steps; of a replica's life that has none not even its start."""
+    """The lines of earlier steps; of a replica's history that has none not even its start."""
     starts: dict[int, bytes] = {}
     for line in lines:
         replica, step = _place(line)

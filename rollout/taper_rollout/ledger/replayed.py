@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from taper_api import JobError, Problem
-from taper_policy.decision.baselines import rule_from_settings
-from taper_policy.decision.ledger import Question
+from taper_policy.decision.ledger import DecisionEntry
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.review.replay import Asked
-from taper_policy.review.replica_history import Life, same_choice
+from taper_policy.review.replay import RecordedChoice
+from taper_policy.review.replica_history import ReplicaHistory, same_choice
+from taper_rollout.job.policy_settings import checked_policy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +18,14 @@ class Differing:
     """A decision of a replica that was answered otherwise."""
 
     replica: int
-    recorded: Asked
-    again: Asked
+    recorded: RecordedChoice
+    again: RecordedChoice
 
     def lines(self) -> Iterator[str]:
         """What was chosen, and what is chosen now."""
         recorded = self.recorded
         about = "its opening"
-        if isinstance(recorded, Question):
+        if isinstance(recorded, DecisionEntry):
             live, degree = len(recorded.snapshot.live), recorded.snapshot.degree
             about = f"question {recorded.number}, {live} live in TP{degree}"
         yield f"step {recorded.step}, replica {self.replica}, {about}:"
@@ -50,24 +50,24 @@ class Replayed:
         yield f"{asked}: {self.num_decisions - differing} equal, {differing} not"
 
 
-def replayed(lives: Sequence[Life], settings: Sequence[str]) -> Replayed:
+def replayed(histories: Sequence[ReplicaHistory], settings: Sequence[str]) -> Replayed:
     """Ask everything again, with `settings` ("name=value") in place of the run's.
 
     With settings of its own a decision differs where another layout is chosen; without, where any number
     of it does. Raises `JobError` for settings that are none, and for a ledger with a gap.
     """
     differing, count = [], 0
-    for life in lives:
-        enough = _changed(life.start.predictor, life.start.degrees, settings) if settings else None
+    for history in histories:
+        enough = _changed(history.start.predictor, history.start.degrees, settings) if settings else None
         try:
-            for recorded, again in life.asked_again(enough):
+            for recorded, again in history.decided_again(enough):
                 count += 1
                 one, other = recorded.choice, again.choice
                 if one.degree != other.degree if settings else not same_choice(one, other):
-                    differing.append(Differing(replica=life.replica, recorded=recorded, again=again))
+                    differing.append(Differing(replica=history.replica, recorded=recorded, again=again))
         except ValueError as error:
-            raise JobError([Problem(path="RUN", message=f"replica {life.replica}: {error}")]) from error
-    num_stages = sum(1 for life in lives for _ in life.stages())
+            raise JobError([Problem(path="RUN", message=f"replica {history.replica}: {error}")]) from error
+    num_stages = sum(1 for history in histories for _ in history.stages())
     return Replayed(num_decisions=count, num_stages=num_stages, differing=differing)
 
 
@@ -84,7 +84,7 @@ def _changed(
         except ValueError:
             raise _bad(setting, f"{text!r} is not a number") from None
         try:
-            changed = rule_from_settings({"name": "predictor", "predictor": values}, degrees)
+            changed = checked_policy({"name": "predictor", "predictor": values}, degrees)
         except ValueError as error:
             raise _bad(setting, str(error).partition(": ")[2]) from None
     assert isinstance(changed, PredictorSettings)

@@ -52,7 +52,7 @@ async def calibrate(
     profile = await obtain_profile(engine, settings, switch)
     if profile is None:
         return Calibration(profile=None, event=None)
-    cells = alone_cells(profile, settings.degrees)
+    cells = alone_cells(profile, settings.rollout.degrees)
     for cell in cells:
         for _ in range(min(cell.num_samples, MAX_WEIGHT_STEPS)):
             step_times.add(cell.degree, cell.batch, cell.seconds)
@@ -83,8 +83,8 @@ async def obtain_profile(
 
     Raises `ValueError`, which begins with the setting, if the named one cannot be used.
     """
-    if settings.profile is not None:
-        return named_profile(Path(settings.profile), wanted_of(settings), path=PROFILE_SETTING)
+    if settings.rollout.profile is not None:
+        return named_profile(Path(settings.rollout.profile), wanted_of(settings), path=PROFILE_SETTING)
     if not settings.calibrate:
         return None
     wanted = wanted_of(settings)
@@ -94,7 +94,8 @@ async def obtain_profile(
     except ValueError as error:
         log.warning("replica %d: cannot measure a profile: %s", settings.replica, error)
         return None
-    batches = [max(place.batch for place in places if place.degree == degree) for degree in settings.degrees]
+    degrees = settings.rollout.degrees
+    batches = [max(place.batch for place in places if place.degree == degree) for degree in degrees]
     found = stored_profile(directory, wanted, batches=batches)
     if found is not None:
         log.info("replica %d: using the profile %s", settings.replica, directory / wanted.file_name)
@@ -119,8 +120,8 @@ def wanted_of(settings: ReplicaSettings) -> Wanted:
             model_config(settings.model_path, is_raw=True),
             dtype=settings.dtype,
             device=settings.device,
-            footprint=settings.footprint,
+            footprint=settings.rollout.footprint,
         ),
-        footprint=settings.footprint,
-        degrees=settings.degrees,
+        footprint=settings.rollout.footprint,
+        degrees=settings.rollout.degrees,
     )

@@ -134,7 +134,7 @@ async def _profiling(
         yield Profiler(engine, settings, switch, grid=grid, capacity=await find_capacity(engine, settings))
     finally:
         if engine.fault is None:
-            await switch(settings.degrees[0], "migrate")
+            await switch(settings.rollout.degrees[0], "migrate")
             await engine.command("flush")
 
 
@@ -145,10 +145,10 @@ async def find_capacity(engine: ElasticEngine, settings: ReplicaSettings) -> Eng
         inspected = await engine.command("inspect")
         shape = read_model_shape(settings.model_path, settings.dtype)
         arena_bytes = min(facts["arena_bytes"] for facts in inspected)
-        kv_tokens = arena_bytes * settings.degrees[0] // shape.token_bytes
+        kv_tokens = arena_bytes * settings.rollout.degrees[0] // shape.token_bytes
     return EngineCapacity(
-        footprint=settings.footprint,
-        degrees=settings.degrees,
+        footprint=settings.rollout.footprint,
+        degrees=settings.rollout.degrees,
         max_running_requests=engine.settings.max_running_requests,
         kv_tokens=kv_tokens,
         context_tokens=settings.context_tokens,
@@ -171,7 +171,7 @@ class Profiler:
         self._grid, self._capacity = grid, capacity
         config = json.loads((Path(settings.model_path) / "config.json").read_text(encoding="utf-8"))
         self._key = profile_key(
-            config, dtype=settings.dtype, device=settings.device, footprint=settings.footprint
+            config, dtype=settings.dtype, device=settings.device, footprint=settings.rollout.footprint
         )
         self._kv_bytes_per_token = read_model_shape(settings.model_path, settings.dtype).token_bytes
         self._prompts = Prompts(config["vocab_size"])

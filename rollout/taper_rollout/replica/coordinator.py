@@ -15,13 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.decision.decision import Decision
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
 from taper_policy.review.step_times import StepTimes
 from taper_rollout.profiling.calibration import calibrate
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
-from taper_rollout.replica.decider import Decider, Decisions
+from taper_rollout.replica.decider import Decider, PolicyDecider
 from taper_rollout.replica.events import BatchSample, SwitchDone
 from taper_rollout.replica.response import Generated, generated
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -55,12 +56,12 @@ class Coordinator:
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._settings, self._emit = settings, emit
-        self.decisions: Decider = Decisions(settings, emit)
+        self.decisions: Decider = PolicyDecider(settings, emit)
         self._reviewer = StageReviewer(settings)
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings)
         self._step_times = StepTimes()
-        self._learner = StepLearner(footprint=settings.footprint, replica=settings.replica)
+        self._learner = StepLearner(footprint=settings.rollout.footprint, replica=settings.replica)
         self._step = 0
         self._stage: Stage | None = None
         self._outstanding = 0
@@ -161,8 +162,8 @@ class Coordinator:
         stage = self._stage or await self._begin_stage()
         digest, number = prompt_digest(prompt_ids), self._engine.next_number()
         sample = stage.next_sample(digest)
-        if self._settings.seed is not None and "sampling_seed" not in sampling:
-            seed = request_seed(self._settings.seed, self._step, digest, sample)
+        if self._settings.rollout.sampling.seed is not None and "sampling_seed" not in sampling:
+            seed = request_seed(self._settings.rollout.sampling.seed, self._step, digest, sample)
             sampling = sampling | {"sampling_seed": seed}
         self._outstanding += 1
         self._last_arrival_at = time.monotonic()
@@ -197,7 +198,7 @@ class Coordinator:
         """A new stage, in the layout that it is to begin in. Its requests wait for that in the router."""
         self.decisions.start_stage(self._step, self._learner.correction)
         first = self.decisions.first_degree()
-        stage = self._stage = Stage(self._settings.footprint, first)
+        stage = self._stage = Stage(self._settings.rollout.footprint, first)
         stage.correction = self._learner.correction
         if first != self._engine.degree and not self._outstanding:
             await self._switch(None, Decision(degree=first, reason="a stage begins"))
@@ -320,20 +321,19 @@ class Coordinator:
         return sample
 
     def _decide(self, stage: Stage, sample: BatchSample) -> Decision | None:
-        if self._settings.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
+        if self._settings.rollout.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
             return None
         if len(stage.switches) >= ATTEMPTS_PER_STAGE:
             return None
         now = time.monotonic()
         snapshot = Snapshot(
             at_seconds=now,
+            footprint=self._settings.rollout.footprint,
             degree=sample.degree,
             running=sample.running,
             waiting=max(0, sample.waiting),
-            finished=len(stage.requests),
             arrivals_settled=now - self._last_arrival_at > ARRIVALS_SETTLED_SECONDS,
             longest_decoded_tokens=stage.longest_tokens,
-            total_tokens=sum(request.response_tokens for request in stage.requests),
             switches_done_in_stage=len(stage.switches),
             boundary_seconds=boundary_seconds(
                 [reader.read() for reader in self._engine.records[:: sample.degree]],
@@ -363,7 +363,7 @@ class Coordinator:
 
     async def _narrow_when_drained(self) -> None:
         """Back to the base layout, when nothing is served."""
-        base = self._settings.degrees[0]
+        base = self._settings.rollout.degrees[0]
         if self._outstanding == 0 and self._engine.degree != base:
             await self._switch(None, Decision(degree=base, reason="the stage has drained"))
 

@@ -19,22 +19,23 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from taper_policy.decision.advisor import Advisor
-from taper_policy.decision.baselines import Rule, rule_from_settings
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.decide import ReplicaSnapshot, Rules
+from taper_policy.decision.decide import DecisionSettings
+from taper_policy.decision.decision import Decision
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.ledger import (
-    AnyEntry,
-    Corrected,
-    Finished,
-    Judgement,
-    Opening,
-    Outcome,
-    Question,
-    Start,
+    CorrectionEntry,
+    DecisionEntry,
+    FinishedResponse,
+    FirstLayoutEntry,
+    LedgerRecord,
+    ReviewEntry,
+    StartEntry,
+    SwitchOutcomeEntry,
 )
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.snapshot import Decision, Snapshot
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.decision.switch_rules import SwitchRule, rule_from_settings
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings
@@ -42,10 +43,12 @@ from taper_rollout.replica.events import LedgerEntry, StageRecord
 
 log = logging.getLogger("taper.decisions")
 
+# Where a policy that does not fit the replica's degrees was set.
+POLICY_PATH = "actor_rollout_ref.rollout.custom.policy"
 GUARD_SWITCHES = 4
 GUARD_STAGES = 8
 
-Live = Callable[[], tuple[LiveRequest, ...] | None]
+LiveRequestsReader = Callable[[], tuple[LiveRequest, ...] | None]
 
 
 class Decider(Protocol):
@@ -67,20 +70,20 @@ class Decider(Protocol):
     def add_finished(self, prompt: str, tokens: int) -> None:
         """A response of this stage came to its own end."""
 
-    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+    def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
         """The layout to switch to now, or None to stay."""
 
     def end_stage(self, record: StageRecord | None) -> None:
         """The stage has ended; None where it had no response."""
 
 
-class Decisions:
+class PolicyDecider:
     """See the module's docstring. `tell` takes events."""
 
     def __init__(self, settings: ReplicaSettings, tell: Callable[[Any], None]) -> None:
         self._settings, self._tell = settings, tell
-        self._policy: Rule | PredictorSettings = rule_from_settings(
-            settings.policy, settings.degrees, path="actor_rollout_ref.rollout.custom.policy"
+        self._policy: SwitchRule | PredictorSettings = rule_from_settings(
+            settings.policy, settings.rollout.degrees, path=POLICY_PATH
         )
         self._advisor: Advisor | None = None
         self._in_stage = False
@@ -92,21 +95,21 @@ class Decisions:
 
     def use(self, profile: Profile | None) -> None:
         """Predict by `profile`. Without one the predictor stays in the layout that it has, and says so."""
-        if not isinstance(self._policy, PredictorSettings) or self._settings.mode == "off":
+        if not isinstance(self._policy, PredictorSettings) or self._settings.rollout.mode == "off":
             return
         if profile is None:
             log.warning("replica %d has no profile: it will not switch", self._settings.replica)
             return
-        profile = dataclasses.replace(profile, kv=self._settings.kv)
-        rules = Rules(degrees=self._settings.degrees, enough=self._policy)
-        self._advisor = Advisor(profile, rules, max_tokens=self._settings.response_tokens)
+        profile = dataclasses.replace(profile, kv=self._settings.rollout.switch.kv)
+        rules = DecisionSettings(degrees=self._settings.rollout.degrees, predictor=self._policy)
+        self._advisor = Advisor(profile, rules, max_tokens=self._settings.rollout.response_tokens)
         self._correction = Correction()
         self._enter(
-            Start(
-                footprint=self._settings.footprint,
-                degrees=self._settings.degrees,
-                mode=self._settings.mode,
-                max_tokens=self._settings.response_tokens,
+            StartEntry(
+                footprint=self._settings.rollout.footprint,
+                degrees=self._settings.rollout.degrees,
+                mode=self._settings.rollout.mode,
+                max_tokens=self._settings.rollout.response_tokens,
                 predictor=self._policy,
                 profile=profile,
             )
@@ -115,8 +118,8 @@ class Decisions:
     @property
     def mode(self) -> str:
         """`off`, `advise` or `enforce`: the job's, unless the guard holds it back."""
-        guarded = self._guarded_stages > 0 and self._settings.mode == "enforce"
-        return "advise" if guarded else self._settings.mode
+        guarded = self._guarded_stages > 0 and self._settings.rollout.mode == "enforce"
+        return "advise" if guarded else self._settings.rollout.mode
 
     def start_stage(self, step: int, correction: Correction) -> None:
         """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
@@ -127,34 +130,32 @@ class Decisions:
         if correction != self._correction:
             self._correction = correction
             self._advisor.correct(correction)
-            self._enter(Corrected(step=step, correction=correction))
+            self._enter(CorrectionEntry(step=step, correction=correction))
 
     def first_degree(self) -> int:
         """The degree of the layout that the stage begins in: about as many requests come as in the last one.
 
         The base layout in a replica's first stage, and where nothing may be done or predicted.
         """
-        base = self._settings.degrees[0]
+        base = self._settings.rollout.degrees[0]
         if self._advisor is None or self._expected is None:
             return base
-        choice = self._advisor.first_layout(self._expected, footprint=self._settings.footprint)
-        self._enter(Opening(step=self._step, expected=self._expected, choice=choice))
+        choice = self._advisor.first_layout(self._expected, footprint=self._settings.rollout.footprint)
+        self._enter(FirstLayoutEntry(step=self._step, expected=self._expected, choice=choice))
         return choice.degree if self.mode == "enforce" else base
 
     def add_finished(self, prompt: str, tokens: int) -> None:
         """A response of this stage came to its own end."""
         if self._advisor is not None and self._in_stage:
-            self._advisor.add_finished([Finished(prompt, tokens)])
+            self._advisor.add_finished([FinishedResponse(prompt, tokens)])
 
-    def decide(self, snapshot: Snapshot, live: Live) -> Decision | None:
+    def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
         """The layout to switch to now, or None to stay. `live` lists the requests of the moment."""
         if not isinstance(self._policy, PredictorSettings):
             return self._policy.decide(snapshot)
-        if self._advisor is None or not snapshot.arrivals_settled or snapshot.waiting:
+        if self._advisor is None or not snapshot.is_settled:
             return None
-        if not snapshot.num_running or not self._advisor.is_due(
-            snapshot.num_running, snapshot.longest_decoded_tokens
-        ):
+        if not self._advisor.is_due(snapshot.num_running, snapshot.longest_decoded_tokens):
             return None
         requests = live()
         return None if requests is None else self._ask(self._advisor, snapshot, requests)
@@ -162,16 +163,7 @@ class Decisions:
     def _ask(
         self, advisor: Advisor, snapshot: Snapshot, requests: tuple[LiveRequest, ...]
     ) -> Decision | None:
-        question = advisor.ask(
-            ReplicaSnapshot(
-                at_seconds=snapshot.at_seconds,
-                footprint=self._settings.footprint,
-                degree=snapshot.degree,
-                live=requests,
-                boundary_seconds=snapshot.boundary_seconds,
-            ),
-            time.monotonic(),
-        )
+        question = advisor.decide(snapshot.with_live(requests), time.monotonic())
         self._enter(question)
         return _decision(question) if question.is_switch else None
 
@@ -184,11 +176,11 @@ class Decisions:
             self._expected = _expected(record)
         end = self._advisor.end_stage()
         for switch in record.switches if record else ():
-            self._enter(Outcome(step=end.step, switch=dataclasses.asdict(switch)))
+            self._enter(SwitchOutcomeEntry(step=end.step, switch=dataclasses.asdict(switch)))
             if switch.outcome == "committed" and switch.gain_seconds is not None:
                 self._gains.append(switch.gain_seconds)
         if record is not None and record.review is not None:
-            self._enter(Judgement(step=end.step, review=record.review))
+            self._enter(ReviewEntry(step=end.step, review=record.review))
         self._enter(end)
         self._guard()
 
@@ -206,7 +198,7 @@ class Decisions:
             self._gains.clear()
             self._guarded_stages = GUARD_STAGES
 
-    def _enter(self, entry: AnyEntry) -> None:
+    def _enter(self, entry: LedgerRecord) -> None:
         self._tell(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry.as_json()))
 
 
@@ -220,7 +212,7 @@ def _expected(record: StageRecord) -> ExpectedStage:
     )
 
 
-def _decision(question: Question) -> Decision:
+def _decision(question: DecisionEntry) -> Decision:
     choice = question.choice
     option = question.option(choice.degree)
     return Decision(

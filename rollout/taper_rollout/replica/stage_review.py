@@ -12,13 +12,13 @@ import dataclasses
 import logging
 from typing import Any
 
-from taper_policy.decision.baselines import rule_from_settings
-from taper_policy.decision.decide import Rules
-from taper_policy.decision.ledger import Finished
+from taper_policy.decision.decide import DecisionSettings
+from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.decision.switch_rules import rule_from_settings
 from taper_policy.profile.profile import Profile
-from taper_policy.review.advice import Advice
-from taper_policy.review.review import Move, PlayedStage, Served, as_simulated, review
+from taper_policy.review.advice import AdviceEstimator
+from taper_policy.review.review import RecordedRequest, RecordedStage, RecordedSwitch, as_simulated, review
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import StageRecord
 from taper_rollout.replica.stage import Ended, Stage
@@ -43,17 +43,19 @@ class StageReviewer:
     def __init__(self, settings: ReplicaSettings) -> None:
         self._settings = settings
         self._profile: Profile | None = None
-        self._advice: Advice | None = None
+        self._advice: AdviceEstimator | None = None
 
     def use(self, profile: Profile | None) -> None:
         """Judge by `profile`."""
-        self._profile = profile and dataclasses.replace(profile, kv=self._settings.kv)
-        policy = rule_from_settings(self._settings.policy, self._settings.degrees)
-        if self._profile is None or self._settings.mode != "advise":
+        self._profile = profile and dataclasses.replace(profile, kv=self._settings.rollout.switch.kv)
+        policy = rule_from_settings(self._settings.policy, self._settings.rollout.degrees)
+        if self._profile is None or self._settings.rollout.mode != "advise":
             return
         if isinstance(policy, PredictorSettings):
-            rules = Rules(degrees=self._settings.degrees, enough=policy)
-            self._advice = Advice(self._profile, rules, max_tokens=self._settings.response_tokens)
+            rules = DecisionSettings(degrees=self._settings.rollout.degrees, predictor=policy)
+            self._advice = AdviceEstimator(
+                self._profile, rules, max_tokens=self._settings.rollout.response_tokens
+            )
 
     def judged(self, stage: Stage, record: StageRecord) -> StageRecord:
         """The record with its review; as it is without a profile. Never raises."""
@@ -73,7 +75,7 @@ class StageReviewer:
         played = played_stage(stage, record)
         prefill = profile.prefill_seconds(played.degree, played.prefilled_tokens)
         _check_waiting(stage, record, prefill.seconds)
-        found = review(played, profile, self._settings.degrees, stage.correction).as_json()
+        found = review(played, profile, self._settings.rollout.degrees, stage.correction).as_json()
         if self._advice is not None:
             advised = self._advice.judge(record.step, as_simulated(played))
             found["advised"] = dataclasses.asdict(advised) | {"gain_seconds": advised.gain_seconds}
@@ -82,14 +84,14 @@ class StageReviewer:
     def _learn(self, record: StageRecord) -> None:
         if self._advice is not None:
             finished = [
-                Finished(request.prompt, request.response_tokens)
+                FinishedResponse(request.prompt, request.response_tokens)
                 for request in record.requests
                 if request.finish_reason != "aborted" and request.response_tokens
             ]
             self._advice.learn(record.step, finished)
 
 
-def played_stage(stage: Stage, record: StageRecord) -> PlayedStage:
+def played_stage(stage: Stage, record: StageRecord) -> RecordedStage:
     """The stage as it is put on paper. Raises `NotJudged`."""
     _check_requests(stage)
     made = stage.switches_made()
@@ -100,7 +102,7 @@ def played_stage(stage: Stage, record: StageRecord) -> PlayedStage:
     numbers = {engine_id: number for number, (engine_id, _) in enumerate(ended)}
     old_groups = {one.engine_id: one.old_group for one in made[0][1]} if made else {}
     num_groups = stage.num_ranks // first
-    return PlayedStage(
+    return RecordedStage(
         footprint=stage.num_ranks,
         degree=first,
         seconds=record.generation_seconds,
@@ -110,7 +112,7 @@ def played_stage(stage: Stage, record: StageRecord) -> PlayedStage:
             for number, (engine_id, one) in enumerate(ended)
         ),
         moves=tuple(
-            Move(
+            RecordedSwitch(
                 degree=switch.to_degree,
                 made_tokens=_made_tokens(stage, {one.engine_id: one.made_tokens for one in live}),
                 groups={numbers[one.engine_id]: one.new_group for one in live if one.engine_id in numbers},
@@ -120,10 +122,10 @@ def played_stage(stage: Stage, record: StageRecord) -> PlayedStage:
     )
 
 
-def _served(ended: Ended, number: int, group: int | None, num_groups: int) -> Served:
+def _served(ended: Ended, number: int, group: int | None, num_groups: int) -> RecordedRequest:
     # Where the group was not told: requests that come one after the other are dealt in turn.
     told = number if group is None else group
-    return Served(
+    return RecordedRequest(
         number=number,
         prompt=ended.record.prompt,
         prompt_tokens=ended.record.prompt_tokens,

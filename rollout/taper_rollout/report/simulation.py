@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile import estimated
 from taper_policy.profile.file import read_profile
 from taper_policy.profile.profile import Profile
@@ -126,7 +126,7 @@ def simulate_job(
     max_tokens: int | None = None,
     on_stage: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """All arms on all stages. `max_tokens` is the cap of a response, None where no trace tells it.
+    """All policies on all stages. `max_tokens` is the cap of a response, None where no trace tells it.
 
     The longest response then stands for the cap: the forecast knows a little more than it would have.
     """
@@ -134,7 +134,7 @@ def simulate_job(
     return compare(
         stages,
         profile,
-        Rules(degrees=profile.degrees),
+        DecisionSettings(degrees=profile.degrees),
         footprint=profile.footprint,
         max_tokens=max_tokens or longest,
         on_stage=on_stage,
@@ -150,15 +150,15 @@ def as_json(found: Comparison, *, title: str, profile: Profile) -> dict[str, Any
         "is_estimated": profile.is_estimated,
         "best_static": best,
         "arms": {
-            arm: {
+            policy: {
                 "seconds": [float(value) for value in seconds],
-                "switches": list(found.switches[arm]),
+                "switches": list(found.switches[policy]),
                 "gain_over_best_static": dict(
-                    zip(("mean", "low", "high"), found.gain_over(arm, best), strict=True)
+                    zip(("mean", "low", "high"), found.gain_over(policy, best), strict=True)
                 ),
-                "regret_mean": float(found.regret(arm).mean()),
+                "regret_mean": float(found.regret(policy).mean()),
             }
-            for arm, seconds in found.seconds.items()
+            for policy, seconds in found.seconds.items()
         },
     }
 

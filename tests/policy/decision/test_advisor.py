@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 
 from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.decide import ReplicaSnapshot, Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.ledger import (
-    Corrected,
-    Entry,
-    Finished,
-    Opening,
-    Question,
-    StageEnd,
+    AdvisorEntry,
+    CorrectionEntry,
+    DecisionEntry,
+    FinishedResponse,
+    FirstLayoutEntry,
+    StageEndEntry,
     entry_from_json,
 )
 from taper_policy.decision.pricing import PredictorSettings
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.review.replay import replay
@@ -37,13 +38,13 @@ MAX_TOKENS = 4096
 
 
 def new_advisor(**enough: float) -> Advisor:
-    rules = Rules(degrees=DEGREES, enough=PredictorSettings(**enough))
+    rules = DecisionSettings(degrees=DEGREES, predictor=PredictorSettings(**enough))
     return Advisor(PROFILE, rules, max_tokens=MAX_TOKENS)
 
 
-def recorded(num_stages: int, seed: int = 3) -> list[Entry]:
+def recorded(num_stages: int, seed: int = 3) -> list[AdvisorEntry]:
     """The ledger of a job of so many simulated stages; from the second on, narrow steps take longer."""
-    advisor, entries = new_advisor(), list[Entry]()
+    advisor, entries = new_advisor(), list[AdvisorEntry]()
     clock = StepClock(PROFILE, footprint=8, max_batch=32, max_context=MAX_TOKENS + 200)
     for step in range(num_stages):
         drawn = lengths("siblings", num_prompts=4, num_samples=8, max_tokens=MAX_TOKENS, seed=seed + step)
@@ -57,48 +58,48 @@ def recorded(num_stages: int, seed: int = 3) -> list[Entry]:
         if step:
             correction = Correction({1: {0: 1.0 + step}, 8: {0: 1.0 + 0.1 * step}})
             advisor.correct(correction)
-            entries.append(Corrected(step=step, correction=correction))
+            entries.append(CorrectionEntry(step=step, correction=correction))
         expected = ExpectedStage(num_requests=32, num_prompts=4, prompt_tokens=200)
         opened = advisor.first_layout(expected, footprint=8)
-        entries.append(Opening(step=step, expected=expected, choice=opened))
+        entries.append(FirstLayoutEntry(step=step, expected=expected, choice=opened))
         simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
         rule.learn(requests)
-        entries += [*rule.questions, advisor.end_stage()]
+        entries += [*rule.decisions, advisor.end_stage()]
     return entries
 
 
-def snapshot(decoded: Sequence[int], at_seconds: float = 10.0) -> ReplicaSnapshot:
+def snapshot(decoded: Sequence[int], at_seconds: float = 10.0) -> Snapshot:
     live = tuple(
         LiveRequest(
             rid=f"r{index}", prompt=f"p{index // 2}", group=index % 8, prompt_tokens=9, decoded_tokens=n
         )
         for index, n in enumerate(decoded)
     )
-    return ReplicaSnapshot(at_seconds=at_seconds, footprint=8, degree=1, live=live)
+    return Snapshot(at_seconds=at_seconds, footprint=8, degree=1, running=()).with_live(live)
 
 
-def test_a_ledger_asked_again_gives_the_same_choices() -> None:
+def test_a_ledger_decided_again_gives_the_same_choices() -> None:
     entries = recorded(3)
     pairs = list(replay(entries, new_advisor(), footprint=8))
-    assert len(pairs) == sum(isinstance(entry, Opening | Question) for entry in entries)
-    assert any(question.is_switch for question in entries if isinstance(question, Question))
+    assert len(pairs) == sum(isinstance(entry, FirstLayoutEntry | DecisionEntry) for entry in entries)
+    assert any(question.is_switch for question in entries if isinstance(question, DecisionEntry))
     for question, again in pairs:
         assert again == question
-    uncorrected = [entry for entry in entries if not isinstance(entry, Corrected)]
+    uncorrected = [entry for entry in entries if not isinstance(entry, CorrectionEntry)]
     assert any(question != again for question, again in replay(uncorrected, new_advisor(), footprint=8))
 
 
 def test_other_rules_choose_otherwise() -> None:
     pairs = list(replay(recorded(2), new_advisor(margin_seconds=1e6), footprint=8))
-    questions = [again for _, again in pairs if isinstance(again, Question)]
-    assert any(question.is_switch for question, _ in pairs if isinstance(question, Question))
+    questions = [again for _, again in pairs if isinstance(again, DecisionEntry)]
+    assert any(question.is_switch for question, _ in pairs if isinstance(question, DecisionEntry))
     assert questions
     assert not any(again.is_switch for again in questions)
 
 
 def test_a_ledger_without_its_stage_ends_is_told_apart() -> None:
     entries = recorded(3)
-    cut = [entry for entry in entries if not isinstance(entry, StageEnd)]
+    cut = [entry for entry in entries if not isinstance(entry, StageEndEntry)]
     with pytest.raises(ValueError, match="step 1 follows step 0, whose end is missing"):
         list(replay(cut, new_advisor(), footprint=8))
 
@@ -132,10 +133,13 @@ def test_a_spoilt_entry_says_what_is_wrong(change, message: str) -> None:  # typ
 def test_each_response_is_told_once_and_in_its_stage() -> None:
     advisor = new_advisor()
     advisor.start_stage(4)
-    advisor.add_finished([Finished("a", 3)])
-    first = advisor.ask(snapshot([5, 6]), 10.0)
-    advisor.add_finished([Finished("b", 4)])
-    assert (first.finished, advisor.end_stage().finished) == ((Finished("a", 3),), (Finished("b", 4),))
+    advisor.add_finished([FinishedResponse("a", 3)])
+    first = advisor.decide(snapshot([5, 6]), 10.0)
+    advisor.add_finished([FinishedResponse("b", 4)])
+    assert (first.finished, advisor.end_stage().finished) == (
+        (FinishedResponse("a", 3),),
+        (FinishedResponse("b", 4),),
+    )
     assert advisor.end_stage().finished == ()
 
 
@@ -144,7 +148,7 @@ def test_each_response_is_told_once_and_in_its_stage() -> None:
 def test_what_cannot_be_judged_is_left_as_it_is(decoded: list[int], now: float) -> None:
     advisor = new_advisor()
     advisor.start_stage(1)
-    question = advisor.ask(snapshot(decoded), now)
+    question = advisor.decide(snapshot(decoded), now)
     if not decoded or max(decoded) >= MAX_TOKENS or not 10.0 <= now <= 15.0:
         assert not question.is_switch
     assert question.choice.reason

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_policy.decision.decide import ReplicaSnapshot, Rules, decide
+from taper_policy.decision.decide import DecisionSettings, decide
 from taper_policy.decision.pricing import Choice, PredictorSettings
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import Forecast, LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.profile import Profile
 
 MAX_TOKENS = 4096
-RULES = Rules(degrees=(1, 2, 4, 8))
-SHY = Rules(degrees=(1, 2, 4, 8), enough=PredictorSettings(margin_share=0.9))
+RULES = DecisionSettings(degrees=(1, 2, 4, 8))
+SHY = DecisionSettings(degrees=(1, 2, 4, 8), predictor=PredictorSettings(margin_share=0.9))
 PROFILE = h100_8b()
 
 
@@ -37,16 +38,16 @@ def request(index: int, group: int, decoded: int) -> LiveRequest:
     )
 
 
-def snapshot(live: list[LiveRequest], degree: int = 1, **changes: object) -> ReplicaSnapshot:
-    made = ReplicaSnapshot(at_seconds=100.0, footprint=8, degree=degree, live=tuple(live))
+def snapshot(live: list[LiveRequest], degree: int = 1, **changes: object) -> Snapshot:
+    made = Snapshot(at_seconds=100.0, footprint=8, degree=degree, running=()).with_live(tuple(live))
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
-def decided(state: ReplicaSnapshot, profile: Profile = PROFILE, now: float = 100.1) -> Choice:
+def decided(state: Snapshot, profile: Profile = PROFILE, now: float = 100.1) -> Choice:
     return decide(state, profile, of(state), RULES, now)
 
 
-def of(state: ReplicaSnapshot) -> Forecast:
+def of(state: Snapshot) -> Forecast:
     return forecast(state.live, history(), max_tokens=MAX_TOKENS)
 
 

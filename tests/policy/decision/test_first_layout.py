@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.first_layout import ExpectedStage, first_layout
 from taper_policy.decision.pricing import Choice, PredictorSettings
 from taper_policy.forecast.lengths import LengthHistory
@@ -17,7 +17,7 @@ from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.profile import Profile
 
 PROFILE = h100_8b()
-RULES = Rules(degrees=(1, 2, 4, 8))
+RULES = DecisionSettings(degrees=(1, 2, 4, 8))
 
 
 def history_of(lengths: list[int]) -> LengthHistory:
@@ -35,7 +35,7 @@ def first(
     *,
     max_tokens: int = 4096,
     profile: Profile = PROFILE,
-    rules: Rules = RULES,
+    rules: DecisionSettings = RULES,
 ) -> Choice:
     expected = ExpectedStage(num_requests=num_requests, num_prompts=-(-num_requests // 4), prompt_tokens=200)
     return first_layout(expected, profile, history_of(lengths), rules, footprint=8, max_tokens=max_tokens)
@@ -65,8 +65,10 @@ def test_it_says_what_it_weighed() -> None:
 
 
 def test_a_sliver_is_not_worth_a_widening_later() -> None:
-    keen = Rules(degrees=RULES.degrees, enough=PredictorSettings(margin_seconds=0.0, margin_share=0.0))
-    shy = Rules(degrees=RULES.degrees, enough=PredictorSettings(margin_share=0.5))
+    keen = DecisionSettings(
+        degrees=RULES.degrees, predictor=PredictorSettings(margin_seconds=0.0, margin_share=0.0)
+    )
+    shy = DecisionSettings(degrees=RULES.degrees, predictor=PredictorSettings(margin_share=0.5))
     assert first(256, [4000] * 256, rules=keen).degree < 8
     kept = first(256, [1000, 4000] * 128, rules=shy)
     assert kept.reason.endswith(f"degree {kept.degree} for good {kept.gain_seconds + least(kept):.2f} s")

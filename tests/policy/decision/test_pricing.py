@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taper_policy.arrays import FloatArray
 from taper_policy.decision.pricing import Choice, PredictorSettings, choose
-from taper_policy.decision.scenarios import Floats, Outlook
+from taper_policy.decision.scenarios import Scenarios
 
 from ..linear_machine import LinearMachine
 
@@ -46,10 +47,10 @@ LIVE = st.lists(
 )
 
 
-def outlook(live: list[tuple[list[int], int]], num_groups: int = 4) -> Outlook:
+def outlook(live: list[tuple[list[int], int]], num_groups: int = 4) -> Scenarios:
     remaining = np.array([tokens for tokens, _ in live]).T
     groups = [group % num_groups for _, group in live]
-    return Outlook.of(remaining, [10] * len(live), groups, num_groups=num_groups)
+    return Scenarios.of(remaining, [10] * len(live), groups, num_groups=num_groups)
 
 
 def choice(
@@ -96,7 +97,7 @@ def test_the_plan_to_widen_later_is_the_best_of_all_moments(
     assert switching.seconds == pytest.approx(plans[0])
 
 
-def mean_waits(machine: LinearMachine, counts: Floats, contexts: Floats) -> Floats:
+def mean_waits(machine: LinearMachine, counts: FloatArray, contexts: FloatArray) -> FloatArray:
     """Of four groups: k busy ones are apart by (k - 1) / (k + 1) of a step."""
     waits = [
         (min(4, count) - 1) / (min(4, count) + 1) * step if count else 0.0

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_policy.decision.scenarios import FINE, Floats, Outlook, milestones
+from taper_policy.arrays import FloatArray
+from taper_policy.decision.scenarios import FINE, Scenarios, milestones
 
 LIVE = st.lists(
     st.tuples(st.integers(1, 60), st.integers(0, 50), st.integers(0, 2)), min_size=1, max_size=FINE
@@ -17,14 +18,14 @@ LIVE = st.lists(
 class Affine:
     """Larger batches and longer contexts take longer; so does a busier neighbourhood."""
 
-    def seconds(self, batch: Floats, context_tokens: Floats, busy_groups: int) -> Floats:
-        seconds: Floats = 5.0 + 2.0 * batch + 0.01 * batch * context_tokens + 0.1 * busy_groups
+    def seconds(self, batch: FloatArray, context_tokens: FloatArray, busy_groups: int) -> FloatArray:
+        seconds: FloatArray = 5.0 + 2.0 * batch + 0.01 * batch * context_tokens + 0.1 * busy_groups
         return seconds
 
 
-def outlook(live: list[tuple[int, int, int]], num_groups: int = 3) -> Outlook:
+def outlook(live: list[tuple[int, int, int]], num_groups: int = 3) -> Scenarios:
     remaining, contexts, groups = zip(*live, strict=True)
-    return Outlook.of(np.array([remaining]), contexts, groups, num_groups=num_groups)
+    return Scenarios.of(np.array([remaining]), contexts, groups, num_groups=num_groups)
 
 
 def simulated_steps(live: list[tuple[int, int]], busy: int) -> list[tuple[int, float]]:
@@ -98,7 +99,7 @@ def test_merged_groups_are_as_if_dealt_to_fewer() -> None:
     remaining = np.array([[5, 9, 2, 14, 30], [40, 2, 7, 7, 1]])
     contexts = [3, 7, 20, 1, 6]
     four, two = (
-        Outlook.of(remaining, contexts, [index % groups for index in range(5)], num_groups=groups)
+        Scenarios.of(remaining, contexts, [index % groups for index in range(5)], num_groups=groups)
         for groups in (4, 2)
     )
     np.testing.assert_allclose(four.merged(2).seconds_as_grouped(Affine()), two.seconds_as_grouped(Affine()))
@@ -106,9 +107,9 @@ def test_merged_groups_are_as_if_dealt_to_fewer() -> None:
 
 def test_scenarios_do_not_mix() -> None:
     contexts, groups = [3, 7], [0, 1]
-    both = Outlook.of(np.array([[5, 9], [40, 2]]), contexts, groups, num_groups=2)
+    both = Scenarios.of(np.array([[5, 9], [40, 2]]), contexts, groups, num_groups=2)
     for index, remaining in enumerate([[5, 9], [40, 2]]):
-        alone = Outlook.of(np.array([remaining]), contexts, groups, num_groups=2)
+        alone = Scenarios.of(np.array([remaining]), contexts, groups, num_groups=2)
         one = both.seconds_as_grouped(Affine())[index].sum()
         assert one == pytest.approx(alone.seconds_as_grouped(Affine()).sum())
 
@@ -134,4 +135,4 @@ def test_contexts_at_the_milestones_are_those_of_the_live() -> None:
 )
 def test_bad_input_is_named(remaining: list[list[int]], groups: list[int], named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named}: "):
-        Outlook.of(np.array(remaining), [1, 1], groups, num_groups=2)
+        Scenarios.of(np.array(remaining), [1, 1], groups, num_groups=2)

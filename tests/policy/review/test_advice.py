@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from taper_policy.decision.advisor import Advisor
-from taper_policy.decision.decide import Rules
-from taper_policy.decision.ledger import Finished
+from taper_policy.decision.decide import DecisionSettings
+from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.review.advice import Advice, total_gain
+from taper_policy.review.advice import AdviceEstimator, total_gain
 from taper_policy.review.review import clock_of
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy, expected_like, static
@@ -20,9 +20,9 @@ from taper_policy.simulation.simulator import SimulatedRequest, simulate
 
 PROFILE = h100_8b()
 MAX_TOKENS = 4096
-RULES = Rules(degrees=PROFILE.degrees)
+RULES = DecisionSettings(degrees=PROFILE.degrees)
 # With a margin that what is expected decides about.
-PICKY = Rules(degrees=PROFILE.degrees, enough=PredictorSettings(margin_seconds=5.0))
+PICKY = DecisionSettings(degrees=PROFILE.degrees, predictor=PredictorSettings(margin_seconds=5.0))
 
 
 def stage(seed: int) -> list[SimulatedRequest]:
@@ -34,7 +34,7 @@ def stage(seed: int) -> list[SimulatedRequest]:
 
 
 def test_the_gain_is_what_the_simulator_gives() -> None:
-    advice = Advice(PROFILE, PICKY, max_tokens=MAX_TOKENS)
+    advice = AdviceEstimator(PROFILE, PICKY, max_tokens=MAX_TOKENS)
     advisor = Advisor(PROFILE, PICKY, max_tokens=MAX_TOKENS)
     found = []
     for step in (1, 2, 3):
@@ -56,14 +56,14 @@ def test_the_gain_is_what_the_simulator_gives() -> None:
 
 
 def test_without_a_switch_nothing_is_saved_for_sure() -> None:
-    stay = Rules(degrees=PROFILE.degrees, enough=PredictorSettings(margin_seconds=1e6))
-    found = Advice(PROFILE, stay, max_tokens=MAX_TOKENS).judge(1, stage(1))
+    stay = DecisionSettings(degrees=PROFILE.degrees, predictor=PredictorSettings(margin_seconds=1e6))
+    found = AdviceEstimator(PROFILE, stay, max_tokens=MAX_TOKENS).judge(1, stage(1))
     assert (found.gain_seconds, found.half_width_seconds, found.num_switches) == (0.0, 0.0, 0)
 
 
 def test_it_learns_from_stages_that_it_cannot_judge() -> None:
-    told, untold = (Advice(PROFILE, PICKY, max_tokens=MAX_TOKENS) for _ in range(2))
-    told.learn(1, [Finished("other", 3)] * 500)
+    told, untold = (AdviceEstimator(PROFILE, PICKY, max_tokens=MAX_TOKENS) for _ in range(2))
+    told.learn(1, [FinishedResponse("other", 3)] * 500)
     untold.learn(1, [])
     assert told.judge(2, stage(2)) != untold.judge(2, stage(2))
 

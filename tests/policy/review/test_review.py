@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taper_policy.profile.profile import Estimate
-from taper_policy.review.review import Move, PlayedStage, Served, as_simulated, clock_of, review
+from taper_policy.review.review import (
+    RecordedRequest,
+    RecordedStage,
+    RecordedSwitch,
+    as_simulated,
+    clock_of,
+    review,
+)
 from taper_policy.simulation.simulator import SimulatedReplica, SimulatedStage, simulate
 
 from ..linear_machine import LinearMachine
@@ -20,14 +27,14 @@ LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=16)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Machine(LinearMachine):
+class ReplicaPrices(LinearMachine):
     """A prefill takes a second and a tenth of one for each token."""
 
     def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
         return Estimate.around(1.0 + tokens / 10, 0.0, is_extrapolated=False)
 
 
-MACHINE = Machine(pause=20.0, pause_request=1.0)
+MACHINE = ReplicaPrices(pause=20.0, pause_request=1.0)
 
 
 def played(
@@ -35,13 +42,13 @@ def played(
     groups: Sequence[int] | None = None,
     *,
     degree: int = 1,
-    moves: tuple[Move, ...] = (),
+    moves: tuple[RecordedSwitch, ...] = (),
     longer: int = 0,
-) -> PlayedStage:
+) -> RecordedStage:
     """Each prompt has `longer` tokens more than the one before it."""
     dealt = groups or [index % (4 // degree) for index in range(len(lengths))]
     requests = tuple(
-        Served(
+        RecordedRequest(
             number=index,
             prompt=f"p{index // 2}",
             prompt_tokens=10 + longer * index,
@@ -50,18 +57,18 @@ def played(
         )
         for index, (length, group) in enumerate(zip(lengths, dealt, strict=False))
     )
-    return PlayedStage(
+    return RecordedStage(
         footprint=4, degree=degree, seconds=100.0, prefilled_tokens=20, requests=requests, moves=moves
     )
 
 
 def widened(
     lengths: Sequence[int], *at: tuple[int, int], longer: int = 0
-) -> tuple[PlayedStage, SimulatedStage]:
+) -> tuple[RecordedStage, SimulatedStage]:
     """A stage that widens to each degree once so few are live, as played and as simulated."""
     stage = played(lengths, longer=longer)
     requests = as_simulated(stage)
-    moves: list[Move] = []
+    moves: list[RecordedSwitch] = []
 
     def rule(replica: SimulatedReplica) -> tuple[int, str] | None:
         due = [degree for live, degree in at if len(replica.live) <= live]
@@ -70,7 +77,7 @@ def widened(
         made = sum(one.decoded_tokens for one in replica.live)
         made += sum(request.response_tokens for request in replica.finished)
         groups = {int(one.request.rid): one.group * replica.degree // due[-1] for one in replica.live}
-        moves.append(Move(degree=due[-1], made_tokens=made, groups=groups))
+        moves.append(RecordedSwitch(degree=due[-1], made_tokens=made, groups=groups))
         return due[-1], "a test"
 
     clock = clock_of(requests, MACHINE, footprint=4)
@@ -133,8 +140,10 @@ def test_a_simulated_stage_takes_what_it_took(lengths: list[int], early: int, la
 
 def test_a_narrowing_is_followed_to_the_groups_that_were_told() -> None:
     """Two requests at degree 4; after 10 tokens, one of them by prefill, each goes on alone for 20 more."""
-    flat = Machine(fixed=1.0, shared=0.0, request=1.0, token=0.0, pause=5.0)
-    stage = played([30, 30], [0, 0], degree=4, moves=(Move(degree=1, made_tokens=20, groups={0: 0, 1: 3}),))
+    flat = ReplicaPrices(fixed=1.0, shared=0.0, request=1.0, token=0.0, pause=5.0)
+    stage = played(
+        [30, 30], [0, 0], degree=4, moves=(RecordedSwitch(degree=1, made_tokens=20, groups={0: 0, 1: 3}),)
+    )
     assert review(stage, flat, DEGREES).executed_seconds == pytest.approx(9 * 3.0 + 5.0 + 20 * 2.0)
 
 
@@ -161,7 +170,7 @@ def test_a_plan_that_the_search_does_not_know_can_be_the_best() -> None:
     stage = played(
         lengths,
         [0] + [1, 2, 3] * 5,
-        moves=(Move(degree=4, made_tokens=15 * 20 + 27, groups={0: 0}),),
+        moves=(RecordedSwitch(degree=4, made_tokens=15 * 20 + 27, groups={0: 0}),),
     )
     found = review(stage, MACHINE, DEGREES)
     assert (found.best_plan, found.regret) == ("as it was played", 0.0)

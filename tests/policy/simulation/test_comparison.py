@@ -1,13 +1,13 @@
-"""All arms side by side on the same stages."""
+"""All policies side by side on the same stages."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile.estimated import a40_14b
-from taper_policy.simulation.comparison import AT_ONCE, ORACLE, PREDICTOR, Comparison, compare
+from taper_policy.simulation.comparison import ORACLE, PREDICTOR, Comparison, compare
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.simulator import SimulatedRequest
 
@@ -38,7 +38,7 @@ def compared() -> Comparison:
     found = compare(
         stages("lognormal", 6),
         a40_14b(),
-        Rules(degrees=(1, 2, 4, 8)),
+        DecisionSettings(degrees=(1, 2, 4, 8)),
         footprint=8,
         max_tokens=MAX_TOKENS,
         on_stage=heard.append,
@@ -48,18 +48,21 @@ def compared() -> Comparison:
 
 
 def test_every_arm_ran_every_stage_and_none_beats_the_oracle(compared: Comparison) -> None:
-    assert {PREDICTOR, ORACLE, AT_ONCE, "static TP1", "static TP8", "threshold 4"} <= set(compared.seconds)
-    for arm, seconds in compared.seconds.items():
+    assert {PREDICTOR, ORACLE, "widen-at-once", "static TP1", "static TP8", "threshold 4"} <= set(
+        compared.seconds
+    )
+    for policy, seconds in compared.seconds.items():
         assert seconds.shape == (6,)
-        assert (compared.regret(arm) >= 0).all()
+        assert (compared.regret(policy) >= 0).all()
     assert sum(compared.switches["static TP1"]) == 0
-    assert max(compared.switches[AT_ONCE]) == 1
+    assert max(compared.switches["widen-at-once"]) == 1
 
 
 def test_the_best_static_layout_is_the_one_that_takes_least_in_all(compared: Comparison) -> None:
     best = compared.best_static()
     assert all(
-        compared.seconds[best].sum() <= compared.seconds[arm].sum() + 1e-9 for arm in compared.static_arms
+        compared.seconds[best].sum() <= compared.seconds[policy].sum() + 1e-9
+        for policy in compared.static_policies
     )
 
 
@@ -73,14 +76,22 @@ def test_a_gain_has_an_interval_around_it(compared: Comparison) -> None:
 
 def test_equal_jobs_give_equal_results() -> None:
     one, two = (
-        compare(stages("bimodal", 2), a40_14b(), Rules(degrees=(1, 8)), footprint=8, max_tokens=MAX_TOKENS)
+        compare(
+            stages("bimodal", 2),
+            a40_14b(),
+            DecisionSettings(degrees=(1, 8)),
+            footprint=8,
+            max_tokens=MAX_TOKENS,
+        )
         for _ in range(2)
     )
-    for arm in one.seconds:
-        np.testing.assert_array_equal(one.seconds[arm], two.seconds[arm])
+    for policy in one.seconds:
+        np.testing.assert_array_equal(one.seconds[policy], two.seconds[policy])
 
 
 def test_with_one_degree_only_the_static_layout_is_left_to_compare() -> None:
-    found = compare(stages("uniform", 1), a40_14b(), Rules(degrees=(8,)), footprint=8, max_tokens=MAX_TOKENS)
+    found = compare(
+        stages("uniform", 1), a40_14b(), DecisionSettings(degrees=(8,)), footprint=8, max_tokens=MAX_TOKENS
+    )
     assert set(found.seconds) == {"static TP8", PREDICTOR, ORACLE}
     assert len({float(seconds[0]) for seconds in found.seconds.values()}) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taper_policy.decision.decide import Rules
+from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile.estimated import a40_14b, h100_8b
 from taper_policy.profile.file import read_profile
 from taper_policy.profile.profile import Profile
@@ -53,7 +53,11 @@ def compared(name: str, regime: str) -> Comparison:
     profile: Profile = made()
     stages = [stage(regime, step, prompts, samples, cap) for step in range(NUM_STAGES)]
     return compare(
-        stages, profile, Rules(degrees=profile.degrees), footprint=profile.footprint, max_tokens=cap
+        stages,
+        profile,
+        DecisionSettings(degrees=profile.degrees),
+        footprint=profile.footprint,
+        max_tokens=cap,
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.simulation.simulator import (
-    Rule,
+    Policy,
     SimulatedReplica,
     SimulatedRequest,
     SimulatedStage,
@@ -32,7 +32,7 @@ def stay(_: SimulatedReplica) -> tuple[int, str] | None:
     return None
 
 
-def run(lengths: list[int], rule: Rule = stay, degree: int = 1) -> SimulatedStage:
+def run(lengths: list[int], rule: Policy = stay, degree: int = 1) -> SimulatedStage:
     requests = [
         SimulatedRequest(rid=f"r{index}", prompt=f"p{index // 4}", prompt_tokens=10, response_tokens=length)
         for index, length in enumerate(lengths)

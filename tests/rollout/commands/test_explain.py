@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.ledger import Corrected
+from taper_policy.decision.ledger import CorrectionEntry
 from taper_rollout import cli
 from taper_rollout.ledger.ledger_file import CUT_OFF, LedgerFile
 
@@ -18,9 +18,9 @@ from ..report.ledger_builder import asked, event, life
 Explain = Callable[..., str]
 
 
-def write(directory: Path, *lives: tuple[dict[str, Any], ...]) -> Path:
+def write(directory: Path, *replica_histories: tuple[dict[str, Any], ...]) -> Path:
     ledger = LedgerFile(directory)
-    for events in lives:
+    for events in replica_histories:
         for one in events:
             ledger.append(one)
     return directory
@@ -82,7 +82,7 @@ def test_in_full_the_correction_of_the_profile_is_told_from_its_stage_on(
     events = list(life((1, 2, 3)))
     correction = Correction({1: {0: 1.25, 3: 0.9}, 8: {2: 1.0}})
     at = next(index for index, one in enumerate(events) if one["entry"].get("step") == 2)
-    events.insert(at, event(Corrected(step=2, correction=correction)))
+    events.insert(at, event(CorrectionEntry(step=2, correction=correction)))
     first, *later = paragraphs(explain(write(tmp_path, tuple(events)), "-v"))
     line = (
         "  steps as corrected, times the profile's, by requests of a group: "

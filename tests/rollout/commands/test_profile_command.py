@@ -197,8 +197,9 @@ def test_the_profile_of_a_job_goes_to_the_users_store(
     asked = measuring(lambda: profile_of_job)
     assert taper("profile", "-f", job_file, "--quick") == 0
     [(settings, grid)] = asked
-    assert (settings.footprint, settings.degrees, settings.dtype) == (2, (1, 2), "float32")
-    assert (settings.kv_tokens, settings.max_running_requests, settings.context_tokens) == (16384, 128, 128)
+    rollout = settings.rollout
+    assert (rollout.footprint, rollout.degrees, settings.dtype) == (2, (1, 2), "float32")
+    assert (rollout.kv_tokens, rollout.max_running_requests, settings.context_tokens) == (16384, 128, 128)
     assert grid.max_visits == 1
     files = sorted((tmp_path / "cache" / "taper" / "profiles").iterdir())
     assert [file.suffix for file in files] == [".json", ".png"]
@@ -231,7 +232,7 @@ def test_the_profile_of_a_model_without_a_job_goes_to_a_file(
         taper("profile", "--model", model, "--footprint", 4, "--context-tokens", 500, "--output", file) == 0
     )
     [(settings, _)] = asked
-    assert (settings.degrees, settings.context_tokens, settings.dtype) == ((1, 2, 4), 500, "float32")
+    assert (settings.rollout.degrees, settings.context_tokens, settings.dtype) == ((1, 2, 4), 500, "float32")
     assert read_profile(file) == profile_of_job
     assert file.with_suffix(".png").is_file()
 
@@ -240,7 +241,10 @@ def test_the_profile_of_a_model_without_a_job_goes_to_a_file(
     ("arguments", "message"),
     [
         (["--model", "no/such"], "taper: --model: "),
-        (["--model", "MODEL", "--footprint", "3"], "taper: --footprint: 3 is not one of 1, 2, 4, 8"),
+        (
+            ["--model", "MODEL", "--footprint", "3"],
+            "taper: --footprint: 3 is not a power of two; use 1, 2, 4 or 8",
+        ),
         (["--model", "MODEL", "--footprint", "8"], "taper: --footprint: 8 ranks are more than"),
         (
             ["--model", "MODEL", "--context-tokens", "14"],

@@ -92,9 +92,12 @@ def test_a_ledger_with_a_gap_is_refused(tmp_path: Path, capsys: Capture) -> None
         ),
         ("confidence", "--set confidence: '' is not a number"),
         ("confidence=much", "--set confidence=much: 'much' is not a number"),
-        ("confidence=2", "--set confidence=2: is not within [0, 1]"),
-        ("margin_seconds=-1", "--set margin_seconds=-1: -1.0 is not 0 or more"),
-        ("margin_seconds=nan", "--set margin_seconds=nan: nan is not a number"),
+        ("confidence=2", "--set confidence=2: 2.0 is not valid; it must be less than or equal to 1"),
+        (
+            "margin_seconds=-1",
+            "--set margin_seconds=-1: -1.0 is not valid; it must be greater than or equal to 0",
+        ),
+        ("margin_seconds=nan", "--set margin_seconds=nan: nan is not valid; it must be a finite number"),
     ],
 )
 def test_settings_that_are_none_are_refused(tmp_path: Path, capsys: Capture, setting: str, told: str) -> None:

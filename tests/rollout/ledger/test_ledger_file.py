@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taper_api import JobError
-from taper_policy.decision.ledger import Question, StageEnd
+from taper_policy.decision.ledger import DecisionEntry, StageEndEntry
 from taper_rollout.ledger.ledger_file import LedgerFile, read_ledger
 from taper_rollout.report.recorder import Recorder
 
@@ -46,15 +46,15 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     write(tmp_path, *life((1, 2)), *life((1,), replica=1))
     read = read_ledger(tmp_path)
     assert not read.is_cut_off
-    assert [one.replica for one in read.lives] == [0, 1]
-    for one, events in zip(read.lives, (life((1, 2)), life((1,), replica=1)), strict=True):
+    assert [one.replica for one in read.histories] == [0, 1]
+    for one, events in zip(read.histories, (life((1, 2)), life((1,), replica=1)), strict=True):
         assert [entry.as_json() for entry in (one.start, *one.entries)] == [e["entry"] for e in events]
 
 
 def test_replicas_that_speak_in_turn_are_told_apart(tmp_path: Path) -> None:
     mixed = [event for pair in zip(life((1,)), life((1,), replica=1), strict=False) for event in pair]
     write(tmp_path, *mixed)
-    one, other = read_ledger(tmp_path).lives
+    one, other = read_ledger(tmp_path).histories
     assert (one.replica, other.replica) == (0, 1)
     assert len(one.entries) == len(other.entries) == len(mixed) // 2 - 1
 
@@ -63,7 +63,7 @@ def test_a_run_that_goes_on_replaces_what_it_does_again(tmp_path: Path) -> None:
     path = write(tmp_path, *life((1, 2, 3)))
     write(tmp_path, *life((3, 4)))
     assert steps(path) == ["start", 1, 2, "start", 3, 4]
-    assert [[stage.step for stage in one.stages()] for one in read_ledger(tmp_path).lives] == [
+    assert [[stage.step for stage in one.stages()] for one in read_ledger(tmp_path).histories] == [
         [1, 2],
         [3, 4],
     ]
@@ -98,8 +98,8 @@ def test_a_killed_run_loses_the_line_that_it_was_writing(tmp_path: Path) -> None
     path.write_bytes(whole[:-40])
     read = read_ledger(tmp_path)
     assert read.is_cut_off
-    assert len(read.lives[0].entries) == len(life((1, 2))) - 2
-    assert not isinstance(read.lives[0].entries[-1], StageEnd)
+    assert len(read.histories[0].entries) == len(life((1, 2))) - 2
+    assert not isinstance(read.histories[0].entries[-1], StageEndEntry)
 
 
 def test_a_run_after_a_killed_one_begins_on_a_line_of_its_own(tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_numbers_that_are_not_finite_are_kept(tmp_path: Path) -> None:
     [question] = [event for event in life((1,)) if event["entry"].get("number") == 1]
     choice = question["entry"]["choice"] | {"gain_seconds": float("inf")}
     write(tmp_path, start, question | {"entry": question["entry"] | {"choice": choice}}, end)
-    asked = read_ledger(tmp_path).lives[0].entries[0]
-    assert isinstance(asked, Question)
+    asked = read_ledger(tmp_path).histories[0].entries[0]
+    assert isinstance(asked, DecisionEntry)
     assert asked.choice.gain_seconds == float("inf")
 
 

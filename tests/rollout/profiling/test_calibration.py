@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from taper_api.job.rollout_spec import RolloutSpec
 from taper_policy.profile.file import write_profile
 from taper_policy.profile.profile import Profile
 from taper_policy.review.step_times import StepTimes
@@ -21,6 +22,7 @@ from taper_rollout.profiling.store import stored_profile
 from taper_rollout.sglang.engine import CommandFailed, EngineDied
 
 from ..conftest import TinySample
+from ..fake_engine import changed
 from ..measured_profile import measured_profile
 
 ENGINE: Any = object()
@@ -33,19 +35,12 @@ async def switch(degree: int, kv: Any) -> dict[str, Any]:
 @pytest.fixture
 def settings(tiny_sample: TinySample, tmp_path: Path) -> ReplicaSettings:
     return ReplicaSettings(
+        rollout=RolloutSpec(
+            footprint=2, samples_per_prompt=1, response_tokens=320, kv_tokens=8192, max_running_requests=4
+        ),
         model_path=str(tiny_sample("qwen3") / "model"),
         dtype="float32",
-        footprint=2,
-        degrees=(1, 2),
-        mode="enforce",
-        policy={"name": "predictor"},
-        kv="auto",
-        switch_timeout_seconds=30.0,
-        seed=None,
-        kv_tokens=8192,
-        max_running_requests=4,
         context_tokens=352,
-        response_tokens=320,
         trust_remote_code=False,
         device="cpu",
         replica=3,
@@ -90,7 +85,7 @@ def test_a_measured_profile_is_stored_and_found_again(settings: ReplicaSettings,
     first = obtained(settings)
     assert first == fitting(settings)
     assert obtained(settings) == first
-    assert obtained(dataclasses.replace(settings, degrees=(2,))) == first
+    assert obtained(changed(settings, degrees=(2,))) == first
     assert measured == ["measured", "warmed up", "measured"]
 
 
@@ -114,7 +109,7 @@ def test_a_named_file_is_used_and_nothing_measured(
     file = tmp_path / "p.json"
     write_profile(fitting(settings, most_batch=16), file)
     for calibrates in (True, False):
-        chosen = dataclasses.replace(settings, profile=str(file), calibrate=calibrates)
+        chosen = changed(settings, profile=str(file), calibrate=calibrates)
         assert obtained(chosen) == fitting(settings, most_batch=16)
     assert "measured" not in measured
 
@@ -123,7 +118,7 @@ def test_a_named_file_that_does_not_match_stops_the_replica(
     settings: ReplicaSettings, measured: list[str], tmp_path: Path
 ) -> None:
     write_profile(measured_profile(), tmp_path / "p.json")
-    chosen = dataclasses.replace(settings, profile=str(tmp_path / "p.json"))
+    chosen = changed(settings, profile=str(tmp_path / "p.json"))
     with pytest.raises(ValueError, match=r"^actor_rollout_ref\.rollout\.custom\.profile\.key\.model: "):
         obtained(chosen)
     assert measured == []

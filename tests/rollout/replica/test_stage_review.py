@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from taper_policy.decision.ledger import Finished
+from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.review.step_times import StepTimes
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.events import BatchSample, StageRecord
 from taper_rollout.replica.stage import Stage
 from taper_rollout.replica.stage_review import NotJudged, StageReviewer, played_stage
 
-from ..fake_engine import PROFILE, SETTINGS
+from ..fake_engine import PROFILE, SETTINGS, changed
 from .test_stage import switch
 
 PREDICTOR = {"name": "predictor"}
@@ -216,7 +216,7 @@ def test_a_judged_stage_tells_its_regret_with_any_policy(clock: Clock) -> None:
 
 def test_advice_is_priced_where_it_was_asked_for(clock: Clock) -> None:
     stage = four(clock, Stage(2, 1))
-    settings = dataclasses.replace(SETTINGS, mode="advise", policy=PREDICTOR, response_tokens=4096)
+    settings = changed(SETTINGS, mode="advise", policy=PREDICTOR, response_tokens=4096)
     reviewer = StageReviewer(settings)
     reviewer.use(PROFILE)
     judged = reviewer.judged(stage, told(stage))
@@ -228,14 +228,15 @@ def test_advice_is_priced_where_it_was_asked_for(clock: Clock) -> None:
 
 def test_a_stage_that_is_not_judged_is_learned_from(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     learned: list[Any] = []
-    reviewer = StageReviewer(dataclasses.replace(SETTINGS, mode="advise", policy=PREDICTOR))
+    reviewer = StageReviewer(changed(SETTINGS, mode="advise", policy=PREDICTOR))
     reviewer.use(PROFILE)
     monkeypatch.setattr(reviewer._advice, "learn", lambda step, finished: learned.append((step, finished)))
     stage = Stage(2, 1)
     aborted(clock, stage)
     reviewer.judged(stage, told(stage))
     expected = [
-        Finished(f"p-{name}", tokens) for name, tokens in zip("abcd", (100, 120, 140, 2000), strict=True)
+        FinishedResponse(f"p-{name}", tokens)
+        for name, tokens in zip("abcd", (100, 120, 140, 2000), strict=True)
     ]
     assert learned == [(7, expected)]
 

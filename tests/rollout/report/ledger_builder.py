@@ -10,11 +10,18 @@ from typing import Any
 import numpy as np
 
 from taper_policy.decision.advisor import Advisor
-from taper_policy.decision.decide import Rules
-from taper_policy.decision.ledger import AnyEntry, Judgement, Opening, Outcome, Question, Start
+from taper_policy.decision.decide import DecisionSettings
+from taper_policy.decision.ledger import (
+    DecisionEntry,
+    FirstLayoutEntry,
+    LedgerRecord,
+    ReviewEntry,
+    StartEntry,
+    SwitchOutcomeEntry,
+)
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.review.review import PlayedStage, Served, as_simulated, clock_of, review
+from taper_policy.review.review import RecordedRequest, RecordedStage, as_simulated, clock_of, review
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy, expected_like
 from taper_policy.simulation.simulator import SimulatedRequest, SimulatedSwitch, simulate
@@ -24,15 +31,15 @@ MAX_TOKENS = 4096
 SETTINGS = PredictorSettings(margin_seconds=1.0)
 
 
-def event(entry: AnyEntry, *, replica: int = 0) -> dict[str, Any]:
+def event(entry: LedgerRecord, *, replica: int = 0) -> dict[str, Any]:
     return {"kind": "LedgerEntry", "replica": replica, "at": 1_700_000_000.5, "entry": entry.as_json()}
 
 
 @functools.cache
 def life(steps: tuple[int, ...], *, replica: int = 0, mode: str = "enforce") -> tuple[dict[str, Any], ...]:
     """The events of one life: its start, and all of the stages of `steps`."""
-    rules = Rules(degrees=PROFILE.degrees, enough=SETTINGS)
-    start = Start(
+    rules = DecisionSettings(degrees=PROFILE.degrees, predictor=SETTINGS)
+    start = StartEntry(
         footprint=8,
         degrees=PROFILE.degrees,
         mode=mode,
@@ -41,7 +48,7 @@ def life(steps: tuple[int, ...], *, replica: int = 0, mode: str = "enforce") -> 
         profile=PROFILE,
     )
     advisor = Advisor(PROFILE, rules, max_tokens=MAX_TOKENS)
-    entries: list[AnyEntry] = [start]
+    entries: list[LedgerRecord] = [start]
     before: list[SimulatedRequest] = []
     for step in steps:
         played = _drawn(step, replica)
@@ -55,44 +62,46 @@ def asked(events: Sequence[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]
     return [one["entry"] for one in events if one["entry"]["entry"] in (kinds or ("opening", "question"))]
 
 
-def _drawn(step: int, replica: int) -> PlayedStage:
+def _drawn(step: int, replica: int) -> RecordedStage:
     drawn = lengths(
         "lognormal", num_prompts=4, num_samples=8, max_tokens=MAX_TOKENS, seed=10 * step + replica
     )
     requests = tuple(
-        Served(number=p * 8 + s, prompt=f"p{p}", prompt_tokens=200, response_tokens=int(drawn[p, s]), group=s)
+        RecordedRequest(
+            number=p * 8 + s, prompt=f"p{p}", prompt_tokens=200, response_tokens=int(drawn[p, s]), group=s
+        )
         for p, s in np.ndindex(*drawn.shape)
     )
-    return PlayedStage(footprint=8, degree=1, seconds=60.0, prefilled_tokens=800, requests=requests)
+    return RecordedStage(footprint=8, degree=1, seconds=60.0, prefilled_tokens=800, requests=requests)
 
 
 def _stage(
-    advisor: Advisor, step: int, played: PlayedStage, before: Sequence[SimulatedRequest], mode: str
-) -> list[AnyEntry]:
+    advisor: Advisor, step: int, played: RecordedStage, before: Sequence[SimulatedRequest], mode: str
+) -> list[LedgerRecord]:
     requests = as_simulated(played)
     rule = PredictorPolicy(advisor, step=step)
-    entries: list[AnyEntry] = []
+    entries: list[LedgerRecord] = []
     first = 1
     if before:
         expected = expected_like(before)
         choice = advisor.first_layout(expected, footprint=8)
-        entries.append(Opening(step=step, expected=expected, choice=choice))
+        entries.append(FirstLayoutEntry(step=step, expected=expected, choice=choice))
         first = choice.degree
     clock = clock_of(requests, PROFILE, footprint=8)
     stage = simulate(requests, PROFILE, rule, footprint=8, degree=first, clock=clock)
     rule.learn(requests)
     end = advisor.end_stage()
-    entries += rule.questions
-    asked = [question for question in rule.questions if question.is_switch]
+    entries += rule.decisions
+    asked = [question for question in rule.decisions if question.is_switch]
     entries += [_outcome(q, s, mode) for q, s in zip(asked, stage.switches, strict=True)]
     judged = review(replace(played, seconds=stage.seconds), PROFILE, PROFILE.degrees)
-    entries += [Judgement(step=step, review=judged.as_json()), end]
+    entries += [ReviewEntry(step=step, review=judged.as_json()), end]
     return entries
 
 
-def _outcome(question: Question, switch: SimulatedSwitch, mode: str) -> Outcome:
+def _outcome(question: DecisionEntry, switch: SimulatedSwitch, mode: str) -> SwitchOutcomeEntry:
     is_made = mode == "enforce"
-    return Outcome(
+    return SwitchOutcomeEntry(
         step=question.step,
         switch={
             "from_degree": switch.from_degree,

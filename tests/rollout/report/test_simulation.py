@@ -41,7 +41,7 @@ def test_synthetic_stages_end_with_a_table_an_answer_and_a_file(
         assert told in out
     written = json.loads(file.read_text())
     assert written["is_estimated"] is True
-    assert all(len(arm["seconds"]) == 3 for arm in written["arms"].values())
+    assert all(len(policy["seconds"]) == 3 for policy in written["arms"].values())
     assert written["arms"]["oracle"]["regret_mean"] == 0
 
 

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import pytest
 
-from taper_policy.decision.ledger import AnyEntry, entry_from_json
+from taper_api.job.rollout_spec import Policy, RolloutSpec, Sampling, Switch, ThresholdSpec
+from taper_policy.decision.ledger import LedgerRecord, entry_from_json
 from taper_policy.profile.profile import Profile
 from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
-from taper_rollout.replica.decider import Decisions
+from taper_rollout.replica.decider import PolicyDecider
 from taper_rollout.replica.events import LedgerEntry, StageRecord
 from taper_rollout.replica.stage_review import StageReviewer
 
+from ...fake_engine import changed
 from ..conftest import MakeModel
 
 Request = dict[str, Any]
@@ -42,13 +43,13 @@ class Replica:
 
         It decides by `profile`, or by the one that it measured when it started.
         """
-        settings = dataclasses.replace(self.base, **changes)
+        settings = changed(self.base, **changes)
         self.coordinator._settings = self.coordinator._switcher._settings = settings
-        self.coordinator.decisions = Decisions(settings, self.events.append)
+        self.coordinator.decisions = PolicyDecider(settings, self.events.append)
         self.coordinator._reviewer = StageReviewer(settings)
         self.coordinator.use(profile or self.profile)
 
-    def ledger(self) -> list[AnyEntry]:
+    def ledger(self) -> list[LedgerRecord]:
         """What it told for the ledger, since the events were cleared."""
         told = [event.entry for event in self.events if isinstance(event, LedgerEntry)]
         return [entry_from_json(json.loads(json.dumps(entry))) for entry in told]
@@ -105,19 +106,19 @@ def llama(loop: asyncio.AbstractEventLoop, model: MakeModel, rank_plugins: str) 
     replica = Replica(
         loop,
         ReplicaSettings(
+            rollout=RolloutSpec(
+                footprint=2,
+                policy=Policy(name="threshold", threshold=ThresholdSpec(requests=2)),
+                samples_per_prompt=1,
+                response_tokens=512,
+                sampling=Sampling(seed=7),
+                switch=Switch(kv="migrate", timeout_seconds=20.0),
+                kv_tokens=32768,
+                max_running_requests=64,
+            ),
             model_path=str(model("llama", 1)),
             dtype="float32",
-            footprint=2,
-            degrees=(1, 2),
-            mode="enforce",
-            policy={"name": "threshold", "threshold": {"requests": 2}},
-            kv="migrate",
-            switch_timeout_seconds=20.0,
-            seed=7,
-            kv_tokens=32768,
-            max_running_requests=64,
             context_tokens=1024,
-            response_tokens=512,
             trust_remote_code=False,
             device="cpu",
             replica=3,

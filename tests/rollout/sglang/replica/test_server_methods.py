@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taper_policy.decision.snapshot import Decision
+from taper_policy.decision.decision import Decision
 from taper_rollout.replica.events import StageRecord
 
 from ..conftest import MakeModel

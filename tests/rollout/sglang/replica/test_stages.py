@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from taper_policy.decision.ledger import Judgement, Outcome, Question, StageEnd
-from taper_policy.review.replica_history import lives, same_choice
+from taper_policy.decision.ledger import DecisionEntry, ReviewEntry, StageEndEntry, SwitchOutcomeEntry
+from taper_policy.review.replica_history import replica_histories, same_choice
 from taper_rollout.replica.coordinator import Generated
 from taper_rollout.replica.events import StageProgress, StageRecord
 from taper_rollout.replica.stage import prompt_digest
@@ -116,7 +116,7 @@ def test_responses_are_equal_with_and_without_switches(replica: Replica, samplin
     assert record.switches == ()
     replica.configure(policy=SCHEDULE)
     for kv in ("migrate", "recompute"):
-        replica.configure(policy=SCHEDULE, kv=kv)
+        replica.configure(policy=SCHEDULE, switch={"kv": kv, "timeout_seconds": 20.0})
         switched, record = replica.stage(long_tail(sampling), step=9)
         assert [s.to_degree for s in record.switches] == [2, 1, 2]
         assert {(s.outcome, s.kv) for s in record.switches} == {("committed", kv)}
@@ -163,19 +163,24 @@ def test_the_predictor_switches_and_its_ledger_gives_the_same_again(replica: Rep
         entries += replica.ledger()
         assert record.review is not None and record.regret == record.review["regret"]
         assert record.review["actual_seconds"] == record.ended_at - record.started_at
-    [life] = lives([(3, entry) for entry in [*started, *entries]])
-    switched = [stage for stage in life.stages() if stage.outcomes]
+    [history] = replica_histories([(3, entry) for entry in [*started, *entries]])
+    switched = [stage for stage in history.stages() if stage.outcomes]
     assert switched
-    for stage in life.stages():
-        assert stage.has_ended and stage.judgement is not None
+    for stage in history.stages():
+        assert stage.has_ended and stage.review is not None
     [outcome, *_] = switched[0].outcomes.values()
     assert outcome.switch["outcome"] == "committed"
     assert outcome.switch["predicted_gain_seconds"] > 0 and outcome.switch["gain_seconds"] is not None
     kinds = [type(entry) for entry in entries]
-    assert kinds.count(StageEnd) == kinds.count(Judgement) == 2 and kinds.count(Outcome) >= 1
-    questions = [entry for entry in entries if isinstance(entry, Question)]
-    assert sum(len(entry.finished) for entry in entries if isinstance(entry, Question | StageEnd)) == 20
-    again = list(life.asked_again())
+    assert (
+        kinds.count(StageEndEntry) == kinds.count(ReviewEntry) == 2 and kinds.count(SwitchOutcomeEntry) >= 1
+    )
+    questions = [entry for entry in entries if isinstance(entry, DecisionEntry)]
+    assert (
+        sum(len(entry.finished) for entry in entries if isinstance(entry, DecisionEntry | StageEndEntry))
+        == 20
+    )
+    again = list(history.decided_again())
     assert len(again) >= len(questions) > 0
     assert all(same_choice(recorded.choice, now.choice) for recorded, now in again)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from taper_api.job.rollout_spec import RolloutSpec
 from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling import calibration as replica_profile
@@ -45,19 +46,17 @@ KV_BYTES_PER_TOKEN = 2 * 4 * 4 * 32 * 4
 @pytest.fixture
 def settings(engine: LiveEngine, tmp_path: Path) -> ReplicaSettings:
     return ReplicaSettings(
+        rollout=RolloutSpec(
+            footprint=2,
+            mode="off",
+            samples_per_prompt=1,
+            response_tokens=200,
+            kv_tokens=engine.settings.kv_tokens,
+            max_running_requests=engine.settings.max_running_requests,
+        ),
         model_path=engine.settings.model_path,
         dtype="float32",
-        footprint=2,
-        degrees=(1, 2),
-        mode="off",
-        policy={"name": "predictor"},
-        kv="auto",
-        switch_timeout_seconds=30.0,
-        seed=None,
-        kv_tokens=engine.settings.kv_tokens,
-        max_running_requests=engine.settings.max_running_requests,
         context_tokens=400,
-        response_tokens=200,
         trust_remote_code=False,
         device="cpu",
         replica=0,

@@ -1,0 +1,77 @@
+"""The ways to run a stage that `generation.py` compares, each a `Decider` of a live replica."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from taper_api.job.rollout_spec import Policy
+from taper_policy.decision.correction import Correction
+from taper_policy.decision.decision import Decision
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.profile.profile import Profile
+from taper_policy.simulation.oracle import LayoutPlan
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.replica.decider import Decider, LiveRequestsReader, PolicyDecider
+from taper_rollout.replica.events import StageRecord
+
+THRESHOLDS = (2, 4, 8, 16, 32)
+PREDICTOR, AT_ONCE, ORACLE = "predictor", "widen-at-once", "oracle's plan"
+
+
+class Planned:
+    """Follows a plan made with the true lengths, or stays in one layout: what needs no predicting."""
+
+    mode = "enforce"
+
+    def __init__(self, plan: LayoutPlan) -> None:
+        self.plan = plan
+
+    def use(self, profile: Profile | None) -> None:
+        """Nothing is predicted."""
+
+    def start_stage(self, step: int, correction: Correction) -> None:
+        """Nothing is remembered."""
+
+    def first_degree(self) -> int:
+        """The plan's first."""
+        return self.plan.degree
+
+    def add_finished(self, prompt: str, tokens: int) -> None:
+        """Nothing is learned."""
+
+    def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
+        """Widen once so few are live as the plan says."""
+        if not snapshot.is_settled:
+            return None
+        due = [degree for requests, degree in self.plan.widenings if snapshot.num_running <= requests]
+        return Decision(degree=due[-1], reason="planned") if due and due[-1] > snapshot.degree else None
+
+    def end_stage(self, record: StageRecord | None) -> None:
+        """Nothing is learned."""
+
+
+def static_name(degree: int) -> str:
+    """The name of the policy that stays in one layout."""
+    return f"static TP{degree}"
+
+
+def compared_policies(
+    settings: ReplicaSettings, profile: Profile, tell: Callable[[Any], None], thresholds: Iterable[int]
+) -> dict[str, Decider]:
+    """All policies but the oracle's plan, which is another one for each stage; static layouts first."""
+    settings_of: dict[str, dict[str, Any]] = {AT_ONCE: {"name": AT_ONCE}}
+    settings_of |= {
+        f"threshold {requests}": {"name": "threshold", "threshold": {"requests": requests}}
+        for requests in thresholds
+    }
+    settings_of[PREDICTOR] = {"name": PREDICTOR}
+    found: dict[str, Decider] = {
+        static_name(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.rollout.degrees
+    }
+    for name, policy in settings_of.items():
+        rollout = settings.rollout.model_copy(update={"policy": Policy.model_validate(policy)})
+        found[name] = PolicyDecider(dataclasses.replace(settings, rollout=rollout), tell)
+        found[name].use(profile)
+    return found
