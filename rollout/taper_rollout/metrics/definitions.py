@@ -224,8 +224,8 @@ PREDICTED_GAIN_SECONDS = Metric(
 GAIN_SECONDS = Metric(
     name="taper_gain_seconds_total",
     kind="counter",
-    meaning="What committed switches saved: what staying would have taken, by measured step times and the "
-    "true lengths, minus what the rest of the stage took. Counted at its end, where it could be measured.",
+    meaning="What committed switches saved: what staying would have taken, by the profile and the true "
+    "lengths, minus what the rest of the stage took. Counted at its end, where it could be measured.",
     labels=(REPLICA, SIGN),
 )
 REGRET_RATIO = Metric(

@@ -1,4 +1,4 @@
-"""What a replica knows of its own speed when it starts: a profile, and the step times that follow from it.
+"""What a replica knows of its own speed when it starts: a profile.
 
 The profile is the one that the job names, or the store's, or is measured now on the engine
 that will serve, and kept. One that cannot be measured is told and done without: the
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from taper_policy.profile.profile import Profile
-from taper_policy.review.step_times import StepTimeCell, StepTimes, StepTimeTable
 from taper_rollout.job.requirements import model_config
 from taper_rollout.profiling.grid import QUICK, Grid
 from taper_rollout.profiling.key import profile_key
@@ -26,10 +25,8 @@ from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
 log = logging.getLogger("taper.replica_profile")
 
 PROFILE_SETTING = "actor_rollout_ref.rollout.custom.profile"
-# Of one group, the others idle, as in a tail: what a run tells about its replicas.
-TOLD_BATCHES = (1, 4)
-# As many live steps as this outweigh a measured cell.
-MOST_WEIGHT = 16
+# The run reports decode steps of these batches, with one busy group as in the tail of a stage.
+REPORTED_BATCHES = (1, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,29 +37,31 @@ class Calibration:
     event: dict[str, Any] | None
 
 
-async def calibrate(
-    engine: ElasticEngine, step_times: StepTimes, switch: Switch, settings: ReplicaSettings
-) -> Calibration:
-    """Obtain the profile of an idle engine in its base layout, and fill `step_times` from it."""
+async def calibrate(engine: ElasticEngine, switch: Switch, settings: ReplicaSettings) -> Calibration:
+    """Obtain the profile of an idle engine in its base layout."""
     profile = await obtain_profile(engine, settings, switch)
     if profile is None:
         return Calibration(profile=None, event=None)
-    cells = alone_cells(profile, settings.degrees)
-    for cell in cells:
-        for _ in range(min(cell.num_samples, MOST_WEIGHT)):
-            step_times.add(cell.degree, cell.batch, cell.seconds)
-    told = StepTimeTable(tuple(cell for cell in cells if cell.batch in TOLD_BATCHES))
-    event = {"kind": "Calibration", "replica": settings.replica, "step_seconds": told.as_json()}
+    steps = reported_steps(profile, settings.degrees)
+    event = {"kind": "Calibration", "replica": settings.replica, "step_seconds": steps}
     return Calibration(profile=profile, event=event)
 
 
-def alone_cells(profile: Profile, degrees: tuple[int, ...]) -> list[StepTimeCell]:
-    """Steps of one busy group at the shortest context."""
+def reported_steps(profile: Profile, degrees: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Measured steps of one busy group at the shortest context, by degree and batch; JSON-ready."""
     shortest = min(cell.context_tokens for cell in profile.cells)
     return [
-        StepTimeCell(degree=cell.degree, batch=cell.batch, seconds=cell.seconds, num_samples=cell.num_samples)
+        {
+            "degree": cell.degree,
+            "batch": cell.batch,
+            "seconds": cell.seconds,
+            "num_samples": cell.num_samples,
+        }
         for cell in profile.cells
-        if cell.busy_groups == 1 and cell.context_tokens == shortest and cell.degree in degrees
+        if cell.busy_groups == 1
+        and cell.context_tokens == shortest
+        and cell.batch in REPORTED_BATCHES
+        and cell.degree in degrees
     ]
 
 

@@ -9,7 +9,7 @@ from taper_policy.simulation.comparison import Comparison
 
 
 def comparison_table(found: Comparison, *, title: str) -> Table:
-    """One row per policy, fastest first: gain over the best static layout and regret against the oracle, in %."""
+    """One row per policy, fastest first: gain over the best static layout, regret against the oracle."""
     best = found.best_static()
     table = Table(title=title, title_justify="left", caption=f"* best static layout: {best}")
     table.add_column("layout or rule", no_wrap=True)

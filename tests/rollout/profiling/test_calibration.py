@@ -12,7 +12,6 @@ import pytest
 
 from taper_policy.profile.file import write_profile
 from taper_policy.profile.profile import Profile
-from taper_policy.review.step_times import StepTimes
 from taper_rollout.profiling import calibration as replica_profile
 from taper_rollout.profiling.calibration import calibrate, obtain_profile, wanted_of
 from taper_rollout.profiling.grid import EngineCapacity
@@ -166,10 +165,8 @@ def test_a_replica_serves_without_a_profile(
         raise fault
 
     monkeypatch.setattr(replica_profile, "measure_profile", fail)
-    step_times = StepTimes()
-    found = asyncio.run(calibrate(ENGINE, step_times, switch, settings))
+    found = asyncio.run(calibrate(ENGINE, switch, settings))
     assert (found.profile, found.event) == (None, None)
-    assert step_times.table().cells == ()
     assert "replica 3: no profile could be measured" in caplog.text
 
 
@@ -192,8 +189,7 @@ def test_a_store_that_cannot_be_written_to_is_done_without(
 
 
 def test_a_run_is_told_the_steps_of_one_group(settings: ReplicaSettings, measured: list[str]) -> None:
-    step_times = StepTimes()
-    found = asyncio.run(calibrate(ENGINE, step_times, switch, settings))
+    found = asyncio.run(calibrate(ENGINE, switch, settings))
     assert found.profile == fitting(settings)
     assert found.event == {
         "kind": "Calibration",
@@ -205,7 +201,3 @@ def test_a_run_is_told_the_steps_of_one_group(settings: ReplicaSettings, measure
             {"degree": 2, "batch": 4, "seconds": 0.02, "num_samples": 8},
         ],
     }
-    assert step_times.seconds(2, 8) == pytest.approx(0.04)
-    # A cell counts as its samples do: one odd live step does not move it.
-    step_times.add(2, 8, 1.0)
-    assert step_times.seconds(2, 8) == pytest.approx(0.04)
