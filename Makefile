@@ -57,7 +57,7 @@ cluster-test: env cluster-tools ## The tests on a Kubernetes control plane that 
 	@$(BIN)/python -m pytest -q -m cluster
 
 cluster-tools: env # Their programs, built once into the user's cache; nothing where there is no Go
-	@$(BIN)/python tests/cluster/cluster_tools.py
+	@$(BIN)/python tests/cluster/control_plane/cluster_tools.py
 
 fix: env ## Format, and repair what the linter can
 	@$(BIN)/ruff format

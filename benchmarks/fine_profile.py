@@ -34,7 +34,7 @@ from taper_rollout.profiling.replica_settings import engine_settings
 from taper_rollout.sglang.engine import ElasticEngine
 
 GRID = dataclasses.replace(
-    FULL, batches=(1, 2, 3, 4, 8, 16, 32, 64, 96, 192), context_ratio=10.0, visits=2, tours=1
+    FULL, batches=(1, 2, 3, 4, 8, 16, 32, 64, 96, 192), context_ratio=10.0, max_visits=2, tours=1
 )
 
 
@@ -56,7 +56,7 @@ async def measured(model: str, options: argparse.Namespace) -> Profile:
             return await measure_profile(
                 engine,
                 settings,
-                EngineSwitch(engine, settings.switch_timeout_seconds),
+                EngineSwitch(engine, settings.rollout.switch.timeout_seconds),
                 grid=GRID,
                 on_progress=lambda share, doing: progress.update(task, completed=share, description=doing),
             )

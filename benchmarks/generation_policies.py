@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from taper_api.job.rollout_spec import Policy
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.decision import Decision
 from taper_policy.decision.snapshot import Snapshot
@@ -67,9 +68,10 @@ def compared_policies(
     }
     settings_of[PREDICTOR] = {"name": PREDICTOR}
     found: dict[str, Decider] = {
-        static_name(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.degrees
+        static_name(degree): Planned(LayoutPlan(degree=degree)) for degree in settings.rollout.degrees
     }
     for name, policy in settings_of.items():
-        found[name] = PolicyDecider(dataclasses.replace(settings, policy=policy), tell)
+        rollout = settings.rollout.model_copy(update={"policy": Policy.model_validate(policy)})
+        found[name] = PolicyDecider(dataclasses.replace(settings, rollout=rollout), tell)
         found[name].use(profile)
     return found

@@ -34,6 +34,7 @@ from random_qwen3 import M71, M102, M210, VOCABULARY, Shape, make_model
 from rich.console import Console
 from rich.table import Table
 
+from taper_api.job.rollout_spec import RolloutSpec, Switch
 from taper_policy.profile.file import profile_as_json
 from taper_policy.profile.kv_choice import AUTO, KV_MODES
 from taper_policy.profile.profile import Profile
@@ -88,19 +89,18 @@ class Row:
 def replica_settings(model: str, dtype: str) -> ReplicaSettings:
     """A replica with room for all requests in one group."""
     return ReplicaSettings(
+        rollout=RolloutSpec(
+            footprint=2,
+            mode="off",
+            samples_per_prompt=1,
+            response_tokens=RESPONSE_TOKENS,
+            switch=Switch(kv=AUTO, timeout_seconds=60.0),
+            kv_tokens=REQUESTS * CONTEXT_TOKENS,
+            max_running_requests=2 * REQUESTS,
+        ),
         model_path=model,
         dtype=dtype,
-        footprint=2,
-        degrees=(1, 2),
-        mode="off",
-        policy={"name": "predictor"},
-        kv=AUTO,
-        switch_timeout_seconds=60.0,
-        seed=None,
-        kv_tokens=REQUESTS * CONTEXT_TOKENS,
-        max_running_requests=2 * REQUESTS,
         context_tokens=CONTEXT_TOKENS,
-        response_tokens=RESPONSE_TOKENS,
         trust_remote_code=False,
         device="cpu",
         replica=0,
@@ -172,7 +172,7 @@ async def measure(model: str, options: argparse.Namespace, console: Console) -> 
     engine = ElasticEngine(engine_settings(settings))
     await engine.start()
     try:
-        switch = EngineSwitch(engine, settings.switch_timeout_seconds)
+        switch = EngineSwitch(engine, settings.rollout.switch.timeout_seconds)
         # Decode steps are of no matter here, what a switch costs is.
         grid = dataclasses.replace(QUICK, batches=(1,), longest_context=LONG_TOKENS, tours=options.tours)
         profile = await measure_profile(engine, settings, switch, grid=grid)

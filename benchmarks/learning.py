@@ -35,7 +35,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from taper_rollout.report.stages import percentile
+from taper_rollout.report.stage import percentile
 from taper_rollout.sample.make import JOB_FILE, make_sample
 
 SWITCHED, NARROW, WIDE = MODES = ("switched", "narrow", "wide")

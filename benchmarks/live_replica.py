@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from random_qwen3 import VOCABULARY
 
+from taper_api.job.rollout_spec import RolloutSpec, Sampling, Switch
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.decider import Decider
@@ -29,25 +30,25 @@ def replica_settings(
     context = PROMPT_TOKENS + max_tokens + 8 + PROFILED_TOKENS
     per_group = -(-requests // FOOTPRINT)
     return ReplicaSettings(
+        rollout=RolloutSpec(
+            footprint=FOOTPRINT,
+            degrees=DEGREES,
+            samples_per_prompt=SAMPLES,
+            response_tokens=max_tokens,
+            sampling=Sampling(seed=1),
+            switch=Switch(timeout_seconds=60.0),
+            kv_tokens=per_group * context,
+            max_running_requests=per_group,
+            profile=str(profile) if profile else None,
+        ),
         model_path=model,
         dtype=dtype,
-        footprint=FOOTPRINT,
-        degrees=DEGREES,
-        mode="enforce",
-        policy={"name": "predictor"},
-        kv="auto",
-        switch_timeout_seconds=60.0,
-        seed=1,
-        kv_tokens=per_group * context,
-        max_running_requests=per_group,
         context_tokens=context,
-        response_tokens=max_tokens,
         trust_remote_code=False,
         device="cpu",
         replica=0,
         random_seed=1,
         host="127.0.0.1",
-        profile=str(profile) if profile else None,
         profiles=str(profiles),
     )
 

@@ -1,6 +1,6 @@
 """The operator with 500 jobs of three pods each, on the tests' control plane: how soon, how large, how quiet.
 
-A real etcd, API server, controllers and scheduler, a stand-in for KubeRay, and kwok, which plays the
+A real etcd, API server, controllers and scheduler, a fake KubeRay, and kwok, which plays the
 kubelets. The operator is a process with the rights of its own ServiceAccount. All share this machine, so
 that times are those of a loaded cluster; `tests/cluster` says what is needed to run it.
 
@@ -163,14 +163,14 @@ def manifest(name: str, namespace: str) -> KubeObject:
 def bench(num_jobs: int, say: Callable[[str], None]) -> Iterator[Bench]:
     """A cluster with room for all pods, and an operator that leads."""
     modules = {
-        name: tests_module(f"cluster.{name}")
-        for name in (
-            "cluster",
-            "control_plane",
-            "foreign_definitions",
-            "jobs_api",
-            "kuberay_stand_in",
-            "operator_process",
+        name: tests_module(f"cluster.{room}.{name}")
+        for room, name in (
+            ("control_plane", "cluster"),
+            ("control_plane", "control_plane"),
+            ("control_plane", "foreign_definitions"),
+            ("fakes", "fake_kuberay"),
+            ("fakes", "jobs_api"),
+            ("scenarios", "operator_process"),
         )
     }
     with tempfile.TemporaryDirectory(prefix="taper-operator-bench-", ignore_cleanup_errors=True) as folder:
@@ -186,7 +186,7 @@ def bench(num_jobs: int, say: Callable[[str], None]) -> Iterator[Bench]:
             for _ in range(-(-num_jobs * PODS_OF_A_JOB // PODS_OF_A_NODE) + 1):
                 cluster.new_node(gpus=1000, cpus=10_000)
             jobs = modules["jobs_api"].JobsByNamespace(modules["jobs_api"].ScriptedJobs())
-            kuberay = modules["kuberay_stand_in"].KubeRayStandIn(cluster.new_api(), jobs, period_seconds=15.0)
+            kuberay = modules["fake_kuberay"].FakeKubeRay(cluster.new_api(), jobs, period_seconds=15.0)
             kuberay.start()
             namespace = cluster.new_namespace("bench")
             installation = modules["operator_process"].Installation(cluster, [namespace])
@@ -228,7 +228,7 @@ def paced(bench: Bench, names: list[str], rate: float) -> list[float]:
 
 def quiet(bench: Bench, num_jobs: int, seconds: float) -> list[str]:
     """What the operator wrote meanwhile, but for its Lease: verb and resource."""
-    audit = tests_module("cluster.audit_log")
+    audit = tests_module("cluster.control_plane.audit_log")
 
     def all_run() -> bool:
         phases = [job.get("status", {}).get("phase") for job in bench.jobs.cache.objects()]
@@ -316,7 +316,7 @@ def main() -> int:
     try:
         with bench(options.jobs, lambda text: console.print(text, highlight=False)) as made:
             found = measure(made, options)
-    except tests_module("cluster.cluster_tools").NoTools as error:
+    except tests_module("cluster.control_plane.cluster_tools").NoTools as error:
         sys.stderr.write(f"{error}\n")
         return 2
     table = Table("figure", "found", "must be", "", title=f"{found['jobs']} jobs, {found['pods']} pods")

@@ -230,7 +230,7 @@ async def measure(model: str, teller: Teller, options: argparse.Namespace) -> Fl
         profile=options.profile,
         profiles=options.output / "profiles",
     )
-    settings = replace(settings, mode="advise")
+    settings = replace(settings, rollout=settings.rollout.model_copy(update={"mode": "advise"}))
     coordinator = Coordinator(settings, teller)
     await coordinator.start()
     try:

@@ -51,7 +51,7 @@ async def slownesses(model: str, options: argparse.Namespace) -> FloatArray:
     engine = ElasticEngine(engine_settings(settings))
     await engine.start()
     try:
-        switch, prompts = EngineSwitch(engine, settings.switch_timeout_seconds), Prompts(VOCABULARY)
+        switch, prompts = EngineSwitch(engine, settings.rollout.switch.timeout_seconds), Prompts(VOCABULARY)
         found = []
         with CoreSpeed() as cores:
             for begin in track(range(0, options.blocks, options.blocks_a_load), description="loads"):

@@ -57,7 +57,7 @@ def _template(helm: Path, *options: str) -> str:
 
 
 if __name__ == "__main__":
-    find = runpy.run_path(str(ROOT / "tests" / "cluster" / "cluster_tools.py"))["find"]
+    find = runpy.run_path(str(ROOT / "tests" / "cluster" / "control_plane" / "cluster_tools.py"))["find"]
     for file, content in files(find("helm")).items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")

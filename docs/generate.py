@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rooms import with_rooms
 
 from taper_api.schema.crd import crd_files
 from taper_api.schema.reference import configuration_reference
@@ -37,8 +38,9 @@ A value that is not in this table, or not of its type, is an error that names it
 
 
 def pages() -> dict[str, str]:
-    """File name in docs/ and content of each generated page."""
+    """File name in docs/ and content of each page that is generated, or has a part that is."""
     return {
+        "architecture.md": with_rooms((DOCS / "architecture.md").read_text(encoding="utf-8")),
         "configuration.md": configuration_reference(),
         "metrics.md": metric_page(),
         "operator-reference.md": operator_reference(),

@@ -34,7 +34,7 @@ from taper_operator.kube.reflector import Reflector
 from taper_operator.kube.resource import ObjectKey
 from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.metrics import OperatorMetrics
-from taper_operator.settings.settings import Address
+from taper_operator.settings.parsing import Address
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ log = logging.getLogger(__name__)
 Reconcile = Callable[[ObjectKey], float | None]
 
 _TICK_SECONDS = 0.05
+# Of the end of a leader: the longest that it waits for its workers, and all of it.
 _DRAIN_SECONDS = 1.5
-_RELEASE_SECONDS = 1.0
+_END_SECONDS = 2.5
 # A reconcile is some requests, none of which may take longer than a minute or so.
 _STUCK_SECONDS = 600.0
 
@@ -206,7 +207,8 @@ class Controller:
         """Wait for what is under way, then let another replica lead."""
         self._queue.shut_down()
         self._elector.stop()
-        deadline = time.monotonic() + _DRAIN_SECONDS
+        began = time.monotonic()
+        deadline = began + _DRAIN_SECONDS
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))
         if any(worker.is_alive() for worker in self._workers):
@@ -214,11 +216,12 @@ class Controller:
             log.warning("a reconcile is still under way: the lease is left to run out")
             return
         # In a thread of its own, since connecting may take longer than there is time.
-        release = self._start("release", self._release)
-        release.join(_RELEASE_SECONDS)
+        seconds = began + _END_SECONDS - time.monotonic()
+        self._start("release", lambda: self._release(seconds)).join(seconds)
 
-    def _release(self) -> None:
-        if self._elector.release(wait_seconds=_RELEASE_SECONDS / 2):
+    def _release(self, seconds: float) -> None:
+        # Half of the time for a request under way, half for its own: a busy API server takes a second.
+        if self._elector.release(wait_seconds=seconds / 2):
             log.info("the lease is released")
 
     def _end(self) -> None:
@@ -240,7 +243,8 @@ class Controller:
         return text_page([*dead, *(["stuck: a reconcile does not end"] if stuck else [])])
 
     def _readyz(self, accept: str) -> Page:
-        return text_page([f"not synced: {each}" for each in self._reflectors if not each.has_synced])
+        """A cache that is not up to date makes it unready: nothing it says or does could be relied on."""
+        return text_page([f"{each.trouble}: {each}" for each in self._reflectors if each.trouble])
 
     def _metrics_page(self, accept: str) -> Page:
         body, content_type = self._metrics.exposition(accept)

@@ -18,11 +18,12 @@ from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_ke
 from taper_operator.manager import Manager, WatchedKind
 from taper_operator.manifests.kinds import POD_MONITORS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
 from taper_operator.manifests.names import JOB_LABEL, job_key
-from taper_operator.observation.observer import MADE_KINDS, Observer
+from taper_operator.observation.observer import OWNED_KINDS, Observer
 from taper_operator.reconcile.executor import Executor
 from taper_operator.reconcile.reconciler import Reconciler
 from taper_operator.render import rendered
-from taper_operator.settings.certificate import ReadAnew, trusted_certificates
+from taper_operator.settings.certificate import ReloadedFiles, trusted_certificates
+from taper_operator.settings.parsing import TrustedFile
 from taper_operator.settings.pod_policy import PodPolicy
 from taper_operator.settings.settings import Settings, SettingsError, pod_policy_from, settings_from
 
@@ -69,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def watched_kinds() -> tuple[WatchedKind, ...]:
     """What the operator keeps in caches: jobs, and what bears the name of one."""
-    labelled = (RAY_JOBS, RAY_CLUSTERS, PODS, *MADE_KINDS)
+    labelled = (RAY_JOBS, RAY_CLUSTERS, PODS, *OWNED_KINDS)
     return (
         WatchedKind(resource=RLHF_JOBS, keys_of=own_key),
         *(
@@ -104,11 +105,11 @@ def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:
 
 def _policy_now(settings: Settings) -> Callable[[], PodPolicy]:
     """What the settings say of pods, with the certificates as they are in their file now."""
-    policy, file = settings.pod_policy, settings.report_ca_file
+    policy, file = settings.pod_policy, settings.pod_policy.report_ca.path
     if not file:
         return lambda: policy
-    trusted = ReadAnew([file], lambda: trusted_certificates(file), clock=time.monotonic)
-    return lambda: replace(policy, report_ca=trusted.value())
+    trusted = ReloadedFiles([file], lambda: trusted_certificates(file), clock=time.monotonic)
+    return lambda: replace(policy, report_ca=TrustedFile(file, trusted.value()))
 
 
 def _now() -> datetime:

@@ -18,10 +18,12 @@ from typing import Any
 from taper_operator.controller import Controller, Reconcile, Service
 from taper_operator.kube.cache import KeysOf, ObjectCache
 from taper_operator.kube.circuit_breaker import CircuitBreaker
-from taper_operator.kube.client import ApiServer, connect, fence_connections
-from taper_operator.kube.leader_elector import LeaderElector, sleepless_clock
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.connection import connect, fence_connections
+from taper_operator.kube.event import make_event, record_event
+from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
 from taper_operator.kube.reflector import Reflector
-from taper_operator.kube.resource import ObjectKey, Resource
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.metrics import OperatorMetrics
@@ -29,12 +31,14 @@ from taper_operator.reports.receiver import ReportReceiver
 from taper_operator.reports.server import ReportServer
 from taper_operator.reports.tokens import ReportTokens
 from taper_operator.reports.writer import ReportWriter
-from taper_operator.settings.certificate import ReadAnew, server_context
+from taper_operator.settings.certificate import ReloadedFiles, server_context
 from taper_operator.settings.settings import Settings, SettingsError
 
 FIELD_MANAGER = "taper-operator"
 # While a job's pods come up dozens of changes come within seconds: one look a second will do.
-REST_SECONDS = 1.0
+COOLDOWN_SECONDS = 1.0
+# A reflector waits for it.
+_EVENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +80,14 @@ class Manager:
         self._breaker = CircuitBreaker(clock=time.monotonic, random=self._random)
         self.metrics = OperatorMetrics()
         self.queue: WorkQueue[ObjectKey] = WorkQueue(
-            clock=time.monotonic, random=self._random, rest_seconds=REST_SECONDS
+            clock=time.monotonic, random=self._random, cooldown_seconds=COOLDOWN_SECONDS
         )
         self.elector = LeaderElector(
             self._api_server(connect_seconds=settings.lease_times.retry_period_seconds),
             key=ObjectKey(settings.namespace, settings.lease_name),
             identity=settings.identity,
             times=settings.lease_times,
-            clock=sleepless_clock,
+            clock=boottime_clock,
             random=self._random,
         )
         self.reader = self._api_server()
@@ -119,7 +123,7 @@ class Manager:
         """What hears jobs and writes down what they say. Raises SettingsError."""
         files = (self._settings.report_certificate, self._settings.report_key)
         try:
-            certificate = ReadAnew(files, lambda: server_context(*files), clock=time.monotonic)
+            certificate = ReloadedFiles(files, lambda: server_context(*files), clock=time.monotonic)
         except (OSError, ValueError) as error:
             raise SettingsError([f"--report-certificate, --report-key: {error}"]) from error
         api_server, jobs = self._api_server(), self.caches[RLHF_JOBS]
@@ -166,7 +170,25 @@ class Manager:
             namespace=namespace,
             label_selector=kind.label_selector,
             is_optional=kind.is_optional,
+            warn=self._warn,
         )
+
+    def _warn(self, obj: KubeObject, error: Exception) -> None:
+        """Record an event about an object that cannot be read, whichever replica sees it first."""
+        try:
+            event = make_event(
+                obj,
+                kind="Warning",
+                reason="Unreadable",
+                action="Watch",
+                note=f"The operator cannot read this object and passes it over: {error!r}",
+                occasion="",
+                instance=self._settings.identity,
+                at=_now(),
+            )
+        except (KeyError, TypeError, AttributeError):
+            return  # Nor does it say which object it is; the log and the metric do.
+        record_event(self.reader, event, read_seconds=_EVENT_SECONDS)
 
 
 def _now() -> datetime:

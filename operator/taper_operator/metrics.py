@@ -92,7 +92,7 @@ class OperatorMetrics:
             yield _gauge("leader", "Whether this replica leads.", elector.is_leader_now())
             yield _gauge("api_server_reachable", "Whether the API server answered last.", not breaker.is_open)
 
-        self._registry.register(_Asked(figures))
+        self._registry.register(_ScrapeCollector(figures))
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics, and their content type, in the format that an HTTP `Accept` header asks for."""
@@ -100,7 +100,7 @@ class OperatorMetrics:
         return encode(self._registry), content_type
 
 
-class _Asked(Collector):
+class _ScrapeCollector(Collector):
     def __init__(self, figures: Callable[[], Iterator[Metric]]) -> None:
         self._figures = figures
 
@@ -131,14 +131,20 @@ def _reflector_figures(reflectors: list[Reflector]) -> Iterator[Metric]:
     of_kind = {kind: [r for r in reflectors if str(r.resource) == kind] for kind in kinds}
     synced = _family(GaugeMetricFamily, "cache_synced", "Whether the cache of the kind has been filled.")
     objects = _family(GaugeMetricFamily, "cache_objects", "Objects of the kind in the cache.")
+    unreadable = _family(
+        GaugeMetricFamily,
+        "unreadable_objects",
+        "Objects of the kind that cannot be read and are passed over.",
+    )
     lists = _family(CounterMetricFamily, "lists", "Lists of the kind that were begun.")
     watches = _family(CounterMetricFamily, "watches", "Watches of the kind that were begun.")
     for kind, members in of_kind.items():
         synced.add_metric([kind], float(all(member.has_synced for member in members)))
         objects.add_metric([kind], members[0].cache.num_objects())
+        unreadable.add_metric([kind], sum(member.num_unreadable for member in members))
         lists.add_metric([kind], sum(member.num_lists for member in members))
         watches.add_metric([kind], sum(member.num_watches for member in members))
-    yield from (synced, objects, lists, watches)
+    yield from (synced, objects, unreadable, lists, watches)
 
 
 def _family(kind: type[Any], name: str, meaning: str) -> Any:

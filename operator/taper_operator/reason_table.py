@@ -179,4 +179,7 @@ EVENTS: Final = (
     EventReason("Failed", "Warning", "The condition holds now."),
     EventReason("InvalidSpec", "Warning", "`Validated` has become false."),
     EventReason("NotAllowed", "Warning", "`Validated` has become false."),
+    EventReason(
+        "Unreadable", "Warning", "The operator cannot read the object, of any kind, and passes it over."
+    ),
 )

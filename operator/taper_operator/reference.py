@@ -10,8 +10,7 @@ from taper_operator.manager import Manager
 from taper_operator.metrics import PREFIX
 from taper_operator.reason_table import ATTEMPTS, CONDITIONS, EVENTS, OF_OTHERS
 from taper_operator.reports.refusal import STATUSES
-from taper_operator.settings.settings import settings_from
-from taper_operator.settings.table import POD_SETTINGS, RUN_SETTINGS
+from taper_operator.settings.settings import POD_SETTINGS, RUN_SETTINGS, settings_from
 
 _HEAD = """\
 # Reference of the operator

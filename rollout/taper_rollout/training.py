@@ -23,6 +23,7 @@ from taper_rollout.job.requirements import gather_facts
 from taper_rollout.job.support_matrix import check_support
 from taper_rollout.job.training_failed import TrainingFailed
 from taper_rollout.job_replica import check_job_profile
+from taper_rollout.verl.custom_block import read_block, written_block
 from taper_rollout.verl.inputs.rewards import GUARD_NAME, GUARD_PATH
 
 # One bucket of a weight transfer; on CPU it lies in /dev/shm, and the largest tensor must fit in it.
@@ -146,37 +147,17 @@ def _rollout(job: RLHFJob, host: HostResources, output: Path, run: str | None) -
     yield f"{prefix}.name", "taper"
     yield f"{prefix}.tensor_model_parallel_size", rollout.footprint
     yield f"{prefix}.n", rollout.samples_per_prompt
-    yield f"{prefix}.dtype", job.spec.model.dtype
     yield f"{prefix}.temperature", rollout.sampling.temperature
     yield f"{prefix}.top_p", rollout.sampling.top_p
     yield f"{prefix}.top_k", rollout.sampling.top_k
+    yield f"+{prefix}.custom", written_block(rollout, run=run, output=str(output))
+    yield f"{prefix}.dtype", job.spec.model.dtype
     yield f"{prefix}.seed", training.seed
     # Calls that Ray admits to a replica at once: all requests must reach it, or it cannot see its batch.
     yield f"{prefix}.max_num_seqs", max(256, num_samples)
     yield f"{prefix}.agent.num_workers", 1 if host.num_gpus == 0 else min(8, training.batch_prompts)
     bucket = CPU_BUCKET_MEBIBYTES if host.num_gpus == 0 else GPU_BUCKET_MEBIBYTES
     yield f"{prefix}.checkpoint_engine.update_weights_bucket_megabytes", bucket
-    yield f"+{prefix}.custom", _custom(job, output, run)
-
-
-def _custom(job: RLHFJob, output: Path, run: str | None) -> dict[str, Any]:
-    """What VeRL has no setting for; `verl/settings.py` reads it in the replica."""
-    rollout = job.spec.rollout
-    return {
-        "degrees": list(rollout.degrees),
-        "mode": rollout.mode,
-        "policy": rollout.policy.model_dump(mode="json", by_alias=False, exclude_none=True),
-        "kv": rollout.switch.kv,
-        "switch_timeout_seconds": rollout.switch.timeout_seconds,
-        "seed": rollout.sampling.seed,
-        "kv_tokens": rollout.kv_tokens,
-        "max_running_requests": rollout.max_running_requests,
-        "profile": rollout.profile,
-        "port": rollout.port,
-        "metrics": {"host": rollout.metrics.host, "port": rollout.metrics.port},
-        "run": run,
-        "output": str(output),
-    }
 
 
 def _reward(job: RLHFJob, host: HostResources, run: str | None) -> Iterator[Setting]:
@@ -247,16 +228,27 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         raise ValueError(f"VeRL's configuration refuses an override: {error}") from error
 
 
+def verl_config(job: RLHFJob, *, host: HostResources, output: Path, run: str | None = None) -> DictConfig:
+    """What a job becomes for VeRL: for `--dry-run`, for the checks and for the trainer.
+
+    Raises `JobError` at `spec.verl` for what VeRL refuses: by then, all else of the job is known to be good.
+    """
+    try:
+        config = compose(verl_overrides(job, host=host, output=output, run=run))
+        OmegaConf.to_container(config, resolve=True)  # raises for an interpolation that leads nowhere
+        read_block(config.actor_rollout_ref.rollout)
+    except ValueError as error:
+        message = " ".join(str(error).split())
+        raise JobError([Problem(path="spec.verl", message=message)]) from error
+    return config
+
+
 def check_job(job: RLHFJob, output: Path) -> DictConfig:
     """The job's configuration on this machine. Raises `JobError` for what is missing or not supported."""
     check_files(job)
     host = HostResources.local()
-    try:
-        config = compose(verl_overrides(job, host=host, output=output))
-        settings: Any = OmegaConf.to_container(config, resolve=True)
-    except ValueError as error:  # all else of the job is checked by now: what VeRL refuses is raw
-        message = " ".join(str(error).split())
-        raise JobError([Problem(path="spec.verl", message=message)]) from error
+    config = verl_config(job, host=host, output=output)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
     check_support(gather_facts(settings))
     check_job_profile(job, device="" if os.environ.get("RAY_ADDRESS") else host.device)
     return config
@@ -269,7 +261,7 @@ def run_job(
     *,
     verbose: bool = False,
 ) -> None:
-    """Train. `on_events` gets what happened, about four times a second, in the caller's thread.
+    """Train a job that `check_job` has passed. `on_events` gets events in the caller's thread, at least 1 Hz.
 
     Attaches to the Ray cluster that `RAY_ADDRESS` names, or starts a local one, and waits for its GPUs.
     Raises `JobError` for what is wrong with the job, `TrainingFailed` with the first real cause
@@ -279,9 +271,7 @@ def run_job(
     from taper_rollout.verl.inputs.preparation import prepare
     from taper_rollout.verl.session import Session
 
-    output = output.absolute()
-    check_job(job, output)
     prepare(job, output)
     with Session.open(job, output, verbose=verbose, on_events=on_events) as session:
-        overrides = verl_overrides(job, host=session.host, output=output, run=session.run_name)
-        session.train(compose(overrides), on_events)
+        config = verl_config(job, host=session.host, output=output, run=session.run_name)
+        session.train(config, on_events)

@@ -117,6 +117,48 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
     assert job.spec.reward.settings == {"value": value}
 
 
+def nested(levels: int) -> str:
+    return "{a: " * levels + "1" + "}" * levels
+
+
+DEEP_FIELDS = [
+    ("spec.verl", lambda value: f"{JOB}  verl: {value}\n"),
+    ("spec.reward.settings", lambda value: JOB.replace('"mine.py:score"', f"math, settings: {value}")),
+]
+
+
+@pytest.mark.parametrize(("path", "text"), DEEP_FIELDS, ids=[path for path, _ in DEEP_FIELDS])
+def test_settings_have_a_bound_to_their_depth(path: str, text: Any) -> None:
+    parse_job(text(nested(32)), "job.yaml")
+    expected = f"{path}: is nested too deep; use at most 32 levels of mappings and lists"
+    # Not too deep for Python; too deep for it; a list; JSON; and one that contains itself.
+    for value in (
+        nested(33),
+        nested(1_100),
+        nested(20_000),
+        f"{{a: {'[' * 1_100}{']' * 1_100}}}",
+        '{"a": ' * 1_100 + "1" + "}" * 1_100,
+        "&a {x: *a}",
+    ):
+        assert message(parse_job, text(value), "job.yaml") == expected
+    block = "\n".join(f"{' ' * (4 + level)}a:" for level in range(600))
+    assert (
+        message(parse_job, text(f"\n{block}") if path == "spec.verl" else text(nested(99)), "a") == expected
+    )
+
+
+@pytest.mark.parametrize("levels", [99, 1_100])
+def test_what_is_deep_elsewhere_is_refused_by_its_field_too(levels: int) -> None:
+    line = message(parse_job, JOB.replace("steps: 3", f"steps: {nested(levels)}"), "job.yaml")
+    assert line.startswith("spec.training.steps: {'a': ")
+
+
+def test_aliases_that_multiply_are_counted_once() -> None:
+    lists = "".join(f"    l{level}: &l{level} [*l{level - 1}, *l{level - 1}]\n" for level in range(1, 60))
+    text = f"{JOB}  verl:\n    l0: &l0 []\n{lists}"
+    assert message(parse_job, text, "job.yaml").startswith("spec.verl: is nested too deep")
+
+
 def test_names_that_are_not_text() -> None:
     line = message(parse_job, JOB.replace("steps: 3", "steps: 3, 1: 2"), "job.yaml")
     assert "the name of a field is not text; quote it" in line

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ..cluster.cluster_tools import NoTools, find
+from ..cluster.control_plane.cluster_tools import NoTools, find
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "taper"

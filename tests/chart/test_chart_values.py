@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from taper_operator.settings.settings import settings_from
-from taper_operator.settings.table import POD_SETTINGS, RUN_SETTINGS
+from taper_operator.settings.settings import POD_SETTINGS, RUN_SETTINGS, settings_from
 
 from .chart import CHART, Values, nested, objects, of_kind, refusal, text
 
@@ -235,4 +234,4 @@ def test_the_settings_of_reports_are_taken_with_the_files_that_are_mounted(tmp_p
     settings = settings_from([], mounted)
     assert settings.report_address.port == 8443
     assert settings.pod_policy.report_url == "https://taper-reports.taper-system.svc:8443"
-    assert "BEGIN CERTIFICATE" in settings.pod_policy.report_ca
+    assert "BEGIN CERTIFICATE" in settings.pod_policy.report_ca.text

@@ -195,8 +195,11 @@ def operator_metrics() -> set[str]:
     """Names of the series that an operator has which has reconciled once and asked once."""
     from random import Random
 
+    from taper_operator.kube.cache import ObjectCache
     from taper_operator.kube.circuit_breaker import CircuitBreaker
+    from taper_operator.kube.reflector import Reflector
     from taper_operator.kube.work_queue import WorkQueue
+    from taper_operator.manifests.kinds import PODS
     from taper_operator.metrics import OperatorMetrics
 
     class Elector:
@@ -206,12 +209,20 @@ def operator_metrics() -> set[str]:
     def clock() -> float:
         return 0.0
 
+    reflector = Reflector(
+        None,  # type: ignore[arg-type]
+        PODS,
+        ObjectCache(keys_of=lambda obj: ()),
+        deliver=lambda key: None,
+        clock=clock,
+        random=Random(1),
+    )
     metrics = OperatorMetrics()
     metrics.observe_reconcile("success", 1.0)
     metrics.observe_request("GET", 200)
     metrics.watch(
         queue=WorkQueue(clock=clock, random=Random(1)),
-        reflectors=[],
+        reflectors=[reflector],
         elector=Elector(),  # type: ignore[arg-type]
         breaker=CircuitBreaker(clock=clock, random=Random(1)),
     )

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from . import real_kuberay
-from .child_process import Remover
-from .cluster import Cluster
-from .cluster_tools import NoTools
-from .control_plane import ControlPlane
-from .figures import figures
-from .foreign_definitions import definitions
-from .jobs_api import JobsByNamespace, ScriptedJobs
-from .kuberay_stand_in import KubeRayStandIn
-from .operator_process import Installation
-from .real_kuberay import RealKubeRay
-from .scenarios import Stage, asked_for, playing
+from .control_plane.child_process import Remover
+from .control_plane.cluster import Cluster
+from .control_plane.cluster_tools import NoTools
+from .control_plane.control_plane import ControlPlane
+from .control_plane.foreign_definitions import definitions
+from .fakes import real_kuberay
+from .fakes.fake_kuberay import FakeKubeRay
+from .fakes.jobs_api import JobsByNamespace, ScriptedJobs
+from .fakes.real_kuberay import RealKubeRay
+from .scenarios.figures import figures
+from .scenarios.operator_process import LONG_LEASE, Installation
+from .scenarios.scenarios import SharedOperator, requested_scenarios, running_scenarios
 
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
-KubeRay = KubeRayStandIn | RealKubeRay
+KubeRay = FakeKubeRay | RealKubeRay
 # For which a head may not answer: no test waits for 300 s.
 UNREACHABLE_SECONDS = 30
 # Before KubeRay's kinds are there; and what ends an API server or an operator that others need. Training is
@@ -105,12 +105,12 @@ def jobs() -> ScriptedJobs:
 
 @pytest.fixture(scope="session")
 def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRay]:
-    """A stand-in for KubeRay, or KubeRay itself where it is named, for all namespaces."""
+    """A fake KubeRay, or KubeRay itself where it is named, for all namespaces."""
     kuberay: KubeRay
     if real_kuberay.program() is not None:
         kuberay = RealKubeRay(cluster, jobs, unreachable_seconds=UNREACHABLE_SECONDS)
     else:
-        kuberay = KubeRayStandIn(
+        kuberay = FakeKubeRay(
             cluster.new_api(),
             JobsByNamespace(jobs),
             period_seconds=2.0,
@@ -122,15 +122,15 @@ def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRay]:
 
 
 @pytest.fixture(scope="session")
-def stage(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRay) -> Iterator[Stage]:
+def shared(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRay) -> Iterator[SharedOperator]:
     """An operator that serves two namespaces."""
     namespaces = (cluster.new_namespace("team"), cluster.new_namespace("team"))
-    installation = Installation(cluster, namespaces, ["--allowed-secrets=known"])
+    installation = Installation(cluster, namespaces, ["--allowed-secrets=known", LONG_LEASE])
     with installation.running() as operator:
-        yield Stage(
+        yield SharedOperator(
             cluster=cluster,
             jobs=jobs,
-            heads=kuberay.jobs.heads if isinstance(kuberay, KubeRayStandIn) else None,
+            heads=kuberay.jobs.heads if isinstance(kuberay, FakeKubeRay) else None,
             installation=installation,
             operator=operator,
             namespaces=namespaces,
@@ -138,7 +138,9 @@ def stage(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRay) -> Iterator[St
 
 
 @pytest.fixture(scope="session")
-def played(stage: Stage, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
+def scenario_results(
+    shared: SharedOperator, request: pytest.FixtureRequest
+) -> Iterator[dict[str, Future[None]]]:
     """Every scenario that a test asks for, under way."""
-    with playing(stage, asked_for(request.session.items)) as futures:
+    with running_scenarios(shared, requested_scenarios(request.session.items)) as futures:
         yield futures

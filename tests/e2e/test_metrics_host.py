@@ -19,7 +19,7 @@ import ray
 
 from taper_api import load_job
 from taper_rollout.verl.metrics import host as module
-from taper_rollout.verl.metrics.endpoint import MetricsEndpoint, metrics_endpoint
+from taper_rollout.verl.metrics.endpoint import MetricsEndpoint
 from taper_rollout.verl.metrics.host import MAX_PENDING_POSTS, post_to, post_to_all, serve_metrics
 from taper_rollout.verl.session import Session, first_cause
 
@@ -40,7 +40,7 @@ def session(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def serve(run: str, endpoint: MetricsEndpoint | None = None) -> Any:
     """A replica's way to its host."""
-    wanted = endpoint or metrics_endpoint({"run": run}, node_address="127.0.0.1")
+    wanted = endpoint or MetricsEndpoint(host="127.0.0.1", port=0, field=FIELD)
     return asyncio.run(serve_metrics(wanted, run=run, node=ray.get_runtime_context().get_node_id()))
 
 

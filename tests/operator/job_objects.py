@@ -10,7 +10,7 @@ from typing import Any
 from taper_api import RLHFJob, job_of_resource
 from taper_api.job.secret_reference import secret_references
 from taper_operator.kube.resource import KubeObject
-from taper_operator.manifests.attempt import MadeObject, attempt_objects, shared_objects
+from taper_operator.manifests.attempt import OwnedObject, attempt_objects, shared_objects
 from taper_operator.manifests.names import JobIdentity, identity_of
 from taper_operator.settings.pod_policy import PodPolicy
 
@@ -39,7 +39,7 @@ def parsed(obj: KubeObject) -> tuple[RLHFJob, JobIdentity]:
     return job, identity_of(obj, job)
 
 
-def made_for(obj: KubeObject, number: int = 1, policy: PodPolicy = POLICY) -> list[MadeObject]:
+def made_for(obj: KubeObject, number: int = 1, policy: PodPolicy = POLICY) -> list[OwnedObject]:
     """All objects of an attempt."""
     job, identity = parsed(obj)
     return [

@@ -19,6 +19,7 @@ from taper_api import JobError
 from taper_api.schema.crd import rlhfjob_crd
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests import config_map
+from taper_operator.settings.parsing import TrustedFile
 from taper_operator.settings.pod_policy import PodPolicy
 
 from ..api.job_specs import Fields, valid_jobs
@@ -41,7 +42,7 @@ STRICT = PodPolicy(
     image="taper/rollout:1",
     allowed_secrets=frozenset({"mine"}),
     report_url="https://taper-reports.taper-system.svc:8443",
-    report_ca="-----BEGIN CERTIFICATE-----",
+    report_ca=TrustedFile("ca.crt", "-----BEGIN CERTIFICATE-----"),
 )
 
 _TERM = {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}

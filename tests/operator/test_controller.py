@@ -14,9 +14,10 @@ import urllib3
 
 from taper_operator.controller import Controller, Reconcile
 from taper_operator.kube import errors as api_error
-from taper_operator.kube.resource import LEASES, ObjectKey, own_key
+from taper_operator.kube.resource import EVENTS, LEASES, ObjectKey, own_key
 from taper_operator.manager import Manager, WatchedKind
-from taper_operator.settings.settings import LeaseTimes, settings_from
+from taper_operator.settings.parsing import LeaseTimes
+from taper_operator.settings.settings import settings_from
 
 from .fake_api_server import JOBS, PODS, FakeApiServer, make_object
 
@@ -135,6 +136,19 @@ def test_a_follower_has_warm_caches_and_takes_over_when_the_leader_stops(
     fake.fault = lambda method, path: None
     assert fake.all(LEASES)[ObjectKey("taper", "taper-operator")]["spec"]["holderIdentity"] == ""
     wait_for(lambda: set(follower.reconciled) == keys("a", "b", "c"), seconds=3)
+
+
+def test_a_slow_api_server_does_not_keep_an_idle_leader_from_releasing_the_lease(
+    fake: FakeApiServer, run: Any
+) -> None:
+    replica = run()
+    wait_for(lambda: len(replica.reconciled) == 3)
+    fake.fault = lambda method, path: time.sleep(1.1 if method == "PUT" else 0)
+    assert replica.stop() < 3
+    lease = fake.all(LEASES)[ObjectKey("taper", "taper-operator")]
+    assert lease["spec"]["holderIdentity"] == ""
+    timeouts = [query["timeout"] for method, path, query, _ in fake.requests if method == "PUT"]
+    assert int(timeouts[-1].removesuffix("ms")) > 1_100
 
 
 def test_a_replica_that_has_lost_the_lease_ends(
@@ -284,6 +298,37 @@ def test_metrics_tell_of_queue_caches_and_leader(run: Any) -> None:
         'taper_operator_api_requests_total{method="POST",status="201"} 1.0',
     ):
         assert line in text
+
+
+def test_an_object_that_cannot_be_read_has_an_event_and_a_metric_and_keeps_nobody_waiting(
+    fake: FakeApiServer, run: Any
+) -> None:
+    """Here a pod without a label that its kind must have; one in the first list, one in the watch."""
+    fake.put(PODS, make_object(PODS, "listed"))
+    replica = run()
+    wait_for(lambda: len(replica.reconciled) == 3)
+    fake.put(PODS, make_object(PODS, "watched"))
+    fake.put(PODS, make_object(PODS, "right", labels={"job": "of-a-pod"}))
+    wait_for(lambda: ObjectKey("team", "of-a-pod") in replica.reconciled)
+    assert replica.get("/readyz") == (200, "ok\n")
+    text = replica.get("/metrics")[1]
+    assert 'taper_operator_unreadable_objects{kind="pods"} 2.0' in text
+    assert 'taper_operator_unreadable_objects{kind="rlhfjobs.taper.dev"} 0.0' in text
+    events = fake.all(EVENTS).values()
+    assert sorted(each["regarding"]["name"] for each in events) == ["listed", "watched"]
+    assert {(each["type"], each["reason"]) for each in events} == {("Warning", "Unreadable")}
+    assert all("KeyError('labels')" in each["note"] for each in events)
+    fake.remove(PODS, ObjectKey("team", "listed"))
+    wait_for(lambda: 'unreadable_objects{kind="pods"} 1.0' in replica.get("/metrics")[1])
+
+
+def test_a_cache_that_is_out_of_date_is_not_ready(run: Any) -> None:
+    replica = run()
+    wait_for(lambda: replica.get("/readyz")[0] == 200)
+    reflector = replica.manager.reflectors[1]
+    reflector._failing_since = time.monotonic() - 91
+    assert replica.get("/readyz") == (503, "out of date for 91 s: pods of all namespaces\n")
+    assert replica.get("/healthz")[0] == 200
 
 
 def test_only_the_writers_connections_are_fenced(fake: FakeApiServer) -> None:

@@ -14,9 +14,9 @@ from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.observation.observation import KubeRay
 from taper_operator.reason_table import CONDITIONS, EVENTS, OF_OTHERS
 from taper_operator.reconcile.attempt_history import with_new_attempt
-from taper_operator.reconcile.conditions import Standing, conditions
+from taper_operator.reconcile.conditions import ConditionInputs, conditions
 from taper_operator.reconcile.plan import plan
-from taper_operator.reconcile.transitions import happenings
+from taper_operator.reconcile.transitions import job_events
 from taper_operator.settings.pod_policy import PodPolicy
 
 from .job_objects import NOW, resource
@@ -31,7 +31,7 @@ REFUSED = {("Validated", "False", "InvalidSpec"), ("Validated", "False", "NotAll
 KUBERAYS: tuple[KubeRay, ...] = ("served", "missing", "too_old")
 
 
-def standings() -> Iterator[Standing]:
+def all_inputs() -> Iterator[ConditionInputs]:
     """All that conditions can be read off, but for refusals and ends."""
     begun = with_new_attempt(RLHFJobStatus(), "a-1", NOW)
     taken = Disruption(time=LATER, reason="PreemptionByScheduler")
@@ -49,14 +49,14 @@ def standings() -> Iterator[Standing]:
         replace(running, ready_workers=1, is_head_ready=False),
     )
     flags = (False, True)
-    for status, ray_job, kuberay, is_suspended, has_remains, is_queueing in itertools.product(
+    for status, ray_job, kuberay, is_suspended, has_leftovers, is_queueing in itertools.product(
         (RLHFJobStatus(), begun, disrupted), ray_jobs, KUBERAYS, flags, flags, flags
     ):
-        yield Standing(
+        yield ConditionInputs(
             status=status,
             kuberay=kuberay,
             is_suspended=is_suspended,
-            has_remains=has_remains,
+            has_leftovers=has_leftovers,
             is_queueing=is_queueing,
             ray_job=ray_job,
         )
@@ -65,8 +65,8 @@ def standings() -> Iterator[Standing]:
 def test_each_reason_of_a_condition_is_there_and_is_said() -> None:
     said = {
         (told.type, told.status, told.reason)
-        for standing in standings()
-        for told in conditions(standing, 1, LATER)
+        for inputs in all_inputs()
+        for told in conditions(inputs, 1, LATER)
     }
     of_others = {("Degraded", "True", "PreemptionByScheduler")}
     assert said - of_others == CONDITION_REASONS - BY_PLANS - REFUSED - {("Degraded", "True", OF_OTHERS)}
@@ -132,7 +132,7 @@ def test_a_refusal_is_there(changes: dict[str, object], policy: PodPolicy, reaso
     (validated,) = (each for each in planned.status.conditions if each.type == "Validated")
     assert (validated.type, validated.status, validated.reason) in REFUSED
     assert validated.reason == reason
-    told = [(each.reason, each.kind) for each in happenings(RLHFJobStatus(), planned.status)]
+    told = [(each.reason, each.kind) for each in job_events(RLHFJobStatus(), planned.status)]
     assert told == [(reason, next(each.kind for each in EVENTS if each.reason == reason))]
 
 

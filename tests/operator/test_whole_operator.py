@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from taper_operator.kube.resource import LEASES, ObjectKey, Resource
 from taper_operator.main import make_reconciler, watched_kinds
 from taper_operator.manager import Manager
@@ -19,6 +21,7 @@ from taper_operator.reports.server import ReportServer
 from taper_operator.settings.settings import settings_from
 
 from .certificates import LOOPBACK, make_certificates
+from .deep_json import DEEP, DeepApiServer
 from .fake_api_server import FakeApiServer
 from .job_objects import parsed, pod_templates, resource
 from .reconcile.test_executor import KINDS
@@ -126,3 +129,29 @@ def test_what_a_job_reports_comes_into_its_status_on_every_replica(tmp_path: Pat
     )
     follower.stop()
     leader.stop()
+
+
+@pytest.mark.parametrize("levels", [1_100, 200_000])
+@pytest.mark.parametrize("field", ["verl", "reward.settings"])
+def test_a_job_that_is_nested_too_deep_stops_nobody_elses(levels: int, field: str) -> None:
+    """It is refused by the field's name, and an operator that starts later finds it just so."""
+    fake = DeepApiServer(*KINDS, is_live=True, levels=levels)
+    operator = Running(fake)
+    wait_for(operator.manager.elector.is_leader_now)
+    for number in (1, 2):
+        fake.put(RLHF_JOBS, resource({f"spec.{field}": {"a": DEEP}, "metadata.name": "deep"}))
+        fake.put(RLHF_JOBS, resource({"metadata.name": f"other-{number}"}, namespace="others"))
+        wait_for(lambda number=number: ObjectKey("others", f"other-{number}-1") in fake.all(RAY_JOBS))
+        deep = ObjectKey("team", "deep")
+        wait_for(lambda deep=deep: fake.objects[RLHF_JOBS, deep].get("status"))
+        (said,) = (
+            each
+            for each in fake.objects[RLHF_JOBS, deep]["status"]["conditions"]
+            if each["type"] == "Validated"
+        )
+        assert (said["status"], said["reason"]) == ("False", "InvalidSpec")
+        assert said["message"].startswith(f"spec.{field}: is nested too deep; use at most 32 levels")
+        assert not any(key.namespace == "team" for key in fake.all(RAY_JOBS))
+        operator.stop()
+        operator = Running(fake)
+    operator.stop()

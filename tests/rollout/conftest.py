@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.sample.make import make_sample
 from taper_rollout.sample.model import Architecture
 
-from .fake_engine import SETTINGS, FakeEngine, Play, Scenario
+from .fake_engine import SETTINGS, FakeEngine, Play, Scenario, changed
 
 TinySample = Callable[[Architecture], Path]
 
@@ -44,7 +43,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     def played(scenario: Scenario, **changes: Any) -> None:
         async def whole() -> None:
             told: list[Any] = []
-            coordinator = Coordinator(dataclasses.replace(SETTINGS, **changes), told.append)
+            coordinator = Coordinator(changed(SETTINGS, **changes), told.append)
             await coordinator.start()
             try:
                 await asyncio.wait_for(scenario(coordinator, coordinator._engine, told), 20)

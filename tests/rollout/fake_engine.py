@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
+from taper_api.job.rollout_spec import Policy, RolloutSpec, Switch, ThresholdSpec
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
@@ -17,19 +18,18 @@ from taper_rollout.replica.events import StageRecord
 from taper_rollout.shared_memory.rank_record import LiveRecord, RankRecord
 
 SETTINGS = ReplicaSettings(
+    rollout=RolloutSpec(
+        footprint=2,
+        policy=Policy(name="threshold", threshold=ThresholdSpec(requests=4)),
+        samples_per_prompt=1,
+        response_tokens=32,
+        switch=Switch(kv="migrate", timeout_seconds=3.0),
+        kv_tokens=100,
+        max_running_requests=8,
+    ),
     model_path="none",
     dtype="float32",
-    footprint=2,
-    degrees=(1, 2),
-    mode="enforce",
-    policy={"name": "threshold", "threshold": {"requests": 4}},
-    kv="migrate",
-    switch_timeout_seconds=3.0,
-    seed=None,
-    kv_tokens=100,
-    max_running_requests=8,
     context_tokens=64,
-    response_tokens=32,
     trust_remote_code=False,
     device="cpu",
     replica=0,
@@ -37,6 +37,15 @@ SETTINGS = ReplicaSettings(
     host="127.0.0.1",
     calibrate=False,
 )
+
+
+def changed(settings: ReplicaSettings, **changes: Any) -> ReplicaSettings:
+    """Other settings; a name that `ReplicaSettings` does not have is a field of its rollout block."""
+    own = {field.name for field in dataclasses.fields(settings)}
+    block = settings.rollout.model_dump(by_alias=False)
+    block |= {name: value for name, value in changes.items() if name not in own}
+    rest = {name: value for name, value in changes.items() if name in own}
+    return dataclasses.replace(settings, rollout=RolloutSpec.model_validate(block), **rest)
 
 
 def two_of_eight() -> Profile:

@@ -1,4 +1,4 @@
-"""A profile as if it had been measured here, of the tiny sample, for tests that only read it."""
+"""A profile of the tiny sample, as if it had been measured, for tests that only read it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEY = ProfileKey(model="qwen3-1", device="CPU", dtype="float32", versions={"sgla
 
 
 def measured_profile(key: ProfileKey = KEY, *, most_batch: int = 8, **fields: Any) -> Profile:
-    """Steps of 10 ms a request at TP1, half of it at TP2; contexts do not matter."""
+    """Steps of 10 ms per request at TP1, half of it at TP2; contexts do not matter."""
     cells = [
         StepCell(
             degree=degree,

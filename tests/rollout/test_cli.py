@@ -1,4 +1,4 @@
-"""The command: exit codes, messages, and what is left behind. The training itself is made up here."""
+"""The command: exit codes, messages and files. The training itself is replaced."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def training(monkeypatch):
     return replace
 
 
-def said(line):
-    """What a last line says."""
+def message_in(line):
+    """The content of a termination message."""
     assert line.startswith(MARK), line
     return json.loads(line.removeprefix(MARK))
 
@@ -59,20 +59,30 @@ def test_help_and_version_import_nothing_heavy():
         "heavy = {'torch', 'verl', 'sglang', 'ray', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    for arguments in (["--help"], ["run", "--help"], ["profile", "--help"], ["--version"]):
+    for arguments in (
+        ["--help"],
+        ["run", "--help"],
+        ["profile", "--help"],
+        ["simulate", "--help"],
+        ["--version"],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
         )
         assert "taper" in done.stdout
-    assert (
-        "taper run -f job.yaml --dry-run"
-        in subprocess.run(
-            [sys.executable, "-m", "taper_rollout.cli", "--help"], capture_output=True, text=True, check=True
-        ).stdout
-    )
 
 
-def test_a_run_that_is_finished(training, job_file, tmp_path, capsys):
+@pytest.mark.parametrize("command", ["run", "profile", "simulate", "explain", "replay"])
+def test_the_help_of_every_command_has_examples(capsys, command):
+    with pytest.raises(SystemExit):
+        taper("--help")
+    assert f"\n  taper {command} " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        taper(command, "--help")
+    assert f"examples:\n  taper {command} " in capsys.readouterr().out
+
+
+def test_a_completed_run_prints_and_writes_its_summary(training, job_file, tmp_path, capsys):
     training(one_step)
     assert taper("run", "-f", job_file, "--output", tmp_path / "out") == 0
     text = capsys.readouterr().out
@@ -102,7 +112,7 @@ def test_the_output_is_named_after_the_job(training, job_file, tmp_path, monkeyp
     assert (tmp_path / "runs" / "other" / "metrics.jsonl").is_file()
 
 
-def test_without_a_file_the_sample_is_run(training, tmp_path, monkeypatch, capsys):
+def test_without_a_job_file_the_sample_is_trained(training, tmp_path, monkeypatch, capsys):
     made = []
     monkeypatch.setattr(
         "taper_rollout.sample.make.make_model", lambda directory, *_, **__: made.append(directory)
@@ -110,7 +120,7 @@ def test_without_a_file_the_sample_is_run(training, tmp_path, monkeypatch, capsy
     training(one_step)
     assert taper("run", "--output", tmp_path) == 0
     assert made == [tmp_path / "sample" / "model"]
-    assert "the packaged sample is made in" in capsys.readouterr().err
+    assert "creating the packaged sample in" in capsys.readouterr().err
 
 
 def test_dry_run_prints_verls_configuration_and_writes_no_output(job_file, tmp_path, capsys):
@@ -132,15 +142,34 @@ def test_dry_run_prints_verls_configuration_and_writes_no_output(job_file, tmp_p
         ("spec.data.train=[no.parquet]", "taper: spec.data.train[0]: there is no file"),
         ("spec.verl.no.such.setting.there=!x", "taper: --set spec.verl.no.such.setting.there: "),
         ("spec.verl.trainer.device=${no.such.setting}", "taper: spec.verl: "),
+        (
+            "spec.verl.a=" + "[" * 1100 + "]" * 1100,
+            "taper: spec.verl: is nested too deep; use at most 32 levels",
+        ),
+        ("spec.verl.a=&a [*a]", "job.yaml: has a mapping or list that contains itself; remove that alias"),
     ],
 )
-def test_bad_input_is_named_and_exits_with_2(job_file, tmp_path, capsys, monkeypatch, setting, message):
+def test_bad_input_names_the_field_and_exits_with_2(
+    job_file, tmp_path, capsys, monkeypatch, setting, message
+):
     monkeypatch.setattr("taper_rollout.training.run_job", lambda *_, **__: pytest.fail("trained"))
     assert taper("run", "-f", job_file, "--output", tmp_path / "out", "--set", setting) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("field", ["verl", "reward.settings"])
+def test_a_file_that_is_nested_too_deep_is_named_and_exits_with_2(job_file, tmp_path, capsys, field):
+    content = yaml.safe_load(job_file.read_text())
+    block = content["spec"] if field == "verl" else content["spec"]["reward"]
+    block[field.rpartition(".")[2]] = "DEEP"
+    job_file.write_text(yaml.safe_dump(content).replace("DEEP", "{a: " * 1100 + "1" + "}" * 1100))
+    assert taper("run", "-f", job_file, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert f"taper: spec.{field}: is nested too deep; use at most 32 levels of mappings and lists" in error
+    assert "Traceback" not in error
 
 
 def test_more_ranks_than_kv_heads_are_refused(job_file, tmp_path, capsys):
@@ -153,34 +182,34 @@ def test_more_ranks_than_kv_heads_are_refused(job_file, tmp_path, capsys):
     )
 
 
-def test_each_problem_is_a_line(training, job_file, tmp_path, capsys):
+def test_each_problem_has_a_line(training, job_file, tmp_path, capsys):
     def refuse(_):
         raise JobError([Problem(path="spec.a", message="is bad"), Problem(path="spec.b", message="is worse")])
 
     training(refuse)
     assert taper("run", "-f", job_file, "--output", tmp_path) == 2
-    *told, last = capsys.readouterr().err.splitlines()
-    assert told == ["taper: spec.a: is bad", "taper: spec.b: is worse"]
-    assert said(last) == {"reason": "InvalidJob", "message": "is bad (and 1 more)", "field": "spec.a"}
+    *problems, last = capsys.readouterr().err.splitlines()
+    assert problems == ["taper: spec.a: is bad", "taper: spec.b: is worse"]
+    assert message_in(last) == {"reason": "InvalidJob", "message": "is bad (and 1 more)", "field": "spec.a"}
 
 
-def test_a_run_that_fails_says_why_and_keeps_what_was_done(training, job_file, tmp_path, capsys):
+def test_a_failed_run_prints_its_cause_and_keeps_its_files(training, job_file, tmp_path, capsys):
     def fail(on_events):
         one_step(on_events)
         raise TrainingFailed("the reward reward.py:f failed: ValueError: no")
 
     training(fail)
     assert taper("run", "-f", job_file, "--output", tmp_path) == 1
-    told, last = capsys.readouterr().err.splitlines()
+    error, last = capsys.readouterr().err.splitlines()
     cause = "the reward reward.py:f failed: ValueError: no"
-    assert told == f"taper: {cause}"
-    assert said(last) == {"reason": "TrainingFailed", "message": cause}
+    assert error == f"taper: {cause}"
+    assert message_in(last) == {"reason": "TrainingFailed", "message": cause}
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["outcome"], summary["steps"]) == ("failed", 1)
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_a_traceback_only_where_it_is_asked_for(training, job_file, tmp_path, capsys, caplog, verbose):
+def test_tracebacks_are_shown_with_verbose_only(training, job_file, tmp_path, capsys, caplog, verbose):
     def fail(_):
         raise ZeroDivisionError("an error of ours")
 
@@ -190,7 +219,7 @@ def test_a_traceback_only_where_it_is_asked_for(training, job_file, tmp_path, ca
     assert any(record.exc_info for record in caplog.records) == verbose
 
 
-def test_a_signal_that_ray_turns_into_a_fault_is_still_told_as_one(training, job_file, tmp_path, capsys):
+def test_a_signal_inside_an_error_of_ray_is_still_a_signal(training, job_file, tmp_path, capsys):
     def wrapped(_):
         try:
             sys.exit(signal.SIGTERM)
@@ -206,7 +235,7 @@ def test_a_signal_that_ray_turns_into_a_fault_is_still_told_as_one(training, job
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_in_mid_step_ends_the_run_with_its_summary(
+def test_a_signal_during_a_step_ends_the_run_with_its_summary(
     training, job_file, tmp_path, capsys, number, code, word
 ):
     def interrupted(on_events):
@@ -219,92 +248,88 @@ def test_a_signal_in_mid_step_ends_the_run_with_its_summary(
     training(interrupted)
     before = signal.getsignal(signal.SIGTERM)
     assert taper("run", "-f", job_file, "--output", tmp_path) == code
-    told, last = capsys.readouterr().err.splitlines()
-    assert told == f"taper: {word}"
-    assert said(last)["reason"] == word.capitalize()
+    error, last = capsys.readouterr().err.splitlines()
+    assert error == f"taper: {word}"
+    assert message_in(last)["reason"] == word.capitalize()
     assert json.loads((tmp_path / "summary.json").read_text())["outcome"] == "interrupted"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_an_output_that_cannot_be_written_to_is_found_before_the_training(
-    training, job_file, tmp_path, capsys
-):
+def test_an_output_that_is_not_writable_is_refused_before_the_training(training, job_file, tmp_path, capsys):
     training(lambda _: pytest.fail("trained"))
     (tmp_path / "out").write_text("")
     assert taper("run", "-f", job_file, "--output", tmp_path / "out") == 2
     assert "taper: --output: " in capsys.readouterr().err
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_one_line(training, job_file, small_disk, capsys):
+def test_a_full_disk_ends_the_run_with_one_line(training, job_file, small_disk, capsys):
     def train(on_events):
         for step in range(1, 100):
             on_events([make_stage(step=step), make_step(step)])
 
     training(train)
     assert taper("run", "-f", job_file, "--output", small_disk) == 2
-    told, last = capsys.readouterr().err.splitlines()
-    assert "cannot be written: No space left on device" in told
-    assert (said(last)["reason"], said(last)["field"]) == ("OutputNotWritable", "--output")
+    error, last = capsys.readouterr().err.splitlines()
+    assert "cannot be written: No space left on device" in error
+    assert (message_in(last)["reason"], message_in(last)["field"]) == ("OutputNotWritable", "--output")
 
 
-def test_a_run_that_is_finished_has_no_last_words(training, job_file, tmp_path, capsys):
+def test_a_completed_run_has_no_termination_message(training, job_file, tmp_path, capsys):
     training(one_step)
     taper("run", "-f", job_file, "--output", tmp_path)
     text = capsys.readouterr()
     assert "TAPER_ERROR" not in text.out + text.err
 
 
-def test_last_words_come_after_all_else_that_was_said(job_file, tmp_path):
-    """In one file, as Ray keeps a driver's log."""
-    code = (
-        "import sys; from taper_rollout import cli; sys.stdout.write('said before\\n'); sys.exit(cli.main())"
-    )
+def test_the_termination_message_is_the_last_line_of_the_log(job_file, tmp_path):
+    """Stdout and stderr in one file, as Ray keeps them."""
+    code = "import sys; from taper_rollout import cli; print('printed before'); sys.exit(cli.main())"
     command = [sys.executable, "-c", code, "run", "-f", job_file, "--set", "spec.rollout.degrees=[3]"]
     with (tmp_path / "log").open("w") as log:
         assert subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode == 2
     first, *_, last = (tmp_path / "log").read_text().splitlines()
-    assert first == "said before"
-    assert said(last)["field"] == "spec.rollout.degrees[0]"
+    assert first == "printed before"
+    assert message_in(last)["field"] == "spec.rollout.degrees[0]"
 
 
-def test_on_a_terminal_people_are_told_once(training, job_file, tmp_path, capsys, monkeypatch):
+def test_on_a_terminal_there_is_no_termination_message(training, job_file, tmp_path, capsys, monkeypatch):
     training(lambda _: (_ for _ in ()).throw(TrainingFailed("no")))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert taper("run", "-f", job_file, "--output", tmp_path) == 1
     assert capsys.readouterr().err == "taper: no\n"
 
 
-def test_a_command_line_that_is_none_has_last_words_too(capsys):
+def test_bad_arguments_have_a_termination_message(capsys):
     with pytest.raises(SystemExit):
         taper("run", "--colour", "red")
-    assert said(capsys.readouterr().err.splitlines()[-1])["reason"] == "BadArguments"
+    assert message_in(capsys.readouterr().err.splitlines()[-1])["reason"] == "BadArguments"
 
 
-def test_no_secret_is_told(training, job_file, tmp_path, capsys, monkeypatch):
+def test_secrets_are_hidden_in_errors(training, job_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
     monkeypatch.setenv("PLAIN", "taken-from-a-secret")
     training(lambda _: (_ for _ in ()).throw(TrainingFailed("no hf_abcdefgh for taken-from-a-secret")))
     secret = 'spec.env=[{"name": "PLAIN", "secret": {"name": "a", "key": "b"}}]'
     assert taper("run", "-f", job_file, "--output", tmp_path, "--set", secret) == 1
-    told, last = capsys.readouterr().err.splitlines()
-    assert told == "taper: no [hidden] for [hidden]"
-    assert said(last)["message"] == "no [hidden] for [hidden]"
+    error, last = capsys.readouterr().err.splitlines()
+    assert error == "taper: no [hidden] for [hidden]"
+    assert message_in(last)["message"] == "no [hidden] for [hidden]"
 
 
-def test_outside_a_cluster_nobody_is_told(training, job_file, tmp_path, monkeypatch):
+def test_without_an_operator_nothing_is_posted(training, job_file, tmp_path, monkeypatch):
     monkeypatch.delenv("TAPER_REPORT_URL", raising=False)
     monkeypatch.setattr("taper_rollout.report.report_sender.post", lambda *_: pytest.fail("posted"))
     training(one_step)
     assert taper("run", "-f", job_file, "--output", tmp_path) == 0
 
 
-def test_an_attempt_tells_its_operator_how_it_stands_and_that_it_has_ended(
+def test_an_attempt_reports_its_progress_and_its_end_to_the_operator(
     training, job_file, tmp_path, monkeypatch
 ):
     posted = []
 
-    def post(target, snapshot):
-        posted.append((target.url, snapshot))
+    def post(target, report):
+        posted.append((target.url, report))
         return 202, "accepted"
 
     def fail(on_events):

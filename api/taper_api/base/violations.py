@@ -58,6 +58,9 @@ def path_of(location: Location) -> str:
 
 def _problem(details: ErrorDetails, root: type[BaseModel]) -> Problem:
     location, kind, context = details["loc"], details["type"], details.get("ctx", {})
+    if "remedy" in context:
+        # Of a value that may have no end: it is not shown.
+        return Problem(path=path_of(location), message=details["msg"], remedy=str(context["remedy"]))
     shown = _shown(details["input"])
     if kind in _WORDING:
         message, remedy = _WORDING[kind]
@@ -66,8 +69,6 @@ def _problem(details: ErrorDetails, root: type[BaseModel]) -> Problem:
         message, remedy = "unknown field", _suggestion(location, root)
     elif kind in ("string_pattern_mismatch", "string_too_long"):
         message, remedy = f"{shown} does not fit", _description(location, root)
-    elif "remedy" in context:
-        message, remedy = details["msg"], str(context["remedy"])
     else:
         expected = details["msg"].removeprefix("Input ").removeprefix("should ")
         message, remedy = f"{shown} is not valid", f"it must {expected}"

@@ -3,19 +3,49 @@
 PyYAML follows YAML 1.1, in which `off` is false, `1e-6` is text, `2024-01-01` is a date and
 a name given twice silently wins. This loader takes scalars as YAML 1.2 does and refuses a
 name given twice.
+
+PyYAML also recurses into what it composes, so a file that is nested deep enough would end in a
+RecursionError. Below level `MAX_LEVELS` this loader puts an empty mapping instead. No field of a job
+allows that many levels, so that the check of the field refuses what was cut, by the name of the field.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
+MAX_LEVELS: Final = 100
+
 
 class Yaml12Loader(yaml.SafeLoader):
-    """A safe loader with the scalars of YAML 1.2's core schema."""
+    """A safe loader with the scalars of YAML 1.2's core schema, and a bound to the depth."""
+
+    _level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node of the document; an empty mapping where it is nested too deep."""
+        if self._level == MAX_LEVELS and self.check_event(yaml.CollectionStartEvent):
+            return self._passed_over()
+        self._level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._level -= 1
+
+    def _passed_over(self) -> yaml.Node:
+        start = end = self._next_event()
+        depth = 1
+        while depth:
+            end = self._next_event()
+            depth += isinstance(end, yaml.CollectionStartEvent) - isinstance(end, yaml.CollectionEndEvent)
+        return yaml.MappingNode("tag:yaml.org,2002:map", [], start.start_mark, end.end_mark)  # type: ignore[arg-type]
+
+    def _next_event(self) -> yaml.Event:
+        event: yaml.Event = self.get_event()  # type: ignore[no-untyped-call]
+        return event
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """The mapping of a node; `ConstructorError` for a name given twice."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -39,9 +39,9 @@ def _top_k(num_tokens: int) -> int:
     return num_tokens
 
 
-def _degrees_up_to(fields: dict[str, Any]) -> tuple[int, ...]:
-    """The default of `degrees`: every degree that the footprint allows."""
-    return tuple(degree for degree in DEGREES if degree <= fields.get("footprint", 1))
+def degrees_up_to(footprint: int) -> tuple[int, ...]:
+    """Every degree that a footprint allows, ascending: the default of `degrees`."""
+    return tuple(degree for degree in DEGREES if degree <= footprint)
 
 
 class ThresholdSpec(Block):
@@ -159,7 +159,7 @@ class RolloutSpec(Block):
         description="Ranks of one replica, all on one node; the widest degree. 1, 2, 4 or 8."
     )
     degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1, max_length=4)] = Field(
-        default_factory=_degrees_up_to,
+        default_factory=lambda fields: degrees_up_to(fields.get("footprint", 1)),
         description="Degrees that the replica can serve in, ascending powers of two. The first is the layout "
         "in which each stage starts, the last is the footprint. Default: every degree up to the footprint.",
     )

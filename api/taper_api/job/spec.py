@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from taper_api.base.block import Block
+from taper_api.base.nesting import is_deeper
 from taper_api.job.environment_variable import EnvironmentVariable
 from taper_api.job.image import Image
 from taper_api.job.kueue import Kueue
@@ -20,6 +21,8 @@ from taper_api.pods.node_pools import CPUS_PER_RANK, NodePools
 DATA_SUFFIXES = (".parquet", ".jsonl")
 REWARD_PATTERN = r"^[^:]+$|^.*\.py:[A-Za-z_][A-Za-z0-9_]*$"
 OPERATOR_NAME = "taper.dev/operator"
+# Of raw settings, which may be any JSON: VeRL's own configuration has seven.
+MAX_SETTING_LEVELS = 32
 
 
 def _data_file(path: str) -> str:
@@ -55,8 +58,21 @@ DataFile = Annotated[
     WithJsonSchema({"type": "string", "maxLength": 1024, "pattern": r"\.(parquet|jsonl)$"}),
 ]
 DataFiles = Annotated[tuple[DataFile, ...], Field(strict=False, max_length=64)]
-# Values of raw settings: free, so that only their number has a bound.
-Settings = Annotated[dict[NonEmpty, JsonValue], Field(max_length=128)]
+
+
+def _nested_within_bound(settings: object) -> object:
+    if is_deeper(settings, MAX_SETTING_LEVELS):
+        raise PydanticCustomError(
+            "too_deep",
+            "is nested too deep",
+            {"remedy": f"use at most {MAX_SETTING_LEVELS} levels of mappings and lists"},
+        )
+    return settings
+
+
+# Values of raw settings: free, so that only their number and depth have a bound. The depth is checked first,
+# before anything recurses over them; no schema of a CRD can say it.
+Settings = Annotated[dict[NonEmpty, JsonValue], Field(max_length=128), BeforeValidator(_nested_within_bound)]
 
 
 class ModelSpec(Block):
@@ -101,7 +117,9 @@ class RewardSpec(Block):
     function: RewardFunction = Field(
         description="Name of a built-in reward, or `file.py:function` with the file relative to the job file."
     )
-    settings: Settings = Field(default={}, description="Keyword arguments handed to the reward function.")
+    settings: Settings = Field(
+        default={}, description="Keyword arguments handed to the reward function, of at most 32 levels."
+    )
 
     @property
     def file(self) -> tuple[Path, str] | None:
@@ -184,7 +202,8 @@ class RLHFJobSpec(Block):
     verl: Settings = Field(
         default={},
         description="Raw settings of VeRL by dotted name, for what Taper has no field for. They win over "
-        "Taper's own choice, except for the settings that Taper's fields stand for: those are refused here.",
+        "Taper's own choice, except for the settings that Taper's fields stand for: those are refused here. "
+        "Nested at most 32 levels deep.",
     )
     image: Image = Field(
         default=Image(), description="The image of the job's pods; read by the operator only."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from taper_operator.http.listener import HttpListener
-from taper_operator.settings.settings import Address
+from taper_operator.settings.parsing import Address
 
 # Who connects and says nothing is not waited for.
 _READ_SECONDS = 5.0

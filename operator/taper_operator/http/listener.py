@@ -6,7 +6,7 @@ import http.server
 import socket
 from typing import Any
 
-from taper_operator.settings.settings import Address
+from taper_operator.settings.parsing import Address
 
 
 class HttpListener(http.server.ThreadingHTTPServer):

@@ -13,7 +13,7 @@ Invariants (asserted by `tests/operator/kube/test_cache.py`):
 - after `replace` a scope holds exactly what was listed, and the keys of each object that came, changed or
   went are told;
 - an index finds an object if and only if the object as it is now has that owner or label;
-- what has departed is told for its time, and never beside an object of its name.
+- what has departed is returned for its time, and never beside an object of its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
@@ -31,13 +31,17 @@ KeysOf = Callable[[KubeObject], Iterable[ObjectKey]]
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
+# Name and value.
+Label = tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """text: the object as JSON; index_keys: where the indexes find it; keys: to reconcile for it"""
+    """text: the object as JSON; labels: the indexed ones; keys: to reconcile when it changes"""
 
     resource_version: str
     text: bytes
-    index_keys: tuple[Hashable, ...]
+    labels: tuple[Label, ...]
     keys: frozenset[ObjectKey]
 
 
@@ -64,7 +68,7 @@ class ObjectCache:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: dict[ObjectKey, _Entry] = {}
-        self._index: dict[Hashable, set[ObjectKey]] = {}
+        self._index: dict[Label, set[ObjectKey]] = {}
         # With the time until which each is kept, the first to be dropped first.
         self._departed: dict[ObjectKey, tuple[float, _Entry]] = {}
 
@@ -85,25 +89,21 @@ class ObjectCache:
             keys = [key for key in self._entries if namespace in ("", key.namespace)]
         return self._parsed(keys)
 
-    def owned_by(self, uid: str) -> list[KubeObject]:
-        """The objects that have an owner of that uid, in the order of their keys."""
-        return self._found(("owner", uid))
-
     def labelled(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
         """The objects (of a namespace) with that label, in the order of their keys."""
         assert label in self._labels, f"label {label} is not indexed"
-        found = self._found(("label", label, value))
-        return [obj for obj in found if namespace in ("", key_of(obj).namespace)]
+        with self._lock:
+            keys = [key for key in self._index.get((label, value), ()) if namespace in ("", key.namespace)]
+        return self._parsed(keys)
 
     def departed(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
         """The objects (of a namespace) with that label that have gone lately, each as it was last."""
-        index_key = ("label", label, value)
         with self._lock:
             self._forget_departed()
             found = [
                 entry
                 for key, (_, entry) in self._departed.items()
-                if namespace in ("", key.namespace) and index_key in entry.index_keys
+                if namespace in ("", key.namespace) and (label, value) in entry.labels
             ]
         return [_parsed(entry) for entry in found]
 
@@ -112,47 +112,54 @@ class ObjectCache:
     def put(self, obj: KubeObject) -> set[ObjectKey]:
         """The object is there, as given."""
         with self._lock:
-            return self._put(obj)
+            # One that cannot be read raises here, before anything has changed.
+            return self._put(key_of(obj), self._entry(obj))
 
     def remove(self, key: ObjectKey) -> set[ObjectKey]:
         """The object is gone."""
         with self._lock:
             return self._remove(key)
 
+    def check(self, obj: KubeObject) -> None:
+        """Raises whatever `put` and `replace` would raise for an object that they cannot read."""
+        key_of(obj)
+        self._entry(obj)
+
     def replace(self, objects: Iterable[KubeObject], *, namespace: str = "") -> set[ObjectKey]:
         """These are all objects (of the namespace) that there are."""
         listed = {key_of(obj): obj for obj in objects}
         with self._lock:
+            # One that cannot be read raises here, before anything has changed.
+            changed = {key: self._entry(obj) for key, obj in listed.items() if not self._holds(key, obj)}
             gone = [key for key in self._entries if namespace in ("", key.namespace) and key not in listed]
-            told = {told for key in gone for told in self._remove(key)}
-            for key, obj in listed.items():
-                entry = self._entries.get(key)
-                if entry is None or entry.resource_version != obj["metadata"]["resourceVersion"]:
-                    told |= self._put(obj)
-            return told
+            keys_to_reconcile: set[ObjectKey] = set().union(*(self._remove(key) for key in gone))
+            for key, entry in changed.items():
+                keys_to_reconcile |= self._put(key, entry)
+            return keys_to_reconcile
 
     # -- under the lock ----------------------------------------------------------------
 
-    def _put(self, obj: KubeObject) -> set[ObjectKey]:
-        key = key_of(obj)
-        # An object that cannot be understood raises here, before anything has changed.
-        entry = self._entry(obj)
-        told = self._remove(key)
+    def _holds(self, key: ObjectKey, obj: KubeObject) -> bool:
+        entry = self._entries.get(key)
+        return entry is not None and entry.resource_version == obj["metadata"]["resourceVersion"]
+
+    def _put(self, key: ObjectKey, entry: _Entry) -> set[ObjectKey]:
+        keys_to_reconcile = self._remove(key)
         self._departed.pop(key, None)
         self._entries[key] = entry
-        for index_key in entry.index_keys:
-            self._index.setdefault(index_key, set()).add(key)
-        return told | entry.keys
+        for label in entry.labels:
+            self._index.setdefault(label, set()).add(key)
+        return keys_to_reconcile | entry.keys
 
     def _remove(self, key: ObjectKey) -> set[ObjectKey]:
         entry = self._entries.pop(key, None)
         if entry is None:
             return set()
-        for index_key in entry.index_keys:
-            found = self._index[index_key]
+        for label in entry.labels:
+            found = self._index[label]
             found.discard(key)
             if not found:
-                del self._index[index_key]
+                del self._index[label]
         if self._departed_seconds:
             self._forget_departed()
             self._departed[key] = (self._clock() + self._departed_seconds, entry)
@@ -168,21 +175,15 @@ class ObjectCache:
 
     def _entry(self, obj: KubeObject) -> _Entry:
         metadata = obj["metadata"]
-        owners = {("owner", owner["uid"]) for owner in metadata.get("ownerReferences") or ()}
         labels = (metadata.get("labels") or {}).items()
         return _Entry(
             resource_version=metadata["resourceVersion"],
             text=json.dumps(_trimmed(obj), separators=(",", ":"), ensure_ascii=False).encode(),
-            index_keys=(*owners, *(("label", name, value) for name, value in labels if name in self._labels)),
+            labels=tuple((name, value) for name, value in labels if name in self._labels),
             keys=frozenset(self._keys_of(obj)),
         )
 
     # -- without the lock --------------------------------------------------------------
-
-    def _found(self, index_key: Hashable) -> list[KubeObject]:
-        with self._lock:
-            keys = list(self._index.get(index_key, ()))
-        return self._parsed(keys)
 
     def _parsed(self, keys: Iterable[ObjectKey]) -> list[KubeObject]:
         with self._lock:

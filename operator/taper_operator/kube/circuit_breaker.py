@@ -39,7 +39,7 @@ class CircuitBreaker:
         self._is_open = True
         self._failures = 0
         self._next_attempt_at = float("-inf")
-        self._era = 0
+        self._epoch = 0
 
     @property
     def is_open(self) -> bool:
@@ -59,7 +59,7 @@ class CircuitBreaker:
                     raise Unreachable("the API server does not answer", retry_after_seconds=wait)
                 # Nobody else until this attempt has failed, or should have.
                 self._next_attempt_at = now + _ATTEMPT_SECONDS
-            return self._era
+            return self._epoch
 
     def answered(self) -> None:
         """There was an answer, whatever it was."""
@@ -67,12 +67,12 @@ class CircuitBreaker:
             self._is_open = False
             self._failures = 0
 
-    def failed(self, era: int) -> None:
-        """The attempt that got `era` could not connect, or the connection broke before an answer."""
+    def failed(self, epoch: int) -> None:
+        """The attempt that got `epoch` could not connect, or the connection broke before an answer."""
         with self._lock:
-            if era == self._era:
+            if epoch == self._epoch:
                 self._is_open = True
-                self._era += 1
+                self._epoch += 1
                 self._failures += 1
                 wait = self._backoff.delay_seconds(self._failures, self._random)
                 self._next_attempt_at = self._clock() + wait

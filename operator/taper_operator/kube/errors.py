@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from taper_operator.kube.json_decoder import decoded
 
 _MAX_MESSAGE_CHARACTERS = 1_000
 
@@ -102,21 +103,21 @@ _TYPES: dict[int, type[ApiError]] = {
 
 
 def error_from_response(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
-    """The error of an HTTP answer. A proxy's page, which is no `Status`, is told in its own words."""
+    """The error of an HTTP answer. A proxy's page, which is no `Status`, is reported in its own words."""
     try:
-        told = json.loads(body)
+        content = decoded(body)
     except ValueError:
-        told = None
-    if not isinstance(told, dict) or told.get("kind") != "Status":
-        told = {"message": body.decode(errors="replace").strip()}
-    return error_from_status(status, told, headers)
+        content = None
+    if not isinstance(content, dict) or content.get("kind") != "Status":
+        content = {"message": body.decode(errors="replace").strip()}
+    return error_from_status(status, content, headers)
 
 
-def error_from_status(status: int, told: Mapping[str, Any], headers: Mapping[str, str]) -> ApiError:
+def error_from_status(status: int, content: Mapping[str, Any], headers: Mapping[str, str]) -> ApiError:
     """The error of a `Status` object, as in the body of an answer or an ERROR event of a watch."""
-    reason = told.get("reason") or ""
-    details = told.get("details") or {}
-    message = (told.get("message") or reason or "no message")[:_MAX_MESSAGE_CHARACTERS]
+    reason = content.get("reason") or ""
+    details = content.get("details") or {}
+    message = (content.get("message") or reason or "no message")[:_MAX_MESSAGE_CHARACTERS]
     return _type(status, reason, details)(
         message,
         status=status,

@@ -13,6 +13,7 @@ from typing import Literal
 
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, ApiError
+from taper_operator.kube.request import READ_SECONDS
 from taper_operator.kube.resource import EVENTS, KubeObject
 
 log = logging.getLogger(__name__)
@@ -71,10 +72,10 @@ def make_event(
     }
 
 
-def record_event(api_server: ApiServer, event: KubeObject) -> None:
+def record_event(api_server: ApiServer, event: KubeObject, *, read_seconds: float = READ_SECONDS) -> None:
     """Write an event, at most once. Raises nothing that the API server may answer."""
     try:
-        api_server.create(EVENTS, event)
+        api_server.create(EVENTS, event, read_seconds=read_seconds)
     except AlreadyExists:
         pass
     except ApiError as error:

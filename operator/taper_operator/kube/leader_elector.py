@@ -17,16 +17,18 @@ from random import Random
 
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
-from taper_operator.kube.lease_claim import Failure, LeaseClaim, LeaseRequest, State, Verb
+from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 log = logging.getLogger(__name__)
 
 _MIN_READ_SECONDS = 0.1
+# `ApiServer` waits for the answer to a write for so much longer than the write may take.
+_WRITE_GRACE_SECONDS = 1.0
 
 
-def sleepless_clock() -> float:
+def boottime_clock() -> float:
     """Monotonic seconds that also pass while the machine is suspended, where the system has such a clock."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -38,7 +40,7 @@ class LeaderElector:
 
     api_server: must not itself ask this elector, and should give up connecting soon
     identity: of this replica; what makes it unique to this process is added
-    clock: monotonic seconds, such as `sleepless_clock`
+    clock: monotonic seconds, such as `boottime_clock`
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class LeaderElector:
         self._wall_clock = wall_clock
         # A replica that was restarted under its old name must not take its old lease for its own.
         self._claim = LeaseClaim(key=key, identity=f"{identity}_{uuid.uuid4().hex[:12]}", times=times)
-        self._asking = threading.Lock()
+        self._request_lock = threading.Lock()
         self._stopped = threading.Event()
 
     @property
@@ -75,8 +77,8 @@ class LeaderElector:
     @property
     def has_ended(self) -> bool:
         """Whether this process has led and does so no more."""
-        return self._claim.state is State.ENDED or (
-            self._claim.state is State.LEADING and not self.is_leader_now()
+        return self._claim.state is ClaimState.ENDED or (
+            self._claim.state is ClaimState.LEADING and not self.is_leader_now()
         )
 
     def is_leader_now(self) -> bool:
@@ -98,12 +100,12 @@ class LeaderElector:
 
     def step(self) -> float:
         """Ask once; returns the seconds to wait before the next step."""
-        with self._asking:
+        with self._request_lock:
             before = self._claim.state
             request = self._claim.request(self._clock(), self._wall_clock())
             if request is not None:
-                told = self._ask(request)
-                self._claim.answer(self._clock(), told)
+                reply = self._exchange(request)
+                self._claim.answer(self._clock(), reply)
             self._log_change(before)
             return self._claim.wait_seconds(self._clock(), self._random)
 
@@ -112,22 +114,24 @@ class LeaderElector:
 
         Only for when no write is under way any more. Waits so long for a request under way.
         """
-        if not self._asking.acquire(timeout=wait_seconds):
+        if not self._request_lock.acquire(timeout=wait_seconds):
             return False
         try:
             request = self._claim.release(self._clock(), self._wall_clock())
-            return request is not None and not isinstance(self._ask(request, wait_seconds), Failure)
+            return request is not None and not isinstance(self._exchange(request, wait_seconds), ClaimFailure)
         finally:
-            self._asking.release()
+            self._request_lock.release()
 
-    def _ask(self, request: LeaseRequest, read_seconds: float | None = None) -> KubeObject | Failure:
+    def _exchange(
+        self, request: LeaseRequest, read_seconds: float | None = None
+    ) -> KubeObject | ClaimFailure:
         try:
-            return self._send(request, read_seconds or self._read_seconds())
+            return self._send(request, read_seconds or self._read_seconds(request))
         except NotFound:
             # To a create, it is the namespace that is missing.
-            return Failure.UNKNOWN if request.verb is Verb.CREATE else Failure.ABSENT
+            return ClaimFailure.UNKNOWN if request.verb is LeaseVerb.CREATE else ClaimFailure.ABSENT
         except (AlreadyExists, Conflict):
-            return Failure.CONFLICT
+            return ClaimFailure.CONFLICT
         except ApiError as error:
             log.log(
                 logging.WARNING if self.is_leader_now() else logging.DEBUG,
@@ -136,22 +140,23 @@ class LeaderElector:
                 request.verb.value,
                 error,
             )
-            return Failure.UNKNOWN
+            return ClaimFailure.UNKNOWN
 
     def _send(self, request: LeaseRequest, read_seconds: float) -> KubeObject:
         if request.lease is None:
             return self._api_server.get(LEASES, self._key, read_seconds=read_seconds)
-        if request.verb is Verb.CREATE:
+        if request.verb is LeaseVerb.CREATE:
             return self._api_server.create(LEASES, request.lease, read_seconds=read_seconds)
         return self._api_server.replace(LEASES, request.lease, read_seconds=read_seconds)
 
-    def _read_seconds(self) -> float:
+    def _read_seconds(self, request: LeaseRequest) -> float:
         """Short enough for a leader to try once more on another connection before its deadline."""
         patience = 1.5 * self._times.retry_period_seconds
         if self.is_leader_now():
             patience = min(patience, self._claim.seconds_to_deadline(self._clock()))
-        return max(_MIN_READ_SECONDS, patience)
+        grace = _WRITE_GRACE_SECONDS if request.lease is not None else 0.0
+        return max(_MIN_READ_SECONDS, patience - grace)
 
-    def _log_change(self, before: State) -> None:
+    def _log_change(self, before: ClaimState) -> None:
         if self._claim.state is not before:
             log.info("lease %s: %s is %s", self._key, self.identity, self._claim.state.value)

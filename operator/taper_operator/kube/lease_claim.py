@@ -29,13 +29,13 @@ from random import Random
 from typing import Any
 
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 _NEVER = float("-inf")
 _SOON_SECONDS = 0.2
 
 
-class State(enum.Enum):
+class ClaimState(enum.Enum):
     """See the module's docstring."""
 
     FOLLOWING = "following"
@@ -43,7 +43,7 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
-class Verb(enum.Enum):
+class LeaseVerb(enum.Enum):
     """How the Lease is to be asked."""
 
     READ = "read"
@@ -51,7 +51,7 @@ class Verb(enum.Enum):
     REPLACE = "replace"
 
 
-class Failure(enum.Enum):
+class ClaimFailure(enum.Enum):
     """What became of a request that gave no Lease."""
 
     ABSENT = "absent"  # a read found none
@@ -63,23 +63,23 @@ class Failure(enum.Enum):
 class LeaseRequest:
     """lease: to be written, None for a read"""
 
-    verb: Verb
+    verb: LeaseVerb
     lease: KubeObject | None = None
 
 
 class LeaseClaim:
-    """See the module's docstring. `now` is monotonic seconds, `wall` is told to others and not relied on.
+    """See the module's docstring. `now` is monotonic seconds, `wall` is reply to others and not relied on.
 
     identity: unique to this process
     """
 
     def __init__(self, *, key: ObjectKey, identity: str, times: LeaseTimes) -> None:
-        assert not times.problems(), times
+        assert times.is_decreasing, times
         self.identity = identity
-        self.state = State.FOLLOWING
+        self.state = ClaimState.FOLLOWING
         self._key = key
         self._times = times
-        self._next = Verb.READ
+        self._next = LeaseVerb.READ
         self._lease: KubeObject | None = None
         self._seen: tuple[Any, ...] | None = None
         self._seen_at = _NEVER
@@ -117,13 +117,13 @@ class LeaseClaim:
 
     def request(self, now: float, wall: datetime) -> LeaseRequest | None:
         """What to ask now; None once this process has ended. `answer` must follow."""
-        if self.state is State.LEADING and not self.leads(now):
+        if self.state is ClaimState.LEADING and not self.leads(now):
             self._end()
-        if self.state is State.ENDED:
+        if self.state is ClaimState.ENDED:
             return None
         self._sent_at = now
-        if self._next is Verb.READ:
-            return LeaseRequest(verb=Verb.READ)
+        if self._next is LeaseVerb.READ:
+            return LeaseRequest(verb=LeaseVerb.READ)
         return LeaseRequest(verb=self._next, lease=self._mine(wall))
 
     def release(self, now: float, wall: datetime) -> LeaseRequest | None:
@@ -134,57 +134,57 @@ class LeaseClaim:
             return None
         spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._renew_time(wall)}
         lease["spec"] = _spec(lease) | spec
-        return LeaseRequest(verb=Verb.REPLACE, lease=lease)
+        return LeaseRequest(verb=LeaseVerb.REPLACE, lease=lease)
 
-    def answer(self, now: float, told: KubeObject | Failure) -> None:
+    def answer(self, now: float, reply: KubeObject | ClaimFailure) -> None:
         """Take the answer to the last request."""
-        if self.state is State.ENDED:
+        if self.state is ClaimState.ENDED:
             return
-        self._has_failed = told in (Failure.CONFLICT, Failure.UNKNOWN)
-        if isinstance(told, Failure):
-            self._take_failure(now, told)
-        elif self._next is Verb.READ:
-            self._take_read(now, told)
+        self._has_failed = reply in (ClaimFailure.CONFLICT, ClaimFailure.UNKNOWN)
+        if isinstance(reply, ClaimFailure):
+            self._take_failure(now, reply)
+        elif self._next is LeaseVerb.READ:
+            self._take_read(now, reply)
         else:
-            self._take_written(now, told)
+            self._take_written(now, reply)
 
     def wait_seconds(self, now: float, random: Random) -> float:
         """How long to wait before the next request."""
         period = self._times.retry_period_seconds * (0.8 + 0.2 * random.random())
         if self._has_failed:
             # A leader has only until its deadline.
-            return period / 4 if self.state is State.LEADING else period
-        if self.state is State.LEADING:
+            return period / 4 if self.state is ClaimState.LEADING else period
+        if self.state is ClaimState.LEADING:
             return period
-        if self._next is not Verb.READ:
+        if self._next is not LeaseVerb.READ:
             return 0.0
         return min(period, max(_SOON_SECONDS, self._free_at() - now))
 
     # -- taking answers ----------------------------------------------------------------
 
-    def _take_failure(self, now: float, failure: Failure) -> None:
-        if failure is Failure.CONFLICT:
-            self._next = Verb.READ
-        elif failure is Failure.ABSENT:
+    def _take_failure(self, now: float, failure: ClaimFailure) -> None:
+        if failure is ClaimFailure.CONFLICT:
+            self._next = LeaseVerb.READ
+        elif failure is ClaimFailure.ABSENT:
             self._take_absence(now)
-        elif self.state is State.FOLLOWING:
-            self._next = Verb.READ
+        elif self.state is ClaimState.FOLLOWING:
+            self._next = LeaseVerb.READ
 
     def _take_absence(self, now: float) -> None:
-        if self.state is State.LEADING:
+        if self.state is ClaimState.LEADING:
             # Somebody has deleted it; another may make one and lead at once.
             self._end()
             return
         if self._seen is None:
             self._seen_at = _NEVER
-            self._next = Verb.CREATE
+            self._next = LeaseVerb.CREATE
             self._lease = None
             return
         if self._lease is not None:
             # Its holder may not know yet.
             self._lease = None
             self._seen_at = now
-        self._next = Verb.CREATE if now >= self._free_at() else Verb.READ
+        self._next = LeaseVerb.CREATE if now >= self._free_at() else LeaseVerb.READ
 
     def _take_read(self, now: float, lease: KubeObject) -> None:
         self._lease = lease
@@ -193,26 +193,26 @@ class LeaseClaim:
             self._seen, self._seen_at = seen, now
         if self.holder == self.identity:
             # A write whose answer was lost.
-            self._next = Verb.REPLACE
-        elif self.state is State.LEADING:
+            self._next = LeaseVerb.REPLACE
+        elif self.state is ClaimState.LEADING:
             self._end()
         elif now >= self._free_at():
-            self._next = Verb.REPLACE
+            self._next = LeaseVerb.REPLACE
 
     def _take_written(self, now: float, lease: KubeObject) -> None:
         self._lease = lease
-        self._next = Verb.REPLACE
+        self._next = LeaseVerb.REPLACE
         deadline = self._sent_at + self._times.renew_deadline_seconds
         if now < deadline:
             # In this order, or another thread could see a leader whose time is up.
             self._deadline = deadline
-            self.state = State.LEADING
-        elif self.state is State.FOLLOWING:
+            self.state = ClaimState.LEADING
+        elif self.state is ClaimState.FOLLOWING:
             # It took so long that others may have taken over since.
-            self._next = Verb.READ
+            self._next = LeaseVerb.READ
 
     def _end(self) -> None:
-        self.state, self._deadline = State.ENDED, _NEVER
+        self.state, self._deadline = ClaimState.ENDED, _NEVER
 
     # -- the lease ---------------------------------------------------------------------
 
@@ -220,8 +220,8 @@ class LeaseClaim:
         """When this candidate may take the lease over."""
         if self._lease is not None and not self.holder:
             return _NEVER
-        told = _spec(self._lease).get("leaseDurationSeconds") or 0
-        return self._seen_at + max(self._times.duration_seconds, float(told))
+        reply = _spec(self._lease).get("leaseDurationSeconds") or 0
+        return self._seen_at + max(self._times.duration_seconds, float(reply))
 
     def _mine(self, wall: datetime) -> KubeObject:
         lease = copy.deepcopy(self._lease) or {

@@ -10,12 +10,17 @@ taken once.
 
 A list asks for the latest state, never for a cached one: the cache would go back in time.
 
+An object that cannot be read, for whatever reason, is passed over, so that it never keeps out another: the
+cache does not hold it, its key is delivered, and `warn` is called with it.
+
 Invariants (asserted by `tests/operator/kube/test_reflector.py`):
 - whatever is dropped, broken off, answered with 410 or told twice, the cache becomes the API server's
   state once that answers, and every key whose object came, changed or went has been told after it did;
 - an object in the cache never goes back to an older version (but for an API server that did);
 - failures in a row are at most ten a minute; a broken watch that had lived goes on at once;
-- `has_synced` never becomes true before the first list is in the cache and its keys are told.
+- `has_synced` never becomes true before the first list is in the cache and its keys are told;
+- an object that cannot be read delays no other object, and `num_unreadable` counts it while it is there;
+- `trouble` says so while the cache is not filled, or has not been brought up to date for 90 s of failures.
 """
 
 from __future__ import annotations
@@ -29,7 +34,8 @@ from taper_operator.kube.backoff import Backoff
 from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import WATCH_SECONDS, ApiServer
 from taper_operator.kube.errors import ApiError, Gone, ResourceNotServed, Unreachable
-from taper_operator.kube.resource import ObjectKey, Resource, key_of
+from taper_operator.kube.json_field import text_at
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.kube.watch import Watch, WatchEvent
 
 log = logging.getLogger(__name__)
@@ -37,6 +43,8 @@ log = logging.getLogger(__name__)
 BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0, jitter=0.5)
 # A watch that lived this long was no failure.
 _LIVED_SECONDS = 30.0
+# A watch that came back may be silent until its next bookmark, which comes every minute.
+_STALE_SECONDS = 90.0
 # Watches that began together do not end together.
 _JITTER_SECONDS = 30
 
@@ -46,6 +54,7 @@ class Reflector:
 
     namespace: empty for all. Several reflectors, each with a namespace of its own, may share a cache
     deliver: is given the keys to reconcile; it must not wait
+    warn: is given an object that cannot be read, and why not, once until the next list
     is_optional: a kind that is not served is as good as one without objects
     clock: monotonic seconds
     """
@@ -62,6 +71,7 @@ class Reflector:
         namespace: str = "",
         label_selector: str = "",
         is_optional: bool = False,
+        warn: Callable[[KubeObject, Exception], None] = lambda obj, error: None,
         backoff: Backoff = BACKOFF,
     ) -> None:
         self.resource = resource
@@ -75,10 +85,13 @@ class Reflector:
         self._random = random
         self._label_selector = label_selector
         self._is_optional = is_optional
+        self._warn = warn
         self._backoff = backoff
         self._failures = 0
         self._resource_version = 0  # 0: to be listed
         self._has_synced = False
+        self._failing_since: float | None = None
+        self._unreadable: set[ObjectKey] = set()
         self._is_served = True
         self._stopped = threading.Event()
         self._watch: Watch | None = None
@@ -92,6 +105,21 @@ class Reflector:
     def is_served(self) -> bool:
         """Whether the API server knew the kind when it was last asked."""
         return self._is_served
+
+    @property
+    def num_unreadable(self) -> int:
+        """Objects that are there but cannot be read, as far as is known."""
+        return len(self._unreadable)
+
+    @property
+    def trouble(self) -> str:
+        """Why the cache is not what the API server has; empty while nothing is known against it."""
+        if not self._has_synced:
+            return "not synced"
+        since = self._failing_since
+        if since is not None and self._clock() - since > _STALE_SECONDS:
+            return f"out of date for {self._clock() - since:.0f} s"
+        return ""
 
     def run(self) -> None:
         """Reflect until `stop`, from whichever thread."""
@@ -108,7 +136,7 @@ class Reflector:
     def step(self) -> float:
         """List if need be, and watch until that ends; returns the seconds to wait before the next step."""
         began = self._clock()
-        error: ApiError | None = None
+        error: Exception | None = None
         try:
             if not self._resource_version:
                 self._list()
@@ -116,10 +144,12 @@ class Reflector:
         except ApiError as caught:
             error = caught
             self._note(caught)
-        except Exception:
-            # The event comes again, since what has been taken ends before it.
+        except Exception as caught:
+            error = caught
             log.exception("%s: the reflector failed", self)
-        return self._wait_seconds(self._clock() - began, error)
+        lived_seconds = self._clock() - began
+        self._note_freshness(lived_seconds, error)
+        return self._wait_seconds(lived_seconds, error if isinstance(error, ApiError) else None)
 
     def _list(self) -> None:
         self.num_lists += 1
@@ -127,9 +157,28 @@ class Reflector:
             self.resource, namespace=self.namespace, label_selector=self._label_selector
         )
         self._is_served = True
-        self._tell(self.cache.replace(listed.items, namespace=self.namespace))
+        self._deliver_keys(self._replaced(listed.items))
         self._resource_version = int(listed.resource_version)
         self._has_synced = True
+        self._failing_since = None
+
+    def _replaced(self, objects: list[KubeObject]) -> set[ObjectKey]:
+        """The keys of what has changed in the cache, which now has these objects."""
+        self._unreadable.clear()
+        try:
+            return self.cache.replace(objects, namespace=self.namespace)
+        except Exception:
+            # One of them cannot be read.
+            readable = [obj for obj in objects if self._can_read(obj)]
+        return self.cache.replace(readable, namespace=self.namespace)
+
+    def _can_read(self, obj: KubeObject) -> bool:
+        try:
+            self.cache.check(obj)
+        except Exception as error:
+            self._pass_over(obj, error)
+            return False
+        return True
 
     def _follow(self) -> None:
         self.num_watches += 1
@@ -149,20 +198,45 @@ class Reflector:
         self._watch = None
 
     def _take(self, event: WatchEvent) -> None:
-        version = int(event.object["metadata"]["resourceVersion"])
+        try:
+            version = int(event.object["metadata"]["resourceVersion"])
+        except Exception as error:
+            # A later event or bookmark says how far the watch has come.
+            self._pass_over(event.object, error)
+            return
         if event.type == "BOOKMARK":
             if version < self._resource_version:
                 raise Gone(f"the API server went back from {self._resource_version} to {version}")
         elif version <= self._resource_version:
             return
-        elif event.type == "DELETED":
-            self._tell(self.cache.remove(key_of(event.object)))
         else:
-            self._tell(self.cache.put(event.object))
-        # Only once it is taken: what fails comes again.
+            self._store(event)
+        # Only once its key is delivered: what fails comes again.
         self._resource_version = version
+        self._failing_since = None
 
-    def _tell(self, keys: Iterable[ObjectKey]) -> None:
+    def _store(self, event: WatchEvent) -> None:
+        try:
+            key = key_of(event.object)
+            is_deleted = event.type == "DELETED"
+            changed = self.cache.remove(key) if is_deleted else self.cache.put(event.object)
+        except Exception as error:
+            self._pass_over(event.object, error)
+            return
+        self._unreadable.discard(key)
+        self._deliver_keys(changed)
+
+    def _pass_over(self, obj: KubeObject, error: Exception) -> None:
+        """Go on without an object: as far as the cache knows it is not there."""
+        key = _key_in(obj)
+        self._deliver_keys(self.cache.remove(key))
+        if key in self._unreadable:
+            return
+        self._unreadable.add(key)
+        log.error("%s: %s cannot be read and is passed over", self, key, exc_info=error)
+        self._warn(obj, error)
+
+    def _deliver_keys(self, keys: Iterable[ObjectKey]) -> None:
         for key in sorted(keys):
             self._deliver(key)
 
@@ -172,10 +246,17 @@ class Reflector:
         elif isinstance(error, ResourceNotServed):
             self._resource_version = 0
             self._is_served = False
-            self._tell(self.cache.replace((), namespace=self.namespace))
+            self._deliver_keys(self._replaced([]))
             self._has_synced = self._has_synced or self._is_optional
         if self._failures == 0 and not _is_held_back(error):
             log.warning("%s: %s", self, error)
+
+    def _note_freshness(self, lived_seconds: float, error: Exception | None) -> None:
+        is_absent = self._is_optional and isinstance(error, ResourceNotServed)
+        if is_absent or (error is None and lived_seconds >= _LIVED_SECONDS):
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = self._clock()
 
     def _wait_seconds(self, lived_seconds: float, error: ApiError | None) -> float:
         asked = (error.retry_after_seconds if error is not None else None) or 0.0
@@ -189,6 +270,11 @@ class Reflector:
 
     def __str__(self) -> str:
         return f"{self.resource} of {self.namespace or 'all namespaces'}"
+
+
+def _key_in(obj: KubeObject) -> ObjectKey:
+    """The key of an object that may be anything, empty where it has none."""
+    return ObjectKey(text_at(obj, "metadata", "namespace"), text_at(obj, "metadata", "name"))
 
 
 def _is_held_back(error: ApiError | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import urllib3
 
 from taper_operator.kube.errors import Unreachable, error_from_status
+from taper_operator.kube.json_decoder import decoded
 from taper_operator.kube.resource import KubeObject
 
 _READ_BYTES = 65_536
@@ -92,8 +92,8 @@ class Watch:
 
 def _event(line: bytes) -> WatchEvent:
     try:
-        told = json.loads(line)
-        event = WatchEvent(told["type"], told["object"])
+        content = decoded(line)
+        event = WatchEvent(content["type"], content["object"])
     except (ValueError, KeyError, TypeError) as error:
         raise Unreachable(f"the watch told no event: {line[:200]!r}") from error
     if event.type == "ERROR":

@@ -9,7 +9,7 @@ Invariants (asserted by `tests/operator/kube/test_work_queue.py`):
 - after every add the key is handled at least once, beginning after the add;
 - a key waits at most once, however often it was added; keys are taken in the order in which they came;
 - a delayed key is never taken early, and of several delays the shortest counts;
-- between two times that a key is handled are `rest_seconds` at least.
+- between two times that a key is handled are `cooldown_seconds` at least.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class WorkQueue(Generic[K]):
         clock: Callable[[], float],
         random: Random,
         backoff: Backoff = BACKOFF,
-        rest_seconds: float = 0.0,
+        cooldown_seconds: float = 0.0,
     ) -> None:
         self._clock = clock
         self._random = random
         self._backoff = backoff
-        self._rest_seconds = rest_seconds
+        self._cooldown_seconds = cooldown_seconds
         self._changed = threading.Condition()
         self._ready: deque[K] = deque()
         self._waiting: dict[K, float] = {}  # key -> since when, whether in _ready or held back by _handled
         self._handled: dict[K, float] = {}  # key -> since when
-        self._rests_until: dict[K, float] = {}  # in the order of time
+        self._cooldown_until: dict[K, float] = {}  # in the order of time
         self._due_at: dict[K, float] = {}
         self._delayed: list[tuple[float, int, K]] = []  # a heap; entries that _due_at contradicts are void
         self._sequence = 0
@@ -106,8 +106,8 @@ class WorkQueue(Generic[K]):
         """The key is no longer handled. What was added meanwhile is ready when it has rested."""
         with self._changed:
             del self._handled[key]
-            if self._rest_seconds > 0:
-                self._rest(key, self._clock() + self._rest_seconds)
+            if self._cooldown_seconds > 0:
+                self._rest(key, self._clock() + self._cooldown_seconds)
             elif key in self._waiting:
                 self._ready.append(key)
             self._changed.notify_all()
@@ -141,8 +141,8 @@ class WorkQueue(Generic[K]):
     def _add(self, key: K) -> None:
         if self._is_shut_down or key in self._waiting:
             return
-        if key in self._rests_until:
-            self._delay(key, self._rests_until[key])
+        if key in self._cooldown_until:
+            self._delay(key, self._cooldown_until[key])
             return
         self.num_adds += 1
         self._waiting[key] = self._clock()
@@ -151,8 +151,8 @@ class WorkQueue(Generic[K]):
         self._changed.notify()
 
     def _rest(self, key: K, until: float) -> None:
-        self._rests_until.pop(key, None)
-        self._rests_until[key] = until
+        self._cooldown_until.pop(key, None)
+        self._cooldown_until[key] = until
         if self._waiting.pop(key, None) is not None:
             self._delay(key, until)
 
@@ -175,8 +175,8 @@ class WorkQueue(Generic[K]):
 
     def _wake_due(self) -> None:
         now = self._clock()
-        while self._rests_until and (first := next(iter(self._rests_until.items())))[1] <= now:
-            del self._rests_until[first[0]]
+        while self._cooldown_until and (first := next(iter(self._cooldown_until.items())))[1] <= now:
+            del self._cooldown_until[first[0]]
         while self._delayed and self._delayed[0][0] <= now:
             due_at, _, key = heapq.heappop(self._delayed)
             if self._due_at.get(key) == due_at:

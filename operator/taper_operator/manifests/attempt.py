@@ -30,12 +30,12 @@ from taper_operator.manifests.ray_job import ray_job
 from taper_operator.manifests.service_account import service_account
 from taper_operator.settings.pod_policy import PodPolicy
 
-MadeObject = tuple[Resource, KubeObject]
+OwnedObject = tuple[Resource, KubeObject]
 
 
 def shared_objects(
     job: RLHFJob, identity: JobIdentity, policy: PodPolicy, *, has_pod_monitors: bool
-) -> Iterator[MadeObject]:
+) -> Iterator[OwnedObject]:
     """What all attempts share; kept as it should be while one is active."""
     yield SERVICE_ACCOUNTS, with_digest(service_account(identity))
     yield NETWORK_POLICIES, with_digest(network_policy(job, identity, policy))
@@ -45,7 +45,7 @@ def shared_objects(
 
 def attempt_objects(
     job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy
-) -> Iterator[MadeObject]:
+) -> Iterator[OwnedObject]:
     """What is made once for an attempt, and never changed."""
     claim = checkpoints_claim(job, identity)
     if claim is not None:

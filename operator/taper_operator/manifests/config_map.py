@@ -15,7 +15,7 @@ from taper_operator.settings.pod_policy import PodPolicy
 
 def config_map(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
     """It cannot be changed: pods of one attempt that start at different times read the same."""
-    trusted = {REPORT_CA_FILE: policy.report_ca} if policy.report_url else {}
+    trusted = {REPORT_CA_FILE: policy.report_ca.text} if policy.report_url else {}
     return {
         "apiVersion": CONFIG_MAPS.api_version,
         "kind": CONFIG_MAPS.kind,

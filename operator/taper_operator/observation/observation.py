@@ -75,12 +75,12 @@ class Observation:
         """The pods of an attempt."""
         return tuple(pod for pod in self.pod_states if pod.attempt == number)
 
-    def traces_of(self, number: int) -> tuple[PodState, ...]:
+    def present_and_departed_pods_of(self, number: int) -> tuple[PodState, ...]:
         """The pods of an attempt, also those that have gone, which may say why."""
         own = (
             pod for pod in self.departed_pods if text_at(pod, "metadata", "labels", JOB_UID_LABEL) == self.uid
         )
-        departed = (replace(pod_state(pod), is_going=True) for pod in own)
+        departed = (replace(pod_state(pod), is_terminating=True) for pod in own)
         return (*self.pods_of(number), *(pod for pod in departed if pod.attempt == number))
 
     def found(self, resource: Resource, name: str) -> KubeObject | None:

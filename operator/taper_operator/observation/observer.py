@@ -29,7 +29,7 @@ from taper_operator.manifests.names import JOB_LABEL
 from taper_operator.observation.kuberay_support import NAME, kuberay_of
 from taper_operator.observation.observation import KubeRay, Observation
 
-MADE_KINDS = (CONFIG_MAPS, SERVICE_ACCOUNTS, NETWORK_POLICIES, POD_MONITORS)
+OWNED_KINDS = (CONFIG_MAPS, SERVICE_ACCOUNTS, NETWORK_POLICIES, POD_MONITORS)
 # A definition is megabytes, and changes when KubeRay is installed anew.
 _DEFINITION_SECONDS = 600.0
 _MISSING_SECONDS = 15.0
@@ -58,10 +58,10 @@ class Observer:
         self._kuberay: KubeRay = "missing"
         self._kuberay_until = float("-inf")
 
-    def seen(self, key: ObjectKey) -> Observation | None:
+    def cached(self, key: ObjectKey) -> Observation | None:
         """The job as the caches have it, None if there is none."""
         resource = self._caches[RLHF_JOBS].get(key)
-        return None if resource is None else self._observation(resource, self._cached)
+        return None if resource is None else self._observation(resource, self._from_cache)
 
     def fresh(self, key: ObjectKey) -> Observation | None:
         """The job, and what runs of it, as the API server has them now. Raises ApiError."""
@@ -69,7 +69,7 @@ class Observer:
             resource = self._reader.get(RLHF_JOBS, key)
         except NotFound:
             return None
-        return self._observation(resource, self._listed)
+        return self._observation(resource, self._from_api_server)
 
     def _observation(
         self, resource: KubeObject, find: Callable[[Resource, str, str], list[KubeObject]]
@@ -81,15 +81,17 @@ class Observer:
             ray_clusters=tuple(find(RAY_CLUSTERS, namespace, name)),
             pods=tuple(find(PODS, namespace, name)),
             departed_pods=tuple(self._caches[PODS].departed(JOB_LABEL, name, namespace=namespace)),
-            made=tuple((kind, obj) for kind in MADE_KINDS for obj in self._cached(kind, namespace, name)),
+            made=tuple(
+                (kind, obj) for kind in OWNED_KINDS for obj in self._from_cache(kind, namespace, name)
+            ),
             kuberay=self._kuberay_now(),
             has_pod_monitors=self._is_served(POD_MONITORS),
         )
 
-    def _cached(self, kind: Resource, namespace: str, name: str) -> list[KubeObject]:
+    def _from_cache(self, kind: Resource, namespace: str, name: str) -> list[KubeObject]:
         return self._caches[kind].labelled(JOB_LABEL, name, namespace=namespace)
 
-    def _listed(self, kind: Resource, namespace: str, name: str) -> list[KubeObject]:
+    def _from_api_server(self, kind: Resource, namespace: str, name: str) -> list[KubeObject]:
         if not self._is_served(kind):
             return []
         return self._reader.list(kind, namespace=namespace, label_selector=f"{JOB_LABEL}={name}").items
@@ -100,12 +102,12 @@ class Observer:
                 self._kuberay_until = float("-inf")
                 return "missing"
             if self._clock() >= self._kuberay_until:
-                self._kuberay = self._asked()
+                self._kuberay = self._installed_kuberay()
                 is_good = self._kuberay == "served"
                 self._kuberay_until = self._clock() + (_DEFINITION_SECONDS if is_good else _MISSING_SECONDS)
             return self._kuberay
 
-    def _asked(self) -> KubeRay:
+    def _installed_kuberay(self) -> KubeRay:
         try:
             return kuberay_of(self._reader.get(DEFINITIONS, ObjectKey("", NAME)))
         except ApiError:

@@ -38,7 +38,7 @@ class PodState:
     attempt: int
     is_head: bool
     is_ready: bool
-    is_going: bool
+    is_terminating: bool
     is_out_of_memory: bool
     cluster_reason: str
     cluster_message: str
@@ -53,7 +53,7 @@ def pod_state(pod: KubeObject) -> PodState:
         attempt=int(number) if number.isascii() and number.isdecimal() else 0,
         is_head=text_at(pod, "metadata", "labels", ROLE_LABEL) == HEAD_ROLE,
         is_ready=is_condition_true(pod, "Ready", "status", "conditions") is True,
-        is_going=field_at(pod, "metadata", "deletionTimestamp") is not None,
+        is_terminating=field_at(pod, "metadata", "deletionTimestamp") is not None,
         is_out_of_memory=_is_out_of_memory(pod),
         cluster_reason=reason,
         cluster_message=message,

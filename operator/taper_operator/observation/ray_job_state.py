@@ -30,7 +30,7 @@ class RayJobState:
     name: str
     uid: str
     attempt: int
-    is_going: bool
+    is_terminating: bool
     is_suspended: bool
     deployment_status: str
     job_status: str
@@ -89,7 +89,7 @@ def ray_job_state(obj: KubeObject) -> RayJobState:
         name=text_at(obj, "metadata", "name"),
         uid=text_at(obj, "metadata", "uid"),
         attempt=int(number) if number.isascii() and number.isdecimal() else 0,
-        is_going=field_at(obj, "metadata", "deletionTimestamp") is not None,
+        is_terminating=field_at(obj, "metadata", "deletionTimestamp") is not None,
         is_suspended=field_at(obj, "spec", "suspend") is True,
         deployment_status=text_at(obj, "status", "jobDeploymentStatus"),
         job_status=text_at(obj, "status", "jobStatus"),

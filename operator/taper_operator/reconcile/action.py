@@ -39,8 +39,8 @@ Action = Create | Apply | Delete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Happening:
-    """A transition, to be told in an event. occasion: what tells it from others of its reason"""
+class JobEvent:
+    """A transition, recorded as a Kubernetes event. occasion: distinguishes it from others of its reason"""
 
     kind: EventType
     reason: str

@@ -62,7 +62,7 @@ def with_new_attempt(status: RLHFJobStatus, ray_job: str, now: datetime) -> RLHF
     )
 
 
-def with_news(
+def with_observed_state(
     status: RLHFJobStatus,
     attempt: Attempt,
     ray_job: RayJobState | None,
@@ -75,17 +75,17 @@ def with_news(
     if ray_job is not None and ray_job.ray_cluster and len(ray_job.ray_cluster) <= 63:
         news["ray_cluster"] = ray_job.ray_cluster
     if progress is not None and progress.attempt == attempt.number:
-        news |= _steps_told(progress)
+        news |= _reported_steps(progress)
     disruption = attempt.disruption or disruption_seen(ray_job, pods, timestamp(now))
     if disruption is not None:
         news["disruption"] = disruption
     return _with(status, attempt.model_copy(update=news))
 
 
-def _steps_told(progress: Progress) -> dict[str, int]:
+def _reported_steps(progress: Progress) -> dict[str, int]:
     """What an attempt says of checkpoints itself."""
-    told = {"first_step": progress.first_step, "last_checkpoint_step": progress.last_checkpoint_step or None}
-    return {name: step for name, step in told.items() if step is not None}
+    steps = {"first_step": progress.first_step, "last_checkpoint_step": progress.last_checkpoint_step or None}
+    return {name: step for name, step in steps.items() if step is not None}
 
 
 def with_end(status: RLHFJobStatus, attempt: Attempt, end: Verdict, now: datetime) -> RLHFJobStatus:

@@ -29,8 +29,8 @@ _KUBERAY_PROBLEMS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class Said(NamedTuple):
-    """What is said of a condition now."""
+class ConditionValue(NamedTuple):
+    """The value of a condition now."""
 
     holds: bool
     reason: str
@@ -46,32 +46,34 @@ class Finish(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ConditionInputs:
     """What the conditions are read off.
 
     refusal: why nothing may be made for the job, None if it may
     ray_job: of the active attempt
-    has_remains: whether pods, RayJobs or RayClusters of ended attempts are still there
+    has_leftovers: whether pods, RayJobs or RayClusters of ended attempts are still there
     finish: None while the job goes on, and for a job whose end is in its status already
     """
 
     status: RLHFJobStatus
     kuberay: KubeRay
     is_suspended: bool
-    has_remains: bool
+    has_leftovers: bool
     is_queueing: bool
     ray_job: RayJobState | None
     refusal: tuple[str, str] | None = None
     finish: Finish | None = None
 
 
-def conditions(standing: Standing, generation: int, now: str) -> tuple[Condition, ...]:
+def conditions(inputs: ConditionInputs, generation: int, now: str) -> tuple[Condition, ...]:
     """All conditions of the job."""
-    before = {condition.type: condition for condition in standing.status.conditions}
-    said = {kind: what for kind, what in _said(standing) if kind not in _lasting(before)}
-    kept = [condition for kind, condition in before.items() if kind not in said]
-    told = [_condition(kind, what, before.get(kind), generation, now) for kind, what in said.items()]
-    return tuple(sorted([*kept, *told], key=lambda condition: condition.type))
+    before = {condition.type: condition for condition in inputs.status.conditions}
+    current = {
+        kind: value for kind, value in _current_values(inputs) if kind not in _final_conditions(before)
+    }
+    kept = [condition for kind, condition in before.items() if kind not in current]
+    updated = [_condition(kind, value, before.get(kind), generation, now) for kind, value in current.items()]
+    return tuple(sorted([*kept, *updated], key=lambda condition: condition.type))
 
 
 def holds(status: RLHFJobStatus, kind: str) -> bool:
@@ -93,96 +95,100 @@ def _is_queued(status: RLHFJobStatus) -> bool:
     return any(c.type == "Admitted" and c.reason == "Queued" for c in status.conditions)
 
 
-def _lasting(before: Mapping[str, Condition]) -> tuple[str, ...]:
+def _final_conditions(before: Mapping[str, Condition]) -> tuple[str, ...]:
     """How a job has ended does not change any more."""
     ended = any(before[kind].status == "True" for kind in ("Complete", "Failed") if kind in before)
     return ("Complete", "Failed") if ended else ()
 
 
-def _condition(kind: str, what: Said, before: Condition | None, generation: int, now: str) -> Condition:
-    status: Literal["True", "False"] = "True" if what.holds else "False"
+def _condition(
+    kind: str, value: ConditionValue, before: Condition | None, generation: int, now: str
+) -> Condition:
+    status: Literal["True", "False"] = "True" if value.holds else "False"
     since = before.last_transition_time if before is not None and before.status == status else now
     return Condition(
         type=kind,
         status=status,
         observed_generation=generation,
         last_transition_time=since,
-        reason=what.reason,
-        message=what.message[:_MAX_MESSAGE_CHARACTERS],
+        reason=value.reason,
+        message=value.message[:_MAX_MESSAGE_CHARACTERS],
     )
 
 
-def _said(standing: Standing) -> Iterator[tuple[str, Said]]:
-    yield "Validated", _validated(standing)
-    yield "Admitted", _admitted(standing)
-    yield "ClusterReady", _cluster_ready(standing)
-    yield "Running", _running(standing)
-    yield "Degraded", _degraded(standing)
-    yield "Suspended", _suspended(standing)
-    finish = standing.finish
-    ongoing = Said(False, "NotFinished")
+def _current_values(inputs: ConditionInputs) -> Iterator[tuple[str, ConditionValue]]:
+    yield "Validated", _validated(inputs)
+    yield "Admitted", _admitted(inputs)
+    yield "ClusterReady", _cluster_ready(inputs)
+    yield "Running", _running(inputs)
+    yield "Degraded", _degraded(inputs)
+    yield "Suspended", _suspended(inputs)
+    finish = inputs.finish
+    ongoing = ConditionValue(False, "NotFinished")
     yield (
         "Complete",
-        Said(True, finish.reason, finish.message) if finish and finish.has_succeeded else ongoing,
+        ConditionValue(True, finish.reason, finish.message) if finish and finish.has_succeeded else ongoing,
     )
     yield (
         "Failed",
-        Said(True, finish.reason, finish.message) if finish and not finish.has_succeeded else ongoing,
+        ConditionValue(True, finish.reason, finish.message)
+        if finish and not finish.has_succeeded
+        else ongoing,
     )
 
 
-def _validated(standing: Standing) -> Said:
-    if standing.refusal is not None:
-        return Said(False, *standing.refusal)
-    return Said(True, "Valid")
+def _validated(inputs: ConditionInputs) -> ConditionValue:
+    if inputs.refusal is not None:
+        return ConditionValue(False, *inputs.refusal)
+    return ConditionValue(True, "Valid")
 
 
-def _admitted(standing: Standing) -> Said:
-    if active_attempt(standing.status) is None:
-        return Said(False, "NoAttempt")
-    if standing.ray_job is None:
-        return Said(False, "NotCreated", "the RayJob is yet to be made")
-    if standing.ray_job.is_suspended:
-        return Said(False, "Queued", "the RayJob is suspended until Kueue admits it")
-    return Said(True, "Admitted" if standing.is_queueing else "NotQueued")
+def _admitted(inputs: ConditionInputs) -> ConditionValue:
+    if active_attempt(inputs.status) is None:
+        return ConditionValue(False, "NoAttempt")
+    if inputs.ray_job is None:
+        return ConditionValue(False, "NotCreated", "the RayJob is yet to be made")
+    if inputs.ray_job.is_suspended:
+        return ConditionValue(False, "Queued", "the RayJob is suspended until Kueue admits it")
+    return ConditionValue(True, "Admitted" if inputs.is_queueing else "NotQueued")
 
 
-def _cluster_ready(standing: Standing) -> Said:
-    if standing.kuberay != "served":
-        return Said(False, *_KUBERAY_PROBLEMS[standing.kuberay])
-    if standing.ray_job is None:
-        waits = "WaitingForPods" if standing.has_remains else "NoCluster"
-        return Said(False, waits)
-    if standing.ray_job.has_all_pods:
-        return Said(True, "AllPodsReady")
-    return Said(False, "PodsNotReady", _counts(standing.ray_job))
+def _cluster_ready(inputs: ConditionInputs) -> ConditionValue:
+    if inputs.kuberay != "served":
+        return ConditionValue(False, *_KUBERAY_PROBLEMS[inputs.kuberay])
+    if inputs.ray_job is None:
+        waits = "WaitingForPods" if inputs.has_leftovers else "NoCluster"
+        return ConditionValue(False, waits)
+    if inputs.ray_job.has_all_pods:
+        return ConditionValue(True, "AllPodsReady")
+    return ConditionValue(False, "PodsNotReady", _counts(inputs.ray_job))
 
 
-def _running(standing: Standing) -> Said:
-    if standing.ray_job is not None and standing.ray_job.is_running:
-        return Said(True, "JobRunning")
-    return Said(False, "NotRunning")
+def _running(inputs: ConditionInputs) -> ConditionValue:
+    if inputs.ray_job is not None and inputs.ray_job.is_running:
+        return ConditionValue(True, "JobRunning")
+    return ConditionValue(False, "NotRunning")
 
 
-def _degraded(standing: Standing) -> Said:
-    ray_job, attempt = standing.ray_job, active_attempt(standing.status)
+def _degraded(inputs: ConditionInputs) -> ConditionValue:
+    ray_job, attempt = inputs.ray_job, active_attempt(inputs.status)
     if ray_job is None or not ray_job.is_running:
-        return Said(False, "NotRunning")
+        return ConditionValue(False, "NotRunning")
     if attempt is not None and attempt.disruption is not None:
-        return Said(True, attempt.disruption.reason, attempt.disruption.message)
+        return ConditionValue(True, attempt.disruption.reason, attempt.disruption.message)
     if ray_job.is_head_ready is False:
-        return Said(True, "HeadNotReady")
+        return ConditionValue(True, "HeadNotReady")
     if ray_job.ready_workers < ray_job.desired_workers:
-        return Said(True, "PodsMissing", _counts(ray_job))
-    return Said(False, "AsDesired")
+        return ConditionValue(True, "PodsMissing", _counts(ray_job))
+    return ConditionValue(False, "AsDesired")
 
 
-def _suspended(standing: Standing) -> Said:
-    if not standing.is_suspended:
-        return Said(False, "NotSuspended")
-    if standing.has_remains:
-        return Said(False, "Suspending", "pods are still there")
-    return Said(True, "Suspended", "spec.suspend is true")
+def _suspended(inputs: ConditionInputs) -> ConditionValue:
+    if not inputs.is_suspended:
+        return ConditionValue(False, "NotSuspended")
+    if inputs.has_leftovers:
+        return ConditionValue(False, "Suspending", "pods are still there")
+    return ConditionValue(True, "Suspended", "spec.suspend is true")
 
 
 def _counts(ray_job: RayJobState) -> str:
@@ -194,6 +200,8 @@ def refused_conditions(
 ) -> tuple[Condition, ...]:
     """The conditions of a job that cannot be read: all but Validated are as they were."""
     before = {condition.type: condition for condition in status.conditions}
-    told = _condition("Validated", Said(False, reason, message), before.get("Validated"), generation, now)
-    before["Validated"] = told
+    updated = _condition(
+        "Validated", ConditionValue(False, reason, message), before.get("Validated"), generation, now
+    )
+    before["Validated"] = updated
     return tuple(sorted(before.values(), key=lambda condition: condition.type))

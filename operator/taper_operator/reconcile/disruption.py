@@ -35,8 +35,8 @@ def disruption_seen(ray_job: RayJobState | None, pods: Sequence[PodState], now: 
     if ray_job.reason == HEAD_UNREACHABLE:
         return _disruption("HeadLost", "the head could not be reached any more", now)
     # Pods go by themselves once their job has ended, is suspended or is deleted.
-    is_going = ray_job.has_failed or ray_job.is_suspended or ray_job.is_going
-    if not is_going and any(pod.is_going for pod in heads):
+    is_terminating = ray_job.has_failed or ray_job.is_suspended or ray_job.is_terminating
+    if not is_terminating and any(pod.is_terminating for pod in heads):
         return _disruption("HeadDeleted", f"{heads[0].name} was deleted", now)
     return None
 

@@ -21,7 +21,7 @@ from taper_operator.kube.event import make_event, record_event
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reconcile.action import Action, Apply, Create, Delete
-from taper_operator.reconcile.plan import Plan
+from taper_operator.reconcile.plan import JobPlan
 
 
 class Executor:
@@ -32,7 +32,7 @@ class Executor:
         self._instance = instance
         self._clock = clock
 
-    def execute(self, plan: Plan, resource: KubeObject) -> None:
+    def execute(self, plan: JobPlan, resource: KubeObject) -> None:
         """Carry out a plan for a job as it was seen. Raises ApiError: Conflict if it has changed."""
         if plan.status is not None:
             self._writer.apply_status(RLHF_JOBS, _with_status(resource, plan.status))
@@ -40,19 +40,19 @@ class Executor:
             for action in plan.actions:
                 self._do(action)
         except ApiError:
-            self._tell(plan, resource)
+            self._record_events(plan, resource)
             raise
-        self._tell(plan, resource)
+        self._record_events(plan, resource)
 
-    def _tell(self, plan: Plan, resource: KubeObject) -> None:
-        for happening in plan.events:
+    def _record_events(self, plan: JobPlan, resource: KubeObject) -> None:
+        for job_event in plan.events:
             event = make_event(
                 resource,
-                kind=happening.kind,
-                reason=happening.reason,
-                action=happening.action,
-                note=happening.note,
-                occasion=happening.occasion,
+                kind=job_event.kind,
+                reason=job_event.reason,
+                action=job_event.action,
+                note=job_event.note,
+                occasion=job_event.occasion,
                 instance=self._instance,
                 at=self._clock(),
             )

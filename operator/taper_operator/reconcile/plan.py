@@ -30,11 +30,23 @@ from taper_operator.kube.json_field import field_at
 from taper_operator.kube.timestamp import seconds_between, seconds_until, timestamp
 from taper_operator.manifests.names import identity_of
 from taper_operator.observation.observation import Observation
-from taper_operator.reconcile.action import Action, Happening
-from taper_operator.reconcile.attempt_history import active_attempt, with_end, with_new_attempt, with_news
-from taper_operator.reconcile.conditions import Finish, Standing, conditions, holds, phase, refused_conditions
-from taper_operator.reconcile.plan_actions import Scene, actions_for
-from taper_operator.reconcile.transitions import happenings
+from taper_operator.reconcile.action import Action, JobEvent
+from taper_operator.reconcile.attempt_history import (
+    active_attempt,
+    with_end,
+    with_new_attempt,
+    with_observed_state,
+)
+from taper_operator.reconcile.conditions import (
+    ConditionInputs,
+    Finish,
+    conditions,
+    holds,
+    phase,
+    refused_conditions,
+)
+from taper_operator.reconcile.plan_actions import PlanContext, actions_for
+from taper_operator.reconcile.transitions import job_events
 from taper_operator.reconcile.verdict import DISRUPTION_GRACE_SECONDS, Verdict, deadline_verdict, verdict
 from taper_operator.settings.pod_policy import PodPolicy
 
@@ -46,24 +58,24 @@ _MARGIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class JobPlan:
     """status: to be written first, None if it is right as it is
     requeue_seconds: when to plan again even if nothing changes, None for never
-    is_grave: it begins or ends an attempt, and so must not be made from what a cache holds
+    needs_fresh_read: it begins or ends an attempt, and so must not be made from what a cache holds
     """
 
     status: RLHFJobStatus | None = None
-    events: tuple[Happening, ...] = ()
+    events: tuple[JobEvent, ...] = ()
     actions: tuple[Action, ...] = ()
     requeue_seconds: float | None = None
-    is_grave: bool = False
+    needs_fresh_read: bool = False
 
 
-def plan(observation: Observation, policy: PodPolicy, now: datetime) -> Plan:
+def plan(observation: Observation, policy: PodPolicy, now: datetime) -> JobPlan:
     """See the module's docstring. Raises ValueError if the job's own status is none."""
     manager = field_at(observation.resource, "spec", "managedBy") or OPERATOR_NAME
     if manager != OPERATOR_NAME or observation.is_deleted:
-        return Plan()
+        return JobPlan()
     # Others write these two.
     before = observation.status.model_copy(update={"progress": None, "rollout": None})
     try:
@@ -71,7 +83,7 @@ def plan(observation: Observation, policy: PodPolicy, now: datetime) -> Plan:
     except JobError as error:
         return _refused(observation, before, str(error), now)
     refusals = "\n".join(str(problem) for problem in policy.refusals(job.spec))
-    scene = Scene(
+    context = PlanContext(
         observation=observation,
         job=job,
         identity=identity_of(observation.resource, job),
@@ -79,45 +91,45 @@ def plan(observation: Observation, policy: PodPolicy, now: datetime) -> Plan:
         refusal=("NotAllowed", refusals) if refusals else None,
         now=now,
     )
-    status, end = _settled(scene, before)
-    finish = _finish(scene, status, end)
+    status, end = _settled(context, before)
+    finish = _finish(context, status, end)
     if finish is not None:
         status = status.model_copy(update={"completion_time": timestamp(now), "next_attempt_time": None})
-    elif _may_begin(scene, status):
-        status = with_new_attempt(status, scene.identity.attempt_name(status.attempt + 1), now)
-    status = _described(scene, status, finish)
-    actions = tuple(actions_for(scene, status))
-    return Plan(
+    elif _may_begin(context, status):
+        status = with_new_attempt(status, context.identity.attempt_name(status.attempt + 1), now)
+    status = _described(context, status, finish)
+    actions = tuple(actions_for(context, status))
+    return JobPlan(
         status=None if status == before else status,
-        events=tuple(happenings(before, status)),
+        events=tuple(job_events(before, status)),
         actions=actions,
-        requeue_seconds=_requeue_seconds(scene, status),
-        is_grave=bool(actions) or status.attempt != before.attempt or end is not None,
+        requeue_seconds=_requeue_seconds(context, status),
+        needs_fresh_read=bool(actions) or status.attempt != before.attempt or end is not None,
     )
 
 
-def _refused(observation: Observation, before: RLHFJobStatus, message: str, now: datetime) -> Plan:
+def _refused(observation: Observation, before: RLHFJobStatus, message: str, now: datetime) -> JobPlan:
     """A job that cannot be read. What runs goes on: it was right when it began."""
     said = refused_conditions(before, "InvalidSpec", message, observation.generation, timestamp(now))
     status = before.model_copy(update={"conditions": said, "observed_generation": observation.generation})
     status = status.model_copy(update={"phase": phase(status)})
-    return Plan(status=None if status == before else status, events=tuple(happenings(before, status)))
+    return JobPlan(status=None if status == before else status, events=tuple(job_events(before, status)))
 
 
 # -- the attempt -----------------------------------------------------------------------
 
 
-def _settled(scene: Scene, before: RLHFJobStatus) -> tuple[RLHFJobStatus, Verdict | None]:
+def _settled(context: PlanContext, before: RLHFJobStatus) -> tuple[RLHFJobStatus, Verdict | None]:
     """The status with what became of the active attempt, and its end if it has just ended."""
-    observation, spec = scene.observation, scene.job.spec
-    is_past_deadline = _seconds_to_deadline(scene.job, before, scene.now) == 0
+    observation, spec = context.observation, context.job.spec
+    is_past_deadline = _seconds_to_deadline(context.job, before, context.now) == 0
     attempt = active_attempt(before)
     if attempt is None:
         is_over = before.completion_time is None and is_past_deadline
         return before, deadline_verdict(spec) if is_over else None
     ray_job = observation.ray_job(attempt.ray_job)
-    pods = observation.traces_of(attempt.number)
-    status = with_news(before, attempt, ray_job, pods, observation.status.progress, scene.now)
+    pods = observation.present_and_departed_pods_of(attempt.number)
+    status = with_observed_state(before, attempt, ray_job, pods, observation.status.progress, context.now)
     attempt = status.attempts[-1]
     end = verdict(
         attempt,
@@ -125,12 +137,12 @@ def _settled(scene: Scene, before: RLHFJobStatus) -> tuple[RLHFJobStatus, Verdic
         spec,
         was_admitted=holds(before, "Admitted"),
         is_past_deadline=is_past_deadline,
-        now=scene.now,
+        now=context.now,
     )
-    return (status, None) if end is None else (with_end(status, attempt, end, scene.now), end)
+    return (status, None) if end is None else (with_end(status, attempt, end, context.now), end)
 
 
-def _finish(scene: Scene, status: RLHFJobStatus, end: Verdict | None) -> Finish | None:
+def _finish(context: PlanContext, status: RLHFJobStatus, end: Verdict | None) -> Finish | None:
     """How the job has just ended, None if it has not."""
     if status.completion_time is not None or active_attempt(status) is not None:
         return None
@@ -139,7 +151,7 @@ def _finish(scene: Scene, status: RLHFJobStatus, end: Verdict | None) -> Finish 
     if end is not None and end.is_final:
         return Finish(False, end.reason, end.message)
     newest = status.attempts[-1] if status.attempts else None
-    if newest is not None and status.failures > scene.job.spec.backoff_limit and newest.outcome == "Failed":
+    if newest is not None and status.failures > context.job.spec.backoff_limit and newest.outcome == "Failed":
         message = f"{status.failures} attempts failed; the last: {newest.reason}: {newest.message}"
         return Finish(False, "BackoffLimitExceeded", message)
     if status.attempt >= MAX_ATTEMPTS:
@@ -147,33 +159,33 @@ def _finish(scene: Scene, status: RLHFJobStatus, end: Verdict | None) -> Finish 
     return None
 
 
-def _may_begin(scene: Scene, status: RLHFJobStatus) -> bool:
+def _may_begin(context: PlanContext, status: RLHFJobStatus) -> bool:
     return (
         active_attempt(status) is None
         and status.completion_time is None
-        and not scene.job.spec.suspend
-        and scene.may_make
-        and not (status.next_attempt_time and seconds_until(status.next_attempt_time, scene.now))
-        and not scene.has_remains
+        and not context.job.spec.suspend
+        and context.may_create
+        and not (status.next_attempt_time and seconds_until(status.next_attempt_time, context.now))
+        and not context.has_leftovers
     )
 
 
 # -- the status ------------------------------------------------------------------------
 
 
-def _described(scene: Scene, status: RLHFJobStatus, finish: Finish | None) -> RLHFJobStatus:
+def _described(context: PlanContext, status: RLHFJobStatus, finish: Finish | None) -> RLHFJobStatus:
     """The status with all that is read off the rest of it."""
-    observation, spec = scene.observation, scene.job.spec
+    observation, spec = context.observation, context.job.spec
     attempt = active_attempt(status)
     ray_job = observation.ray_job(attempt.ray_job) if attempt is not None else None
-    standing = Standing(
+    inputs = ConditionInputs(
         status=status,
         kuberay=observation.kuberay,
         is_suspended=spec.suspend and status.completion_time is None,
-        has_remains=scene.has_remains,
+        has_leftovers=context.has_leftovers,
         is_queueing=spec.kueue is not None,
         ray_job=ray_job,
-        refusal=scene.refusal,
+        refusal=context.refusal,
         finish=finish,
     )
     counts = None
@@ -182,9 +194,9 @@ def _described(scene: Scene, status: RLHFJobStatus, finish: Finish | None) -> RL
         counts = PodCounts(ready=ready, desired=spec.training.nodes + 1)
     is_waiting = attempt is not None and (ray_job is None or ray_job.is_suspended)
     is_active = status.completion_time is None and not spec.suspend and status.attempt > 0 and not is_waiting
-    described = _with_active_time(status, is_active, scene.now).model_copy(
+    described = _with_active_time(status, is_active, context.now).model_copy(
         update={
-            "conditions": conditions(standing, observation.generation, timestamp(scene.now)),
+            "conditions": conditions(inputs, observation.generation, timestamp(context.now)),
             "observed_generation": observation.generation,
             "pods": counts,
         }
@@ -217,8 +229,8 @@ def _seconds_to_deadline(job: RLHFJob, status: RLHFJobStatus, now: datetime) -> 
     return max(0.0, limit - status.active_seconds - _active_seconds(status, now))
 
 
-def _requeue_seconds(scene: Scene, status: RLHFJobStatus) -> float | None:
-    now, spec = scene.now, scene.job.spec
+def _requeue_seconds(context: PlanContext, status: RLHFJobStatus) -> float | None:
+    now, spec = context.now, context.job.spec
     if status.completion_time is not None:
         ttl = spec.ttl_seconds_after_finished
         return (
@@ -227,7 +239,7 @@ def _requeue_seconds(scene: Scene, status: RLHFJobStatus) -> float | None:
             else max(0.0, ttl - seconds_between(status.completion_time, now)) + _MARGIN_SECONDS
         )
     waits: list[float] = []
-    deadline = _seconds_to_deadline(scene.job, status, now)
+    deadline = _seconds_to_deadline(context.job, status, now)
     if deadline is not None and status.active_since is not None:
         waits.append(deadline)
     if status.next_attempt_time is not None:
@@ -235,8 +247,8 @@ def _requeue_seconds(scene: Scene, status: RLHFJobStatus) -> float | None:
     attempt = active_attempt(status)
     if attempt is not None and attempt.disruption is not None:
         waits.append(max(0.0, DISRUPTION_GRACE_SECONDS - seconds_between(attempt.disruption.time, now)))
-    if scene.observation.kuberay != "served":
+    if context.observation.kuberay != "served":
         waits.append(_KUBERAY_SECONDS)
-    if scene.has_remains if attempt is None else scene.observation.ray_job(attempt.ray_job) is None:
+    if context.has_leftovers if attempt is None else context.observation.ray_job(attempt.ray_job) is None:
         waits.append(_WAIT_SECONDS)
     return min(waits) + _MARGIN_SECONDS if waits else None

@@ -18,7 +18,7 @@ from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.kube.json_field import field_at, text_at
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.kube.timestamp import seconds_between
-from taper_operator.manifests.attempt import MadeObject, attempt_objects, shared_objects
+from taper_operator.manifests.attempt import OwnedObject, attempt_objects, shared_objects
 from taper_operator.manifests.kinds import CLAIMS, CONFIG_MAPS, RAY_JOBS, RLHF_JOBS
 from taper_operator.manifests.names import DIGEST_ANNOTATION, JobIdentity
 from taper_operator.observation.observation import Observation
@@ -29,7 +29,7 @@ from taper_operator.settings.pod_policy import PodPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class PlanContext:
     """All that a plan is made from. refusal: why nothing may be made for the job"""
 
     observation: Observation
@@ -40,36 +40,36 @@ class Scene:
     now: datetime
 
     @property
-    def may_make(self) -> bool:
+    def may_create(self) -> bool:
         """Whether anything may be made for the job."""
         return self.refusal is None and self.observation.kuberay == "served"
 
     @property
-    def has_remains(self) -> bool:
+    def has_leftovers(self) -> bool:
         """Whether there is anything that runs, or could yet run, under the job's name."""
         seen = self.observation
         return bool(seen.ray_jobs or seen.ray_clusters or seen.pods)
 
 
-def actions_for(scene: Scene, status: RLHFJobStatus) -> Iterator[Action]:
+def actions_for(context: PlanContext, status: RLHFJobStatus) -> Iterator[Action]:
     """What is to be done, in this order."""
     attempt = active_attempt(status)
-    yield from _removals(scene, status, attempt)
-    if attempt is not None and scene.may_make:
-        yield from _makings(scene, attempt)
-    if _is_expired(scene, status):
-        metadata = scene.observation.resource["metadata"]
-        yield Delete(resource=RLHF_JOBS, key=key_of(scene.observation.resource), uid=metadata["uid"])
+    yield from _deletions(context, status, attempt)
+    if attempt is not None and context.may_create:
+        yield from _creations(context, attempt)
+    if _is_expired(context, status):
+        metadata = context.observation.resource["metadata"]
+        yield Delete(resource=RLHF_JOBS, key=key_of(context.observation.resource), uid=metadata["uid"])
 
 
-def _removals(scene: Scene, status: RLHFJobStatus, attempt: Attempt | None) -> Iterator[Action]:
-    for ray_job in scene.observation.own_ray_jobs:
+def _deletions(context: PlanContext, status: RLHFJobStatus, attempt: Attempt | None) -> Iterator[Action]:
+    for ray_job in context.observation.own_ray_jobs:
         is_active = attempt is not None and ray_job.name == attempt.ray_job
-        if not is_active and not ray_job.is_going and not _is_kept(ray_job, status):
-            key = ObjectKey(scene.identity.namespace, ray_job.name)
+        if not is_active and not ray_job.is_terminating and not _is_kept(ray_job, status):
+            key = ObjectKey(context.identity.namespace, ray_job.name)
             yield Delete(resource=RAY_JOBS, key=key, uid=ray_job.uid)
-    newest = scene.identity.attempt_name(status.attempt) if status.attempt else ""
-    for obj in scene.observation.own(CONFIG_MAPS):
+    newest = context.identity.attempt_name(status.attempt) if status.attempt else ""
+    for obj in context.observation.own(CONFIG_MAPS):
         if key_of(obj).name != newest and field_at(obj, "metadata", "deletionTimestamp") is None:
             yield Delete(resource=CONFIG_MAPS, key=key_of(obj), uid=text_at(obj, "metadata", "uid"))
 
@@ -81,29 +81,31 @@ def _is_kept(ray_job: RayJobState, status: RLHFJobStatus) -> bool:
     return ray_job.has_succeeded or ray_job.is_torn_down_by_kuberay
 
 
-def _makings(scene: Scene, attempt: Attempt) -> Iterator[Action]:
-    observation = scene.observation
+def _creations(context: PlanContext, attempt: Attempt) -> Iterator[Action]:
+    observation = context.observation
     shared = list(
-        shared_objects(scene.job, scene.identity, scene.policy, has_pod_monitors=observation.has_pod_monitors)
+        shared_objects(
+            context.job, context.identity, context.policy, has_pod_monitors=observation.has_pod_monitors
+        )
     )
     is_to_be_made = observation.ray_job(attempt.ray_job) is None
-    if is_to_be_made and scene.has_remains:
+    if is_to_be_made and context.has_leftovers:
         return
     once = (
-        list(attempt_objects(scene.job, scene.identity, attempt.number, scene.policy))
+        list(attempt_objects(context.job, context.identity, attempt.number, context.policy))
         if is_to_be_made
         else []
     )
     if any(_is_taken(observation, made) for made in (*shared, *once)):
         return
     for resource, obj in shared:
-        yield from _kept_right(observation, resource, obj)
+        yield from _kept_up_to_date(observation, resource, obj)
     for resource, obj in once:
         if observation.found(resource, key_of(obj).name) is None:
             yield Create(resource=resource, obj=obj, may_exist=resource == CLAIMS)
 
 
-def _is_taken(observation: Observation, made: MadeObject) -> bool:
+def _is_taken(observation: Observation, made: OwnedObject) -> bool:
     """Whether another has an object of that name, or the job's own is about to go. A claim is nobody's."""
     resource, obj = made
     found = observation.found(resource, key_of(obj).name)
@@ -112,7 +114,7 @@ def _is_taken(observation: Observation, made: MadeObject) -> bool:
     return not observation.is_owner_of(found) or field_at(found, "metadata", "deletionTimestamp") is not None
 
 
-def _kept_right(observation: Observation, resource: Resource, obj: KubeObject) -> Iterator[Action]:
+def _kept_up_to_date(observation: Observation, resource: Resource, obj: KubeObject) -> Iterator[Action]:
     found = observation.found(resource, key_of(obj).name)
     if found is None:
         yield Create(resource=resource, obj=obj)
@@ -122,8 +124,8 @@ def _kept_right(observation: Observation, resource: Resource, obj: KubeObject) -
         yield Apply(resource=resource, obj=obj, uid=text_at(found, "metadata", "uid"))
 
 
-def _is_expired(scene: Scene, status: RLHFJobStatus) -> bool:
-    ttl = scene.job.spec.ttl_seconds_after_finished
+def _is_expired(context: PlanContext, status: RLHFJobStatus) -> bool:
+    ttl = context.job.spec.ttl_seconds_after_finished
     if ttl is None or status.completion_time is None:
         return False
-    return seconds_between(status.completion_time, scene.now) >= ttl
+    return seconds_between(status.completion_time, context.now) >= ttl

@@ -38,12 +38,12 @@ class Reconciler:
 
     def __call__(self, key: ObjectKey) -> float | None:
         """Returns the seconds after which it wants to be called again. Raises ApiError."""
-        observation = self._observer.seen(key)
+        observation = self._observer.cached(key)
         if observation is None:
             return None
         policy = self._policy()
         planned = plan(observation, policy, self._clock())
-        if planned.is_grave:
+        if planned.needs_fresh_read:
             observation = self._observer.fresh(key)
             if observation is None:
                 return None

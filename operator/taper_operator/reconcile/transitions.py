@@ -11,29 +11,29 @@ from collections.abc import Iterator
 from taper_api.status.attempt import Attempt
 from taper_api.status.condition import Condition
 from taper_api.status.rlhfjob_status import RLHFJobStatus
-from taper_operator.reconcile.action import Happening
+from taper_operator.reconcile.action import JobEvent
 
 _WARNINGS = frozenset({"Failed", "Degraded"})
 _TOLD = ("Running", "Degraded", "Suspended", "Complete", "Failed")
 
 
-def happenings(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[Happening]:
+def job_events(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[JobEvent]:
     """What has happened from one status to the next."""
     known = {attempt.number: attempt for attempt in before.attempts}
     for attempt in after.attempts:
         old = known.get(attempt.number)
         if old is None:
-            yield _happening("AttemptStarted", f"attempt {attempt.number}: {attempt.ray_job}", attempt)
+            yield _attempt_event("AttemptStarted", f"attempt {attempt.number}: {attempt.ray_job}", attempt)
         if attempt.outcome != "Active" and (old is None or old.outcome == "Active"):
             note = f"attempt {attempt.number}: {attempt.reason}: {attempt.message}"
-            yield _happening(f"Attempt{attempt.outcome}", note, attempt)
+            yield _attempt_event(f"Attempt{attempt.outcome}", note, attempt)
         if attempt.disruption is not None and (old is None or old.disruption is None):
             note = f"attempt {attempt.number}: {attempt.disruption.reason}: {attempt.disruption.message}"
-            yield _happening("DisruptionSeen", note, attempt)
+            yield _attempt_event("DisruptionSeen", note, attempt)
     yield from _of_conditions(before, after)
 
 
-def _of_conditions(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[Happening]:
+def _of_conditions(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[JobEvent]:
     old = {condition.type: condition.status for condition in before.conditions}
     for condition in after.conditions:
         if condition.status == old.get(condition.type):
@@ -44,9 +44,9 @@ def _of_conditions(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[Happ
             yield _condition(condition, condition.reason, is_warning=True)
 
 
-def _happening(reason: str, note: str, attempt: Attempt) -> Happening:
+def _attempt_event(reason: str, note: str, attempt: Attempt) -> JobEvent:
     is_warning = reason in ("AttemptFailed", "AttemptDisrupted", "AttemptStopped", "DisruptionSeen")
-    return Happening(
+    return JobEvent(
         kind="Warning" if is_warning else "Normal",
         reason=reason,
         action="Attempt",
@@ -55,8 +55,8 @@ def _happening(reason: str, note: str, attempt: Attempt) -> Happening:
     )
 
 
-def _condition(condition: Condition, reason: str, *, is_warning: bool) -> Happening:
-    return Happening(
+def _condition(condition: Condition, reason: str, *, is_warning: bool) -> JobEvent:
+    return JobEvent(
         kind="Warning" if is_warning else "Normal",
         reason=reason,
         action="Reconcile",

@@ -55,7 +55,7 @@ def verdict(
         return deadline_verdict(spec)
     if spec.suspend:
         return Verdict(outcome="Suspended", reason="Suspended", message="spec.suspend is true")
-    if ray_job is None or ray_job.is_going:
+    if ray_job is None or ray_job.is_terminating:
         # Without a trace of it, it was never made: that is yet to be done.
         if ray_job is None and attempt.ray_cluster is None and not was_admitted:
             return None

@@ -25,7 +25,7 @@ from taper_operator.reports.refusal import ACCEPTED, Refused
 from taper_operator.reports.status import current_attempt, number_of, written_number
 from taper_operator.reports.token_bucket import TokenBucket
 from taper_operator.reports.tokens import ReportTokens
-from taper_operator.reports.writer import HeardReport, ReportWriter
+from taper_operator.reports.writer import ReceivedReport, ReportWriter
 
 _SCHEME = "Bearer "
 # A job posts every 15 s, and once more at its end.
@@ -86,7 +86,9 @@ class ReportReceiver:
             raise Refused("stale_attempt")
         if number_of(snapshot) <= written_number(resource):
             raise Refused("stale_sequence")
-        if not self._writer.offer(key, HeardReport(uid=identity.uid, snapshot=snapshot, heard=self._now())):
+        if not self._writer.offer(
+            key, ReceivedReport(uid=identity.uid, snapshot=snapshot, heard=self._now())
+        ):
             raise Refused("stale_sequence")
         return ACCEPTED
 

@@ -24,7 +24,7 @@ from typing import Any
 from taper_api.status.job_report import MAX_SNAPSHOT_BYTES
 from taper_operator.http.listener import HttpListener
 from taper_operator.reports.refusal import STATUSES, Refused
-from taper_operator.settings.settings import Address
+from taper_operator.settings.parsing import Address
 
 log = logging.getLogger(__name__)
 

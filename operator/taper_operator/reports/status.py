@@ -43,7 +43,7 @@ def written_number(resource: KubeObject) -> ReportNumber:
 
 
 def seconds_since_written(resource: KubeObject, now: datetime) -> float | None:
-    """How old what the status says is; None where that cannot be told, or is of the future."""
+    """How old what the status says is; None where that is unreadable or of the future."""
     try:
         written = datetime.fromisoformat(text_at(resource, "status", "progress", "time"))
         seconds = (now - written).total_seconds()
@@ -59,7 +59,7 @@ def current_attempt(resource: KubeObject) -> int:
 
 def report_fields(snapshot: JobReport, heard: datetime, now: datetime) -> dict[str, Any]:
     """`progress` and `rollout` of the status. heard, now: when it was heard, and when it is written"""
-    told: dict[str, Any] = {
+    identity: dict[str, Any] = {
         "attempt": snapshot.attempt,
         "sequence": snapshot.sequence,
         "time": timestamp(now),
@@ -67,8 +67,8 @@ def report_fields(snapshot: JobReport, heard: datetime, now: datetime) -> dict[s
     eta = None
     if snapshot.remaining_seconds is not None:
         eta = timestamp(heard + timedelta(seconds=snapshot.remaining_seconds))
-    progress = Progress.model_validate(told | snapshot.training.model_dump() | {"eta": eta})
-    rollout = RolloutFigures.model_validate(told | snapshot.rollout.model_dump())
+    progress = Progress.model_validate(identity | snapshot.training.model_dump() | {"eta": eta})
+    rollout = RolloutFigures.model_validate(identity | snapshot.rollout.model_dump())
     return {
         name: part.model_dump(mode="json", by_alias=True, exclude_none=True)
         for name, part in (("progress", progress), ("rollout", rollout))

@@ -46,7 +46,7 @@ _MAX_WRITTEN = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeardReport:
+class ReceivedReport:
     """uid: of the job that it is of"""
 
     uid: str
@@ -58,7 +58,7 @@ class HeardReport:
 class _Waiting:
     """due: monotonic seconds"""
 
-    report: HeardReport
+    report: ReceivedReport
     due: float
     num_failures: int = 0
 
@@ -92,7 +92,7 @@ class ReportWriter:
         self._written: dict[str, ReportNumber] = {}
         self._is_stopping = False
 
-    def offer(self, key: ObjectKey, report: HeardReport) -> bool:
+    def offer(self, key: ObjectKey, report: ReceivedReport) -> bool:
         """Have a snapshot written in its time; False if a newer one has been, or waits. Never waits."""
         number = number_of(report.snapshot)
         with self._changed:
@@ -167,7 +167,7 @@ class ReportWriter:
             else:
                 waiting.due = self._clock() + again_seconds
 
-    def _write(self, key: ObjectKey, report: HeardReport) -> tuple[str, float | None]:
+    def _write(self, key: ObjectKey, report: ReceivedReport) -> tuple[str, float | None]:
         """How it ended, and after how many seconds to try again; None for not at all. Raises ApiError."""
         resource = self._jobs.get(key)
         for look in range(_LOOKS_AT_ONCE):
@@ -201,14 +201,14 @@ class ReportWriter:
         seconds = seconds_since_written(resource, self._now())
         return 0.0 if seconds is None else max(0.0, REPORT_SECONDS - seconds)
 
-    def _status(self, resource: KubeObject, report: HeardReport) -> KubeObject:
+    def _status(self, resource: KubeObject, report: ReceivedReport) -> KubeObject:
         names = ("name", "namespace", "uid", "resourceVersion")
         return {
             "metadata": {name: resource["metadata"][name] for name in names},
             "status": report_fields(report.snapshot, report.heard, self._now()),
         }
 
-    def _note(self, report: HeardReport) -> None:
+    def _note(self, report: ReceivedReport) -> None:
         with self._changed:
             self._written.pop(report.uid, None)
             self._written[report.uid] = number_of(report.snapshot)

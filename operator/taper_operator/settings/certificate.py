@@ -23,7 +23,7 @@ _MAX_TRUSTED_CHARACTERS = 256 * 1024
 _Read = TypeVar("_Read")
 
 
-class ReadAnew(Generic[_Read]):
+class ReloadedFiles(Generic[_Read]):
     """What is read from files, as they were when they were last whole. May be called from any thread.
 
     read: what reads them; it raises OSError or ValueError (such as SSLError) for what is not right

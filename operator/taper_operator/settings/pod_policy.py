@@ -1,60 +1,85 @@
 """What the operator's settings say about all jobs' pods, and which jobs they refuse.
 
-Whoever may create an RLHFJob acts in the operator's name when it makes pods. What their author
-could not do alone is therefore allowed by name here, or refused: secrets, and the capability IPC_LOCK.
+The operator creates pods on behalf of whoever may create an RLHFJob. What such a user could not do
+alone, the settings must therefore allow by name: the use of secrets, and the capability IPC_LOCK.
 
 Invariant (asserted by `tests/operator/settings/test_pod_policy.py`): a job whose every secret is listed, and
-that locks memory only where that is allowed, is never refused; any other is, and nothing is made of it.
+that locks memory only where that is allowed, is never refused; any other is, and nothing is created for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from taper_api import Problem
 from taper_api.job.secret_reference import secret_references
 from taper_api.job.spec import RLHFJobSpec
-
-ALL = "*"
+from taper_operator.settings.parsing import (
+    ALL,
+    NO_FILE,
+    GraceSeconds,
+    ImageName,
+    Namespace,
+    QualifiedName,
+    ReportUrl,
+    Secrets,
+    Trusted,
+    YesOrNo,
+)
+from taper_operator.settings.setting import Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodPolicy:
-    """image: of jobs that name none
-    allowed_secrets: that jobs may name, or `*`
-    gpu_resource, gpu_label: resource of a GPU, and node label that tells its type
-    kuberay_namespace, prometheus_namespace: who may reach a job's pods from outside the job
-    grace_seconds: that pods have to end
-    report_url: where jobs report to, without a path; empty where they report nothing
-    report_ca: certificates, in PEM form, that who listens there is known by
-    """
+    """What the settings say about all jobs' pods. Each field is a setting."""
 
-    image: str = ""
-    allowed_secrets: frozenset[str] = frozenset()
-    allows_ipc_lock: bool = False
-    gpu_resource: str = "nvidia.com/gpu"
-    gpu_label: str = "nvidia.com/gpu.product"
-    kuberay_namespace: str = "kuberay-system"
-    prometheus_namespace: str = "monitoring"
-    grace_seconds: int = 60
-    report_url: str = ""
-    report_ca: str = ""
+    image: Annotated[ImageName, Setting("image of jobs that name none")] = ""
+    allowed_secrets: Annotated[
+        Secrets, Setting("secrets that jobs may name, separated by commas, or * for all of their namespace")
+    ] = frozenset()
+    allows_ipc_lock: Annotated[
+        YesOrNo,
+        Setting(
+            "whether pods with RDMA may have the capability IPC_LOCK: true or false",
+            flag="--allow-ipc-lock",
+        ),
+    ] = False
+    gpu_resource: Annotated[QualifiedName, Setting("resource of a GPU")] = "nvidia.com/gpu"
+    gpu_label: Annotated[QualifiedName, Setting("node label that names the type of a GPU")] = (
+        "nvidia.com/gpu.product"
+    )
+    kuberay_namespace: Annotated[
+        Namespace, Setting("namespace of KubeRay's operator, which may connect to heads")
+    ] = "kuberay-system"
+    prometheus_namespace: Annotated[
+        Namespace, Setting("namespace of Prometheus, which may scrape the jobs' metrics")
+    ] = "monitoring"
+    grace_seconds: Annotated[
+        GraceSeconds, Setting("termination grace period of pods for which the job sets none")
+    ] = 60
+    report_url: Annotated[
+        ReportUrl, Setting("URL at which jobs reach --report-address; empty: jobs do not report")
+    ] = ""
+    report_ca: Annotated[
+        Trusted, Setting("file with the CA certificates by which jobs verify the operator")
+    ] = NO_FILE
 
     def refusals(self, spec: RLHFJobSpec) -> Iterator[Problem]:
-        """What in a job these settings do not allow."""
+        """What a job asks for and these settings do not allow."""
         for secret in secret_references(spec):
             if ALL not in self.allowed_secrets and secret.name not in self.allowed_secrets:
                 yield Problem(
                     path=secret.path,
                     message=f"the operator's settings do not allow the secret {secret.name}",
-                    remedy="have it added to --allowed-secrets, or use another one",
+                    remedy="ask for it to be added to --allowed-secrets, or use another secret",
                 )
         if locks_memory(spec) and not self.allows_ipc_lock:
             yield Problem(
                 path="spec.nodePools.gpu.rdma.ipcLock",
                 message="the operator's settings do not allow the capability IPC_LOCK",
-                remedy="set it to false, or have --allow-ipc-lock set",
+                remedy="set it to false, or ask for --allow-ipc-lock",
             )
         if not (spec.image.name or self.image):
             yield Problem(

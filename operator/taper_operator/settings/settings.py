@@ -1,6 +1,6 @@
-"""The operator's settings, from flags and the environment. A flag goes before its variable.
+"""The operator's settings, from flags and the environment. A flag takes precedence over its variable.
 
-What is wrong is told all at once, each with the name of the flag and of the variable.
+All problems are reported at once, each with the name of the flag and of the variable.
 """
 
 from __future__ import annotations
@@ -8,13 +8,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from taper_operator.settings.parsing import Address, LeaseTimes
+from pydantic import TypeAdapter, ValidationError
+
+from taper_operator.settings.parsing import (
+    DEFAULT_LEASE_TIMES,
+    Address,
+    AddressText,
+    LeaseTimesText,
+    LogLevel,
+    Namespace,
+    Namespaces,
+    NumWorkers,
+    ObjectName,
+)
 from taper_operator.settings.pod_policy import PodPolicy
-from taper_operator.settings.table import POD_SETTINGS, RUN_SETTINGS, Setting
+from taper_operator.settings.setting import Setting, SettingRow, settings_of
 
-__all__ = ["Address", "LeaseTimes", "Settings", "SettingsError", "pod_policy_from", "settings_from"]
+_HEALTH, _REPORTS = Address("", 8080), Address("", 8443)
+_Holder = TypeVar("_Holder")
 
 
 class SettingsError(ValueError):
@@ -27,33 +40,31 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """namespaces: that are watched, empty for all.
-
-    identity: of this replica, such as its pod's name; made unique for each process by the elector
-    namespace: of the operator itself, where its Lease is
-    address: where health and metrics are served
-    workers: how many keys are reconciled at a time
+    """namespaces: empty for all
+    identity: made unique for each process by the elector
     kubeconfig: empty inside a cluster
+    report_certificate, report_key: files, reloaded when they change
     pod_policy: what jobs' pods may have; with its `report_url`, jobs report to the operator
-    report_address: where they are listened to
-    report_certificate, report_key: files, in PEM form, by which the operator shows itself to them; both
-        are read anew when they change
-    report_ca_file: the file that `pod_policy.report_ca` was read from; it is read anew too
     """
 
-    identity: str
-    namespace: str
-    namespaces: tuple[str, ...]
-    lease_name: str
-    lease_times: LeaseTimes
-    address: Address
-    workers: int
-    log_level: str
-    kubeconfig: str
-    report_address: Address
-    report_certificate: str
-    report_key: str
-    report_ca_file: str
+    namespaces: Annotated[
+        Namespaces, Setting("namespaces to watch, separated by commas, or * for all of them")
+    ]
+    identity: Annotated[ObjectName, Setting("name of this replica", variable="POD_NAME")]
+    namespace: Annotated[Namespace, Setting("the operator's own namespace", variable="POD_NAMESPACE")]
+    lease_name: Annotated[ObjectName, Setting("name of the Lease")] = "taper-operator"
+    lease_times: Annotated[
+        LeaseTimesText, Setting("lease duration / renew deadline / retry period", flag="--lease-seconds")
+    ] = DEFAULT_LEASE_TIMES
+    address: Annotated[AddressText, Setting("address that serves /healthz, /readyz and /metrics")] = _HEALTH
+    workers: Annotated[NumWorkers, Setting("number of jobs reconciled at a time")] = 4
+    log_level: Annotated[LogLevel, Setting("debug, info, warning or error")] = "info"
+    kubeconfig: Annotated[str, Setting("kubeconfig file, outside a cluster only", variable="KUBECONFIG")] = ""
+    report_address: Annotated[AddressText, Setting("address that receives the jobs' reports")] = _REPORTS
+    report_certificate: Annotated[
+        str, Setting("file with the certificate, and its chain, for the host of --report-url")
+    ] = ""
+    report_key: Annotated[str, Setting("file with the key of that certificate")] = ""
     pod_policy: PodPolicy
 
     @property
@@ -62,53 +73,56 @@ class Settings:
         return self.namespaces or ("",)
 
 
+RUN_SETTINGS = settings_of(Settings)
+# `render` reads only these.
+POD_SETTINGS = settings_of(PodPolicy)
+
+
 def settings_from(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Read the settings. Raises SettingsError; `--help` ends the process, as argparse does."""
-    values = _values(arguments, environment, (*RUN_SETTINGS, *POD_SETTINGS))
-    _check_all_or_none(values, "report_url", "report_ca", "report_certificate", "report_key")
-    policy = {setting.field: values.pop(setting.field) for setting in POD_SETTINGS}
-    return Settings(**values, report_ca_file=policy["report_ca"].path, pod_policy=_pod_policy(policy))
+    texts = _texts(arguments, environment, (*RUN_SETTINGS, *POD_SETTINGS))
+    policy = {row.field: texts.pop(row.field) for row in POD_SETTINGS}
+    settings = _validated(Settings, texts | {"pod_policy": policy})
+    _check_all_or_none(texts | policy, "report_url", "report_ca", "report_certificate", "report_key")
+    return settings
 
 
 def pod_policy_from(arguments: Sequence[str], environment: Mapping[str, str]) -> PodPolicy:
     """Read only what the settings say about jobs' pods. Raises SettingsError."""
-    values = _values(arguments, environment, POD_SETTINGS)
-    _check_all_or_none(values, "report_url", "report_ca")
-    return _pod_policy(values)
+    texts = _texts(arguments, environment, POD_SETTINGS)
+    policy = _validated(PodPolicy, texts)
+    _check_all_or_none(texts, "report_url", "report_ca")
+    return policy
 
 
-def _pod_policy(values: dict[str, Any]) -> PodPolicy:
-    return PodPolicy(**values | {"report_ca": values["report_ca"].text})
-
-
-def _check_all_or_none(values: Mapping[str, Any], *fields: str) -> None:
+def _check_all_or_none(texts: Mapping[str, str], *fields: str) -> None:
     """Raises SettingsError where some of these are given and some are not."""
-    names = {
-        setting.field: f"{setting.flag} ({setting.variable})" for setting in (*RUN_SETTINGS, *POD_SETTINGS)
-    }
-    missing = [names[field] for field in fields if not any(values[field])]
+    missing = [_LABELS[field] for field in fields if not texts[field]]
     if missing and len(missing) < len(fields):
-        others = ", ".join(names[field] for field in fields if any(values[field]))
-        raise SettingsError([f"{name}: missing; it goes with {others}" for name in missing])
+        others = ", ".join(_LABELS[field] for field in fields if texts[field])
+        raise SettingsError([f"{label}: missing; it is needed with {others}" for label in missing])
 
 
-def _values(
-    arguments: Sequence[str], environment: Mapping[str, str], settings: Sequence[Setting]
-) -> dict[str, Any]:
-    flags = vars(_parser(settings).parse_args(list(arguments)))
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    for setting in settings:
-        text = flags[setting.field]
-        if text is None:
-            text = environment.get(setting.variable, setting.default)
-        try:
-            values[setting.field] = setting.read(text.strip())
-        except ValueError as error:
-            problems.append(f"{setting.flag} ({setting.variable}): {error}")
-    if problems:
-        raise SettingsError(problems)
-    return values
+def _texts(
+    arguments: Sequence[str], environment: Mapping[str, str], rows: Sequence[SettingRow]
+) -> dict[str, str]:
+    flags = vars(_parser(rows).parse_args(list(arguments)))
+    return {row.field: row.text(flags, environment) for row in rows}
+
+
+def _validated(holder: type[_Holder], texts: Mapping[str, Any]) -> _Holder:
+    try:
+        return TypeAdapter(holder).validate_python(texts)
+    except ValidationError as error:
+        raise SettingsError([_problem(dict(each)) for each in error.errors()]) from None
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """One line from an entry of `ValidationError.errors()`."""
+    label = next(_LABELS[name] for name in error["loc"] if name in _LABELS)
+    if error["type"] == "value_error":
+        return f"{label}: {error['ctx']['error']}"
+    return f"{label}: {error['input']!r} {error['msg'].removeprefix('Input ')}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -116,11 +130,12 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError([message])
 
 
-def _parser(settings: Sequence[Setting]) -> argparse.ArgumentParser:
+def _parser(rows: Sequence[SettingRow]) -> argparse.ArgumentParser:
     parser = _Parser(prog="taper-operator", allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
-    for setting in settings:
-        default = f" [{setting.default}]" if setting.default else ""
-        parser.add_argument(
-            setting.flag, dest=setting.field, help=f"{setting.meaning} ({setting.variable}){default}"
-        )
+    for row in rows:
+        default = f" [{row.default}]" if row.default else ""
+        parser.add_argument(row.flag, dest=row.field, help=f"{row.meaning} ({row.variable}){default}")
     return parser
+
+
+_LABELS = {row.field: row.label for row in (*RUN_SETTINGS, *POD_SETTINGS)}

@@ -126,6 +126,18 @@ def choose_recomputed(requests: Iterable[HeldKv], costs: KvCosts) -> frozenset[s
     return frozenset(step.held.id for step in steps[:num_recomputed])
 
 
+def prefilled_tokens(requests: Collection[HeldKv], recomputed: Collection[str]) -> dict[int, int]:
+    """The tokens that each group prefills again, by group."""
+    chosen = frozenset(recomputed)
+    cached = {(one.group, one.prompt) for one in requests if one.prompt and one.id not in chosen}
+    tokens: defaultdict[int, int] = defaultdict(int)
+    for request in requests:
+        if request.id in chosen:
+            shared = request.prompt_tokens if (request.group, request.prompt) in cached else 0
+            tokens[request.group] += request.num_tokens - shared
+    return dict(tokens)
+
+
 def _steps(requests: Iterable[HeldKv]) -> Iterable[_Step]:
     """Group by group, in the order in which they are recomputed."""
     groups: defaultdict[int, list[tuple[int, HeldKv]]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The commands of `taper` beside `run`: each module adds its parser and does what it is asked.
+"""The commands of `taper`: each module adds its parser with `add_parser` and runs the command.
 
-They import nothing heavy at their heads: `taper --help` has to answer at once.
+Modules import nothing heavy at the top, so that `taper --help` answers at once.
 """

@@ -1,4 +1,4 @@
-"""The job of a command: a file with single fields set, or the packaged sample."""
+"""Loads the job of a command: a file with overridden fields, or the packaged sample."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ RUNS = Path("runs")
 
 
 def load_or_sample(file: Path | None, settings: Sequence[str], *, output: Path | None = None) -> RLHFJob:
-    """The job in `file`; without one the sample's, made in the output directory. Raises `JobError`."""
+    """The job in `file`, or the packaged sample, created in the output directory. Raises `JobError`."""
     from taper_rollout.job.field_overrides import load_job_with
 
     return load_job_with(_sample(output or RUNS / "sample") if file is None else file, settings)
 
 
 def _sample(output: Path) -> Path:
-    """The job file of the packaged sample, made in the output directory."""
+    """The job file of the packaged sample, created in the output directory."""
     from taper_rollout.job.output_files import writing
     from taper_rollout.sample.make import JOB_FILE, make_sample
 
     directory = output / "sample"
-    sys.stderr.write(f"the packaged sample is made in {directory}\n")
+    sys.stderr.write(f"creating the packaged sample in {directory}\n")
     with writing(directory):
         make_sample(directory)
     return directory / JOB_FILE

@@ -1,9 +1,10 @@
-"""`taper profile`: its arguments, the measuring, and what it prints and leaves."""
+"""`taper profile`: its arguments, the measurement, its tables and files."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import sys
 import warnings
@@ -15,29 +16,34 @@ from taper_rollout.commands.jobs import load_or_sample
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from taper_api import Problem
+    from taper_api.job.rollout_spec import RolloutSpec
     from taper_policy.profile.profile import Profile
     from taper_rollout.profiling.grid import Grid
     from taper_rollout.profiling.replica_settings import ReplicaSettings
 
 EXAMPLES = """\
 examples:
-  taper profile                                        the packaged sample on this machine
-  taper profile -f job.yaml                            a job's model in the job's layouts
-  taper profile -f job.yaml --quick                    as roughly as a run does it when it finds none
+  taper profile                        profile the packaged sample on this machine
+  taper profile -f job.yaml            profile a job's model in the job's layouts
+  taper profile -f job.yaml --quick    as roughly as a run does when it finds no profile
   taper profile --model path/to/model --footprint 2 --output profile.json
 
-It takes minutes on GPUs and up to an hour on CPUs, and wants them to itself. Without --output the
-profile goes to the user's cache ($XDG_CACHE_HOME/taper/profiles), where every later run of the same model
-on the same device with the same versions finds it. A file named by --output is used by jobs that name it
-in spec.rollout.profile. A plot of the decode steps lies next to it.
+Takes minutes on GPUs and up to an hour on CPUs. Run nothing else on the machine meanwhile.
+
+Without --output, the profile goes to the cache ($XDG_CACHE_HOME/taper/profiles, or ~/.cache/taper/profiles).
+Later runs of the same model on the same device with the same versions find it there. To use a file named with
+--output, set spec.rollout.profile in the job. A plot of the decode steps is written next to the profile.
 """
-# What a field of a job is called where there is no job.
+# Options that stand for fields of a job, where there is no job.
 OPTIONS = {
     "spec.model.path": "--model",
     "spec.rollout.footprint": "--footprint",
     "spec.rollout.degrees": "--footprint",
+    "spec.rollout.responseTokens": "--context-tokens",
+    "spec.rollout.maxRunningRequests": "--max-running-requests",
 }
-SHARE_TOLD = 0.1
+PROGRESS_SHARE = 0.1  # between two printed lines
 
 
 def add_parser(commands: Any) -> None:
@@ -45,12 +51,14 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "profile",
         help="measure how fast a model decodes and switches on this machine",
-        description="Measure decode steps, prefills and switches of a model in each layout.",
+        description="Measure the decode steps, prefills and switches of a model in each layout.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("-f", "--file", type=Path, metavar="JOB", help="a job: its model, layouts and sizes")
+    source.add_argument(
+        "-f", "--file", type=Path, metavar="JOB", help="a job, for its model, layouts and sizes"
+    )
     source.add_argument("--model", metavar="PATH", help="a model's directory or Hugging Face id")
     parser.add_argument(
         "--set",
@@ -58,23 +66,29 @@ def add_parser(commands: Any) -> None:
         default=[],
         metavar="FIELD=VALUE",
         dest="settings",
-        help="set a field of the job, as for taper run",
+        help="override a field of the job, such as spec.rollout.kvTokens=8192; can be repeated",
     )
-    for name, default, told in (
+    for name, default, meaning in (
         ("footprint", 2, "ranks of a replica"),
-        ("context-tokens", 2048, "longest prompt and response together"),
-        ("max-running-requests", 64, "most requests that a group decodes at once"),
+        ("context-tokens", 2048, "longest prompt plus response"),
+        ("max-running-requests", 64, "largest batch of a group"),
     ):
         parser.add_argument(
             f"--{name}",
             type=int,
             default=default,
             metavar="N",
-            help=f"with --model: {told} (default: {default})",
+            help=f"with --model: {meaning} (default: {default})",
         )
-    parser.add_argument("--dtype", default="auto", help="with --model: the weights' dtype (default: auto)")
-    parser.add_argument("--quick", action="store_true", help="a rough profile, in about a minute")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the profile's file")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="with --model: dtype of the weights (default: auto, that of the checkpoint)",
+    )
+    parser.add_argument("--quick", action="store_true", help="measure a rough profile in about a minute")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="file to write the profile to (default: in the cache)"
+    )
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="show all logs, and tracebacks of errors"
     )
@@ -82,14 +96,14 @@ def add_parser(commands: Any) -> None:
 
 
 def profile(options: argparse.Namespace) -> None:
-    """Measure, print the tables and write file and plot. Raises `JobError` for bad input."""
+    """Measure, print the tables, write the profile and its plot. Raises `JobError` for bad input."""
     from rich.console import Console
 
     from taper_rollout.job.host import HostResources
     from taper_rollout.profiling.grid import FULL, QUICK
 
     if not options.verbose:
-        # SGLang warns of what is not there, and its ranks draw bars.
+        # SGLang warns about missing accelerators, and its ranks draw progress bars.
         warnings.simplefilter("ignore")
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
         os.environ.setdefault("TQDM_DISABLE", "1")
@@ -101,26 +115,26 @@ def profile(options: argparse.Namespace) -> None:
         settings, grid, path="--context-tokens" if options.model else "spec.rollout.responseTokens"
     )
     console = Console()
-    found = _measured(settings, grid, console)
-    _report(found, file, console)
+    measured = _measured(settings, grid, console)
+    _write_and_print(measured, file, console)
 
 
 def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None:
-    """Before an engine is started: whether steps can be measured at all. Raises `JobError`."""
+    """Check, before an engine is started, that contexts are long enough to measure. Raises `JobError`."""
     from taper_api import JobError, Problem
     from taper_rollout.profiling.grid import EngineCapacity
 
     capacity = EngineCapacity(
-        footprint=settings.footprint,
-        degrees=settings.degrees,
-        max_running_requests=settings.max_running_requests or 1,
-        kv_tokens=settings.kv_tokens or sys.maxsize,
+        footprint=settings.rollout.footprint,
+        degrees=settings.rollout.degrees,
+        max_running_requests=settings.rollout.max_running_requests or 1,
+        kv_tokens=settings.rollout.kv_tokens or sys.maxsize,
         context_tokens=settings.context_tokens,
     )
     try:
         grid.contexts(capacity)
     except ValueError as error:
-        raise JobError([Problem(path=path, message=str(error), remedy="allow longer ones")]) from None
+        raise JobError([Problem(path=path, message=str(error), remedy="allow longer contexts")]) from None
 
 
 def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
@@ -128,60 +142,32 @@ def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
     from taper_rollout.job_replica import job_replica
     from taper_rollout.training import check_job
 
-    # A profile that the job names is what is made here.
+    # The profile that the job names may not exist yet: it is what this command writes.
     job = load_or_sample(options.file, [*options.settings, "spec.rollout.profile=null"])
     config = check_job(job, (RUNS / job.metadata.name).absolute())
     return job_replica(job, config, device=device)
 
 
 def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
-    """A replica of a model alone: every degree up to the footprint."""
-    from taper_api import JobError, Problem
-    from taper_rollout.job.requirements import Facts, installed_versions, model_config
-    from taper_rollout.job.support_matrix import check_support
+    """Settings of a replica for a model without a job: every degree up to the footprint."""
+    from taper_api import JobError
+    from taper_rollout.job.requirements import model_config
     from taper_rollout.job_replica import LOCAL_ADDRESS, local_model
     from taper_rollout.profiling.key import checkpoint_dtype
     from taper_rollout.profiling.replica_settings import ReplicaSettings
-    from taper_rollout.verl.settings import default_degrees
 
-    degrees = default_degrees(options.footprint)
     try:
+        rollout = _model_rollout(options)
         config = model_config(options.model)
-        facts = Facts(
-            model=config,
-            settings={},
-            versions=installed_versions(),
-            footprint=options.footprint,
-            degrees=degrees,
-            ranks_per_node=options.footprint,
-        )
-        check_support(facts)
+        _check_model(config, rollout)
         path = local_model(options.model, path="--model")
     except JobError as error:
-        raise JobError(
-            [
-                Problem(
-                    path=OPTIONS.get(problem.path.partition("[")[0], problem.path),
-                    message=problem.message,
-                    remedy=problem.remedy,
-                )
-                for problem in error.problems
-            ]
-        ) from None
+        raise JobError([_at_option(problem) for problem in error.problems]) from None
     return ReplicaSettings(
+        rollout=rollout,
         model_path=path,
         dtype=checkpoint_dtype(config) if options.dtype == "auto" else options.dtype,
-        footprint=options.footprint,
-        degrees=degrees,
-        mode="off",
-        policy={"name": "predictor"},
-        kv="migrate",
-        switch_timeout_seconds=30.0,
-        seed=None,
-        kv_tokens=None,
-        max_running_requests=options.max_running_requests,
         context_tokens=options.context_tokens,
-        response_tokens=options.context_tokens,
         trust_remote_code=False,
         device=device,
         replica=0,
@@ -190,8 +176,54 @@ def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings
     )
 
 
+def _model_rollout(options: argparse.Namespace) -> RolloutSpec:
+    """The rollout block that the options describe. Raises `JobError`."""
+    from pydantic import ValidationError
+
+    from taper_api import JobError
+    from taper_api.base.violations import problems_of
+    from taper_api.job.rollout_spec import RolloutSpec
+
+    block = {
+        "footprint": options.footprint,
+        "samplesPerPrompt": 1,
+        "responseTokens": options.context_tokens,
+        "maxRunningRequests": options.max_running_requests,
+        "mode": "off",
+        "switch": {"kv": "migrate"},
+    }
+    try:
+        return RolloutSpec.model_validate(block)
+    except ValidationError as error:
+        problems = problems_of(error, RolloutSpec)
+    raise JobError([dataclasses.replace(p, path=f"spec.rollout.{p.path}") for p in problems])
+
+
+def _check_model(config: dict[str, Any], rollout: RolloutSpec) -> None:
+    """Whether Taper supports the model in these layouts. Raises `JobError`."""
+    from taper_rollout.job.requirements import Facts, installed_versions
+    from taper_rollout.job.support_matrix import check_support
+
+    check_support(
+        Facts(
+            model=config,
+            settings={},
+            versions=installed_versions(),
+            footprint=rollout.footprint,
+            degrees=rollout.degrees,
+            ranks_per_node=rollout.footprint,
+        )
+    )
+
+
+def _at_option(problem: Problem) -> Problem:
+    """The same problem, at the option that stands for the field."""
+    field = problem.path.partition("[")[0]
+    return dataclasses.replace(problem, path=OPTIONS.get(field, problem.path))
+
+
 def _file(output: Path | None, settings: ReplicaSettings) -> Path:
-    """Where the profile goes. Raises `OutputError` where no file can be made there."""
+    """The file to write the profile to. Raises `OutputError` if it is not writable."""
     from taper_rollout.job.output_files import writing
     from taper_rollout.profiling.calibration import wanted_of
     from taper_rollout.profiling.store import default_directory
@@ -213,19 +245,19 @@ def _measured(settings: ReplicaSettings, grid: Grid, console: Console) -> Profil
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting the engine", total=1.0)
-        told = 0.0
+        next_share = 0.0
 
         def on_progress(share: float, doing: str) -> None:
-            nonlocal told
+            nonlocal next_share
             bar.update(task, completed=share, description=doing)
-            if not console.is_terminal and share >= told:
+            if not console.is_terminal and share >= next_share:
                 console.print(f"{share:4.0%} {doing}", highlight=False)
-                told = share + SHARE_TOLD
+                next_share = share + PROGRESS_SHARE
 
-        return asyncio.run(_on_an_engine(settings, grid, on_progress))
+        return asyncio.run(_measured_on_engine(settings, grid, on_progress))
 
 
-async def _on_an_engine(settings: ReplicaSettings, grid: Grid, on_progress: Any) -> Profile:
+async def _measured_on_engine(settings: ReplicaSettings, grid: Grid, on_progress: Any) -> Profile:
     from taper_rollout.profiling.profiler import EngineSwitch, measure_profile
     from taper_rollout.profiling.replica_settings import engine_settings
     from taper_rollout.sglang.engine import ElasticEngine
@@ -233,13 +265,13 @@ async def _on_an_engine(settings: ReplicaSettings, grid: Grid, on_progress: Any)
     engine = ElasticEngine(engine_settings(settings))
     await engine.start()
     try:
-        switch = EngineSwitch(engine, settings.switch_timeout_seconds)
+        switch = EngineSwitch(engine, settings.rollout.switch.timeout_seconds)
         return await measure_profile(engine, settings, switch, grid=grid, on_progress=on_progress)
     finally:
         await engine.close()
 
 
-def _report(found: Profile, file: Path, console: Console) -> None:
+def _write_and_print(profile: Profile, file: Path, console: Console) -> None:
     from taper_policy.profile.file import write_profile
     from taper_rollout.job.output_files import writing
     from taper_rollout.profiling.plot import plot_profile
@@ -247,10 +279,10 @@ def _report(found: Profile, file: Path, console: Console) -> None:
 
     plot = file.with_suffix(".png")
     with writing(file):
-        write_profile(found, file)
+        write_profile(profile, file)
     with writing(plot):
-        plot_profile(found, plot)
-    for table in profile_tables(found):
+        plot_profile(profile, plot)
+    for table in profile_tables(profile):
         console.print(table)
-    console.print(found.title, highlight=False, soft_wrap=True)
+    console.print(profile.title, highlight=False, soft_wrap=True)
     console.print(f"written to {file} and {plot.name}", highlight=False, soft_wrap=True)

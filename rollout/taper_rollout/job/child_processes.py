@@ -1,8 +1,8 @@
-"""The processes below this one, and the shared memory that they use: none may outlive a run.
+"""Ends the child processes of a run, and removes their shared memory, so that nothing outlives it.
 
-Ray ends its own workers, but not what those started, and a process that is killed leaves
-its files in /dev/shm. Parentage and mappings can be read only while the processes live, so
-`look` notes both before Ray is shut down, and `end` finishes what is left of them.
+Ray ends its own workers but not their children, and a killed process leaves its files in /dev/shm.
+Parents and mappings can be read only while a process lives, so `look` records both before Ray is shut
+down, and `end` ends what is left.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ KILL_SECONDS = 5.0
 
 
 class Descendants:
-    """Processes started below this one since the object was made, in any generation."""
+    """The descendants of this process that were started after this object was created."""
 
     def __init__(self) -> None:
-        self._before = set(_below())
-        self._noted: set[psutil.Process] = set()
+        self._before = set(_descendants())
+        self._recorded: set[psutil.Process] = set()
         self._segments: set[Path] = set()
 
     def look(self) -> None:
-        """Note the descendants that live now, and their files in shared memory."""
-        self._noted |= set(_below()) - self._before
-        for process in self._noted:
+        """Record the descendants that live now, and their files in shared memory."""
+        self._recorded |= set(_descendants()) - self._before
+        for process in self._recorded:
             self._segments |= _segments_of(process)
 
     def end(self) -> None:
-        """End the noted processes that still run, then remove their segments that no live process maps.
+        """End the recorded processes, then remove those of their segments that no live process maps.
 
-        A process id that was given to another process since is left alone: `psutil`
-        compares the time of start.
+        A process id that was reused for another process is left alone: `psutil` compares start times.
         """
-        running = [process for process in self._noted if process.is_running()]
+        running = [process for process in self._recorded if process.is_running()]
         for process in running:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
@@ -54,13 +53,13 @@ class Descendants:
             path.unlink(missing_ok=True)
 
 
-def _below() -> list[psutil.Process]:
+def _descendants() -> list[psutil.Process]:
     children: list[psutil.Process] = psutil.Process().children(recursive=True)
     return children
 
 
 def _segments_of(process: psutil.Process) -> set[Path]:
-    """Files in /dev/shm that the process maps; none if it is gone or not ours to look at."""
+    """Files in /dev/shm that the process maps; none if it is gone or may not be inspected."""
     try:
         mapped = {Path(region.path) for region in process.memory_maps()}
     except (psutil.Error, OSError):

@@ -1,6 +1,6 @@
-"""Why a run ended badly: its exit code, what a user reads, and its last words for programs.
+"""What a failed run reports: its exit code, the error for the user, and the termination message for programs.
 
-Invariant (asserted by `tests/rollout/job/test_failure.py`): whatever was raised, there are words for it.
+Invariant (asserted by `tests/rollout/job/test_failure.py`): every exception has a valid termination message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _OUTPUT = "--output"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """text: for the user, a problem a line
+    """A failure of a command.
+
+    text: for the user, one problem per line
     message, field, remedy: of the first problem
     """
 
@@ -32,18 +34,18 @@ class Failure:
     remedy: str | None = None
 
     @property
-    def words(self) -> TerminationMessage:
-        """The run's last words."""
+    def termination_message(self) -> TerminationMessage:
+        """The message for programs."""
         return TerminationMessage(
             reason=self.reason,
-            message=_speakable(self.message) or self.reason,
-            field=_speakable(self.field or "") or None,
-            remedy=_speakable(self.remedy or "") or None,
+            message=_valid_unicode(self.message) or self.reason,
+            field=_valid_unicode(self.field or "") or None,
+            remedy=_valid_unicode(self.remedy or "") or None,
         )
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What an error means that is no signal's doing."""
+    """The failure that an exception means. Signals are handled by the caller."""
     if isinstance(error, JobError):
         return _invalid_job(error)
     if isinstance(error, OutputError):
@@ -80,6 +82,6 @@ def _plain(code: int, reason: str, text: str) -> Failure:
     return Failure(code=code, reason=reason, text=text, message=text)
 
 
-def _speakable(text: str) -> str:
-    """Without halves of characters, which a file's name may hold and no message can."""
+def _valid_unicode(text: str) -> str:
+    """The text without lone surrogates, which file names can contain and JSON cannot."""
     return text.encode("utf-8", "replace").decode()

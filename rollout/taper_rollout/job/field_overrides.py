@@ -37,8 +37,11 @@ def load_job_with(path: Path, settings: Sequence[str]) -> RLHFJob:
         field, value = _parsed(setting)
         set_field(content, field, value)
     # JSON is YAML in which no scalar is taken for something else.
-    job = parse_job(json.dumps(content, default=str), str(path))
-    return resolve_paths(job, path.absolute().parent)
+    try:
+        text = json.dumps(content, default=str)
+    except ValueError:
+        raise _problem(str(path), "has a mapping or list that contains itself", "remove that alias") from None
+    return resolve_paths(parse_job(text, str(path)), path.absolute().parent)
 
 
 def set_field(content: dict[str, Any], path: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the machine, or the Ray cluster that the job runs on, has."""
+"""GPUs and CPUs of the machine, or of the Ray cluster, that a job runs on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostResources:
-    """GPUs and CPUs to run on. Without a GPU the ranks are CPU processes."""
+    """Resources to run on. Without a GPU, ranks are CPU processes.
+
+    flash_attention: whether the package `flash_attn` is installed here
+    """
 
     num_gpus: int
     num_cpus: int
@@ -19,12 +22,12 @@ class HostResources:
 
     @property
     def device(self) -> str:
-        """Torch's kind of device for the ranks."""
+        """Torch's device type for the ranks."""
         return "cuda" if self.num_gpus else "cpu"
 
     @classmethod
     def local(cls) -> Self:
-        """Of this machine."""
+        """The resources of this machine."""
         import torch
 
         return cls(
@@ -35,9 +38,9 @@ class HostResources:
 
     @classmethod
     def of_cluster(cls, resources: Mapping[str, float]) -> Self:
-        """Of a Ray cluster, from `ray.cluster_resources()`.
+        """The resources of a Ray cluster, from `ray.cluster_resources()`.
 
-        Ray adds `accelerator_type:…` where it found a real GPU: without it, "GPU" counts logical ones.
+        Ray adds `accelerator_type:…` where it found a real GPU. Without it, "GPU" counts logical ones.
         """
         real = any(name.startswith("accelerator_type:") for name in resources)
         return cls(

@@ -1,4 +1,4 @@
-"""Hydra's override syntax: how a setting is written so that it is read back as the same value."""
+"""Writes settings in Hydra's override syntax, so that Hydra reads the same value back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def override(name: str, value: Any) -> str:
 
 
 def written(value: Any) -> str:
-    """A value in Hydra's grammar. Raises `ValueError` for what it cannot write."""
+    """A value in Hydra's grammar. Raises `ValueError` for a value that the grammar cannot express."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -33,7 +33,7 @@ def _quoted(text: str) -> str:
         raise ValueError(
             f"{text!r} cannot be written as a Hydra override: line break, or backslash at the end"
         )
-    # Interpolations are Hydra's, as in a raw override; only what would end the string is escaped.
+    # Interpolations stay as they are, as in a raw override. Only what would end the string is escaped.
     return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
 
 

@@ -1,4 +1,4 @@
-"""Writing to a run's output directory, with one clear error for all that can go wrong there."""
+"""Writes files of a run's output directory. Whatever goes wrong is an `OutputError` with the file's name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 
 class OutputError(RuntimeError):
-    """The output directory cannot be written to; the text says which file and why."""
+    """The output directory cannot be written to. The text names the file and the reason."""
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an `OSError` of its body into an `OutputError` about `path`."""
+    """Turn an `OSError` of the body into an `OutputError` about `path`."""
     try:
         yield
     except OSError as error:
@@ -25,10 +25,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
-    """Replace a JSON file at once: a reader sees the old content or the new, never a part.
-
-    Raises `OutputError`.
-    """
+    """Replace a JSON file atomically. Raises `OutputError`."""
     text = json.dumps(content, indent=indent, allow_nan=False)
     temporary = path.with_name(f".{path.name}.partial")
     with writing(path):

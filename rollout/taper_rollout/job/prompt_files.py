@@ -1,4 +1,4 @@
-"""Where a run keeps a job's prompts in VeRL's form. Pure."""
+"""Paths of a job's prompts, converted for VeRL, in the output directory. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from taper_api import RLHFJob
 
 
 def train_file(output: Path) -> Path:
-    """Where the job's training prompts lie in VeRL's form."""
+    """The training prompts."""
     return output / "data" / "train.parquet"
 
 
 def validation_file(job: RLHFJob, output: Path) -> Path:
-    """Likewise the validation prompts. VeRL always opens a file: without one of its own, the training one."""
+    """The validation prompts. VeRL always opens this file: without validation it is the training one."""
     return output / "data" / "validation.parquet" if job.spec.data.validation else train_file(output)

@@ -1,7 +1,7 @@
-"""Takes secrets out of what a run says at its end: that is copied into logs, messages and a status.
+"""Removes secrets from the error of a run, which is copied into logs, messages and the job's status.
 
-What VeRL, a reward or a download raise may hold whatever they were given: the values of variables
-that are called like secrets, or that the job takes from one, and the user's part of an address.
+Errors of VeRL, a reward or a download may quote what they were given. Removed are the values of environment
+variables whose names look like secrets or that the job takes from a Secret, and the user part of URLs.
 
 Invariant (asserted by `tests/rollout/job/test_redaction.py`): no value of such a variable is left.
 """
@@ -12,14 +12,14 @@ import re
 from collections.abc import Collection, Mapping
 
 HIDDEN = "[hidden]"
-# Shorter values are found in many a word by accident.
+# Shorter values occur in ordinary words by accident.
 _MIN_SECRET_CHARACTERS = 6
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY|AUTH", re.IGNORECASE)
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 
 
 def redacted(text: str, environment: Mapping[str, str], names: Collection[str] = ()) -> str:
-    """The text without secrets. names: of variables that hold some, whatever they are called"""
+    """The text without secrets. names: further variables whose values are secret"""
     values = [
         value
         for name, value in environment.items()

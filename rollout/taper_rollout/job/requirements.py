@@ -1,4 +1,4 @@
-"""What a job asks for, gathered before SGLang, VeRL or torch are imported."""
+"""Collects what a job requires, before SGLang, VeRL or torch are imported."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_api.job.rollout_spec import DEGREES
+from taper_api.job.rollout_spec import degrees_up_to
 
 PACKAGES = ("sglang", "verl")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a job asks for, as plain values.
+    """What a job requires, as plain values.
 
-    `model` is the content of the model's config.json, `settings` VeRL's composed
-    configuration as nested mappings, `versions` the installed versions by package.
-    `is_raw` is true where the user writes VeRL's settings and no job: paths then are
-    VeRL's own.
+    model: content of the model's config.json
+    settings: VeRL's composed configuration, as nested mappings
+    versions: installed versions by package
+    is_raw: whether the user runs VeRL's own command without a job; error paths are then VeRL's settings
     """
 
     model: Mapping[str, Any]
@@ -42,10 +42,10 @@ class Facts:
 
 
 def gather_facts(settings: Mapping[str, Any], *, is_raw: bool = False) -> Facts:
-    """The facts of a run from VeRL's composed configuration (nested plain mappings, resolved).
+    """The facts of a run, from VeRL's composed configuration (nested plain mappings, resolved).
 
-    Reads the model's config.json, from disk or from the Hugging Face hub's cache, and the
-    versions installed. `JobError` where the model has no config.json that can be read.
+    Reads the model's config.json, from disk or the Hugging Face hub, and the installed versions. Raises
+    `JobError` if config.json cannot be read.
     """
     facts = Facts(
         model={},
@@ -57,8 +57,7 @@ def gather_facts(settings: Mapping[str, Any], *, is_raw: bool = False) -> Facts:
         is_raw=is_raw,
     )
     footprint = int(facts.setting("actor_rollout_ref.rollout.tensor_model_parallel_size") or 1)
-    every_degree = tuple(degree for degree in DEGREES if degree <= footprint)
-    degrees = facts.setting("actor_rollout_ref.rollout.custom.degrees") or every_degree
+    degrees = facts.setting("actor_rollout_ref.rollout.custom.degrees") or degrees_up_to(footprint)
     return dataclasses.replace(
         facts,
         model=model_config(str(facts.setting("actor_rollout_ref.model.path")), is_raw=is_raw),
@@ -69,7 +68,7 @@ def gather_facts(settings: Mapping[str, Any], *, is_raw: bool = False) -> Facts:
 
 
 def installed_versions() -> dict[str, str]:
-    """Installed versions of the packages that the support matrix pins; one that is missing is left out."""
+    """Installed versions of the packages that the support matrix pins, without those not installed."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -80,7 +79,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def model_config(path: str, *, is_raw: bool = False) -> dict[str, Any]:
-    """The content of a model's config.json; `path` is a directory or a Hugging Face id."""
+    """The content of a model's config.json. `path`: a directory or a Hugging Face id. Raises `JobError`."""
     field = "actor_rollout_ref.model.path" if is_raw else "spec.model.path"
     try:
         file = Path(path) / "config.json" if Path(path).is_dir() else _from_hub(path)
@@ -89,17 +88,17 @@ def model_config(path: str, *, is_raw: bool = False) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         problem = Problem(
             path=field,
-            message=f"no config.json can be read for {path} ({reason})",
-            remedy="name a model directory in Hugging Face form, or the id of a model that can be loaded",
+            message=f"cannot read config.json of {path} ({reason})",
+            remedy="name a model directory in Hugging Face format, or the id of a model on the hub",
         )
         raise JobError([problem]) from None
     if not isinstance(content, dict):
-        raise JobError([Problem(path=field, message=f"the config.json of {path} is not a mapping")])
+        raise JobError([Problem(path=field, message=f"config.json of {path} is not a mapping")])
     return content
 
 
 def _from_hub(model_id: str) -> Path:
-    # Imported late: a model in a directory needs no hub client.
+    # Imported here, as a model in a directory needs no hub client.
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(model_id, "config.json"))

@@ -1,7 +1,7 @@
-"""The support matrix: one table that the docs show and that is enforced when a job starts.
+"""The support matrix: one table that the docs show and that every job is checked against at its start.
 
-`check_support` is pure. It takes plain facts, so that it can run before SGLang, VeRL or
-torch are imported, and refuses with the path of the field that asks for too much.
+`check_support` is pure. It takes plain facts, so that it runs before SGLang, VeRL or torch are imported,
+and names the field that asks for something unsupported.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ _REPLICA = "actor_rollout_ref.rollout"
 
 
 Finding = tuple[str, str]
-"""Path of the field at fault, and what is wrong with it."""
+"""Path of the unsupported field, and what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A line of the matrix. `findings` yields what goes beyond `supported`; without it, nothing does."""
+    """A row of the matrix.
+
+    seen_in: where the feature is read from
+    findings: yields what is not supported; None if the row is not checked
+    """
 
     feature: str
     supported: str
@@ -40,7 +44,7 @@ class Row:
 
 
 def check_support(facts: Facts) -> None:
-    """`JobError` with a problem for each thing that the facts ask for and that is not supported."""
+    """Raises `JobError` with a problem for each unsupported feature that the facts ask for."""
     problems = [
         Problem(path=path, message=message, remedy=row.remedy)
         for row in MATRIX
@@ -52,20 +56,20 @@ def check_support(facts: Facts) -> None:
 
 
 def support_matrix() -> str:
-    """The matrix as a page of the docs, in Markdown."""
+    """The matrix as a page of the docs in Markdown."""
     lines = [
         "# Support matrix\n",
         "<!-- Made by `make docs` from taper_rollout.job.support_matrix; do not edit. -->\n",
-        "What is not supported is refused when a job starts, with the path of the field,\n"
-        "from this same table.\n",
-        "| feature | supported | seen in | otherwise |\n|---|---|---|---|",
+        "A job is checked against this table when it starts. Anything unsupported is an error that\n"
+        "names the field and says what is supported.\n",
+        "| feature | supported | checked in | otherwise |\n|---|---|---|---|",
     ]
     lines += [f"| {row.feature} | {row.supported} | {row.seen_in} | {row.remedy} |" for row in MATRIX]
     return "\n".join(lines) + "\n"
 
 
 def _job_path(facts: Facts, field: str, setting: str) -> str:
-    """The path as this user writes it: a field of the job, or a setting of VeRL."""
+    """The path in the user's terms: a field of the job, or a setting of VeRL."""
     return setting if facts.is_raw else field
 
 
@@ -88,17 +92,17 @@ def _footprint_path(facts: Facts) -> str:
 def _architecture(facts: Facts) -> Iterator[Finding]:
     for name in facts.model.get("architectures") or ["(none)"]:
         if name not in ARCHITECTURES:
-            yield _model_path(facts), f"its architecture {name} is not supported"
+            yield _model_path(facts), f"architecture {name} is not supported"
 
 
 def _present(*names: str) -> Callable[[Facts], Iterator[Finding]]:
-    """Finds entries of the model's config that are there and neither empty, false, 0 nor 1."""
+    """Finds entries of config.json that are present and not empty, false, 0 or 1."""
 
     def findings(facts: Facts) -> Iterator[Finding]:
         for name in names:
             value = facts.model.get(name)
             if value is True or (value and value != 1):
-                yield _model_path(facts), f"its config has {name}"
+                yield _model_path(facts), f"config.json has {name}"
 
     return findings
 
@@ -109,13 +113,13 @@ def _quantization(facts: Facts) -> Iterator[Finding]:
 
 
 def _set(*names: str) -> Callable[[Facts], Iterator[Finding]]:
-    """Finds settings of VeRL that are turned on: true, a number above 0, or text."""
+    """Finds settings of VeRL that are on: true, a number above 0, or text."""
 
     def findings(facts: Facts) -> Iterator[Finding]:
         for name in names:
             value = facts.setting(name)
             if value:
-                yield _verl_path(facts, name), f"is {value!r}"
+                yield _verl_path(facts, name), f"{value!r} is not supported"
 
     return findings
 
@@ -124,7 +128,7 @@ def _above_one(name: str) -> Callable[[Facts], Iterator[Finding]]:
     def findings(facts: Facts) -> Iterator[Finding]:
         value = facts.setting(name)
         if value is not None and value > 1:
-            yield _verl_path(facts, name), f"is {value}"
+            yield _verl_path(facts, name), f"{value} is not supported"
 
     return findings
 
@@ -141,19 +145,22 @@ def _footprint_over_heads(facts: Facts) -> Iterator[Finding]:
 
 
 def _layouts(facts: Facts) -> Iterator[Finding]:
-    """`RLHFJob` has this rule too; here it holds for who writes VeRL's settings."""
+    """`RLHFJob` has this rule too. Here it also covers users of VeRL's own command."""
     if facts.footprint not in DEGREES:
-        yield _footprint_path(facts), f"{facts.footprint} is none of {', '.join(map(str, DEGREES))}"
+        yield _footprint_path(facts), f"{facts.footprint} is not one of {', '.join(map(str, DEGREES))}"
     elif facts.degrees[-1] != facts.footprint:
-        message = f"{facts.degrees[-1]} ends the degrees of a footprint of {facts.footprint}"
+        message = f"the last degree is {facts.degrees[-1]}, but the footprint is {facts.footprint}"
         yield _degrees_path(facts, len(facts.degrees) - 1), message
     for index, degree in enumerate(facts.degrees):
         if degree not in DEGREES or (index and degree <= facts.degrees[index - 1]):
-            yield _degrees_path(facts, index), f"{degree} is out of place in {list(facts.degrees)}"
+            yield (
+                _degrees_path(facts, index),
+                f"{list(facts.degrees)} are not ascending powers of two up to {DEGREES[-1]}",
+            )
 
 
 def _degree_divides(facts: Facts) -> Iterator[Finding]:
-    """Degrees beyond the number of KV heads are the row above's business."""
+    """Degrees above the number of KV heads are found by `_footprint_over_heads`."""
     counts = {
         "KV heads": _kv_heads(facts),
         "attention heads": facts.model.get("num_attention_heads"),
@@ -171,16 +178,16 @@ def _degree_divides(facts: Facts) -> Iterator[Finding]:
 
 def _nodes(facts: Facts) -> Iterator[Finding]:
     if facts.footprint > facts.ranks_per_node:
-        message = f"{facts.footprint} ranks do not fit on a node of {facts.ranks_per_node}"
+        message = f"{facts.footprint} ranks do not fit on a node with {facts.ranks_per_node}"
         yield _footprint_path(facts), message
 
 
 def _trainer_mode(facts: Facts) -> Iterator[Finding]:
     mode = facts.setting("trainer.v1.trainer_mode")
     if mode not in (None, "sync"):
-        yield _verl_path(facts, "trainer.v1.trainer_mode"), f"{mode} is not synchronous"
+        yield _verl_path(facts, "trainer.v1.trainer_mode"), f"{mode!r} is not synchronous"
     if facts.setting("trainer.use_v1") is False:
-        yield _verl_path(facts, "trainer.use_v1"), "is false"
+        yield _verl_path(facts, "trainer.use_v1"), "false is not supported"
 
 
 _ENGINE = f"{_REPLICA}.engine_kwargs.sglang"
@@ -193,7 +200,7 @@ def _engine_arguments(*names: str) -> Callable[[Facts], Iterator[Finding]]:
         for name in names:
             value = facts.setting(f"{_ENGINE}.{name}")
             if value not in (None, "none"):
-                yield _verl_path(facts, f"{_ENGINE}.{name}"), f"is {value!r}"
+                yield _verl_path(facts, f"{_ENGINE}.{name}"), f"{value!r} is not supported"
 
     return findings
 
@@ -206,21 +213,27 @@ def _speculation(facts: Facts) -> Iterator[Finding]:
 def _page_size(facts: Facts) -> Iterator[Finding]:
     value = facts.setting(f"{_ENGINE}.page_size")
     if value not in (None, 1):
-        yield _verl_path(facts, f"{_ENGINE}.page_size"), f"is {value!r}"
+        yield _verl_path(facts, f"{_ENGINE}.page_size"), f"{value!r} is not supported"
 
 
 def _other_engine_arguments(facts: Facts) -> Iterator[Finding]:
     arguments = facts.setting(_ENGINE)
     for name in arguments if isinstance(arguments, Mapping) else ():
         if name not in (*_SPECULATION, *_GRAMMAR, "page_size"):
-            yield _verl_path(facts, f"{_ENGINE}.{name}"), "would be ignored"
+            yield (
+                _verl_path(facts, f"{_ENGINE}.{name}"),
+                "Taper sets SGLang's arguments itself and would ignore it",
+            )
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
     for package, version in VERSIONS.items():
         installed = facts.versions.get(package)
         if installed != version:
-            yield f"package {package}", f"version {installed or '(none)'} is installed"
+            yield (
+                f"package {package}",
+                f"version {installed} is installed" if installed else "is not installed",
+            )
 
 
 MATRIX: tuple[Row, ...] = (
@@ -231,16 +244,16 @@ MATRIX: tuple[Row, ...] = (
         remedy=f"use a model of {' or '.join(ARCHITECTURES)}",
         findings=_architecture,
     ),
-    Row(feature="number formats", supported="float32, bfloat16, float16"),
-    Row(feature="algorithms", supported="GRPO, PPO, DAPO, by VeRL's synchronous trainer"),
+    Row(feature="dtypes", supported="float32, bfloat16, float16"),
+    Row(feature="algorithms", supported="GRPO, PPO and DAPO with VeRL's synchronous trainer"),
     Row(
         feature="layouts",
-        supported="uniform, over footprints of 1, 2, 4 and 8",
+        supported="uniform, with footprints of 1, 2, 4 and 8 ranks",
         seen_in=JOB,
-        remedy="use a footprint of 1, 2, 4 or 8, and ascending degrees from these that end with it",
+        remedy="use a footprint of 1, 2, 4 or 8, and ascending degrees of these that end with the footprint",
         findings=_layouts,
     ),
-    Row(feature="KV cache on a switch", supported="migrated or recomputed"),
+    Row(feature="KV cache in a switch", supported="migrated or recomputed"),
     Row(
         feature="mixture of experts",
         supported="no",
@@ -273,7 +286,7 @@ MATRIX: tuple[Row, ...] = (
         feature="LoRA",
         supported="no",
         seen_in=SETTINGS,
-        remedy="train all weights: remove it or set it to 0",
+        remedy="train all weights: remove the setting or set it to 0",
         findings=_set(
             "actor_rollout_ref.model.lora_rank",
             "actor_rollout_ref.model.lora.rank",
@@ -281,21 +294,21 @@ MATRIX: tuple[Row, ...] = (
         ),
     ),
     Row(
-        feature="a rank for each KV head, at most",
-        supported="footprint ≤ KV heads",
+        feature="more ranks than KV heads",
+        supported="no: footprint ≤ KV heads",
         seen_in=f"{JOB}; {MODEL}",
         remedy="use a smaller footprint",
         findings=_footprint_over_heads,
     ),
     Row(
-        feature="even shards",
-        supported="degrees that divide the model's heads and its intermediate size",
+        feature="TP degrees",
+        supported="those that divide the model's heads and intermediate size",
         seen_in=f"{JOB}; {MODEL}",
-        remedy="leave that degree out",
+        remedy="remove this degree",
         findings=_degree_divides,
     ),
     Row(
-        feature="footprint over more than one node",
+        feature="footprint across nodes",
         supported="no",
         seen_in=JOB,
         remedy="use a footprint of at most spec.training.ranks",
@@ -319,11 +332,11 @@ MATRIX: tuple[Row, ...] = (
         feature="data parallelism within a replica",
         supported="no",
         seen_in=SETTINGS,
-        remedy="set it to 1; more ranks make more replicas",
+        remedy="set it to 1; more ranks give more replicas",
         findings=_above_one(f"{_REPLICA}.data_parallel_size"),
     ),
     Row(
-        feature="prefill and decode apart",
+        feature="disaggregated prefill and decode",
         supported="no",
         seen_in=SETTINGS,
         remedy="turn it off",
@@ -333,7 +346,7 @@ MATRIX: tuple[Row, ...] = (
         feature="asynchronous trainers",
         supported="no",
         seen_in=SETTINGS,
-        remedy="use sync: between the stages of an asynchronous trainer no rank is idle",
+        remedy="use sync; asynchronous trainers leave no idle ranks to gain from",
         findings=_trainer_mode,
     ),
     Row(
@@ -359,9 +372,9 @@ MATRIX: tuple[Row, ...] = (
     ),
     Row(
         feature="other SGLang arguments",
-        supported="no; Taper sets them",
+        supported="no, set by Taper",
         seen_in=SETTINGS,
-        remedy="remove it; spec.rollout has what can be chosen",
+        remedy="remove it; spec.rollout has the settings that can be changed",
         findings=_other_engine_arguments,
     ),
     Row(

@@ -1,20 +1,21 @@
-"""The Prometheus metrics of the replicas of one pod, written at the events that they tell.
+"""Updates the Prometheus metrics of a node's replicas from their events.
 
-One registry, however many replicas write to it, and no state of the process outside of it:
-whoever hosts it (a process for each node, or the run's driver) hands it the events in JSON
-form (`events.as_json`) and serves `exposition`. Its methods may be called from any thread.
+One registry for all replicas, without state outside of it. The metrics host of the node passes the
+events in JSON form (`events.as_json`) to `record` and serves `exposition`. Both may be called from any
+thread.
 
-A switch is told twice: by `SwitchDone` when it is done, and by its stage's `StageRecord`,
-which knows its gain. It is counted once, by whichever comes first.
+A switch is in two events: `SwitchDone` when it is done, and its stage's `StageRecord`, which has its
+gain. It is counted once, at the first of them.
 
-`prometheus_client` keeps figures in files if `PROMETHEUS_MULTIPROC_DIR` was set before it
-was imported, as SGLang does for its own metrics: host this in a process without an engine.
+`prometheus_client` keeps values in files if `PROMETHEUS_MULTIPROC_DIR` was set before it was imported,
+as SGLang does for its own metrics. So this must run in a process without an engine.
 
 Invariants (asserted by `tests/rollout/metrics/test_collector.py`):
-- a switch is counted once, whether or not `SwitchDone` told of it;
-- each label's values are those of `metric_table` and `other`; replicas are `MAX_REPLICAS` and `other`;
-- the shrink ratio lies between 0 and 1; what a replica tells never changes another's series;
-- what was not measured or not predicted (None, or not a finite number) leaves no sample.
+- a switch is counted once, with or without its `SwitchDone`;
+- the values of a label are those of `definitions` and `other`; replicas are `MAX_REPLICAS` numbers and
+  `other`;
+- the shrink ratio lies between 0 and 1; events of a replica never change the series of another;
+- a value that was not measured or not predicted (None, or not finite) adds no sample.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ class RolloutMetrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._exposed = _WithoutCreated(self._registry)
-        # One without labels waits for its first sample, or it would stand at 0 where nobody tells it.
+        # Metrics without labels are registered on their first sample, to avoid exporting a false 0.
         self._families = {m.name: _register(m, self._registry) for m in table.METRICS if m.labels}
         self._replicas: set[str] = set()
         self._largest_batch: dict[str, int] = {}
-        self._told: dict[str, set[tuple[int, float]]] = {}
+        self._counted: dict[str, set[tuple[int, float]]] = {}
         self._lock = threading.Lock()
 
     def record(self, event: Values) -> None:
-        """Write down one event in JSON form. Events of other kinds than are known here are passed over."""
+        """Count one event in JSON form. Other kinds of events are ignored."""
         with self._lock:
             match event["kind"]:
                 case "StageProgress":
@@ -64,7 +65,7 @@ class RolloutMetrics:
                     self._set(table.TRAINING_STEP, event["step"])
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics, and their content type, in the format that an HTTP `Accept` header asks for."""
+        """All metrics and their content type, in the format that an HTTP `Accept` header asks for."""
         encode, content_type = choose_encoder(accept)
         with self._lock:
             return encode(self._exposed), content_type
@@ -77,18 +78,18 @@ class RolloutMetrics:
         self._set(table.RUNNING_REQUESTS, event["running"], replica=replica)
         self._set(table.BATCH_SHRINK_RATIO, event["running"] / largest if largest else 0.0, replica=replica)
         self._set(table.LAYOUT_DEGREE, event["degree"], replica=replica)
-        self._set_whose(replica, event)
+        self._set_origin(replica, event)
 
     def _record_switch_done(self, replica: str, switch: Values) -> None:
-        self._told.setdefault(replica, set()).add(_identity(switch))
+        self._counted.setdefault(replica, set()).add(_identity(switch))
         if switch["outcome"] == "committed":
             self._set(table.LAYOUT_DEGREE, switch["to_degree"], replica=replica)
         self._count_switch(replica, switch)
 
     def _record_stage(self, replica: str, stage: Values) -> None:
-        told = self._told.pop(replica, set())
+        counted = self._counted.pop(replica, set())
         for switch in stage["switches"]:
-            if _identity(switch) not in told:
+            if _identity(switch) not in counted:
                 self._count_switch(replica, switch)
             if switch["outcome"] == "committed":
                 self._add_signed(table.GAIN_SECONDS, switch.get("gain_seconds"), replica=replica)
@@ -104,39 +105,39 @@ class RolloutMetrics:
         self._largest_batch.pop(replica, None)
         self._set(table.RUNNING_REQUESTS, 0, replica=replica)
         self._set(table.BATCH_SHRINK_RATIO, 0, replica=replica)
-        self._set_whose(replica, stage)
+        self._set_origin(replica, stage)
 
-    def _set_whose(self, replica: str, event: Values) -> None:
+    def _set_origin(self, replica: str, event: Values) -> None:
         self._set(table.FOOTPRINT_RANKS, event["num_ranks"], replica=replica)
         self._set(table.GENERATION_STEP, event["step"], replica=replica)
 
     def _count_switch(self, replica: str, switch: Values) -> None:
-        way = {name: switch[name] for name in ("from_degree", "to_degree", "kv")}
+        labels = {name: switch[name] for name in ("from_degree", "to_degree", "kv")}
         outcome = switch["outcome"]
-        self._add(table.SWITCHES, 1, replica=replica, outcome=outcome, **way)
+        self._add(table.SWITCHES, 1, replica=replica, outcome=outcome, **labels)
         self._add(table.MOVED_BYTES, switch["moved_bytes"], replica=replica)
         self._add(table.RECOMPUTED_TOKENS, switch["prefilled_tokens"], replica=replica)
         gain = switch.get("predicted_gain_seconds")
         self._add_signed(table.PREDICTED_GAIN_SECONDS, gain, replica=replica, outcome=outcome)
-        # A pause of 0 is one that was not measured: nobody lived through the switch.
+        # A pause of 0 was not measured: no request was running.
         if outcome == "committed" and switch["live_requests"] and switch["pause_seconds"] > 0:
-            self._count_pause(replica, switch, way)
+            self._count_pause(replica, switch, labels)
 
-    def _count_pause(self, replica: str, switch: Values, way: Values) -> None:
+    def _count_pause(self, replica: str, switch: Values, labels: Values) -> None:
         pause_seconds = switch["pause_seconds"]
-        self._observe(table.PAUSE_SECONDS, pause_seconds, replica=replica, **way)
+        self._observe(table.PAUSE_SECONDS, pause_seconds, replica=replica, **labels)
         for phase, seconds in pause_phases(switch["parts_seconds"], pause_seconds).items():
             self._add(table.PAUSE_PHASE_SECONDS, seconds, replica=replica, phase=phase)
         predicted = _known(switch.get("predicted_pause_seconds"))
         if predicted is not None:
-            self._observe(table.PREDICTED_PAUSE_SECONDS, predicted, replica=replica, **way)
+            self._observe(table.PREDICTED_PAUSE_SECONDS, predicted, replica=replica, **labels)
             error = abs(predicted - pause_seconds) / pause_seconds
             self._observe(table.PAUSE_ERROR_RATIO, error, replica=replica)
 
     # -- series ------------------------------------------------------------------------
 
     def _replica(self, number: int) -> str:
-        """A replica's label. A new one's counts begin at 0: a rate needs a value before the first event."""
+        """The label of a replica. Counters of a new one start at 0: a rate needs an earlier value."""
         name = str(number)
         if name not in self._replicas and len(self._replicas) >= table.MAX_REPLICAS:
             name = table.OTHER
@@ -151,7 +152,7 @@ class RolloutMetrics:
         return name
 
     def _series(self, metric: Metric, labels: Values) -> Any:
-        """The series of exactly these labels of the metric; a value that the table lacks becomes `other`."""
+        """The series of a metric with these labels; values that are not in the table become `other`."""
         if not metric.labels:
             if metric.name not in self._families:
                 self._families[metric.name] = _register(metric, self._registry)
@@ -179,7 +180,7 @@ class RolloutMetrics:
 
 
 class _WithoutCreated(Collector):
-    """A registry without the creation times, which would double the series of each counter."""
+    """A registry without `_created` samples, which would double the series of each counter."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -204,7 +205,7 @@ def _register(metric: Metric, registry: CollectorRegistry) -> _Family:
 
 
 def _identity(switch: Values) -> tuple[int, float]:
-    """What sets a switch apart from the others of its replica: advised ones open no epoch."""
+    """Identifies a switch within its replica. Advised ones share an epoch, so the time is a part of it."""
     return switch["epoch"], switch["at"]
 
 

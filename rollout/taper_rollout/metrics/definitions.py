@@ -1,16 +1,16 @@
-"""The metrics of the rollout, as a table: `metrics.RolloutMetrics` registers it and the docs show it. Pure.
+"""The table of the rollout's metrics. `collector.RolloutMetrics` registers it, and the docs show it. Pure.
 
-Names follow Prometheus: the prefix `taper_`, base units in the name, `_total` for what only
-grows. A label has a closed set of values, and what is not among them is counted as `other`;
-`replica` has the values that it has, up to `MAX_REPLICAS`. No label ever names a request, a
-prompt or a step, so that a run of any length has the series of its first hours.
+Names follow Prometheus: the prefix `taper_`, base units in the name, `_total` for counters. Each label
+has a closed set of values, and any other value is counted as `other`; `replica` has up to `MAX_REPLICAS`
+numbers. No label names a request, a prompt or a step, so the number of series does not grow with the
+length of a run.
 
-A gain can be a loss, and a counter cannot fall: gains are counted by `sign`, and their sum
-is the positive part minus the negative one.
+A gain can be negative, and a counter cannot fall: gains are counted by `sign`. Their sum is the positive
+part minus the negative one.
 
 Invariants (asserted by `tests/rollout/metrics/test_definitions.py`):
-- names keep to those conventions, and no two metrics share one;
-- a replica has at most `MAX_SERIES_PER_REPLICA` series, whatever happens to it.
+- names follow those conventions and are unique;
+- a replica has at most `MAX_SERIES_PER_REPLICA` series.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from taper_policy.profile.kv_choice import AUTO
 from taper_rollout.switching.kv_mode import MIXED
 from taper_rollout.switching.pause_phases import PHASES
 
-# The kinds of events that metrics are made of: others need not be sent to whoever keeps them.
+# The kinds of events that metrics are computed from. Others need not be sent to the metrics host.
 COUNTED_EVENTS = frozenset({"StageProgress", "SwitchDone", "StageRecord", "Step"})
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 
 OTHER = "other"
 MAX_REPLICAS = 128
-# Counted with `other` at each label and with switches to the same degree: half of it is in reach.
+# An upper bound: it counts `other` for each label, and switches to the same degree.
 MAX_SERIES_PER_REPLICA = 3_300
 
 PAUSE_BUCKETS_SECONDS = (
@@ -58,7 +58,7 @@ REGRET_BUCKETS_RATIO = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.5, 1.0)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """A label and its values; without `values` it is a replica's number."""
+    """A label and its values. Without `values` it is the number of a replica."""
 
     name: str
     meaning: str
@@ -66,7 +66,7 @@ class Label:
 
     @property
     def max_values(self) -> int:
-        """How many values a replica's series can have of it."""
+        """How many values the label can have within the series of one replica."""
         return len(self.values) + 1 if self.values else 1
 
 
@@ -89,21 +89,20 @@ class Metric:
 
 _DEGREES = tuple(str(degree) for degree in DEGREES)
 
-REPLICA = Label(name="replica", meaning=f"Number of the replica in the run; past {MAX_REPLICAS}: `{OTHER}`")
+REPLICA = Label(name="replica", meaning=f"Number of the replica in the run; `{OTHER}` beyond {MAX_REPLICAS}")
 FROM_DEGREE = Label(name="from_degree", meaning="TP degree before the switch", values=_DEGREES)
-TO_DEGREE = Label(name="to_degree", meaning="TP degree after it", values=_DEGREES)
+TO_DEGREE = Label(name="to_degree", meaning="TP degree after the switch", values=_DEGREES)
 KV = Label(
     name="kv",
-    meaning="What became of the KV cache; `auto`: nothing was chosen, as no request had any or no switch was "
-    "made",
+    meaning="How KV caches were handled; `auto`: undecided, as no request had any or no switch was made",
     values=("migrate", "recompute", MIXED, AUTO),
 )
 OUTCOME = Label(
     name="outcome",
-    meaning="What became of the switch; `advised`: it was only said, as `mode: advise` asks",
+    meaning="Outcome of the switch; `advised`: recommended but not made (`mode: advise`)",
     values=("committed", "refused", "aborted", "advised"),
 )
-PHASE = Label(name="phase", meaning="Part of the pause, in this order", values=PHASES)
+PHASE = Label(name="phase", meaning="Phase of the pause, in this order", values=PHASES)
 SIGN = Label(
     name="sign", meaning="`positive` for a gain, `negative` for a loss", values=("positive", "negative")
 )
@@ -118,127 +117,127 @@ RUNNING_REQUESTS = Metric(
 BATCH_SHRINK_RATIO = Metric(
     name="taper_batch_shrink_ratio",
     kind="gauge",
-    meaning="Running requests over the largest number of this stage: 1 for a full batch, near 0 in the tail.",
+    meaning="Running requests divided by their maximum in this stage: 1 for a full batch, 0 at its end.",
     labels=(REPLICA,),
 )
 LAYOUT_DEGREE = Metric(
     name="taper_layout_degree",
     kind="gauge",
-    meaning="TP degree of the layout that was last told.",
+    meaning="TP degree of the current layout, as last reported.",
     labels=(REPLICA,),
 )
 FOOTPRINT_RANKS = Metric(
     name="taper_footprint_ranks",
     kind="gauge",
-    meaning="Ranks of the replica.",
+    meaning="Number of ranks of the replica.",
     labels=(REPLICA,),
 )
 GENERATION_STEP = Metric(
     name="taper_generation_step",
     kind="gauge",
-    meaning="Training step of the present stage, or of the last one.",
+    meaning="Training step of the current stage, or of the last one between stages.",
     labels=(REPLICA,),
 )
 TRAINING_STEP = Metric(
     name="taper_training_step",
     kind="gauge",
-    meaning="Training step that was finished last; only where the trainer tells its steps.",
+    meaning="Last finished training step; missing if the trainer does not report its steps.",
 )
 STAGE_SECONDS = Metric(
     name="taper_stage_seconds",
     kind="histogram",
-    meaning="Wall time of a generation stage, from its first request to the end of its last.",
+    meaning="Wall time of a generation stage, from its first request to its last response.",
     labels=(REPLICA,),
     buckets=STAGE_BUCKETS_SECONDS,
 )
 IDLE_RANK_SECONDS = Metric(
     name="taper_idle_rank_seconds_total",
     kind="counter",
-    meaning="Time that ranks spent in groups without a running request during a stage, added over ranks.",
+    meaning="Idle time of ranks during stages, in groups without a running request, summed over ranks.",
     labels=(REPLICA,),
 )
 RESPONSES = Metric(
     name="taper_responses_total",
     kind="counter",
-    meaning="Responses of finished stages.",
+    meaning="Responses generated in finished stages.",
     labels=(REPLICA,),
 )
 RESPONSE_TOKENS = Metric(
     name="taper_response_tokens_total",
     kind="counter",
-    meaning="Tokens of these responses.",
+    meaning="Tokens of the responses of finished stages.",
     labels=(REPLICA,),
 )
 SWITCHES = Metric(
     name="taper_switches_total",
     kind="counter",
-    meaning="Switches, whatever became of them.",
+    meaning="Switches by outcome.",
     labels=(REPLICA, FROM_DEGREE, TO_DEGREE, OUTCOME, KV),
 )
 PAUSE_SECONDS = Metric(
     name="taper_pause_seconds",
     kind="histogram",
     meaning="Wall time between the last decode step before a committed switch and the first after it, "
-    "where requests lived through it.",
+    "of switches with running requests.",
     labels=(REPLICA, FROM_DEGREE, TO_DEGREE, KV),
     buckets=PAUSE_BUCKETS_SECONDS,
 )
 PAUSE_PHASE_SECONDS = Metric(
     name="taper_pause_phase_seconds_total",
     kind="counter",
-    meaning="The same pauses, split by phase.",
+    meaning="Total time of these pauses, split by phase.",
     labels=(REPLICA, PHASE),
 )
 PREDICTED_PAUSE_SECONDS = Metric(
     name="taper_predicted_pause_seconds",
     kind="summary",
-    meaning="What was predicted for these pauses, where it was.",
+    meaning="Predicted durations of these pauses, of switches by the predictor.",
     labels=(REPLICA, FROM_DEGREE, TO_DEGREE, KV),
 )
 PAUSE_ERROR_RATIO = Metric(
     name="taper_pause_error_ratio",
     kind="histogram",
-    meaning="Distance between predicted and measured pause over the measured one.",
+    meaning="Absolute difference between predicted and measured pause, divided by the measured one.",
     labels=(REPLICA,),
     buckets=ERROR_BUCKETS_RATIO,
 )
 MOVED_BYTES = Metric(
     name="taper_moved_bytes_total",
     kind="counter",
-    meaning="KV cache that switches moved between ranks.",
+    meaning="Bytes of KV cache that switches moved between ranks.",
     labels=(REPLICA,),
 )
 RECOMPUTED_TOKENS = Metric(
     name="taper_recomputed_tokens_total",
     kind="counter",
-    meaning="Tokens that requests prefilled again after a switch: all of theirs where they are recomputed, "
-    "one where they migrate.",
+    meaning="Tokens prefilled again after switches: all of a recomputed request, one of a migrated request.",
     labels=(REPLICA,),
 )
 PREDICTED_GAIN_SECONDS = Metric(
     name="taper_predicted_gain_seconds_total",
     kind="counter",
-    meaning="What switches were predicted to save of their stages; `advised` ones are those not made.",
+    meaning="Predicted gain of switches; outcome `advised` for those that were recommended but not made.",
     labels=(REPLICA, OUTCOME, SIGN),
 )
 GAIN_SECONDS = Metric(
     name="taper_gain_seconds_total",
     kind="counter",
-    meaning="What committed switches saved: what staying would have taken, by the profile and the true "
-    "lengths, minus what the rest of the stage took. Counted at its end, where it could be measured.",
+    meaning="Measured gain of committed switches: how long the rest of the stage would have taken in the old "
+    "layout, by the profile and the true lengths, minus how long it took. Counted at the end of the stage, "
+    "if the replica has a profile.",
     labels=(REPLICA, SIGN),
 )
 REGRET_RATIO = Metric(
     name="taper_regret_ratio",
     kind="histogram",
-    meaning="Time of a stage over that of the best possible plan, minus 1; one below 0 is counted as 0.",
+    meaning="Simulated time of a stage divided by that of the best plan, minus 1; below 0 counts as 0.",
     labels=(REPLICA,),
     buckets=REGRET_BUCKETS_RATIO,
 )
 LAST_REGRET_RATIO = Metric(
     name="taper_last_regret_ratio",
     kind="gauge",
-    meaning="The regret of the last stage, as it was measured; below 0 the best plan was priced too high.",
+    meaning="Regret of the last stage; negative if the time of the best plan was overestimated.",
     labels=(REPLICA,),
 )
 

@@ -1,4 +1,4 @@
-"""The page of the docs about metrics, made from the table that is registered."""
+"""Generates the page of the docs about metrics from the table that is registered."""
 
 from __future__ import annotations
 
@@ -9,38 +9,37 @@ _HEAD = f"""\
 
 <!-- Made by `make docs` from taper_rollout.metrics.definitions; do not edit. -->
 
-Each node has one endpoint, however many replicas it holds. `taper run` prints its address, which is on
-loopback and has a free port unless `spec.rollout.metrics` in the job, or
-`actor_rollout_ref.rollout.custom.metrics` with VeRL's own command, says otherwise (`host`, `port`).
-`GET /metrics` answers in Prometheus' text format, or in OpenMetrics where that is asked for.
+Each node has one endpoint for all of its replicas. `taper run` prints its address: loopback and a free
+port, unless `spec.rollout.metrics` sets `host` and `port` (`actor_rollout_ref.rollout.custom.metrics`
+with VeRL's own command). `GET /metrics` answers in Prometheus' text format, or in OpenMetrics if the
+request asks for it.
 
-Figures are written when the thing they tell of happens. A sample that
-was not measured or not predicted is left out, never counted as 0. Labels have few values, and none names
-a request; a value that is not in the table is counted as `{OTHER}`.
+Metrics are updated by events, not by scrapes. A value that was not measured or not predicted is left
+out, never counted as 0. Label values that are not in the table below are counted as `{OTHER}`.
 """
 
-QUESTIONS = (
+QUERIES = (
     (
-        "99th percentile of the pause",
+        "99th percentile of the pause, over an hour",
         "histogram_quantile(0.99, sum by (le) (rate(taper_pause_seconds_bucket[1h])))",
     ),
     (
-        "Seconds that all switches of the last day gained",
+        "Seconds gained by all switches of the last day",
         'sum(increase(taper_gain_seconds_total{sign="positive"}[1d]))\n'
         '  - sum(increase(taper_gain_seconds_total{sign="negative"}[1d]))',
     ),
     (
-        "Share of the ranks' time that is idle during generation",
+        "Share of rank time that is idle during generation",
         "sum(rate(taper_idle_rank_seconds_total[1h]))\n"
         "  / sum(rate(taper_stage_seconds_sum[1h]) * on (instance, replica) taper_footprint_ranks)",
     ),
     (
-        "Share of the switches that were begun and did not take place",
+        "Share of attempted switches that were refused or aborted",
         'sum(rate(taper_switches_total{outcome=~"refused|aborted"}[1h]))\n'
         '  / sum(rate(taper_switches_total{outcome!="advised"}[1h]))',
     ),
     (
-        "Mean regret",
+        "Mean regret of the last day",
         "sum(rate(taper_regret_ratio_sum[1d])) / sum(rate(taper_regret_ratio_count[1d]))",
     ),
 )
@@ -48,7 +47,7 @@ QUESTIONS = (
 
 def metric_page() -> str:
     """The whole page, as Markdown."""
-    return "\n".join([_HEAD, _metrics(), _labels(), _buckets(), _questions()])
+    return "\n".join([_HEAD, _metrics(), _labels(), _buckets(), _queries()])
 
 
 def _metrics() -> str:
@@ -82,6 +81,6 @@ def _buckets() -> str:
     return head + "".join(rows)
 
 
-def _questions() -> str:
-    answers = (f"{asked}:\n\n```promql\n{query}\n```\n" for asked, query in QUESTIONS)
-    return "## Questions\n\n" + "\n".join(answers)
+def _queries() -> str:
+    examples = (f"{meaning}:\n\n```promql\n{query}\n```\n" for meaning, query in QUERIES)
+    return "## Queries\n\n" + "\n".join(examples)

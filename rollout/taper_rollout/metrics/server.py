@@ -1,4 +1,4 @@
-"""A small HTTP server where a pod answers `GET /metrics` for Prometheus. Loopback unless told."""
+"""The HTTP server that answers `GET /metrics`. Listens on loopback by default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class MetricsServer:
-    """`exposition` gives content and content type for an `Accept` header (`RolloutMetrics.exposition`)."""
+    """`exposition` returns content and content type for an `Accept` header (`RolloutMetrics.exposition`)."""
 
     def __init__(self, exposition: Callable[[str], tuple[bytes, str]]) -> None:
         self._exposition = exposition
@@ -18,7 +18,7 @@ class MetricsServer:
         self.address: tuple[str, int] = ("", 0)
 
     async def start(self, host: str = LOOPBACK, port: int = 0) -> None:
-        """Listen. `port` 0 takes a free one. Raises OSError where the port is taken; close it even then."""
+        """Listen. `port` 0: any free one. Raises OSError if it cannot listen; `close` is needed even then."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None)
@@ -27,7 +27,7 @@ class MetricsServer:
         self.address = (host, int(self._runner.addresses[0][1]))
 
     async def close(self) -> None:
-        """Stop listening. May be called at any time, and twice."""
+        """Stop listening. May be called at any time and repeatedly."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -1,1 +1,1 @@
-"""Measure how fast a replica's layouts are, and keep the profile."""
+"""Measures how fast a replica's layouts are, and stores the profile."""

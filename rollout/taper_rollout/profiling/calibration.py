@@ -1,8 +1,7 @@
-"""What a replica knows of its own speed when it starts: a profile.
+"""Obtains a replica's profile when it starts.
 
-The profile is the one that the job names, or the store's, or is measured now on the engine
-that will serve, and kept. One that cannot be measured is told and done without: the
-replica serves all the same.
+The profile is the one that the job names, or that of the store, or is measured on the replica's engine
+and stored. If measuring fails, the error is logged and the replica serves without a profile.
 """
 
 from __future__ import annotations
@@ -19,19 +18,25 @@ from taper_rollout.profiling.grid import QUICK, Grid
 from taper_rollout.profiling.key import profile_key
 from taper_rollout.profiling.profiler import Progress, Switch, find_capacity, measure_profile, warm_up
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.profiling.store import Wanted, default_directory, keep_profile, kept_profile, named_profile
+from taper_rollout.profiling.store import (
+    Wanted,
+    default_directory,
+    named_profile,
+    store_profile,
+    stored_profile,
+)
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
 
 log = logging.getLogger("taper.replica_profile")
 
 PROFILE_SETTING = "actor_rollout_ref.rollout.custom.profile"
-# The run reports decode steps of these batches, with one busy group as in the tail of a stage.
+# Batch sizes of one busy group, as in a tail, whose step times the run prints.
 REPORTED_BATCHES = (1, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A replica's profile, and the event that tells the run about it; None where there is none."""
+    """A replica's profile, and the event that reports it to the run. Both are None without a profile."""
 
     profile: Profile | None
     event: dict[str, Any] | None
@@ -42,7 +47,7 @@ async def calibrate(engine: ElasticEngine, switch: Switch, settings: ReplicaSett
     profile = await obtain_profile(engine, settings, switch)
     if profile is None:
         return Calibration(profile=None, event=None)
-    steps = reported_steps(profile, settings.degrees)
+    steps = reported_steps(profile, settings.rollout.degrees)
     event = {"kind": "Calibration", "replica": settings.replica, "step_seconds": steps}
     return Calibration(profile=profile, event=event)
 
@@ -71,14 +76,14 @@ async def obtain_profile(
     switch: Switch,
     *,
     grid: Grid = QUICK,
-    on_progress: Progress = lambda share, doing: None,
+    on_progress: Progress = lambda share, activity: None,
 ) -> Profile | None:
-    """The named profile, the store's, or one measured now; with `calibrate` off, the named one or None.
+    """The named profile, that of the store, or a new one; with `calibrate` off, the named one or None.
 
-    Raises `ValueError`, which begins with the setting, where the named one cannot be used.
+    Raises `ValueError`, which begins with the setting, if the named one cannot be used.
     """
-    if settings.profile is not None:
-        return named_profile(Path(settings.profile), wanted_of(settings), path=PROFILE_SETTING)
+    if settings.rollout.profile is not None:
+        return named_profile(Path(settings.rollout.profile), wanted_of(settings), path=PROFILE_SETTING)
     if not settings.calibrate:
         return None
     wanted = wanted_of(settings)
@@ -86,35 +91,36 @@ async def obtain_profile(
     try:
         places = grid.places(await find_capacity(engine, settings))
     except ValueError as error:
-        log.warning("replica %d: no profile can be measured: %s", settings.replica, error)
+        log.warning("replica %d: cannot measure a profile: %s", settings.replica, error)
         return None
-    batches = [max(place.batch for place in places if place.degree == degree) for degree in settings.degrees]
-    found = kept_profile(directory, wanted, batches=batches)
+    degrees = settings.rollout.degrees
+    batches = [max(place.batch for place in places if place.degree == degree) for degree in degrees]
+    found = stored_profile(directory, wanted, batches=batches)
     if found is not None:
-        log.info("replica %d: profile from %s", settings.replica, directory / wanted.file_name)
+        log.info("replica %d: using the profile %s", settings.replica, directory / wanted.file_name)
         await warm_up(engine, settings, switch, grid=grid)
         return found
     try:
         profile = await measure_profile(engine, settings, switch, grid=grid, on_progress=on_progress)
     except (ValueError, TimeoutError, CommandFailed):
-        log.exception("replica %d: no profile could be measured", settings.replica)
+        log.exception("replica %d: measuring a profile failed; serving without one", settings.replica)
         return None
     try:
-        keep_profile(directory, wanted, profile)
+        store_profile(directory, wanted, profile)
     except OSError as error:
-        log.warning("the profile is not kept: %s", error)
+        log.warning("the profile could not be stored: %s", error)
     return profile
 
 
 def wanted_of(settings: ReplicaSettings) -> Wanted:
-    """What a replica's profile has to be of, on this machine."""
+    """What a profile must match to serve this replica on this machine."""
     return Wanted(
         key=profile_key(
             model_config(settings.model_path, is_raw=True),
             dtype=settings.dtype,
             device=settings.device,
-            footprint=settings.footprint,
+            footprint=settings.rollout.footprint,
         ),
-        footprint=settings.footprint,
-        degrees=settings.degrees,
+        footprint=settings.rollout.footprint,
+        degrees=settings.rollout.degrees,
     )

@@ -1,4 +1,4 @@
-"""What a profile is of: the model's shape, the device, the dtype and the versions that decide the speed."""
+"""The key of a profile: what decides the speed, that is model shape, device, dtype and versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from taper_policy.profile.profile import ProfileKey
 
 PACKAGES = ("sglang", "taper", "torch")
-# Of a config.json, what says nothing about how fast the model is. The dtype is a part of the key.
+# Entries of config.json that do not affect the speed. The dtype is a separate part of the key.
 NOT_SHAPE = frozenset(
     {
         "_name_or_path",
@@ -33,8 +33,9 @@ DIGEST_DIGITS = 12
 def profile_key(config: Mapping[str, Any], *, dtype: str, device: str, footprint: int) -> ProfileKey:
     """The key of a model on this machine.
 
-    `config` is the content of its config.json; `dtype` may be `auto`, the checkpoint's. `device`
-    is torch's kind of device.
+    config: content of its config.json
+    dtype: `auto` stands for that of the checkpoint
+    device: torch's device type
     """
     return ProfileKey(
         model=model_name(config),
@@ -45,19 +46,19 @@ def profile_key(config: Mapping[str, Any], *, dtype: str, device: str, footprint
 
 
 def model_name(config: Mapping[str, Any]) -> str:
-    """The kind of model and a digest of its shape: equal for all weights of one shape."""
+    """The model type and a digest of its shape, so equal for all weights of one shape."""
     shape = {name: value for name, value in config.items() if name not in NOT_SHAPE}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
     return f"{config.get('model_type', 'model')}-{digest[:DIGEST_DIGITS]}"
 
 
 def checkpoint_dtype(config: Mapping[str, Any]) -> str:
-    """The dtype that a checkpoint says it has."""
+    """The dtype that a checkpoint's config.json names."""
     return str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
 
 
 def device_name(device: str, footprint: int) -> str:
-    """The GPU's name, or the processor's with the number of its cores that ranks of a footprint use."""
+    """The name of the GPU, or of the processor with the number of cores that a footprint uses."""
     if device != "cpu":
         import torch
 
@@ -67,7 +68,7 @@ def device_name(device: str, footprint: int) -> str:
 
 
 def processor_name() -> str:
-    """As the kernel tells it, or at least the architecture."""
+    """The model name that the kernel reports, or the architecture if it reports none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How large a rank's KV arena and its staging are, from the model's shape."""
+"""Sizes of a rank's KV arena and of its staging buffer, from the model's shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_DEFAULT_KV_TOKENS = 262_144
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """What of a model decides the size of its KV cache."""
+    """The properties of a model that decide the size of its KV cache."""
 
     num_kv_heads: int
     head_dim: int
@@ -21,18 +21,18 @@ class ModelShape:
 
     @property
     def token_bytes(self) -> int:
-        """K and V of one token, all layers and heads together."""
+        """Bytes of K and V of one token, over all layers and heads."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.element_bytes
 
     def staging_bytes(self, kv_tokens: int, base_degree: int) -> int:
-        """Staging of a rank that holds `kv_tokens` at the base degree: K and V of one layer, twice."""
+        """Staging bytes of a rank that holds `kv_tokens` at the base degree: K and V of one layer, twice."""
         heads = self.num_kv_heads // base_degree
         whole = 2 * 2 * (kv_tokens + 1) * heads * self.head_dim * self.element_bytes
         return -(-whole // 8192) * 8192
 
 
 def read_model_shape(model_path: str, dtype: str) -> ModelShape:
-    """The shape of a local model directory. Raises ValueError where config.json lacks a field."""
+    """The shape of a local model directory. Raises ValueError if config.json lacks a field."""
     config = json.loads((Path(model_path) / "config.json").read_text())
     try:
         heads = config["num_attention_heads"]
@@ -48,10 +48,10 @@ def read_model_shape(model_path: str, dtype: str) -> ModelShape:
 
 def _dtype(config: dict[str, object], dtype: str) -> str:
     name = dtype if dtype != "auto" else str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    # SGLang turns float32 checkpoints into float16 under "auto"; staging for the larger is enough.
+    # Under "auto" SGLang converts float32 checkpoints to float16; staging for the larger is enough.
     return name.removeprefix("torch.")
 
 
 def default_kv_tokens(max_running_requests: int, context_tokens: int) -> int:
-    """Arena tokens of a rank: room for all requests at full length, within bounds."""
+    """Arena tokens of a rank: enough for all requests at full length, up to a limit."""
     return min(max_running_requests * context_tokens, MAX_DEFAULT_KV_TOKENS)

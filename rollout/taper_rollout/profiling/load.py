@@ -1,4 +1,4 @@
-"""Made-up requests that keep an engine busy while it is measured."""
+"""Synthetic requests that keep an engine busy while it is measured."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from taper_rollout.shared_memory.rank_record import RankRecord, RecordReader
 POLL_SECONDS = 0.005
 START_SECONDS = 300.0
 END_SECONDS = 60.0
-# As VeRL asks: drawn tokens, with their log-probs, whatever the tokens are.
+# Like VeRL's requests: sampled tokens with their log-probs. They do not stop at the end-of-sequence token.
 SAMPLING: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
 
 
 class EndedEarly(TimeoutError):
-    """A request was served to its end before what it was to take part in."""
+    """A request finished before the measurement that needed it."""
 
 
 class Prompts:
-    """Random token ids: no two prompts begin alike, so none shares another's prefix."""
+    """Random token ids, so that no prompt shares a cached prefix with another."""
 
     def __init__(self, vocabulary_size: int) -> None:
         self._vocabulary_size = vocabulary_size
-        self._made = 0
+        self._num_fresh = 0
 
     def fixed(self, group: int, slot: int, tokens: int) -> list[int]:
-        """The first `tokens` of a stream of its own: what was prefilled of it may be cached."""
+        """The first `tokens` ids of a fixed stream, of which a prefix may be cached."""
         return self._draw((0, group, slot), tokens)
 
     def fresh(self, tokens: int) -> list[int]:
-        """One that was never asked for."""
-        self._made += 1
-        return self._draw((1, self._made), tokens)
+        """A new prompt, of which nothing is cached."""
+        self._num_fresh += 1
+        return self._draw((1, self._num_fresh), tokens)
 
     def _draw(self, seed: tuple[int, ...], tokens: int) -> list[int]:
         drawn: list[int] = np.random.default_rng(seed).integers(0, self._vocabulary_size, tokens).tolist()
@@ -46,7 +46,7 @@ class Prompts:
 
 
 def leaders(engine: ElasticEngine, groups: int | None = None) -> list[RecordReader]:
-    """The records of the first ranks of the layout's groups, or of its first `groups` groups."""
+    """The records of the first rank of each group, or of the first `groups` groups."""
     return engine.records[:: engine.degree][:groups]
 
 
@@ -54,10 +54,10 @@ def leaders(engine: ElasticEngine, groups: int | None = None) -> list[RecordRead
 async def decoding(
     engine: ElasticEngine, prompts: Sequence[list[int]], *, max_tokens: int, group: int | None = None
 ) -> AsyncIterator[None]:
-    """While the body runs, all of `prompts` decode, for `max_tokens` at most: in `group`, or spread evenly.
+    """Decode all of `prompts` while the body runs: in `group`, or spread evenly over the groups.
 
-    Ends them afterwards and waits until the engine is idle. Raises `TimeoutError` where they
-    do not begin or end, `EndedEarly` where some end too soon, and what the engine raises.
+    Aborts them afterwards and waits until the engine is idle. Raises `TimeoutError` if they do not start or
+    end, `EndedEarly` if some finish (after `max_tokens`) before all have started, and what the engine raises.
     """
     sampling = SAMPLING | {"max_new_tokens": max_tokens}
     pinned = contextlib.nullcontext() if group is None else engine.pinned_to_group(group)
@@ -78,7 +78,7 @@ async def until(
     what: str,
     requests: Sequence[asyncio.Task[Any]] = (),
 ) -> None:
-    """Wait for the condition. Raises `TimeoutError`; when a request ends, its error or `EndedEarly`."""
+    """Wait for the condition. Raises `TimeoutError`, or when a request ends its error or `EndedEarly`."""
     deadline = time.monotonic() + seconds
     while not condition():
         for request in requests:
@@ -100,7 +100,7 @@ async def _end(engine: ElasticEngine, requests: Sequence[asyncio.Task[Any]]) -> 
     while not all(request.done() for request in requests):
         if time.monotonic() > deadline:
             raise TimeoutError(f"the requests did not end in {END_SECONDS:.0f} s")
-        # Again and again: one that was on its way had not begun the first time.
+        # Repeated, as a request that was on its way was not running the first time.
         engine.abort_all()
         await asyncio.wait(requests, timeout=0.5)
     for request in requests:

@@ -1,4 +1,4 @@
-"""The plot of a profile: decode steps over the batch, at the shortest and the longest context."""
+"""The plot of a profile: step time over batch size, at the shortest and the longest context."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ALL_BUSY = (0, (2, 1.5))
 
 
 def plot_profile(profile: Profile, path: Path) -> None:
-    """Write a PNG with a panel for each end of the contexts; bars are the 95 % intervals of the medians."""
+    """Write a PNG with a panel each for the shortest and longest context; bars: 95 % intervals of medians."""
     contexts = sorted({cell.context_tokens for cell in profile.cells})
     shown = contexts if len(contexts) < 2 else [contexts[0], contexts[-1]]
     figure = Figure(figsize=(4.8 * len(shown), 3.9), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True).flatten()
     for panel, context in zip(panels, shown, strict=True):
         _draw(panel, profile, context)
-    panels[0].set_ylabel("milliseconds of a decode step", color=MUTED)
+    panels[0].set_ylabel("decode step, ms", color=MUTED)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     figure.supxlabel(profile.title, fontsize=7, color=MUTED)
@@ -50,7 +50,7 @@ def _draw(panel: Axes, profile: Profile, context: int) -> None:
     panel.set_xticks(batches, [str(batch) for batch in batches])
     panel.minorticks_off()
     panel.set_ylim(bottom=0)
-    panel.set_xlabel("requests a group", color=MUTED)
+    panel.set_xlabel("requests per group", color=MUTED)
     panel.set_title(f"context of {context} tokens", fontsize=10, loc="left")
     panel.tick_params(labelsize=8, colors=MUTED)
     for side in ("top", "right"):

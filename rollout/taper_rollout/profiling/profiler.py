@@ -1,13 +1,13 @@
 """Measures a profile on a live engine: decode steps over the grid, prefills, and switches under load.
 
-The engine serves nothing else meanwhile. Steps come from the ranks' own records, as those
-of the coordinator do; a cell's steps count only while all of its groups run all of their
-requests, and the first of them are left out. Cells are visited in turns, so that what
-disturbs the machine for a while spoils a part of many cells and not all of one.
+The engine must serve nothing else. Step times come from the ranks' shared records, as for the
+coordinator. Steps of a cell count only while all of its groups run all of their requests, and the first
+steps are left out. Cells are visited in turns, so that a temporary disturbance of the machine affects a
+part of many cells, not all of one.
 
-A switch's seconds are its pause, as the coordinator measures it (from the last step
-before it to the one after which all of its requests decode again), without the wait until the
-last group has finished its step: that is part of the step, and differs from switch to switch.
+The seconds of a switch are its pause, as the coordinator measures it (from the last step before it to
+the one after which all of its requests decode again), without the wait for the last group to finish its
+step: that wait belongs to the step, and differs from switch to switch.
 """
 
 from __future__ import annotations
@@ -68,23 +68,23 @@ log = logging.getLogger("taper.profiler")
 ONE_TOKEN = SAMPLING | {"max_new_tokens": 1}
 STEPS_SECONDS = 120.0
 VISIT_ATTEMPTS = 3
-# A prefill is seen in the record between the steps before and after it: look often.
+# A prefill is visible in the record only until the next step: poll often.
 PREFILL_POLL_SECONDS = 0.0005
 PREFILL_SECONDS = 300.0
-TOKENS_A_PREFILL = 24
-# Sessions whose prefill came and went between two looks are made again.
+TOKENS_PER_PREFILL = 24
+# Prefills that came and went between two polls are repeated.
 PREFILL_ATTEMPTS = 8
 
 Switch = Callable[[int, KvMode], Awaitable[dict[str, Any]]]
-"""Brings the engine to a degree, its requests with their KV or without, and returns the figures of
-`ElasticEngine.switch` and `resumed` together; nothing where it is at that degree."""
+"""Switches the engine to a degree, migrating or recomputing KV. Returns the figures of
+`ElasticEngine.switch` and `resumed`, or an empty dictionary if the engine has that degree already."""
 
 Progress = Callable[[float, str], None]
-"""Is told the share that is done, and what is being measured."""
+"""Called with the share that is done, from 0 to 1, and what is being measured."""
 
 
 class EngineSwitch:
-    """A `Switch` of an engine that no coordinator leads: it numbers the switches itself."""
+    """A `Switch` for an engine without a coordinator: it numbers the epochs itself."""
 
     def __init__(self, engine: ElasticEngine, deadline_seconds: float) -> None:
         self._engine, self._deadline_seconds, self._epoch = engine, deadline_seconds, 0
@@ -105,12 +105,12 @@ async def measure_profile(
     switch: Switch,
     *,
     grid: Grid,
-    on_progress: Progress = lambda share, doing: None,
+    on_progress: Progress = lambda share, activity: None,
 ) -> Profile:
-    """The profile of an idle engine in its base layout, which it is in again afterwards.
+    """Measure an idle engine in its base layout, to which it returns afterwards.
 
-    Raises `ValueError` where the samples make no profile, `TimeoutError` where requests do not
-    decode, `CommandFailed` where a switch is refused, and what the engine raises.
+    Raises `ValueError` if the samples do not determine a profile, `TimeoutError` if requests do not decode,
+    `CommandFailed` if a switch is refused, and what the engine raises.
     """
     began = time.monotonic()
     async with _profiling(engine, settings, switch, grid) as profiler:
@@ -120,7 +120,7 @@ async def measure_profile(
 
 
 async def warm_up(engine: ElasticEngine, settings: ReplicaSettings, switch: Switch, *, grid: Grid) -> None:
-    """What measuring does to an engine beside: it has decoded in each layout and switched. Raises as that."""
+    """Decode in each layout and switch once, as measuring does. Raises the same errors."""
     async with _profiling(engine, settings, switch, grid) as profiler:
         await profiler.warm_up()
 
@@ -129,26 +129,26 @@ async def warm_up(engine: ElasticEngine, settings: ReplicaSettings, switch: Swit
 async def _profiling(
     engine: ElasticEngine, settings: ReplicaSettings, switch: Switch, grid: Grid
 ) -> AsyncIterator[Profiler]:
-    """Afterwards the engine is in its base layout, and its caches are empty."""
+    """Yield a profiler. Afterwards the engine is in its base layout, with empty caches."""
     try:
         yield Profiler(engine, settings, switch, grid=grid, capacity=await find_capacity(engine, settings))
     finally:
         if engine.fault is None:
-            await switch(settings.degrees[0], "migrate")
+            await switch(settings.rollout.degrees[0], "migrate")
             await engine.command("flush")
 
 
 async def find_capacity(engine: ElasticEngine, settings: ReplicaSettings) -> EngineCapacity:
-    """What the engine can serve. Where its memory was left to SGLang, the ranks tell."""
+    """What the engine can serve. If SGLang sized the KV memory, the ranks are asked for it."""
     kv_tokens = engine.settings.kv_tokens
     if kv_tokens is None:
         inspected = await engine.command("inspect")
         shape = read_model_shape(settings.model_path, settings.dtype)
-        held_bytes = min(facts["arena_bytes"] for facts in inspected)
-        kv_tokens = held_bytes * settings.degrees[0] // shape.token_bytes
+        arena_bytes = min(facts["arena_bytes"] for facts in inspected)
+        kv_tokens = arena_bytes * settings.rollout.degrees[0] // shape.token_bytes
     return EngineCapacity(
-        footprint=settings.footprint,
-        degrees=settings.degrees,
+        footprint=settings.rollout.footprint,
+        degrees=settings.rollout.degrees,
         max_running_requests=engine.settings.max_running_requests,
         kv_tokens=kv_tokens,
         context_tokens=settings.context_tokens,
@@ -168,10 +168,10 @@ class Profiler:
         capacity: EngineCapacity,
     ) -> None:
         self._engine, self._settings, self._switch = engine, settings, switch
-        self._grid, self._room = grid, capacity
+        self._grid, self._capacity = grid, capacity
         config = json.loads((Path(settings.model_path) / "config.json").read_text(encoding="utf-8"))
         self._key = profile_key(
-            config, dtype=settings.dtype, device=settings.device, footprint=settings.footprint
+            config, dtype=settings.dtype, device=settings.device, footprint=settings.rollout.footprint
         )
         self._kv_bytes_per_token = read_model_shape(settings.model_path, settings.dtype).token_bytes
         self._prompts = Prompts(config["vocab_size"])
@@ -181,43 +181,43 @@ class Profiler:
 
     async def measure(self, on_progress: Progress) -> None:
         """Take all samples."""
-        loads = self._grid.loads(self._room)
-        total = self._grid.visits * len(self._steps) + 4 * len(self._room.degrees) + 4 * len(loads)
+        loads = self._grid.loads(self._capacity)
+        total = self._grid.max_visits * len(self._steps) + 4 * len(self._capacity.degrees) + 4 * len(loads)
         done = 0
 
-        def tell(count: int, doing: str) -> None:
+        def report(count: int, activity: str) -> None:
             nonlocal done
             done += count
-            on_progress(min(1.0, done / total), doing)
+            on_progress(min(1.0, done / total), activity)
 
         await self.warm_up()
         for load in loads:
-            tell(4, f"switches with {load.requests} x {load.context_tokens} tokens, {load.kv}")
+            report(4, f"switches with {load.requests} x {load.context_tokens} tokens, {load.kv}")
             await self._tour(load)
-        for visit in range(self._grid.visits):
-            for degree in self._room.degrees:
+        for visit in range(self._grid.max_visits):
+            for degree in self._capacity.degrees:
                 places = [place for place in self._steps if place.degree == degree]
                 uncertain = [
-                    place for place in places if visit < self._grid.least_visits or self._is_uncertain(place)
+                    place for place in places if visit < self._grid.min_visits or self._is_uncertain(place)
                 ]
-                tell(len(places) - len(uncertain), f"TP{degree}")
+                report(len(places) - len(uncertain), f"TP{degree}")
                 if uncertain:
                     await self._switch(degree, "migrate")
                 if visit == 0:
-                    tell(4, f"TP{degree}: prefills")
+                    report(4, f"TP{degree}: prefills")
                     await self._measure_prefills()
                 for place in uncertain:
-                    tell(1, f"TP{degree}: {place.batch} requests of {place.context_tokens} tokens")
+                    report(1, f"TP{degree}: {place.batch} requests of {place.context_tokens} tokens")
                     await self._visit(place)
         on_progress(1.0, "done")
 
     async def warm_up(self) -> None:
-        """Decode in each layout and switch to it once: the first time takes longer."""
-        for load in self._grid.loads(self._room)[:1]:
+        """Decode in each layout and switch to it once, as the first time takes longer."""
+        for load in self._grid.loads(self._capacity)[:1]:
             await self._tour(load, counts=False)
 
     def profile(self) -> Profile:
-        """The profile that the samples make. Raises `ValueError` where they are too few."""
+        """The profile fitted to the samples. Raises `ValueError` if they are too few."""
         return fit_profile(
             Samples(
                 steps=[sample for samples in self._steps.values() for sample in samples],
@@ -225,10 +225,10 @@ class Profiler:
                 switches=self._switches,
             ),
             key=self._key,
-            footprint=self._room.footprint,
-            degrees=self._room.degrees,
+            footprint=self._capacity.footprint,
+            degrees=self._capacity.degrees,
             kv_bytes_per_token=self._kv_bytes_per_token,
-            contexts=self._grid.contexts(self._room),
+            contexts=self._grid.contexts(self._capacity),
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -238,7 +238,7 @@ class Profiler:
         return needs_more([sample.seconds for sample in self._steps[place]])
 
     async def _visit(self, place: Place) -> None:
-        """Take a visit's samples of a cell."""
+        """Take the samples of one visit to a cell."""
         samples = self._steps[place]
         tokens = place.context_tokens - self._grid.lead_tokens
         prompts = [
@@ -247,7 +247,7 @@ class Profiler:
             for group in range(place.busy_groups)
         ]
         if place.busy_groups > 1:
-            # Else one group would decode its requests to their end while another still prefills.
+            # Otherwise one group would finish its requests while another still prefills.
             await self._fill_caches(prompts)
         only = 0 if place.busy_groups == 1 else None
         for attempt in range(VISIT_ATTEMPTS):
@@ -256,7 +256,7 @@ class Profiler:
                     samples += await self._steps_of(place)
                 return
             except EndedEarly:
-                # A busy machine: some were served to their end while others had not arrived.
+                # On a busy machine some requests finish before others have arrived.
                 if attempt == VISIT_ATTEMPTS - 1:
                     raise
 
@@ -265,7 +265,7 @@ class Profiler:
         await asyncio.wait_for(asyncio.gather(*requests), START_SECONDS)
 
     async def _steps_of(self, place: Place) -> list[StepSample]:
-        """Steps of the groups that are busy, while all of them are. Raises `TimeoutError`."""
+        """Steps of the busy groups, taken while all of them are busy. Raises `TimeoutError`."""
         readers = leaders(self._engine, place.busy_groups)
         for reader in readers:
             reader.new_steps()
@@ -274,7 +274,7 @@ class Profiler:
         deadline = time.monotonic() + STEPS_SECONDS
         while min(len(samples) for samples in taken) < wanted:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the groups made no {wanted} steps in {STEPS_SECONDS:.0f} s")
+                raise TimeoutError(f"the groups did not make {wanted} steps within {STEPS_SECONDS:.0f} s")
             await asyncio.sleep(POLL_SECONDS)
             if any(reader.read().running != place.batch for reader in readers):
                 raise EndedEarly(f"{place}: a request ended before its steps were taken")
@@ -300,33 +300,33 @@ class Profiler:
     # -- prefills ----------------------------------------------------------------------
 
     async def _measure_prefills(self) -> None:
-        """Prompts of all sizes to a group that decodes a request: only then are a prefill's seconds known."""
-        sizes = self._grid.prefill_tokens(self._room)
+        """Prefill prompts of all sizes in a group that is decoding: only then is their time recorded."""
+        sizes = self._grid.prefill_tokens(self._capacity)
         wanted = [size for _ in range(self._grid.prefill_repeats) for size in sizes]
         for _ in range(PREFILL_ATTEMPTS):
-            holder = self._prompts.fresh(min(sizes))
-            room_tokens = self._room.context_tokens - len(holder) - CONTEXT_MARGIN_TOKENS
-            at_once = max(1, room_tokens // TOKENS_A_PREFILL)
-            session, wanted = wanted[:at_once], wanted[at_once:]
-            max_tokens = min(room_tokens, TOKENS_A_PREFILL * len(session))
-            async with decoding(self._engine, [holder], max_tokens=max_tokens, group=0):
+            decoded = self._prompts.fresh(min(sizes))
+            tokens_left = self._capacity.context_tokens - len(decoded) - CONTEXT_MARGIN_TOKENS
+            per_session = max(1, tokens_left // TOKENS_PER_PREFILL)
+            session, wanted = wanted[:per_session], wanted[per_session:]
+            max_tokens = min(tokens_left, TOKENS_PER_PREFILL * len(session))
+            async with decoding(self._engine, [decoded], max_tokens=max_tokens, group=0):
                 wanted += [size for size in session if not await self._measure_prefill(size)]
-            if not wanted and self._prefill_tells(self._engine.degree):
+            if not wanted and self._prefills_suffice(self._engine.degree):
                 return
             wanted = wanted or list(sizes)
 
-    def _prefill_tells(self, degree: int) -> bool:
-        """Whether more tokens took more time: on a busy machine a few samples may say otherwise."""
+    def _prefills_suffice(self, degree: int) -> bool:
+        """Whether more tokens took more time. On a busy machine a few samples may show the opposite."""
         samples = [sample for sample in self._prefills if sample.degree == degree]
         amounts = np.array([(1.0, sample.tokens) for sample in samples])
         terms = nonnegative_terms(amounts, np.array([sample.seconds for sample in samples]))
         return bool(terms[1] > 0)
 
     async def _measure_prefill(self, tokens: int) -> bool:
-        """Whether a prefill of about so many tokens was seen; its sample is taken then."""
+        """Send prompts of `tokens` tokens together. Returns whether their prefill was seen and sampled."""
         [reader] = leaders(self._engine, 1)
         before = reader.read()
-        prompts = [self._prompts.fresh(length) for length in prefill_prompts(self._room, tokens)]
+        prompts = [self._prompts.fresh(length) for length in prefill_prompts(self._capacity, tokens)]
         request = asyncio.gather(
             *(self._engine.generate(prompt, ONE_TOKEN, logprobs=True) for prompt in prompts)
         )
@@ -337,9 +337,9 @@ class Profiler:
                 is_done, now = request.done(), reader.read()
                 prefilled = now.prefilled_tokens_total - before.prefilled_tokens_total
                 if prefilled:
-                    # A decode step after it has written its own seconds over those of the prefill.
+                    # If a decode step followed already, the record has its seconds, not those of the prefill.
                     is_seen = now.steps_total == before.steps_total and prefilled > tokens // 2
-                    # Without a step before it, because nothing decoded any more, a prefill has no seconds.
+                    # If nothing was decoding any more, no step came before it and no time was recorded.
                     is_seen = is_seen and now.step_seconds > 0
                     if is_seen:
                         self._prefills.append(
@@ -354,19 +354,19 @@ class Profiler:
     # -- switches ----------------------------------------------------------------------
 
     async def _tour(self, load: Load, *, counts: bool = True) -> None:
-        """Switch from each degree to each other one while the load's requests decode."""
+        """Switch from each degree to each other while the load's requests decode."""
         prompts = [self._prompts.fresh(load.context_tokens) for _ in range(load.requests)]
-        await self._switch(self._room.degrees[0], "migrate")
-        async with decoding(self._engine, prompts, max_tokens=tour_tokens(self._room)):
-            for degree in tour(self._room.degrees):
-                await self._some_steps()
+        await self._switch(self._capacity.degrees[0], "migrate")
+        async with decoding(self._engine, prompts, max_tokens=tour_tokens(self._capacity)):
+            for degree in tour(self._capacity.degrees):
+                await self._decode_some_steps()
                 before = self._engine.degree
                 figures = await self._switch(degree, load.kv)
                 if counts and figures["live_requests"]:
                     self._switches.append(self._switch_sample(before, degree, figures))
 
-    async def _some_steps(self) -> None:
-        """Return once every group that runs requests has decoded some steps."""
+    async def _decode_some_steps(self) -> None:
+        """Wait until every group with requests has decoded `STEPS_BEFORE_SWITCH` steps."""
         start = {id(reader): reader.read().steps_total for reader in leaders(self._engine)}
 
         def have_decoded() -> bool:

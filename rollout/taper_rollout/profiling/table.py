@@ -20,11 +20,11 @@ def profile_tables(profile: Profile) -> Iterator[Table]:
 
 
 def _steps(profile: Profile) -> Table:
-    """Milliseconds of a step, at the shortest and the longest context that was measured; a row a batch."""
+    """Milliseconds of a decode step at the shortest and the longest context; a row per batch size."""
     contexts = sorted({cell.context_tokens for cell in profile.cells})
     span = f"{contexts[0]} to {contexts[-1]}" if len(contexts) > 1 else f"{contexts[0]}"
-    table = Table(title=f"Decode step, ms, contexts of {span} tokens", title_justify="left")
-    table.add_column("requests a group", justify="right")
+    table = Table(title=f"Decode step, ms, for contexts of {span} tokens", title_justify="left")
+    table.add_column("requests per group", justify="right")
     groups = sorted({(cell.degree, cell.busy_groups) for cell in profile.cells})
     for degree, busy in groups:
         table.add_column(f"TP{degree}, {busy} group{'' if busy == 1 else 's'} busy", justify="right")
@@ -42,7 +42,7 @@ def _steps(profile: Profile) -> Table:
 
 def _prefills(profile: Profile) -> Table:
     table = Table(title="Prefill", title_justify="left")
-    for name in ("degree", "fixed, ms", "tokens a second", "error p90, held out"):
+    for name in ("degree", "fixed, ms", "tokens per second", "held-out error p90"):
         table.add_column(name, justify="right")
     for degree, terms in sorted(profile.prefill.items()):
         table.add_row(
@@ -55,17 +55,17 @@ def _prefills(profile: Profile) -> Table:
 
 
 def _switches(profile: Profile) -> Table:
-    """Narrow enough for a terminal of 80 columns."""
+    """The terms of a switch's pause. Narrow enough for a terminal of 80 columns."""
     table = Table(title="Pause of a switch, ms", title_justify="left")
     for name in (
         "switch",
-        "any switch",
-        "each request",
+        "fixed",
+        "per request",
         "if KV moves",
-        "each that moves",
-        "each MiB of KV",
-        "each token anew",
-        "error p90, held out",
+        "per moved request",
+        "per MiB of KV",
+        "per recomputed token",
+        "held-out error p90",
     ):
         table.add_column(name, justify="right")
     for (one, two), terms in sorted(profile.switch.items()):

@@ -59,7 +59,7 @@ class Coordinator:
         self._reviewer = StageReviewer(settings)
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings)
-        self._learner = StepLearner(footprint=settings.footprint, replica=settings.replica)
+        self._learner = StepLearner(footprint=settings.rollout.footprint, replica=settings.replica)
         self._step = 0
         self._stage: Stage | None = None
         self._outstanding = 0
@@ -160,8 +160,8 @@ class Coordinator:
         stage = self._stage or await self._begin_stage()
         digest, number = prompt_digest(prompt_ids), self._engine.next_number()
         sample = stage.next_sample(digest)
-        if self._settings.seed is not None and "sampling_seed" not in sampling:
-            seed = request_seed(self._settings.seed, self._step, digest, sample)
+        if self._settings.rollout.sampling.seed is not None and "sampling_seed" not in sampling:
+            seed = request_seed(self._settings.rollout.sampling.seed, self._step, digest, sample)
             sampling = sampling | {"sampling_seed": seed}
         self._outstanding += 1
         self._last_arrival_at = time.monotonic()
@@ -196,7 +196,7 @@ class Coordinator:
         """A new stage, in the layout that it is to begin in. Its requests wait for that in the router."""
         self.decisions.start_stage(self._step, self._learner.correction)
         first = self.decisions.first_degree()
-        stage = self._stage = Stage(self._settings.footprint, first)
+        stage = self._stage = Stage(self._settings.rollout.footprint, first)
         stage.correction = self._learner.correction
         if first != self._engine.degree and not self._outstanding:
             await self._switch(None, Decision(degree=first, reason="a stage begins"))
@@ -318,14 +318,14 @@ class Coordinator:
         return sample
 
     def _decide(self, stage: Stage, sample: BatchSample) -> Decision | None:
-        if self._settings.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
+        if self._settings.rollout.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
             return None
         if len(stage.switches) >= ATTEMPTS_PER_STAGE:
             return None
         now = time.monotonic()
         snapshot = Snapshot(
             at_seconds=now,
-            footprint=self._settings.footprint,
+            footprint=self._settings.rollout.footprint,
             degree=sample.degree,
             running=sample.running,
             waiting=max(0, sample.waiting),
@@ -360,7 +360,7 @@ class Coordinator:
 
     async def _narrow_when_drained(self) -> None:
         """Back to the base layout, when nothing is served."""
-        base = self._settings.degrees[0]
+        base = self._settings.rollout.degrees[0]
         if self._outstanding == 0 and self._engine.degree != base:
             await self._switch(None, Decision(degree=base, reason="the stage has drained"))
 

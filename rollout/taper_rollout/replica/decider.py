@@ -38,12 +38,13 @@ from taper_policy.decision.snapshot import Snapshot
 from taper_policy.decision.switch_rules import SwitchRule
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
-from taper_rollout.job.policy_settings import checked_policy
+from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import LedgerEntry, StageRecord
 
 log = logging.getLogger("taper.decisions")
 
+# Where a policy that does not fit the replica's degrees was set.
 GUARD_SWITCHES = 4
 GUARD_STAGES = 8
 
@@ -81,7 +82,9 @@ class PolicyDecider:
 
     def __init__(self, settings: ReplicaSettings, tell: Callable[[Any], None]) -> None:
         self._settings, self._tell = settings, tell
-        self._policy: SwitchRule | PredictorSettings = checked_policy(settings.policy, settings.degrees)
+        self._policy: SwitchRule | PredictorSettings = policy_of(
+            settings.rollout.policy, settings.rollout.degrees
+        )
         self._advisor: Advisor | None = None
         self._in_stage = False
         self._step = 0
@@ -92,21 +95,21 @@ class PolicyDecider:
 
     def use(self, profile: Profile | None) -> None:
         """Predict by `profile`. Without one the predictor stays in the layout that it has, and says so."""
-        if not isinstance(self._policy, PredictorSettings) or self._settings.mode == "off":
+        if not isinstance(self._policy, PredictorSettings) or self._settings.rollout.mode == "off":
             return
         if profile is None:
             log.warning("replica %d has no profile: it will not switch", self._settings.replica)
             return
-        profile = dataclasses.replace(profile, kv=self._settings.kv)
-        rules = DecisionSettings(degrees=self._settings.degrees, predictor=self._policy)
-        self._advisor = Advisor(profile, rules, max_tokens=self._settings.response_tokens)
+        profile = dataclasses.replace(profile, kv=self._settings.rollout.switch.kv)
+        rules = DecisionSettings(degrees=self._settings.rollout.degrees, predictor=self._policy)
+        self._advisor = Advisor(profile, rules, max_tokens=self._settings.rollout.response_tokens)
         self._correction = Correction()
         self._enter(
             StartEntry(
-                footprint=self._settings.footprint,
-                degrees=self._settings.degrees,
-                mode=self._settings.mode,
-                max_tokens=self._settings.response_tokens,
+                footprint=self._settings.rollout.footprint,
+                degrees=self._settings.rollout.degrees,
+                mode=self._settings.rollout.mode,
+                max_tokens=self._settings.rollout.response_tokens,
                 predictor=self._policy,
                 profile=profile,
             )
@@ -115,8 +118,8 @@ class PolicyDecider:
     @property
     def mode(self) -> str:
         """`off`, `advise` or `enforce`: the job's, unless the guard holds it back."""
-        guarded = self._guarded_stages > 0 and self._settings.mode == "enforce"
-        return "advise" if guarded else self._settings.mode
+        guarded = self._guarded_stages > 0 and self._settings.rollout.mode == "enforce"
+        return "advise" if guarded else self._settings.rollout.mode
 
     def start_stage(self, step: int, correction: Correction) -> None:
         """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
@@ -134,10 +137,10 @@ class PolicyDecider:
 
         The base layout in a replica's first stage, and where nothing may be done or predicted.
         """
-        base = self._settings.degrees[0]
+        base = self._settings.rollout.degrees[0]
         if self._advisor is None or self._expected is None:
             return base
-        choice = self._advisor.first_layout(self._expected, footprint=self._settings.footprint)
+        choice = self._advisor.first_layout(self._expected, footprint=self._settings.rollout.footprint)
         self._enter(FirstLayoutEntry(step=self._step, expected=self._expected, choice=choice))
         return choice.degree if self.mode == "enforce" else base
 

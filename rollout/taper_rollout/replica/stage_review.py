@@ -18,7 +18,7 @@ from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.profile import Profile
 from taper_policy.review.advice import AdviceEstimator
 from taper_policy.review.review import RecordedRequest, RecordedStage, RecordedSwitch, as_simulated, review
-from taper_rollout.job.policy_settings import checked_policy
+from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import StageRecord
 from taper_rollout.replica.stage import Ended, Stage
@@ -47,13 +47,15 @@ class StageReviewer:
 
     def use(self, profile: Profile | None) -> None:
         """Judge by `profile`."""
-        self._profile = profile and dataclasses.replace(profile, kv=self._settings.kv)
-        policy = checked_policy(self._settings.policy, self._settings.degrees)
-        if self._profile is None or self._settings.mode != "advise":
+        self._profile = profile and dataclasses.replace(profile, kv=self._settings.rollout.switch.kv)
+        policy = policy_of(self._settings.rollout.policy, self._settings.rollout.degrees)
+        if self._profile is None or self._settings.rollout.mode != "advise":
             return
         if isinstance(policy, PredictorSettings):
-            rules = DecisionSettings(degrees=self._settings.degrees, predictor=policy)
-            self._advice = AdviceEstimator(self._profile, rules, max_tokens=self._settings.response_tokens)
+            rules = DecisionSettings(degrees=self._settings.rollout.degrees, predictor=policy)
+            self._advice = AdviceEstimator(
+                self._profile, rules, max_tokens=self._settings.rollout.response_tokens
+            )
 
     def judged(self, stage: Stage, record: StageRecord) -> StageRecord:
         """The record with its review; as it is without a profile. Never raises."""
@@ -73,7 +75,7 @@ class StageReviewer:
         played = played_stage(stage, record)
         prefill = profile.prefill_seconds(played.degree, played.prefilled_tokens)
         _check_waiting(stage, record, prefill.seconds)
-        found = review(played, profile, self._settings.degrees, stage.correction).as_json()
+        found = review(played, profile, self._settings.rollout.degrees, stage.correction).as_json()
         if self._advice is not None:
             advised = self._advice.judge(record.step, as_simulated(played))
             found["advised"] = dataclasses.asdict(advised) | {"gain_seconds": advised.gain_seconds}

@@ -32,7 +32,7 @@ class Switcher:
 
     def __init__(self, engine: ElasticEngine, settings: ReplicaSettings) -> None:
         self._engine, self._settings = engine, settings
-        self._protocol = SwitchProtocol(timeout_seconds=settings.switch_timeout_seconds)
+        self._protocol = SwitchProtocol(timeout_seconds=settings.rollout.switch.timeout_seconds)
         self.profile: Profile | None = None
         self.lock = asyncio.Lock()
 
@@ -67,7 +67,7 @@ class Switcher:
             if before == decision.degree:
                 return None
             began_at = time.time()
-            kv = kv_mode(self._settings.kv, self.profile, before, decision.degree)
+            kv = kv_mode(self._settings.rollout.switch.kv, self.profile, before, decision.degree)
             try:
                 figures = await self._agree(decision.degree, kv)
             except CommandFailed as refused:
@@ -91,7 +91,7 @@ class Switcher:
         self._apply(SwitchEvent.PROPOSED, epoch)
         try:
             figures = await self._engine.switch(
-                degree, kv=kv, epoch=epoch, deadline_seconds=self._settings.switch_timeout_seconds
+                degree, kv=kv, epoch=epoch, deadline_seconds=self._settings.rollout.switch.timeout_seconds
             )
         except CommandFailed:
             self._apply(SwitchEvent.REFUSED, epoch)
@@ -115,7 +115,7 @@ class Switcher:
             return {}
 
     async def _resumed(self) -> dict[str, Any]:
-        return await self._engine.resumed(deadline_seconds=self._settings.switch_timeout_seconds)
+        return await self._engine.resumed(deadline_seconds=self._settings.rollout.switch.timeout_seconds)
 
     def _apply(self, event: SwitchEvent, epoch: int) -> None:
         self._protocol = self._protocol.apply(event, epoch, time.monotonic())
@@ -137,7 +137,7 @@ class Switcher:
             at=time.time() if at is None else at,
             from_degree=from_degree or self._engine.degree,
             to_degree=decision.degree,
-            kv=kv_reported(self._settings.kv, figures),
+            kv=kv_reported(self._settings.rollout.switch.kv, figures),
             outcome=outcome,
             reason=decision.reason,
             live_requests=figures.get("live_requests", 0),

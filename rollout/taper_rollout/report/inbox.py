@@ -1,8 +1,8 @@
-"""Where a run's events wait for the driver.
+"""A bounded queue of a run's events, from which the driver drains them.
 
-Many threads post and one drains. The inbox is bounded: of `StageProgress` only the
-newest of each replica waits, since it replaces the one before; of all else the oldest
-go first when nobody drains, and the next drain says how many were lost.
+Many threads post and one drains. Of `StageProgress` only the newest of each replica is kept, as it
+replaces the one before. Of all other events the oldest are dropped when the queue is full, and the next
+drain reports how many.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_EVENTS = 10_000
 
 
 class Inbox:
-    """A bounded queue of events in JSON form, each with its `kind`."""
+    """See the module's docstring. Events are in JSON form, each with its `kind`."""
 
     def __init__(self, max_events: int = MAX_EVENTS) -> None:
         self._events: collections.deque[dict[str, Any]] = collections.deque(maxlen=max_events)
@@ -30,7 +30,7 @@ class Inbox:
                 self._progress[event["replica"]] = event
                 return
             if event["kind"] == "StageRecord":
-                self._progress.pop(event["replica"], None)  # it is over
+                self._progress.pop(event["replica"], None)
             if len(self._events) == self._events.maxlen:
                 self._num_lost += 1
             self._events.append(event)

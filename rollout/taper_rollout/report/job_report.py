@@ -1,10 +1,10 @@
-"""How an attempt stands, gathered from the run's events: what `taper run` posts to whoever runs it.
+"""Builds the reports of an attempt that `taper run` posts to the operator.
 
-Cumulative: each snapshot says all that there is to know, so that any before it may have been lost.
+Reports are cumulative: each holds the whole state, so that any earlier one may be lost.
 
-Invariants (asserted by `tests/rollout/report/test_snapshots.py`):
-- numbers ascend, also of snapshots that nobody got;
-- a snapshot is made in bounded time and room, however long the run.
+Invariants (asserted by `tests/rollout/report/test_job_report.py`):
+- sequence numbers ascend, also over reports that were not delivered;
+- a report takes bounded time and memory, however long the run.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from __future__ import annotations
 import collections
 import statistics
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from taper_api.status.job_report import JobReport
 from taper_api.status.progress import ReplicaLayout, SwitchFigures, TrainingFigures
 from taper_policy.layout import groups
-from taper_rollout.report.stages import percentile
+from taper_rollout.report.run_event import Progress, Resumed, RunEvent, Step
+from taper_rollout.report.stage import Stage, Switch, percentile
 from taper_rollout.report.summary import REWARD_METRIC, finite
 
 MAX_LAYOUTS = 16
 MAX_LAYOUT_CHARACTERS = 64
-# Of the newest pauses; and of the newest steps.
+# Newest pauses that the percentiles are of, and newest steps that the pace is of.
 MAX_PAUSES = 10_000
 MAX_STEPS = 10
 MAX_REMAINING_SECONDS = 10 * 365 * 86_400.0
@@ -32,7 +32,7 @@ STEP_METRIC = "timing_s/step"
 
 
 class JobReportBuilder:
-    """See the module's docstring. One thread records, another may take snapshots.
+    """See the module's docstring. One thread records, another may ask for reports.
 
     clock: monotonic seconds
     """
@@ -55,24 +55,23 @@ class JobReportBuilder:
         self._saved_seconds: float | None = None
         self._regret_sum, self._num_regrets = 0.0, 0
 
-    def record(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Take in what has happened."""
+    def record(self, events: Iterable[RunEvent]) -> None:
+        """Update the state with the events."""
         with self._lock:
             for event in events:
-                match event["kind"]:
-                    case "Resumed":
-                        self._step = self._first_step = event["step"]
-                        self._saved_step = event["step"] if event["directory"] is not None else None
-                    case "Step":
-                        self._record_step(event["step"], event["metrics"])
-                    case "StageProgress":
-                        layout = layout_name(event["num_ranks"], event["degree"])
-                        self._layouts[event["replica"]] = layout
-                    case "StageRecord":
+                match event:
+                    case Resumed():
+                        self._step = self._first_step = event.step
+                        self._saved_step = event.step if event.directory is not None else None
+                    case Step():
+                        self._record_step(event)
+                    case Progress():
+                        self._layouts[event.replica] = layout_name(event.num_ranks, event.degree)
+                    case Stage():
                         self._record_stage(event)
 
-    def snapshot(self, *, is_last: bool = False) -> JobReport:
-        """How the attempt stands now."""
+    def report(self, *, is_last: bool = False) -> JobReport:
+        """The attempt's present state, with the next sequence number."""
         with self._lock:
             self._sequence += 1
             seconds = statistics.fmean(self._step_seconds) if self._step_seconds else None
@@ -92,33 +91,40 @@ class JobReportBuilder:
                 rollout=self._rollout(),
             )
 
-    def _record_step(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _record_step(self, step: Step) -> None:
         now = self._clock()
-        taken = now - self._step_at if self._step_at is not None else finite(metrics.get(STEP_METRIC))
-        if taken is not None and taken >= 0:
-            self._step_seconds.append(taken)
-        self._step, self._step_at = step, now
+        seconds = self._seconds_of(step, now)
+        if seconds is not None and seconds >= 0:
+            self._step_seconds.append(seconds)
+        self._step, self._step_at = step.step, now
         if self._first_step is None:
-            # Nothing was said of a checkpoint: there was none.
+            # No `Resumed` came before the first step: the run started from the beginning.
             self._first_step = 0
-        self._reward = finite(metrics.get(REWARD_METRIC))
-        if SAVE_METRIC in metrics:
-            self._saved_step = step
+        self._reward = finite(step.metrics.get(REWARD_METRIC))
+        if SAVE_METRIC in step.metrics:
+            self._saved_step = step.step
 
-    def _record_stage(self, stage: Mapping[str, Any]) -> None:
-        for switch in stage["switches"]:
-            if switch["outcome"] == "committed":
-                self._num_switches += 1
-                self._pauses.append(switch["pause_seconds"])
-                if switch["gain_seconds"] is not None:
-                    # The whole footprint is done sooner by as much.
-                    gain = switch["gain_seconds"] * stage["num_ranks"]
-                    self._saved_seconds = (self._saved_seconds or 0.0) + gain
-            elif switch["outcome"] == "aborted":
+    def _seconds_of(self, step: Step, now: float) -> float | None:
+        if self._step_at is not None:
+            return now - self._step_at
+        return finite(step.metrics.get(STEP_METRIC))
+
+    def _record_stage(self, stage: Stage) -> None:
+        for switch in stage.switches:
+            if switch.outcome == "committed":
+                self._record_switch(switch, stage.num_ranks)
+            elif switch.outcome == "aborted":
                 self._num_aborted += 1
-        if stage.get("regret") is not None:
-            self._regret_sum += stage["regret"]
+        if stage.regret is not None:
+            self._regret_sum += stage.regret
             self._num_regrets += 1
+
+    def _record_switch(self, switch: Switch, num_ranks: int) -> None:
+        self._num_switches += 1
+        self._pauses.append(switch.pause_seconds)
+        if switch.gain_seconds is not None:
+            # All ranks of the footprint finish earlier by the gain.
+            self._saved_seconds = (self._saved_seconds or 0.0) + switch.gain_seconds * num_ranks
 
     def _remaining(self, seconds_per_step: float) -> float:
         since = 0.0 if self._step_at is None else self._clock() - self._step_at
@@ -140,6 +146,6 @@ class JobReportBuilder:
 
 
 def layout_name(num_ranks: int, degree: int) -> str:
-    """A uniform layout by its groups, such as `(0,1)(2,3)`."""
+    """A uniform layout as its groups of ranks, such as `(0,1)(2,3)`, cut to `MAX_LAYOUT_CHARACTERS`."""
     name = "".join(f"({','.join(str(rank) for rank in group)})" for group in groups(num_ranks, degree))
     return name[:MAX_LAYOUT_CHARACTERS]

@@ -1,18 +1,17 @@
-"""The plot of a run: running requests of its last stages, layouts as coloured bands, switches marked."""
+"""The plot of a run's last stages: running requests, layouts as coloured bands, and the switches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from taper_rollout.report.stages import Stage, layout_text
+from taper_rollout.report.stage import Stage, Switch, committed, layout_text
 
 MAX_PANELS = 6
 DOTS_PER_INCH = 130
@@ -22,7 +21,7 @@ LINE, PAUSE, MUTED = "#1f5a8c", "#b3261e", "#5f6b76"
 
 def plot_stages(stages: Sequence[Stage], path: Path) -> None:
     """Write a PNG with a panel for each of the last `MAX_PANELS` stages, oldest first."""
-    shown = sorted(stages, key=lambda stage: (stage["started_at"], stage["replica"]))[-MAX_PANELS:]
+    shown = sorted(stages, key=lambda stage: (stage.started_at, stage.replica))[-MAX_PANELS:]
     num_columns = min(3, len(shown))
     num_rows = math.ceil(len(shown) / num_columns)
     figure = Figure(figsize=(4.6 * num_columns, 2.7 * num_rows + 0.7), layout="constrained")
@@ -35,15 +34,14 @@ def plot_stages(stages: Sequence[Stage], path: Path) -> None:
         if index % num_columns == 0:
             panel.set_ylabel("running requests", color=MUTED)
         if index + num_columns >= len(shown):
-            panel.set_xlabel("seconds since the stage began", color=MUTED)
+            panel.set_xlabel("seconds since the stage started", color=MUTED)
     figure.legend(handles=_legend(shown), loc="outside upper center", ncols=6, frameon=False, fontsize=9)
     figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
 
 
 def bands(stage: Stage) -> list[tuple[float, float, int]]:
     """(start, end, degree) of each time span in one layout, in seconds since the stage began."""
-    start = stage["started_at"]
-    changes = [(sample["at"] - start, sample["degree"]) for sample in stage["batch"]]
+    changes = [(sample.at - stage.started_at, sample.degree) for sample in stage.batch]
     spans: list[tuple[float, float, int]] = []
     for at, degree in changes:
         if not spans:
@@ -52,40 +50,36 @@ def bands(stage: Stage) -> list[tuple[float, float, int]]:
             spans[-1] = (spans[-1][0], at, spans[-1][2])
             spans.append((at, at, degree))
     if spans:
-        spans[-1] = (spans[-1][0], stage["ended_at"] - start, spans[-1][2])
+        spans[-1] = (spans[-1][0], stage.seconds, spans[-1][2])
     return spans
 
 
 def _draw(panel: Axes, stage: Stage) -> None:
-    start = stage["started_at"]
-    seconds = stage["ended_at"] - start
     for begin, end, degree in bands(stage):
         panel.axvspan(begin, end, color=BANDS[degree], linewidth=0, zorder=0)
-    times = [sample["at"] - start for sample in stage["batch"]] + [seconds]
-    running = [sum(sample["running"]) for sample in stage["batch"]] + [0]
+    times = [*(sample.at - stage.started_at for sample in stage.batch), stage.seconds]
+    running = [*(sample.running for sample in stage.batch), 0]
     panel.fill_between(times, running, step="post", color=LINE, alpha=0.12, linewidth=0, zorder=2)
     panel.step(times, running, where="post", color=LINE, linewidth=1.6, zorder=3)
-    for switch in stage["switches"]:
-        if switch["outcome"] == "committed":
-            _mark(panel, switch, start, seconds)
-    panel.set_xlim(0, max(seconds, 1e-3))
+    for switch in committed([stage]):
+        _mark(panel, switch, stage)
+    panel.set_xlim(0, max(stage.seconds, 1e-3))
     panel.set_ylim(bottom=0)
-    panel.set_title(
-        f"step {stage['step']} · replica {stage['replica']} · {seconds:.1f} s", fontsize=10, loc="left"
-    )
+    title = f"step {stage.step} · replica {stage.replica} · {stage.seconds:.1f} s"
+    panel.set_title(title, fontsize=10, loc="left")
     panel.tick_params(labelsize=8, colors=MUTED)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
 
 
-def _mark(panel: Axes, switch: Mapping[str, Any], start: float, stage_seconds: float) -> None:
-    """A line where the switch took place, and its gain next to it."""
-    at = switch["at"] - start
+def _mark(panel: Axes, switch: Switch, stage: Stage) -> None:
+    """A line at the time of the switch, with its gain."""
+    at = switch.at - stage.started_at
     panel.axvline(at, color=PAUSE, linewidth=1.1, linestyle=(0, (4, 2)), zorder=4)
-    text = f"TP{switch['from_degree']}→{switch['to_degree']}"
-    if switch["gain_seconds"] is not None:
-        text += f"\n{switch['gain_seconds']:+.2f} s gain"
-    is_late = at > 0.6 * stage_seconds
+    text = f"TP{switch.from_degree}→{switch.to_degree}"
+    if switch.gain_seconds is not None:
+        text += f"\n{switch.gain_seconds:+.2f} s gain"
+    is_late = at > 0.6 * stage.seconds
     panel.annotate(
         text,
         (at, 0.97),
@@ -103,7 +97,7 @@ def _mark(panel: Axes, switch: Mapping[str, Any], start: float, stage_seconds: f
 
 def _legend(stages: Sequence[Stage]) -> list[Line2D | Patch]:
     degrees = sorted({degree for stage in stages for _, _, degree in bands(stage)})
-    num_ranks = max(stage["num_ranks"] for stage in stages)
+    num_ranks = max(stage.num_ranks for stage in stages)
     handles: list[Line2D | Patch] = [Line2D([], [], color=LINE, linewidth=1.6, label="running requests")]
     handles += [Patch(color=BANDS[degree], label=layout_text(num_ranks, degree)) for degree in degrees]
     handles.append(Line2D([], [], color=PAUSE, linewidth=1.1, linestyle=(0, (4, 2)), label="switch"))

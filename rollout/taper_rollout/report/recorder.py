@@ -1,16 +1,16 @@
-"""Writes what a run leaves behind in its output directory.
+"""Writes the files of a run in its output directory.
 
-- `metrics.jsonl`: a line a step.
-- `traces/stage-<step>-<replica>.json`: a finished stage, as its `events.StageRecord`; a further
-  stage of the same step (validation) ends in `-2`, `-3`, ...
+- `metrics.jsonl`: a line per step.
+- `traces/stage-<step>-<replica>.json`: a finished stage, as its `events.StageRecord`; another stage of
+  the same step (validation) ends in `-2`, `-3`, ...
 - `ledger.jsonl`: the predictor's decisions, each as it is made (`ledger_file`).
-- `summary.json` and `stages.png`: at the end, from the files above. `calibration` holds the decode
-  steps that each replica measured when it started; `resumed` the checkpoint that the run went on from
-  and those that it passed over, None for a run from the beginning.
+- `summary.json` and `stages.png`: at the end, from the files above. `calibration` holds the decode steps
+  that each replica measured at its start; `resumed` the checkpoint that the run continued from and those
+  that it skipped, None for a run from the beginning.
 
-A run that goes on from a checkpoint continues the files of the run before it: steps that
-are done again replace their old lines and traces. A step that was saved in a checkpoint
-but broken off before VeRL told of it gets its line from its traces, without VeRL's metrics.
+A run that continues from a checkpoint continues these files: steps that are repeated replace their old
+lines and traces. A step whose checkpoint was saved, but whose metrics were lost because the run was
+interrupted before VeRL reported them, gets its line from its traces, without VeRL's metrics.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 from taper_rollout.job.output_files import OutputError, read_json, write_json, writing
 from taper_rollout.ledger.ledger_file import LedgerFile
+from taper_rollout.report.stage import Stage
 from taper_rollout.report.summary import step_line, summarise
 
 METRICS_FILE = "metrics.jsonl"
@@ -34,39 +35,40 @@ _logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """The output directory of one run. Raises `OutputError` where it cannot be written to."""
+    """The output directory of one run. Every method raises `OutputError` if it cannot be written."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._metrics = directory / METRICS_FILE
         self._traces = directory / TRACES
-        self._stages: list[dict[str, Any]] = []
+        self._stages: list[Stage] = []
         self._calibration: dict[int, list[dict[str, Any]]] = {}
         self._resumed: dict[str, Any] | None = None
         self._has_steps = self._has_stages = False
         with writing(directory):
             self._traces.mkdir(parents=True, exist_ok=True)
-            # A directory that cannot be written to is found now, not after the first step.
+            # Fails now, not after the first step, if the directory is not writable.
             self._metrics.touch()
         self._ledger = LedgerFile(directory)
 
-    def record(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Write down the stages, steps and decisions among the events."""
-        for event in events:
-            if event["kind"] == "StageRecord":
-                self._record_stage({name: value for name, value in event.items() if name != "kind"})
-            elif event["kind"] == "Step":
-                self._record_step(event["step"], event["metrics"])
-            elif event["kind"] == "LedgerEntry":
-                self._ledger.append(event)
-            elif event["kind"] == "Calibration":
-                self._calibration[event["replica"]] = event["step_seconds"]
-            elif event["kind"] == "Resumed":
-                self._resumed = {name: value for name, value in event.items() if name != "kind"}
+    def record(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write the stages, steps and decisions among the events, which are in JSON form."""
+        for record in records:
+            match record["kind"]:
+                case "StageRecord":
+                    self._record_stage(_without_kind(record))
+                case "Step":
+                    self._record_step(record["step"], record["metrics"])
+                case "LedgerEntry":
+                    self._ledger.append(record)
+                case "Calibration":
+                    self._calibration[record["replica"]] = record["step_seconds"]
+                case "Resumed":
+                    self._resumed = _without_kind(record)
 
     def finish(self, outcome: str) -> dict[str, Any]:
-        """Write summary and plot; the summary's content. A plot that fails is logged, no more."""
-        stages = [read_json(path) for path in self._trace_files()]
+        """Write summary and plot. Returns the summary. An error of the plot is only logged."""
+        stages = self._recorded_stages()
         summary = summarise(self._lines(), stages, outcome=outcome)
         summary["calibration"] = self._calibration
         summary["resumed"] = self._resumed
@@ -75,16 +77,17 @@ class Recorder:
             self._plot(stages)
         return summary
 
-    def _record_stage(self, stage: dict[str, Any]) -> None:
+    def _record_stage(self, record: dict[str, Any]) -> None:
+        stage = Stage.from_json(record)
         if not self._has_stages:
             self._has_stages = True
-            self._forget_traces(stage["step"])
-            self._ledger.continue_from(stage["step"])
+            self._remove_traces(stage.step)
+            self._ledger.continue_from(stage.step)
         self._stages.append(stage)
-        write_json(self._trace_file(stage["step"], stage["replica"]), stage)
+        write_json(self._trace_file(stage.step, stage.replica), record)
 
     def _record_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append the step's line. The stages since the last line are the step's."""
+        """Append the step's line. The stages since the last line belong to the step."""
         if not self._has_steps:
             self._has_steps = True
             self._continue_lines(step)
@@ -105,11 +108,14 @@ class Recorder:
         with writing(self._traces):
             return sorted(self._traces.glob("stage-*.json"))
 
+    def _recorded_stages(self) -> list[Stage]:
+        return [Stage.from_json(read_json(path)) for path in self._trace_files()]
+
     def _lines(self) -> list[dict[str, Any]]:
         with writing(self._metrics):
             return [json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines()]
 
-    def _forget_traces(self, first_step: int) -> None:
+    def _remove_traces(self, first_step: int) -> None:
         for path in self._trace_files():
             if int(path.name.split("-")[1].removesuffix(".json")) >= first_step:
                 with writing(path):
@@ -117,18 +123,18 @@ class Recorder:
 
     def _continue_lines(self, first_step: int) -> None:
         kept = [line for line in self._lines() if line["step"] < first_step]
-        kept += self._untold_lines((kept[-1]["step"] if kept else 0) + 1, first_step)
+        kept += self._lines_from_traces((kept[-1]["step"] if kept else 0) + 1, first_step)
         partial = self._metrics.with_name(f".{METRICS_FILE}.partial")
         with writing(self._metrics):
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             partial.replace(self._metrics)
 
-    def _untold_lines(self, first_step: int, end_step: int) -> list[dict[str, Any]]:
-        stages = [read_json(path) for path in self._trace_files()] if first_step < end_step else []
-        by_step = {step: [s for s in stages if s["step"] == step] for step in range(first_step, end_step)}
+    def _lines_from_traces(self, first_step: int, end_step: int) -> list[dict[str, Any]]:
+        stages = self._recorded_stages() if first_step < end_step else []
+        by_step = {step: [s for s in stages if s.step == step] for step in range(first_step, end_step)}
         return [step_line(step, {}, own) for step, own in by_step.items() if own]
 
-    def _plot(self, stages: list[dict[str, Any]]) -> None:
+    def _plot(self, stages: list[Stage]) -> None:
         # Imported late: matplotlib takes a second.
         from taper_rollout.report.plot import plot_stages
 
@@ -138,4 +144,8 @@ class Recorder:
         except OutputError:
             raise
         except Exception:
-            _logger.exception("no plot was made")
+            _logger.exception("the plot of the stages could not be drawn")
+
+
+def _without_kind(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "kind"}

@@ -1,76 +1,69 @@
-"""Figures of stages that were put beside other plans, from their records in JSON form. Pure.
-
-A record's `review` is None without a profile, and tells why where the stage could not be judged.
-"""
+"""How the stages of a run compare with other plans, from the reviews in their records. Pure."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taper_policy.review.advice import total_gain
-from taper_rollout.report.stages import Stage, committed
-
-Review = Mapping[str, Any]
+from taper_rollout.report.stage import Review, Stage, committed
 
 
 def review_figures(stages: Sequence[Stage]) -> dict[str, Any]:
-    """How the stages compare with the best plans, and with what was predicted. None where nothing tells it.
+    """Compare the stages with the best plans and with their predictions. None where nothing was measured.
 
-    oracle_seconds, executed_paper_seconds: of the judged stages, on paper
-    best_static_degree: of the layout that would have taken least in all of them
-    gain_over_best_static: share of its seconds on paper
-    stage_error_median: of the distances between a stage's seconds and those on paper, as a share of these
-    pause_error_median: of the distances between a pause and its prediction, as a share of the pause
+    oracle_seconds, executed_simulated_seconds: simulated seconds of the judged stages, under the best plans
+        and under the plans that were executed
+    best_static_degree: of the layout that, kept throughout, would have taken least over all of them
+    gain_over_best_static: share of that layout's simulated seconds
+    stage_error_median: of the differences between measured and simulated seconds of a stage, as a share of
+        the simulated ones
+    pause_error_median: of the differences between measured and predicted pauses, as a share of the measured
     """
     found = reviews(stages)
     layouts = _static_seconds(found)
-    executed = sum(one["executed_seconds"] for one in found) if found else None
+    executed = sum(review.executed_seconds for review in found) if found else None
     best = min(layouts, key=lambda degree: layouts[degree]) if layouts else None
     return {
         "judged_stages": len(found),
-        "oracle_seconds": sum(one["best_seconds"] for one in found) if found else None,
-        "executed_paper_seconds": executed,
-        "regret_mean": statistics.fmean(one["regret"] for one in found) if found else None,
+        "oracle_seconds": sum(review.best_seconds for review in found) if found else None,
+        "executed_simulated_seconds": executed,
+        "regret_mean": statistics.fmean(review.regret for review in found) if found else None,
         "best_static_degree": best,
         "gain_over_best_static": None if executed is None or best is None else 1.0 - executed / layouts[best],
-        "stage_error_median": _median(abs(one["model_error"]) for one in found),
+        "stage_error_median": _median(abs(review.model_error) for review in found),
         "pause_error_median": _median(_pause_errors(stages)),
     }
 
 
 def advised_figures(stages: Sequence[Stage]) -> dict[str, float | None]:
     """What following the advice would have saved, and its 95 % half width; None where none was given."""
-    advised = [one["advised"] for one in reviews(stages) if one.get("advised") is not None]
+    advised = [review.advised for review in reviews(stages) if review.advised is not None]
     if not advised:
         return {"advised_gain_seconds": None, "advised_gain_half_width_seconds": None}
     gain, half_width = total_gain(
-        [one["gain_seconds"] for one in advised], [one["half_width_seconds"] for one in advised]
+        [each.gain_seconds for each in advised], [each.half_width_seconds for each in advised]
     )
     return {"advised_gain_seconds": gain, "advised_gain_half_width_seconds": half_width}
 
 
 def reviews(stages: Iterable[Stage]) -> list[Review]:
-    """Of the stages that were judged."""
-    every = (stage.get("review") for stage in stages)
-    return [review for review in every if review is not None and "not_judged" not in review]
+    """The reviews of the stages that were judged."""
+    return [stage.review for stage in stages if stage.review is not None]
 
 
 def _static_seconds(found: Sequence[Review]) -> dict[int, float]:
     """Seconds of all stages in each layout that every stage could have had."""
-    degrees = set.intersection(*(set(one["static_seconds"]) for one in found)) if found else set()
-    return {
-        int(degree): sum(one["static_seconds"][degree] for one in found)
-        for degree in sorted(degrees, key=int)
-    }
+    degrees = set.intersection(*(set(review.static_seconds) for review in found)) if found else set()
+    return {degree: sum(review.static_seconds[degree] for review in found) for degree in sorted(degrees)}
 
 
 def _pause_errors(stages: Iterable[Stage]) -> list[float]:
     return [
-        abs(switch["predicted_pause_seconds"] - switch["pause_seconds"]) / switch["pause_seconds"]
+        abs(switch.predicted_pause_seconds - switch.pause_seconds) / switch.pause_seconds
         for switch in committed(stages)
-        if switch.get("predicted_pause_seconds") is not None and switch["pause_seconds"] > 0
+        if switch.predicted_pause_seconds is not None and switch.pause_seconds > 0
     ]
 
 

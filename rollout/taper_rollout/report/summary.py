@@ -1,8 +1,8 @@
-"""The summary of a run, from its step lines and its stages. Pure.
+"""The step lines and the summary of a run. Pure.
 
-The gain of a switch is measured in its replica's stage: what staying would have taken
-from there on, minus what it took. A switch for which staying could not be priced has
-none, and is left out of the total.
+The gain of a switch is measured within its replica's stage: how long the rest of the stage would have
+taken in the old layout, minus how long it took. A switch without measured step times of the old layout
+has no gain, and the total leaves it out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taper_rollout.report.reviews import advised_figures, review_figures
-from taper_rollout.report.stages import Stage, committed, generation_seconds, length_figures, total
+from taper_rollout.report.stage import Stage, committed, generation_seconds, length_figures, total
 
 REWARD_METRIC = "critic/score/mean"
 SWITCH_FIELDS = (
@@ -40,9 +40,9 @@ def step_line(step: int, metrics: Mapping[str, float], stages: Sequence[Stage]) 
         "reward": finite(metrics.get(REWARD_METRIC)),
         "generation_seconds": generation_seconds(stages),
         "switches": len(switches),
-        "pause_seconds": sum(switch["pause_seconds"] for switch in switches),
-        "gain_seconds": total(switch["gain_seconds"] for switch in switches),
-        "idle_rank_seconds": sum(stage["idle_rank_seconds"] for stage in stages),
+        "pause_seconds": sum(switch.pause_seconds for switch in switches),
+        "gain_seconds": total(switch.gain_seconds for switch in switches),
+        "idle_rank_seconds": sum(stage.idle_rank_seconds for stage in stages),
         **length_figures(stages),
         **review_figures(stages),
         "metrics": {name: finite(value) for name, value in metrics.items()},
@@ -52,11 +52,11 @@ def step_line(step: int, metrics: Mapping[str, float], stages: Sequence[Stage]) 
 def summarise(lines: Sequence[Mapping[str, Any]], stages: Sequence[Stage], *, outcome: str) -> dict[str, Any]:
     """The content of `summary.json`. `lines` are those of `metrics.jsonl`, by ascending step.
 
-    `gains` has an entry for each switch that took place. Rewards are None where no step was finished.
+    `gains` has an entry for each committed switch. Rewards are None where no step was finished.
     """
     rewards = [line["reward"] for line in lines if line["reward"] is not None]
     switches = committed(stages)
-    outcomes = [switch["outcome"] for stage in stages for switch in stage["switches"]]
+    outcomes = [switch.outcome for stage in stages for switch in stage.switches]
     return {
         "outcome": outcome,
         "steps": len(lines),
@@ -66,14 +66,14 @@ def summarise(lines: Sequence[Mapping[str, Any]], stages: Sequence[Stage], *, ou
         "switches": len(switches),
         "switches_refused": outcomes.count("refused"),
         "switches_aborted": outcomes.count("aborted"),
-        "steps_with_switches": len({switch["step"] for switch in switches}),
-        "pause_seconds": sum(switch["pause_seconds"] for switch in switches),
-        "gain_seconds": total(switch["gain_seconds"] for switch in switches),
-        "idle_rank_seconds": sum(stage["idle_rank_seconds"] for stage in stages),
+        "steps_with_switches": len({switch.step for switch in switches}),
+        "pause_seconds": sum(switch.pause_seconds for switch in switches),
+        "gain_seconds": total(switch.gain_seconds for switch in switches),
+        "idle_rank_seconds": sum(stage.idle_rank_seconds for stage in stages),
         **length_figures(stages),
         **review_figures(stages),
         **advised_figures(stages),
-        "gains": [{field: switch[field] for field in SWITCH_FIELDS} for switch in switches],
+        "gains": [{field: getattr(switch, field) for field in SWITCH_FIELDS} for switch in switches],
     }
 
 

@@ -1,4 +1,4 @@
-"""The table that a run ends with, from its summary."""
+"""The tables that a run ends with, from its summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_SWITCH_ROWS = 12
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """One row a figure."""
+    """One row per figure."""
     table = Table(title=f"Run {summary['outcome']}", title_justify="left", show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -20,7 +20,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("steps", str(summary["steps"]))
     resumed = summary.get("resumed")
     if resumed is not None and resumed["directory"] is not None:
-        table.add_row("went on from", f"step {resumed['step']}")
+        table.add_row("resumed after", f"step {resumed['step']}")
     table.add_row("reward, first → last", f"{_number(first, 3)} → {_number(last, 3)}{rise}")
     table.add_row("generation", _seconds(summary["generation_seconds"]))
     table.add_row("switches", f"{summary['switches']} in {summary['steps_with_switches']} steps")
@@ -41,20 +41,19 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _add_review(table: Table, summary: Mapping[str, Any]) -> None:
-    table.add_row(f"on paper, {summary['judged_stages']} stages", _seconds(summary["executed_paper_seconds"]))
-    table.add_row("best plans with the true lengths", _seconds(summary["oracle_seconds"]))
+    stages = f"{summary['judged_stages']} stage{'' if summary['judged_stages'] == 1 else 's'}"
+    table.add_row(f"simulated time of {stages}", _seconds(summary["executed_simulated_seconds"]))
+    table.add_row("simulated time of the best plans", _seconds(summary["oracle_seconds"]))
     table.add_row("regret, mean", f"{summary['regret_mean']:.1%}")
     layout = f"TP{summary['best_static_degree']}"
-    table.add_row(
-        f"gain over the best layout throughout, {layout}", f"{summary['gain_over_best_static']:+.1%}"
-    )
-    table.add_row("stage against paper, median error", f"{summary['stage_error_median']:.1%}")
+    table.add_row(f"gain over the best static layout, {layout}", f"{summary['gain_over_best_static']:+.1%}")
+    table.add_row("simulated stage time, median error", f"{summary['stage_error_median']:.1%}")
     if summary["pause_error_median"] is not None:
-        table.add_row("pause against prediction, median error", f"{summary['pause_error_median']:.1%}")
+        table.add_row("predicted pause, median error", f"{summary['pause_error_median']:.1%}")
 
 
 def advice_text(summary: Mapping[str, Any]) -> str | None:
-    """What a run that only advised ends with; None of any other."""
+    """What following the advice would have saved; None for a run without `mode: advise`."""
     gain = summary["advised_gain_seconds"]
     if gain is None:
         return None
@@ -63,7 +62,7 @@ def advice_text(summary: Mapping[str, Any]) -> str | None:
 
 
 def switch_table(summary: Mapping[str, Any]) -> Table | None:
-    """The last switches, a row each; None where there was none."""
+    """The last `MAX_SWITCH_ROWS` switches, a row each; None if the run made none."""
     gains = summary["gains"]
     if not gains:
         return None
@@ -76,8 +75,8 @@ def switch_table(summary: Mapping[str, Any]) -> Table | None:
         "layout",
         "live",
         "pause",
-        "rest, if it had stayed",
-        "rest, as it was",
+        "rest if it had stayed",
+        "rest as measured",
         "gain",
     ):
         table.add_column(name, justify="left" if name == "layout" else "right")

@@ -1,1 +1,1 @@
-"""The packaged sample: all that a first run needs, made on the spot on a machine without a GPU."""
+"""The packaged sample: everything a first run needs, generated locally, without a download or a GPU."""

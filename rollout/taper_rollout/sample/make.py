@@ -1,4 +1,4 @@
-"""Makes the sample on the spot: model, tokenizer, prompts, reward file and job, without a download."""
+"""Generates the sample: model, tokenizer, prompts, reward file and job, without a download."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MADE_FROM_FILE = "made-from.json"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A size of the sample. `settings` are fields of the packaged job that differ, by their path."""
+    """A size of the sample. `settings`: fields that differ from the packaged job, by path."""
 
     shape: SampleShape
     task: Task
@@ -56,31 +56,31 @@ VARIANTS = {
 def make_sample(
     directory: Path, *, variant: str = "cpu", architecture: Architecture = "qwen3", seed: int = 1
 ) -> RLHFJob:
-    """The sample's job, with all that it names in `directory`.
+    """Generate the sample in `directory`. Returns its job.
 
-    `seed` draws the weights and the prompts. What an equal call made there before is
-    used again; its job file is written anew.
+    `seed` determines the weights and the prompts. A model and prompts of an earlier equal call are
+    reused; the job file is always rewritten.
     """
-    made = VARIANTS[variant]
+    chosen = VARIANTS[variant]
     directory.mkdir(parents=True, exist_ok=True)
-    source = _made_from(made, architecture, seed)
+    source = _made_from(chosen, architecture, seed)
     marker = directory / MADE_FROM_FILE
     if not (marker.is_file() and marker.read_text(encoding="utf-8") == source):
         marker.unlink(missing_ok=True)
-        make_model(directory / "model", made.shape, architecture=architecture, seed=seed)
-        write_prompts(directory / "train.parquet", made.task, seed=seed)
-        # Last, so that a sample that was cut short is made again.
+        make_model(directory / "model", chosen.shape, architecture=architecture, seed=seed)
+        write_prompts(directory / "train.parquet", chosen.task, seed=seed)
+        # Written last, so that an interrupted call is repeated.
         marker.write_text(source, encoding="utf-8")
     package = importlib.resources.files("taper_rollout.sample")
     with importlib.resources.as_file(package / "reward.py") as reward:
         shutil.copyfile(reward, directory / "reward.py")
     text = (package / JOB_FILE).read_text(encoding="utf-8")
-    (directory / JOB_FILE).write_text(_with_settings(text, made.settings), encoding="utf-8")
+    (directory / JOB_FILE).write_text(_with_settings(text, chosen.settings), encoding="utf-8")
     return load_job(directory / JOB_FILE)
 
 
 def _made_from(variant: Variant, architecture: Architecture, seed: int) -> str:
-    """What the model and the prompts follow from, as text to compare."""
+    """What the model and the prompts depend on, as text to compare."""
     content = {
         "version": importlib.metadata.version("taper"),
         "shape": dataclasses.asdict(variant.shape),
@@ -92,7 +92,7 @@ def _made_from(variant: Variant, architecture: Architecture, seed: int) -> str:
 
 
 def _with_settings(text: str, settings: Mapping[str, Any]) -> str:
-    """The job's text with fields set; without any, as it is, comments and all."""
+    """The job's text with fields set. Without settings it keeps its comments."""
     if not settings:
         return text
     content = yaml.safe_load(text)

@@ -1,8 +1,7 @@
-"""Random-weight models of the sample and the tests, made on the spot with a fixed seed.
+"""Models with random weights for the sample and the tests, generated from a seed.
 
-`CPU` is wide and shallow, so that a decode step is matrix work that two cores can
-share, and small enough that two cores can train it. `TINY` serves tests and the
-learning benchmark, in both architectures.
+`CPU` is wide and shallow, so that a decode step is matrix work that two cores can share, and small
+enough for two cores to train. `TINY` is for tests and the learning benchmark, in both architectures.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ TINY = SampleShape(
 def make_model(
     directory: Path, shape: SampleShape, *, architecture: Architecture = "qwen3", seed: int = 1
 ) -> None:
-    """Write a float32 model and its tokenizer to `directory` in the Hugging Face form.
+    """Write a float32 model and its tokenizer to `directory` in Hugging Face format.
 
-    Equal arguments write equal weights. The global random state of torch is left as it was.
+    Equal arguments give equal weights. The global random state of torch is not changed.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM

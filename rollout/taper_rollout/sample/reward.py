@@ -1,6 +1,6 @@
-"""The sample's reward: did the answer consist of as many even digits as were asked for?
+"""The sample's reward: does the answer consist of as many even digits as the prompt asks for?
 
-The file stands alone, so that it can be copied next to a job and changed.
+This file imports nothing of Taper, so that it can be copied next to a job and changed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ EVEN_DIGITS = frozenset("02468")
 
 
 def even_digits(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
-    """Share of even digits in the answer, times the nearness of its length to the number asked for.
+    """Share of even digits in the answer, times how close its length is to the requested one.
 
-    1.0 for exactly `ground_truth` even digits and nothing else. Nearness is the
-    shorter of the two lengths divided by the longer. A random answer gets about
-    0.03, and each even digit more counts, so that an untrained model can start to
-    learn; too long is as bad as too short, so that it does not learn to ramble.
+    1.0 for exactly `ground_truth` even digits and nothing else. Closeness is the shorter of the two
+    lengths divided by the longer. A random answer gets about 0.03, and every further even digit counts,
+    so that an untrained model can start to learn. Too long is as bad as too short.
     """
     length, wanted = len(solution_str), int(ground_truth)
     if length == 0:

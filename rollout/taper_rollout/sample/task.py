@@ -1,7 +1,7 @@
 """The sample's task: "write N even digits", with a log-normal N.
 
-Most prompts ask for a few digits and a few ask for very many, so right answers are
-long-tailed, as an untrained model's answers are.
+Most prompts ask for few digits and some for very many, so correct answers have a long tail, as those of
+an untrained model do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """The distribution of N: log-normal, cut off at 1 and at `longest_digits`.
+    """The distribution of N: log-normal, limited to 1 to `longest_digits`.
 
     Its 99th percentile is `exp(2.33 * sigma)` times its median: 7.2 times at a `sigma` of 0.85.
     """

@@ -1,8 +1,8 @@
-"""The sample's tokenizer: a byte-level BPE over the characters that the task uses, with a chat template.
+"""The sample's tokenizer: a byte-level BPE over the characters of the task, with a chat template.
 
-The vocabulary has exactly `VOCABULARY_SIZE` entries. That number is chosen for two
-reasons: inference engines pad vocabularies to a multiple of 64, and a random model
-ends its answer with probability of about 1/64 at each token, so the lengths of
+The vocabulary has exactly `VOCABULARY_SIZE` entries, for two reasons. Inference engines pad vocabularies
+to a multiple of 64. And a random model ends its answer with a probability of about 1/64 at each token,
+so the lengths of
 its answers are geometric: the 99th percentile is 6.6 times the median.
 """
 
@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """Train the tokenizer, save it to `directory` in the Hugging Face form, and return it.
+    """Train the tokenizer, save it to `directory` in Hugging Face format, and return it.
 
     Characters outside `ALPHABET` have no token and are dropped.
     """

@@ -17,11 +17,12 @@ from verl.workers.rollout.replica import RolloutReplica
 from taper_api import JobError
 from taper_rollout.job.requirements import gather_facts
 from taper_rollout.job.support_matrix import check_support
+from taper_rollout.verl.custom_block import CustomBlock, read_block
 from taper_rollout.verl.metrics.endpoint import metrics_endpoint
 from taper_rollout.verl.metrics.host import serve_metrics
 from taper_rollout.verl.replica_name import replica_name
 from taper_rollout.verl.server import ReplicaServer
-from taper_rollout.verl.settings import default_degrees, replica_settings
+from taper_rollout.verl.settings import replica_settings
 
 
 class TaperReplica(RolloutReplica):
@@ -30,8 +31,8 @@ class TaperReplica(RolloutReplica):
     async def launch_servers(self) -> None:
         """Fill in VeRL's `servers`, `_server_handle` and `_server_address`.
 
-        Raises `ValueError` for a footprint over more than one node, and what the engine
-        says when it cannot start, or the metrics' endpoint.
+        Raises `ValueError` for settings that are wrong and a footprint over more than one node, and
+        what the engine or the metrics' endpoint raises when it cannot start.
         """
         if len(self.workers) != self.world_size:
             raise ValueError(f"{len(self.workers)} trainer ranks for a footprint of {self.world_size}")
@@ -54,15 +55,19 @@ class TaperReplica(RolloutReplica):
         address, port = await server.get_server_address.remote()
         self._server_address = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
+    @property
+    def _block(self) -> CustomBlock:
+        try:
+            return read_block(self.config)
+        except JobError as error:
+            raise ValueError(str(error)) from None  # which Ray can carry to the driver
+
     def _check_support(self) -> None:
         """`taper run` has checked before Ray started. Here is the check for VeRL's own command."""
-        custom = self.config.custom or {}
-        if custom.get("run") is not None:
+        if self._block.run is not None:
             return
-        degrees = custom.get("degrees") or default_degrees(self.world_size)
-        rollout = dataclasses.asdict(self.config) | {"custom": dict(custom) | {"degrees": degrees}}
         settings = {
-            "actor_rollout_ref": {"rollout": rollout, "model": self.model_config},
+            "actor_rollout_ref": {"rollout": dataclasses.asdict(self.config), "model": self.model_config},
             "trainer": {"n_gpus_per_node": self.gpus_per_node},
         }
         try:
@@ -71,9 +76,8 @@ class TaperReplica(RolloutReplica):
             raise ValueError(str(error)) from None  # which Ray can carry to the driver
 
     async def _serve_metrics(self, node: str, node_address: str) -> Any:
-        custom = self.config.custom or {}
-        endpoint = metrics_endpoint(custom, node_address=node_address)
-        return await serve_metrics(endpoint, run=custom.get("run"), node=node)
+        endpoint = metrics_endpoint(self._block, node_address=node_address)
+        return await serve_metrics(endpoint, run=self._block.run, node=node)
 
     def _create_server(self, node: str, node_address: str, devices: list[str]) -> Any:
         platform = get_platform()
@@ -88,7 +92,6 @@ class TaperReplica(RolloutReplica):
             device=platform.device_name,
             node_address=node_address,
         )
-        custom = self.config.custom or {}
         environment = dict.fromkeys(platform.ray_noset_envvars(), "1")
         environment[platform.visible_devices_envvar()] = ",".join(devices)
         return (
@@ -104,9 +107,9 @@ class TaperReplica(RolloutReplica):
                 settings,
                 response_length=self.config.response_length,
                 free_cache_engine=self.config.free_cache_engine,
-                run=custom.get("run"),
+                run=self._block.run,
                 metrics_host=self.metrics_host,
-                profiles=os.path.join(custom.get("output") or "outputs", "profiles"),
+                profiles=os.path.join(self._block.output or "outputs", "profiles"),
             )
         )
 

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from taper_operator.http.health import HealthServer, Page, text_page
-from taper_operator.settings.settings import Address
+from taper_operator.settings.parsing import Address
 
 
 def get(host: str, port: int, path: str, accept: str = "") -> tuple[int, str, bytes]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from taper_operator.kube.lease_claim import Failure, LeaseClaim, LeaseRequest, State, Verb
+from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import KubeObject, ObjectKey
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 KEY = ObjectKey("taper", "taper-operator")
 START = datetime(2026, 11, 21, tzinfo=UTC)
@@ -30,18 +30,18 @@ class LeaseStore:
         self.version = 0
         self.uids = itertools.count(1)
 
-    def ask(self, request: LeaseRequest) -> KubeObject | Failure:
-        if request.verb is Verb.READ:
-            return copy.deepcopy(self.lease) if self.lease else Failure.ABSENT
+    def ask(self, request: LeaseRequest) -> KubeObject | ClaimFailure:
+        if request.verb is LeaseVerb.READ:
+            return copy.deepcopy(self.lease) if self.lease else ClaimFailure.ABSENT
         assert request.lease is not None
-        if request.verb is Verb.CREATE:
+        if request.verb is LeaseVerb.CREATE:
             if self.lease:
-                return Failure.CONFLICT
+                return ClaimFailure.CONFLICT
             return self._write(request.lease, f"uid-{next(self.uids)}")
         if not self.lease:
-            return Failure.ABSENT
+            return ClaimFailure.ABSENT
         if request.lease["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
-            return Failure.CONFLICT
+            return ClaimFailure.CONFLICT
         return self._write(request.lease, self.lease["metadata"]["uid"])
 
     def _write(self, lease: KubeObject, uid: str) -> KubeObject:
@@ -149,8 +149,8 @@ class Simulation:
         """A process may be stopped between deciding and sending: it sends when it goes on."""
 
         def arrive(_: Candidate) -> None:
-            told = Failure.UNKNOWN if lost else self.store.ask(request)
-            answer = Failure.UNKNOWN if answer_lost else told
+            reply = ClaimFailure.UNKNOWN if lost else self.store.ask(request)
+            answer = ClaimFailure.UNKNOWN if answer_lost else reply
             self.schedule(self._delay(), who, lambda who: self.take(who, answer))
 
         lost = self.random.random() < self.faults.lost
@@ -159,9 +159,9 @@ class Simulation:
         # The network does not stop with the process.
         self.schedule(wire, _NETWORK, arrive)
 
-    def take(self, who: Candidate, told: KubeObject | Failure) -> None:
+    def take(self, who: Candidate, reply: KubeObject | ClaimFailure) -> None:
         led = who.leads(self.at)
-        who.claim.answer(who.now(self.at), told)
+        who.claim.answer(who.now(self.at), reply)
         if who.leads(self.at) and not led:
             self.terms.append((self.at, who))
         self._maybe_stop(who)
@@ -199,4 +199,4 @@ _NETWORK = Candidate(
     claim=LeaseClaim(key=KEY, identity="network", times=LeaseTimes()), rate=1, offset=0, wall_offset=0
 )
 
-__all__ = ["KEY", "START", "Candidate", "Faults", "LeaseStore", "Simulation", "State"]
+__all__ = ["KEY", "START", "Candidate", "ClaimState", "Faults", "LeaseStore", "Simulation"]

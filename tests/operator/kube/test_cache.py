@@ -79,11 +79,6 @@ def test_cache_and_indexes_hold_what_a_dictionary_would(changes: list[tuple[str,
         }
         assert cache.objects() == [model[key] for key in sorted(model)]
         for value in "abc":
-            assert cache.owned_by(value) == [
-                model[key]
-                for key in sorted(model)
-                if value in [owner["uid"] for owner in model[key]["metadata"]["ownerReferences"]]
-            ]
             assert cache.labelled(LABEL, value, namespace="b") == [
                 model[key]
                 for key in sorted(model)

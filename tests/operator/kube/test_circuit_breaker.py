@@ -40,12 +40,12 @@ def test_ten_attempts_a_minute_however_many_ask(
         while pending and pending[0][0] <= clock.now:
             breaker.failed(pending.pop(0)[1])
         try:
-            era = breaker.begin()
+            epoch = breaker.begin()
         except Unreachable as error:
             assert 0 < (error.retry_after_seconds or 0) <= 1
         else:
             began.append(clock.now)
-            pending.append((clock.now + connect_seconds, era))
+            pending.append((clock.now + connect_seconds, epoch))
     assert max(len([at for at in began if begin <= at < begin + 60]) for begin in began) <= 10
     # The longest wait, what an attempt takes, and how late these threads notice both.
     assert all(later - earlier < 12.5 + connect_seconds + 1.1 for earlier, later in pairwise(began))
@@ -73,8 +73,8 @@ def test_attempts_that_failed_together_count_once() -> None:
     )
     breaker.answered()
     eras = [breaker.begin() for _ in range(6)]
-    for era in eras:
-        breaker.failed(era)
+    for epoch in eras:
+        breaker.failed(epoch)
     clock.now += 1
     breaker.begin()
 

@@ -12,8 +12,9 @@ import urllib3
 from taper_operator.kube import errors as api_error
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError
-from taper_operator.kube.resource import ObjectKey, Resource
+from taper_operator.kube.resource import ObjectKey, Resource, key_of
 
+from ..deep_json import DEEP, DeepApiServer, nested
 from ..fake_api_server import JOBS, PODS, FakeApiServer, FakeHttpResponse, make_object, status_body
 
 KEY = ObjectKey("team", "a")
@@ -83,8 +84,8 @@ def test_what_a_write_asks_for() -> None:
     created = server.create(JOBS, make_object(JOBS, "a"), dry_run=True)
     server.apply(JOBS, {"metadata": {"name": "a", "namespace": "team"}, "spec": {"n": 1}})
     applied = server.apply_status(JOBS, make_object(JOBS, "a", status={"x": 1}), field_manager="progress")
-    server.replace_status(JOBS, applied | {"status": {"x": 2}})
-    server.delete(JOBS, KEY, uid=created["metadata"]["uid"], grace_period_seconds=0)
+    server.replace(JOBS, applied | {"status": {"x": 2}}, subresource="status")
+    server.delete(JOBS, KEY, uid=created["metadata"]["uid"])
     methods = [(method, path.rpartition("/")[2]) for method, path, _, _ in fake.requests]
     assert methods == [
         ("POST", "rlhfjobs"), ("PATCH", "a"), ("PATCH", "status"), ("PUT", "status"), ("DELETE", "a"),
@@ -103,7 +104,6 @@ def test_what_a_write_asks_for() -> None:
         "kind": "DeleteOptions",
         "preconditions": {"uid": created["metadata"]["uid"]},
         "propagationPolicy": "Background",
-        "gracePeriodSeconds": 0,
     }
 
 
@@ -116,20 +116,30 @@ def test_preconditions_are_held() -> None:
         server.replace(JOBS, job)
     with pytest.raises(api_error.Conflict, match="Precondition"):
         server.delete(JOBS, KEY, uid="another")
-    with pytest.raises(api_error.Conflict):
-        server.delete(
-            JOBS,
-            KEY,
-            uid=job["metadata"]["uid"],
-            resource_version=job["metadata"]["resourceVersion"],
-        )
     with pytest.raises(AssertionError):
         server.replace(JOBS, make_object(JOBS, "a"))
     with pytest.raises(api_error.AlreadyExists):
         server.create(JOBS, make_object(JOBS, "a"))
 
 
+def test_no_depth_keeps_an_object_or_a_list_from_being_read() -> None:
+    fake = DeepApiServer(JOBS, levels=100_000)
+    fake.put(JOBS, make_object(JOBS, "a", spec={"verl": DEEP}))
+    fake.put(JOBS, make_object(JOBS, "b"))
+    server = fake.api_server()
+    assert [key_of(obj).name for obj in server.list(JOBS).items] == ["a", "b"]
+    assert key_of(server.get(JOBS, KEY)) == KEY
+    (added, *_) = server.watch(JOBS, resource_version="1000")
+    assert key_of(added.object) == KEY
+
+
 # -- failures --------------------------------------------------------------------------
+
+
+def test_a_refusal_of_any_depth_is_an_error_of_its_status() -> None:
+    server, _ = answering(403, nested(100_000))
+    with pytest.raises(api_error.Forbidden):
+        server.get(JOBS, KEY)
 
 
 @pytest.mark.parametrize(

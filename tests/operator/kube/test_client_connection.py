@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from kubernetes.client import ApiClient, Configuration
 
-from taper_operator.kube import client as api_server
 from taper_operator.kube import errors as api_error
+from taper_operator.kube import request
 from taper_operator.kube.circuit_breaker import CircuitBreaker
-from taper_operator.kube.client import ApiServer, connect, fence_connections
+from taper_operator.kube.client import ApiServer
+from taper_operator.kube.connection import connect, fence_connections
 from taper_operator.kube.errors import ApiError
 from taper_operator.kube.resource import ObjectKey
 from taper_operator.settings.settings import SettingsError
@@ -238,7 +239,7 @@ def test_a_connection_that_ends_early_is_unreachable(cut: bool) -> None:
 
 def test_a_slow_answer_is_unreachable_and_keeps_nobody_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
-    monkeypatch.setattr(api_server, "_GRACE_SECONDS", 0.02)
+    monkeypatch.setattr(request, "GRACE_SECONDS", 0.02)
     breaker = CircuitBreaker(clock=Clock(), random=Random(1))
     breaker.answered()
     with serving(lambda handler: (over.wait(10), None)[1]) as (url, _):

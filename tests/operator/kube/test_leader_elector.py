@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import urllib3
 
-from taper_operator.kube.leader_elector import LeaderElector, sleepless_clock
+from taper_operator.kube import leader_elector, request
+from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
+from taper_operator.kube.lease_claim import LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 from ..clock import Clock
 from ..fake_api_server import FakeApiServer, FakeHttpResponse, status_body
@@ -108,7 +110,7 @@ def test_a_release_lets_another_lead_at_once() -> None:
 
 def test_a_release_does_not_wait_for_ever() -> None:
     elector = make_elector(FakeApiServer(), Clock())
-    with elector._asking:
+    with elector._request_lock:
         assert not elector.release(wait_seconds=0.01)
 
 
@@ -147,13 +149,47 @@ def test_a_leader_asks_so_that_it_can_ask_again_before_its_deadline() -> None:
     elector = make_elector(fake, clock)
     elector.step()
     elector.step()
-    waited: list[float] = []
-    elector._send = lambda request, read_seconds: waited.append(read_seconds) or {}  # type: ignore
+    waited: dict[LeaseVerb, list[float]] = {LeaseVerb.READ: [], LeaseVerb.REPLACE: []}
     for elapsed in (2.0, 5.5, 6.99):
         clock.now = 100.0 + elapsed
-        waited.append(elector._read_seconds())
-    assert waited == pytest.approx([3.0, 1.5, 0.1])
+        for verb, seconds in waited.items():
+            lease = None if verb is LeaseVerb.READ else {}
+            seconds.append(elector._read_seconds(LeaseRequest(verb=verb, lease=lease)))
+    assert waited[LeaseVerb.READ] == pytest.approx([3.0, 1.5, 0.1])
+    # With a second in which the answer to a write may still come.
+    assert waited[LeaseVerb.REPLACE] == pytest.approx([2.0, 0.5, 0.1])
+
+
+def test_the_elector_knows_how_much_longer_an_answer_is_waited_for() -> None:
+    assert leader_elector._WRITE_GRACE_SECONDS == request.GRACE_SECONDS
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_renewal_without_an_answer_leaves_time_for_another(seed: int) -> None:
+    fake, clock = FakeApiServer(), Clock()
+    elector = make_elector(fake, clock)
+    elector._random = Random(seed)
+    clock.now += elector.step()
+    clock.now += elector.step()
+    request = fake.request
+
+    def lose(*args: Any, _request_timeout: tuple[float, float], **options: Any) -> Any:
+        clock.now += _request_timeout[1]
+        raise urllib3.exceptions.ReadTimeoutError(None, "", "no answer")  # type: ignore[arg-type]
+
+    def answer_slowly(*args: Any, **options: Any) -> Any:
+        # The slowest hundredth of answers on two busy cores.
+        clock.now += 1.2
+        assert elector.is_leader_now()
+        return request(*args, **options)
+
+    fake.request = lose  # type: ignore[method-assign]
+    seconds = elector.step()
+    clock.now += seconds
+    fake.request = answer_slowly  # type: ignore[method-assign]
+    elector.step()
+    assert elector._claim.seconds_to_deadline(clock.now) > 5
 
 
 def test_the_clock_goes_on() -> None:
-    assert sleepless_clock() <= sleepless_clock()
+    assert boottime_clock() <= boottime_clock()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_operator.kube.lease_claim import Failure, LeaseClaim, LeaseRequest, State, Verb
+from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import KubeObject
-from taper_operator.settings.settings import LeaseTimes
+from taper_operator.settings.parsing import LeaseTimes
 
 from .lease_simulation import KEY, START, Faults, LeaseStore, Simulation
 
@@ -26,8 +26,8 @@ def step(claim: LeaseClaim, store: LeaseStore, now: float, lost: bool = False) -
     """Ask the store once, with wall clocks that do not move."""
     request = claim.request(now, START)
     if request is not None:
-        told = store.ask(request)
-        claim.answer(now, Failure.UNKNOWN if lost else told)
+        reply = store.ask(request)
+        claim.answer(now, ClaimFailure.UNKNOWN if lost else reply)
     return request
 
 
@@ -86,7 +86,7 @@ def test_a_leader_that_was_stopped_leads_no_more_and_asks_nothing() -> None:
     assert not claim.leads(7.0)
     assert claim.write_seconds_left(7.0) == 0
     assert claim.request(30.0, START) is None
-    assert claim.state is State.ENDED
+    assert claim.state is ClaimState.ENDED
 
 
 def test_a_deadline_counts_from_before_the_renewal_was_sent() -> None:
@@ -106,7 +106,7 @@ def test_a_lease_won_too_late_is_asked_for_again() -> None:
     assert request is not None
     claim.answer(8.0, store.ask(request))
     assert not claim.leads(8.0)
-    assert claim.state is State.FOLLOWING
+    assert claim.state is ClaimState.FOLLOWING
     step(claim, store, 9)
     step(claim, store, 9)
     assert claim.leads(9.0)
@@ -140,14 +140,14 @@ def test_each_renewal_makes_a_follower_wait_anew() -> None:
 def test_renewals_differ_though_the_wall_clock_stands_still_or_goes_back() -> None:
     claim, store = make_claim(), LeaseStore()
     lead(claim, store)
-    told = []
+    reply = []
     for now in range(1, 5):
         request = claim.request(float(now), START - timedelta(seconds=100 * now))
         assert request is not None
         claim.answer(float(now), store.ask(request))
-        told.append(held_lease(store)["spec"]["renewTime"])
-    assert len(set(told)) == 4
-    assert told == sorted(told)
+        reply.append(held_lease(store)["spec"]["renewTime"])
+    assert len(set(reply)) == 4
+    assert reply == sorted(reply)
 
 
 def test_a_write_whose_answer_was_lost_is_found_out() -> None:
@@ -166,7 +166,11 @@ def test_a_renewal_whose_answer_was_lost_costs_no_leadership() -> None:
     lead(claim, store)
     step(claim, store, 2, lost=True)
     verbs = [step(claim, store, 3 + index / 10) for index in range(3)]
-    assert [request.verb for request in verbs if request] == [Verb.REPLACE, Verb.READ, Verb.REPLACE]
+    assert [request.verb for request in verbs if request] == [
+        LeaseVerb.REPLACE,
+        LeaseVerb.READ,
+        LeaseVerb.REPLACE,
+    ]
     assert claim.leads(10.0)
 
 
@@ -177,7 +181,7 @@ def test_a_leader_that_finds_another_holder_ends_at_once() -> None:
     held_lease(store)["metadata"]["resourceVersion"] = "77"
     step(claim, store, 1)
     step(claim, store, 1)
-    assert claim.state is State.ENDED
+    assert claim.state is ClaimState.ENDED
     assert not claim.leads(1.0)
 
 
@@ -190,7 +194,7 @@ def test_a_deleted_lease_ends_its_leader_and_is_not_taken_early() -> None:
         step(follower, store, now)
         assert store.lease is None
     step(leader, store, 3)
-    assert leader.state is State.ENDED
+    assert leader.state is ClaimState.ENDED
     step(follower, store, 12.0)
     step(follower, store, 12.0)
     assert follower.leads(12.0)
@@ -204,7 +208,7 @@ def test_a_released_lease_is_taken_at_once() -> None:
     assert request is not None
     assert not leader.leads(2.0)
     assert leader.request(2.0, START) is None
-    assert not isinstance(store.ask(request), Failure)
+    assert not isinstance(store.ask(request), ClaimFailure)
     assert held_lease(store)["spec"]["leaseDurationSeconds"] == 1
     step(follower, store, 2.5)
     step(follower, store, 2.5)
@@ -232,8 +236,8 @@ def test_what_others_wrote_into_the_lease_stays() -> None:
     assert held_lease(store)["spec"]["preferredHolder"] == "c"
 
 
-@pytest.mark.parametrize("failure", [Failure.UNKNOWN, Failure.CONFLICT])
-def test_failures_do_not_make_it_ask_all_the_time(failure: Failure) -> None:
+@pytest.mark.parametrize("failure", [ClaimFailure.UNKNOWN, ClaimFailure.CONFLICT])
+def test_failures_do_not_make_it_ask_all_the_time(failure: ClaimFailure) -> None:
     claim, store = make_claim(), LeaseStore()
     for now in (0.0, 2.0, 4.0):
         step(claim, store, now)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Unreachable
 from taper_operator.kube.reflector import Reflector
-from taper_operator.kube.resource import ObjectKey, own_key
+from taper_operator.kube.resource import KubeObject, ObjectKey, key_of, own_key
 
 from ..clock import Clock
 from ..fake_api_server import JOBS, PODS, FakeApiServer, make_object
@@ -341,3 +341,101 @@ def _refusal(status: int) -> Any:
     from ..fake_api_server import FakeHttpResponse, status_body
 
     return FakeHttpResponse(status, json.dumps(status_body(status, "", "no")).encode())
+
+
+def keys_of_readable(obj: KubeObject) -> list[ObjectKey]:
+    """Stands for whatever may go wrong with an object."""
+    if obj["spec"].get("n") == "unreadable":
+        raise LookupError("unreadable")
+    return [key_of(obj)]
+
+
+def put(fake: FakeApiServer, **contents: Any) -> None:
+    for name, content in contents.items():
+        fake.put(JOBS, make_object(JOBS, name, spec={"n": content}))
+
+
+def test_an_object_that_cannot_be_read_is_passed_over_in_a_list_and_in_a_watch() -> None:
+    fake = FakeApiServer(JOBS)
+    warned: list[tuple[str, str]] = []
+    reflector, told = make_reflector(
+        fake,
+        cache=ObjectCache(keys_of=keys_of_readable),
+        warn=lambda obj, error: warned.append((obj["metadata"]["name"], str(error))),
+    )
+    put(fake, a=1, b="unreadable", c=1)
+    reflector.step()
+    assert reflector.has_synced
+    assert [key.name for key in held(told)] == ["a", "c"]
+    assert reflector.num_unreadable == 1
+    # One more, of which the cache has held an earlier version; and once more, which nobody has to know.
+    put(fake, a="unreadable", c=2, d=1)
+    put(fake, a="unreadable")
+    told.keys.clear()
+    reflector.step()
+    assert held(told) == {k: v for k, v in versions(fake).items() if k.name in "cd"}
+    assert [key.name for key in told.keys] == ["a", "c", "d"]
+    assert warned == [("b", "unreadable"), ("a", "unreadable")]
+    assert reflector.num_unreadable == 2
+    # No event comes again.
+    assert fake.requests[-1][2]["resourceVersion"] < str(fake.version)
+    reflector.step()
+    assert fake.requests[-1][2]["resourceVersion"] == str(fake.version)
+    assert reflector.num_lists == 1
+    # What can be read again, or goes, is no trouble any more.
+    put(fake, a=3)
+    fake.remove(JOBS, ObjectKey("team", "b"))
+    reflector.step()
+    assert (reflector.num_unreadable, [key.name for key in held(told)]) == (0, ["a", "c", "d"])
+
+
+def test_an_event_that_says_nothing_of_its_version_is_passed_over() -> None:
+    fake = FakeApiServer(JOBS)
+    reflector, told = make_reflector(fake)
+    reflector.step()
+    put(fake, a=1, b=1)
+    fake.garble = lambda lines: [b'{"type": "MODIFIED", "object": {"metadata": 1}}\n', *lines]
+    reflector.step()
+    assert [key.name for key in held(told)] == ["a", "b"]
+    assert reflector.num_unreadable == 1
+
+
+def test_a_cache_that_is_not_kept_up_to_date_is_trouble() -> None:
+    fake = FakeApiServer(JOBS)
+    clock = Clock()
+    reflector, _ = make_reflector(fake, clock)
+    assert reflector.trouble == "not synced"
+    reflector.step()
+    assert reflector.trouble == ""
+    # Connected each time, and never an event that can be used.
+    fake.garble = lambda lines: [b"{\n"]
+    failing_since = clock.now
+    while clock.now < failing_since + 70:
+        clock.now += reflector.step()
+        assert reflector.trouble == ""
+    while clock.now < failing_since + 130:
+        clock.now += reflector.step()
+    assert reflector.trouble.startswith("out of date for 1")
+    assert reflector.has_synced
+    fake.garble = lambda lines: lines
+    reflector.step()
+    assert reflector.trouble == ""
+
+
+def test_a_quiet_watch_and_a_kind_that_may_be_absent_are_no_trouble() -> None:
+    fake = FakeApiServer()
+    clock = Clock()
+    reflector, _ = make_reflector(fake, clock, is_optional=True)
+    for _ in range(30):
+        clock.now += reflector.step()
+    assert reflector.trouble == ""
+    fake.resources |= FakeApiServer(JOBS).resources
+
+    def pass_time(lines: list[bytes]) -> list[bytes]:
+        clock.now += 250
+        return []
+
+    fake.garble = pass_time
+    for _ in range(3):
+        clock.now += reflector.step()
+        assert reflector.trouble == ""

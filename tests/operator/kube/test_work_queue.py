@@ -121,7 +121,7 @@ def test_a_retry_does_not_wait_where_a_change_came_meanwhile() -> None:
 
 def test_a_key_rests_after_it_was_handled_and_new_ones_do_not_wait_for_it() -> None:
     clock = Clock()
-    queue: WorkQueue[str] = WorkQueue(clock=clock, random=Random(1), backoff=BACKOFF, rest_seconds=2.0)
+    queue: WorkQueue[str] = WorkQueue(clock=clock, random=Random(1), backoff=BACKOFF, cooldown_seconds=2.0)
     queue.add("a")
     assert queue.take() == "a"
     queue.add("a")
@@ -141,7 +141,7 @@ def test_a_key_rests_after_it_was_handled_and_new_ones_do_not_wait_for_it() -> N
     assert queue.take() is None
     queue.add("a")
     assert queue.take() == "a"
-    assert not queue._rests_until
+    assert not queue._cooldown_until
 
 
 def test_a_wait_ends_when_the_queue_is_shut_down() -> None:

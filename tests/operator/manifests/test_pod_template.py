@@ -12,6 +12,7 @@ from taper_api.base.quantity import cpus_of
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.pod_template import gpu_template, head_template
 from taper_operator.manifests.report_path import job_of_path
+from taper_operator.settings.parsing import TrustedFile
 from taper_operator.settings.pod_policy import locks_memory
 
 from ...api.job_specs import Fields, valid_jobs
@@ -144,7 +145,9 @@ def test_pods_have_time_to_end() -> None:
     assert stop == ["ray", "stop", "--grace-period=595"]
 
 
-REPORTING = replace(POLICY, report_url="https://reports.taper-system.svc:8443", report_ca="the CA")
+REPORTING = replace(
+    POLICY, report_url="https://reports.taper-system.svc:8443", report_ca=TrustedFile("ca.crt", "the CA")
+)
 
 
 def variables_of(template: KubeObject) -> dict[str, Any]:

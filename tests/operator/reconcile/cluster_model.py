@@ -19,7 +19,7 @@ from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JO
 from taper_operator.manifests.names import ATTEMPT_LABEL, ROLE_LABEL
 from taper_operator.observation.observation import KubeRay, Observation
 from taper_operator.reconcile.action import Action, Apply, Create, Delete
-from taper_operator.reconcile.plan import Plan, plan
+from taper_operator.reconcile.plan import JobPlan, plan
 
 from ..job_objects import NOW, POLICY
 
@@ -55,15 +55,15 @@ class ClusterModel:
             )
         )
 
-    def reconcile(self, *, most_actions: int = 99) -> Plan:
+    def reconcile(self, *, most_actions: int = 99) -> JobPlan:
         """Plan and execute; an operator that dies half-way does fewer actions."""
         if self.job is None:
-            return Plan()
+            return JobPlan()
         planned = plan(self.observe(), POLICY, self.now)
         self.execute(planned, most_actions=most_actions)
         return planned
 
-    def execute(self, planned: Plan, *, most_actions: int = 99) -> None:
+    def execute(self, planned: JobPlan, *, most_actions: int = 99) -> None:
         assert self.job is not None
         if planned.status is not None:
             told = planned.status.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -195,10 +195,10 @@ class ClusterModel:
     def running(self) -> Iterator[tuple[int, KubeObject]]:
         """RayJobs whose own job runs, with the number of their attempt."""
         for ray_job in self._all(RAY_JOBS):
-            is_going = "deletionTimestamp" in ray_job["metadata"] or ray_job["spec"]["suspend"]
+            is_terminating = "deletionTimestamp" in ray_job["metadata"] or ray_job["spec"]["suspend"]
             status = ray_job.get("status", {})
             words = (status.get("jobDeploymentStatus"), status.get("jobStatus"))
-            if words == ("Running", "RUNNING") and not is_going:
+            if words == ("Running", "RUNNING") and not is_terminating:
                 yield int(ray_job["metadata"]["labels"][ATTEMPT_LABEL]), ray_job
 
     def end_job(self, job_status: str, reason: str = "") -> None:

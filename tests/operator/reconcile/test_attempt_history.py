@@ -11,7 +11,7 @@ from taper_operator.reconcile.attempt_history import (
     backoff_seconds,
     with_end,
     with_new_attempt,
-    with_news,
+    with_observed_state,
 )
 from taper_operator.reconcile.verdict import Verdict
 
@@ -69,7 +69,7 @@ def test_a_late_report_of_an_earlier_attempt_is_not_the_next_ones() -> None:
     assert attempt is not None
     facts = {"sequence": 1, "time": "2026-11-21T12:00:00Z", "step": 7, "steps": 9, "last_checkpoint_step": 7}
     for number, step in ((1, None), (2, 7)):
-        told = with_news(status, attempt, None, (), Progress(attempt=number, **facts), NOW)
+        told = with_observed_state(status, attempt, None, (), Progress(attempt=number, **facts), NOW)
         assert told.attempts[-1].last_checkpoint_step == step
 
 
@@ -78,7 +78,7 @@ def told(status: RLHFJobStatus, **steps: int) -> RLHFJobStatus:
     attempt = active_attempt(status)
     assert attempt is not None
     facts = {"attempt": attempt.number, "sequence": 1, "time": "2026-11-21T12:00:00Z", "step": 0, "steps": 9}
-    return with_news(status, attempt, None, (), Progress.model_validate(facts | steps), NOW)
+    return with_observed_state(status, attempt, None, (), Progress.model_validate(facts | steps), NOW)
 
 
 def disrupted(status: RLHFJobStatus) -> RLHFJobStatus:

@@ -7,7 +7,7 @@ from typing import Any
 
 from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.reconcile.attempt_history import with_new_attempt
-from taper_operator.reconcile.conditions import Finish, Standing, conditions, holds, phase
+from taper_operator.reconcile.conditions import ConditionInputs, Finish, conditions, holds, phase
 
 from ..job_objects import NOW
 from ..observation.test_ray_job_state import state
@@ -16,29 +16,29 @@ EARLY, LATE = "2026-11-21T12:00:00Z", "2026-11-21T13:00:00Z"
 KINDS = ["Admitted", "ClusterReady", "Complete", "Degraded", "Failed", "Running", "Suspended", "Validated"]
 
 
-def standing(**changes: Any) -> Standing:
+def inputs(**changes: Any) -> ConditionInputs:
     facts: dict[str, Any] = {
         "status": with_new_attempt(RLHFJobStatus(), "a-1", NOW),
         "kuberay": "served",
         "is_suspended": False,
-        "has_remains": False,
+        "has_leftovers": False,
         "is_queueing": False,
         "ray_job": state(jobDeploymentStatus="Running", jobStatus="RUNNING"),
     }
-    return Standing(**facts | changes)
+    return ConditionInputs(**facts | changes)
 
 
-def told(at: Standing, now: str = EARLY, generation: int = 1) -> RLHFJobStatus:
+def told(at: ConditionInputs, now: str = EARLY, generation: int = 1) -> RLHFJobStatus:
     return at.status.model_copy(update={"conditions": conditions(at, generation, now)})
 
 
 def test_all_are_told_each_once() -> None:
-    assert [condition.type for condition in told(standing()).conditions] == KINDS
+    assert [condition.type for condition in told(inputs()).conditions] == KINDS
 
 
 def test_a_time_moves_only_with_the_status() -> None:
-    first = told(standing())
-    later = standing(status=first, ray_job=state(jobDeploymentStatus="Running", jobStatus="PENDING"))
+    first = told(inputs())
+    later = inputs(status=first, ray_job=state(jobDeploymentStatus="Running", jobStatus="PENDING"))
     second = {condition.type: condition for condition in told(later, LATE, 2).conditions}
     assert second["Running"].last_transition_time == LATE
     assert second["Validated"].last_transition_time == EARLY
@@ -46,36 +46,36 @@ def test_a_time_moves_only_with_the_status() -> None:
 
 
 def test_how_a_job_ended_is_never_taken_back() -> None:
-    ended = told(standing(finish=Finish(True, "JobSucceeded")))
-    after = told(standing(status=ended, ray_job=None), LATE)
+    ended = told(inputs(finish=Finish(True, "JobSucceeded")))
+    after = told(inputs(status=ended, ray_job=None), LATE)
     assert holds(after, "Complete")
     assert not holds(after, "Failed")
     assert phase(after) == "Complete"
 
 
 def test_running_is_the_job_not_the_cluster() -> None:
-    assert holds(told(standing()), "Running")
-    assert not holds(told(standing(ray_job=state(jobDeploymentStatus="Running"))), "Running")
+    assert holds(told(inputs()), "Running")
+    assert not holds(told(inputs(ray_job=state(jobDeploymentStatus="Running"))), "Running")
 
 
 def test_suspended_is_when_nothing_is_left() -> None:
-    idle = standing(status=RLHFJobStatus(), ray_job=None, is_suspended=True)
+    idle = inputs(status=RLHFJobStatus(), ray_job=None, is_suspended=True)
     assert holds(told(idle), "Suspended")
-    assert not holds(told(replace(idle, has_remains=True)), "Suspended")
+    assert not holds(told(replace(idle, has_leftovers=True)), "Suspended")
     assert phase(told(idle)) == "Suspended"
 
 
 def test_the_phase_follows_the_conditions() -> None:
-    assert phase(told(standing())) == "Running"
-    assert phase(told(standing(ray_job=state(jobDeploymentStatus="Initializing")))) == "Starting"
-    assert phase(told(standing(ray_job=replace(state(), is_suspended=True)))) == "Queued"
-    assert phase(told(standing(ray_job=None))) == "Pending"
+    assert phase(told(inputs())) == "Running"
+    assert phase(told(inputs(ray_job=state(jobDeploymentStatus="Initializing")))) == "Starting"
+    assert phase(told(inputs(ray_job=replace(state(), is_suspended=True)))) == "Queued"
+    assert phase(told(inputs(ray_job=None))) == "Pending"
     waiting = RLHFJobStatus(next_attempt_time=LATE)
-    assert phase(told(standing(status=waiting, ray_job=None))) == "Backoff"
+    assert phase(told(inputs(status=waiting, ray_job=None))) == "Backoff"
 
 
 def test_a_message_stays_in_bounds() -> None:
     (validated,) = (
-        c for c in told(standing(refusal=("NotAllowed", "x" * 9_000))).conditions if c.type == "Validated"
+        c for c in told(inputs(refusal=("NotAllowed", "x" * 9_000))).conditions if c.type == "Validated"
     )
     assert len(validated.message) <= 4_096

@@ -59,7 +59,7 @@ def test_all_is_made_in_order_and_the_ray_job_last() -> None:
         (Create, kind)
         for kind in (SERVICE_ACCOUNTS, NETWORK_POLICIES, POD_MONITORS, CLAIMS, CONFIG_MAPS, RAY_JOBS)
     ]
-    assert first.is_grave
+    assert first.needs_fresh_read
     assert first.status is not None
     assert first.status.attempt == 1, "the number is claimed before anything is made"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from taper_operator.reconcile.transitions import happenings
+from taper_operator.reconcile.transitions import job_events
 
 from ...api.job_specs import Fields, valid_jobs
 from ..job_objects import as_served, resource
@@ -16,7 +16,7 @@ from .test_plan_simulation import happens, until_running
 def test_from_a_status_to_the_same_there_is_none(content: Fields) -> None:
     cluster = ClusterModel(as_served(content))
     until_running(cluster)
-    assert list(happenings(cluster.status, cluster.status)) == []
+    assert list(job_events(cluster.status, cluster.status)) == []
 
 
 def test_the_events_of_a_job_that_failed_once() -> None:

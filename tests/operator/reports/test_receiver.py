@@ -18,7 +18,7 @@ from taper_operator.manifests.report_path import job_of_path, report_path
 from taper_operator.reports.receiver import ReportReceiver
 from taper_operator.reports.refusal import Refused
 from taper_operator.reports.tokens import ReportTokens
-from taper_operator.reports.writer import HeardReport
+from taper_operator.reports.writer import ReceivedReport
 
 from ..clock import Clock
 from ..job_objects import NOW, resource
@@ -32,10 +32,10 @@ class Taken:
     """Stands for the writer."""
 
     def __init__(self) -> None:
-        self.reports: list[tuple[ObjectKey, HeardReport]] = []
+        self.reports: list[tuple[ObjectKey, ReceivedReport]] = []
         self.is_newer = True
 
-    def offer(self, key: ObjectKey, report: HeardReport) -> bool:
+    def offer(self, key: ObjectKey, report: ReceivedReport) -> bool:
         self.reports.append((key, report))
         return self.is_newer
 

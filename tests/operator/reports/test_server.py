@@ -15,8 +15,8 @@ import pytest
 from taper_api.status.job_report import MAX_SNAPSHOT_BYTES
 from taper_operator.reports.refusal import STATUSES, Refused
 from taper_operator.reports.server import ReportServer
-from taper_operator.settings.certificate import ReadAnew, server_context
-from taper_operator.settings.settings import Address
+from taper_operator.settings.certificate import ReloadedFiles, server_context
+from taper_operator.settings.parsing import Address
 
 from ..certificates import LOOPBACK, Files, make_certificates
 from ..clock import Clock
@@ -34,7 +34,7 @@ class Serving:
         self.heard: list[Heard] = []
         self.take: Callable[[Heard], str] = lambda heard: "accepted"
         pair = (files.certificate, files.key)
-        certificate = ReadAnew(pair, lambda: server_context(*pair), clock=self.clock)
+        certificate = ReloadedFiles(pair, lambda: server_context(*pair), clock=self.clock)
         self.server = ReportServer(
             Address(LOOPBACK, 0),
             self._receive,

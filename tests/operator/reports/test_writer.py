@@ -19,7 +19,7 @@ from taper_operator.kube.errors import Invalid
 from taper_operator.kube.resource import KubeObject, ObjectKey, own_key
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reports.status import ReportNumber, written_number
-from taper_operator.reports.writer import HeardReport, ReportWriter
+from taper_operator.reports.writer import ReceivedReport, ReportWriter
 
 from ..clock import Clock
 from ..fake_api_server import FakeApiServer
@@ -60,7 +60,7 @@ class Replica:
         heard = NOW + timedelta(seconds=self.clock.now)
         told = snapshot(sequence, attempt, is_last=is_last)
         uid = uid or self.fake.objects[RLHF_JOBS, KEY]["metadata"]["uid"]
-        return self.writer.offer(KEY, HeardReport(uid=uid, snapshot=told, heard=heard))
+        return self.writer.offer(KEY, ReceivedReport(uid=uid, snapshot=told, heard=heard))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taper_operator.settings.certificate import ReadAnew, server_context, trusted_certificates
+from taper_operator.settings.certificate import ReloadedFiles, server_context, trusted_certificates
 
 from ..certificates import make_certificates
 from ..clock import Clock
@@ -17,7 +17,7 @@ from ..clock import Clock
 def test_a_changed_file_is_read_anew_when_it_is_looked_at_again(tmp_path: Path) -> None:
     file, clock = tmp_path / "file", Clock()
     file.write_text("1")
-    value = ReadAnew([str(file)], lambda: int(file.read_text()), clock=clock)
+    value = ReloadedFiles([str(file)], lambda: int(file.read_text()), clock=clock)
     file.write_text("22")
     clock.now += 9
     assert value.value() == 1
@@ -28,7 +28,7 @@ def test_a_changed_file_is_read_anew_when_it_is_looked_at_again(tmp_path: Path) 
 def test_what_was_good_is_used_until_there_is_something_else_that_is(tmp_path: Path) -> None:
     file, clock = tmp_path / "file", Clock()
     file.write_text("1")
-    value = ReadAnew([str(file)], lambda: int(file.read_text()), clock=clock)
+    value = ReloadedFiles([str(file)], lambda: int(file.read_text()), clock=clock)
     for broken in ("none", None, "2"):
         file.unlink(missing_ok=True)
         if broken is not None:
@@ -44,7 +44,7 @@ def test_a_secret_that_is_mounted_changes_by_a_link(tmp_path: Path) -> None:
         (tmp_path / name / "file").write_text(name)
     os.symlink("a", tmp_path / "data")
     file = tmp_path / "data" / "file"
-    value = ReadAnew([str(file)], file.read_text, clock=clock)
+    value = ReloadedFiles([str(file)], file.read_text, clock=clock)
     os.symlink("b", tmp_path / "new")
     os.replace(tmp_path / "new", tmp_path / "data")
     clock.now += 10

@@ -1,4 +1,4 @@
-"""What the operator may be told, and how it says what is wrong."""
+"""The settings that the operator accepts, and its errors about the others."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taper_operator.settings.parsing import Address, LeaseTimes
 from taper_operator.settings.pod_policy import PodPolicy
-from taper_operator.settings.settings import (
-    Address,
-    LeaseTimes,
-    SettingsError,
-    pod_policy_from,
-    settings_from,
-)
+from taper_operator.settings.settings import SettingsError, pod_policy_from, settings_from
 
 from ..certificates import make_certificates
 
@@ -38,14 +33,14 @@ def test_the_defaults() -> None:
     assert (settings.workers, settings.lease_name) == (4, "taper-operator")
 
 
-def test_a_flag_goes_before_its_variable() -> None:
+def test_a_flag_takes_precedence_over_its_variable() -> None:
     environment = ENVIRONMENT | {"TAPER_OPERATOR_WORKERS": "2", "TAPER_OPERATOR_LOG_LEVEL": "debug"}
     settings = settings_from(["--workers=8", "--namespaces", "b, a,b"], environment)
     assert (settings.workers, settings.log_level) == (8, "debug")
     assert settings.watched_namespaces == ("a", "b")
 
 
-def test_what_pods_may_have_is_little_unless_asked_for() -> None:
+def test_pods_are_allowed_nothing_extra_by_default() -> None:
     assert settings_from([], ENVIRONMENT).pod_policy == PodPolicy()
     assert pod_policy_from([], {}) == PodPolicy()
     environment = {"TAPER_OPERATOR_ALLOWED_SECRETS": "b, a", "TAPER_OPERATOR_ALLOW_IPC_LOCK": "true"}
@@ -106,14 +101,14 @@ def test_addresses(text: str, address: Address) -> None:
         ("--report-ca", "/no/such/file"),
     ],
 )
-def test_what_is_wrong_is_told_with_the_settings_name(name: str, text: str) -> None:
+def test_an_error_begins_with_the_settings_name(name: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         settings_from([f"{name}={text}"], ENVIRONMENT)
     (problem,) = caught.value.problems
     assert problem.startswith(f"{name} (")
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         settings_from(["--workers=0"], {})
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [
@@ -124,12 +119,12 @@ def test_all_problems_are_told_at_once() -> None:
     ]
 
 
-def test_an_unknown_flag_is_told_by_its_name() -> None:
+def test_an_unknown_flag_is_reported_by_its_name() -> None:
     with pytest.raises(SettingsError, match="--worker=3"):
         settings_from(["--worker=3"], ENVIRONMENT)
 
 
-def test_jobs_report_where_all_is_there_for_it(tmp_path: Path) -> None:
+def test_reports_need_a_url_a_ca_a_certificate_and_a_key(tmp_path: Path) -> None:
     files = make_certificates(tmp_path)
     flags = {
         "--report-url": "https://reports.taper-system.svc:8443",
@@ -139,18 +134,18 @@ def test_jobs_report_where_all_is_there_for_it(tmp_path: Path) -> None:
     }
     settings = settings_from([f"{flag}={value}" for flag, value in flags.items()], ENVIRONMENT)
     assert settings.pod_policy.report_url == flags["--report-url"]
-    assert settings.pod_policy.report_ca == Path(files.ca).read_text()
-    assert (settings.report_ca_file, settings.report_certificate) == (files.ca, files.certificate)
+    assert settings.pod_policy.report_ca.text == Path(files.ca).read_text()
+    assert (settings.pod_policy.report_ca.path, settings.report_certificate) == (files.ca, files.certificate)
     assert settings.report_address == Address("", 8443)
     for missing in flags:
         given = [f"{flag}={value}" for flag, value in flags.items() if flag != missing]
         with pytest.raises(
-            SettingsError, match=rf"^{missing} \(TAPER_OPERATOR_REPORT_\w+\): missing; it goes with "
+            SettingsError, match=rf"^{missing} \(TAPER_OPERATOR_REPORT_\w+\): missing; it is needed with "
         ):
             settings_from(given, ENVIRONMENT)
 
 
-def test_to_render_takes_no_key(tmp_path: Path) -> None:
+def test_render_needs_neither_certificate_nor_key(tmp_path: Path) -> None:
     files = make_certificates(tmp_path)
     flags = [f"--report-ca={files.ca}", "--report-url=https://a:8443"]
     assert pod_policy_from(flags, {}).report_url == "https://a:8443"
@@ -159,7 +154,7 @@ def test_to_render_takes_no_key(tmp_path: Path) -> None:
 
 
 @given(st.sampled_from(["--namespaces", "--lease-seconds", "--address", "--workers"]), st.text(max_size=12))
-def test_no_text_is_worse_than_a_settings_error(name: str, text: str) -> None:
+def test_any_text_gives_settings_or_a_settings_error(name: str, text: str) -> None:
     try:
         settings_from([f"{name}={text}"], ENVIRONMENT)
     except SettingsError as error:

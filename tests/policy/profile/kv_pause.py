@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Collection
 
-from taper_policy.profile.kv_choice import HeldKv, KvCosts
+from taper_policy.profile.kv_choice import HeldKv, KvCosts, prefilled_tokens
 
 
 def kv_pause_seconds(requests: Collection[HeldKv], recomputed: Collection[str], costs: KvCosts) -> float:
@@ -17,15 +16,3 @@ def kv_pause_seconds(requests: Collection[HeldKv], recomputed: Collection[str], 
     prefilled = max(prefilled_tokens(requests, chosen).values(), default=0)
     exchange = costs.exchange_seconds if moving else 0.0
     return exchange + migrated + prefilled * costs.recomputed_token_seconds
-
-
-def prefilled_tokens(requests: Collection[HeldKv], recomputed: Collection[str]) -> dict[int, int]:
-    """The tokens that each group prefills again, by group."""
-    chosen = frozenset(recomputed)
-    cached = {(one.group, one.prompt) for one in requests if one.prompt and one.id not in chosen}
-    tokens: defaultdict[int, int] = defaultdict(int)
-    for request in requests:
-        if request.id in chosen:
-            shared = request.prompt_tokens if (request.group, request.prompt) in cached else 0
-            tokens[request.group] += request.num_tokens - shared
-    return dict(tokens)

@@ -13,9 +13,10 @@ from taper_policy.profile.kv_choice import (
     HeldKv,
     KvCosts,
     choose_recomputed,
+    prefilled_tokens,
 )
 
-from .kv_pause import kv_pause_seconds, prefilled_tokens
+from .kv_pause import kv_pause_seconds
 
 terms = st.one_of(st.just(0.0), st.floats(1e-7, 1.0))
 every_cost = st.builds(

@@ -1,4 +1,4 @@
-"""`taper profile` as a user sees it, and jobs that name a profile. The measuring itself is made up here."""
+"""`taper profile` as a user sees it, and jobs that name a profile. The measurement itself is replaced."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def profile_of_job(job_file: Path) -> Profile:
 
 @pytest.fixture
 def measuring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measuring:
-    """Replaces the engine: `measuring(f)` makes what `f()` gives the profile, and lists what was asked."""
+    """Replaces the engine: `measuring(f)` makes `f()` the measured profile, and lists the calls."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "160")
 
@@ -50,7 +50,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measuring:
             on_progress(0.5, "TP1: 4 requests")
             return found()
 
-        monkeypatch.setattr(command, "_on_an_engine", measured)
+        monkeypatch.setattr(command, "_measured_on_engine", measured)
         return asked
 
     return replace
@@ -68,7 +68,7 @@ def run_with(job_file: Path, profile: Path, *arguments: object) -> int:
     return taper("run", "-f", job_file, "--set", setting, "--dry-run", *arguments)
 
 
-def test_a_profile_that_fits_reaches_the_replicas(
+def test_a_matching_profile_reaches_the_replicas(
     job_file: Path, profile_of_job: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "p.json"
@@ -124,23 +124,23 @@ BAD_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "told"), BAD_FILES)
+@pytest.mark.parametrize(("spoil", "expected"), BAD_FILES)
 def test_a_profile_that_cannot_be_used_is_bad_input(
     job_file: Path,
     profile_of_job: Profile,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     spoil: Callable[[dict[str, Any]], bytes],
-    told: list[str],
+    expected: list[str],
 ) -> None:
     file = tmp_path / "p.json"
     file.write_bytes(spoil(profile_as_json(profile_of_job)))
     assert run_with(job_file, file) == 2
     *lines, last = capsys.readouterr().err.splitlines()
     assert termination_message_in(last) is not None  # for programs
-    assert len(lines) == (1 if len(told) == 2 and told[1].startswith(" ") else len(told))
+    assert len(lines) == (1 if len(expected) == 2 and expected[1].startswith(" ") else len(expected))
     error = "\n".join(lines)
-    assert all(text in error for text in told), error
+    assert all(text in error for text in expected), error
     assert all(line.startswith("taper: spec.rollout.profile") for line in lines)
     assert "Traceback" not in error
     assert "`taper profile -f JOB`" in error
@@ -160,10 +160,12 @@ def test_a_profile_of_another_footprint_is_bad_input(
         file,
     )
     assert run_with(job_file, file, *settings, "--set", "spec.rollout.degrees=[1, 2, 4]") == 2
-    assert "taper: spec.rollout.profile.footprint: the profile is of 2" in capsys.readouterr().err
+    assert (
+        "taper: spec.rollout.profile.footprint: the profile is for 2 ranks, not 4" in capsys.readouterr().err
+    )
 
 
-def test_a_profile_that_is_not_there_is_bad_input(
+def test_a_missing_profile_is_bad_input(
     job_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_with(job_file, tmp_path / "none.json") == 2
@@ -185,7 +187,7 @@ def test_on_a_cluster_the_replicas_compare_device_and_versions(
 # -- the command ---------------------------------------------------------------------------
 
 
-def test_a_job_is_measured_into_the_users_store(
+def test_the_profile_of_a_job_goes_to_the_users_store(
     job_file: Path,
     measuring: Measuring,
     profile_of_job: Profile,
@@ -195,32 +197,33 @@ def test_a_job_is_measured_into_the_users_store(
     asked = measuring(lambda: profile_of_job)
     assert taper("profile", "-f", job_file, "--quick") == 0
     [(settings, grid)] = asked
-    assert (settings.footprint, settings.degrees, settings.dtype) == (2, (1, 2), "float32")
-    assert (settings.kv_tokens, settings.max_running_requests, settings.context_tokens) == (16384, 128, 128)
-    assert grid.visits == 1
+    rollout = settings.rollout
+    assert (rollout.footprint, rollout.degrees, settings.dtype) == (2, (1, 2), "float32")
+    assert (rollout.kv_tokens, rollout.max_running_requests, settings.context_tokens) == (16384, 128, 128)
+    assert grid.max_visits == 1
     files = sorted((tmp_path / "cache" / "taper" / "profiles").iterdir())
     assert [file.suffix for file in files] == [".json", ".png"]
     assert read_profile(files[0]) == profile_of_job
     out = capsys.readouterr().out
-    for told in ("TP1, 2 groups busy", "TP1→TP2", "held-out step error 2.1%", "50% TP1: 4 requests"):
-        assert told in out
+    for expected in ("TP1, 2 groups busy", "TP1→TP2", "held-out step error 2.1%", "50% TP1: 4 requests"):
+        assert expected in out
     assert f"written to {files[0]} and {files[1].name}" in out
 
 
-def test_what_was_measured_is_what_runs_look_for(
+def test_runs_find_the_measured_profile(
     job_file: Path, measuring: Measuring, profile_of_job: Profile, tmp_path: Path
 ) -> None:
     from taper_rollout.profiling.calibration import wanted_of
-    from taper_rollout.profiling.store import kept_profile
+    from taper_rollout.profiling.store import stored_profile
 
     asked = measuring(lambda: profile_of_job)
     assert taper("profile", "-f", job_file) == 0
     settings, grid = asked[0]
-    assert grid.visits > 1
-    assert kept_profile(tmp_path / "cache" / "taper" / "profiles", wanted_of(settings)) == profile_of_job
+    assert grid.max_visits > 1
+    assert stored_profile(tmp_path / "cache" / "taper" / "profiles", wanted_of(settings)) == profile_of_job
 
 
-def test_a_model_alone_is_measured_into_a_file(
+def test_the_profile_of_a_model_without_a_job_goes_to_a_file(
     job_file: Path, measuring: Measuring, profile_of_job: Profile, tmp_path: Path
 ) -> None:
     asked = measuring(lambda: profile_of_job)
@@ -229,7 +232,7 @@ def test_a_model_alone_is_measured_into_a_file(
         taper("profile", "--model", model, "--footprint", 4, "--context-tokens", 500, "--output", file) == 0
     )
     [(settings, _)] = asked
-    assert (settings.degrees, settings.context_tokens, settings.dtype) == ((1, 2, 4), 500, "float32")
+    assert (settings.rollout.degrees, settings.context_tokens, settings.dtype) == ((1, 2, 4), 500, "float32")
     assert read_profile(file) == profile_of_job
     assert file.with_suffix(".png").is_file()
 
@@ -238,11 +241,14 @@ def test_a_model_alone_is_measured_into_a_file(
     ("arguments", "message"),
     [
         (["--model", "no/such"], "taper: --model: "),
-        (["--model", "MODEL", "--footprint", "3"], "taper: --footprint: 3 is none of 1, 2, 4, 8"),
+        (
+            ["--model", "MODEL", "--footprint", "3"],
+            "taper: --footprint: 3 is not a power of two; use 1, 2, 4 or 8",
+        ),
         (["--model", "MODEL", "--footprint", "8"], "taper: --footprint: 8 ranks are more than"),
         (
             ["--model", "MODEL", "--context-tokens", "14"],
-            "taper: --context-tokens: a context of 6 tokens is too",
+            "taper: --context-tokens: contexts of 6 tokens are too",
         ),
         (["-f", "none.yaml"], "taper: none.yaml: there is no such file"),
         (["-f", "JOB", "--set", "spec.rollout.degrees=[1, 3]"], "taper: spec.rollout.degrees[1]: 3 is not"),
@@ -252,7 +258,7 @@ def test_a_model_alone_is_measured_into_a_file(
         ),
     ],
 )
-def test_bad_input_is_named_before_anything_is_started(
+def test_bad_input_is_refused_before_an_engine_is_started(
     job_file: Path,
     measuring: Measuring,
     capsys: pytest.CaptureFixture[str],
@@ -270,7 +276,7 @@ def test_bad_input_is_named_before_anything_is_started(
     assert asked == []
 
 
-def test_a_profile_that_cannot_be_measured_fails_and_leaves_nothing(
+def test_a_failed_measurement_leaves_no_file(
     job_file: Path, measuring: Measuring, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> Profile:
@@ -282,10 +288,10 @@ def test_a_profile_that_cannot_be_measured_fails_and_leaves_nothing(
     assert not (tmp_path / "p.json").exists()
 
 
-def test_an_old_profile_that_the_job_names_does_not_matter(
+def test_the_profile_that_the_job_names_is_ignored(
     job_file: Path, measuring: Measuring, profile_of_job: Profile, tmp_path: Path
 ) -> None:
-    """It is what one makes the new one for."""
+    """It may be the file that is about to be written."""
     measuring(lambda: profile_of_job)
     (tmp_path / "old.json").write_text("{")
     arguments = ("--set", f"spec.rollout.profile={tmp_path / 'old.json'}", "--output", tmp_path / "p.json")

@@ -1,4 +1,4 @@
-"""What a run started is gone afterwards, with its shared memory, even if its parent died first."""
+"""Child processes and their shared memory are gone after a run, even if their parent died first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from taper_rollout.job.child_processes import SHARED_MEMORY, Descendants
 
-# The child maps a segment and stops listening to SIGTERM; its parent dies at once on a line of input.
+# The child maps a segment and ignores SIGTERM. Its parent exits on a line of input.
 PARENT = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)

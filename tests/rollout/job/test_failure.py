@@ -1,4 +1,4 @@
-"""What an error means for users and programs: there are words for whatever is raised."""
+"""Exit code, reason and termination message of each kind of error."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ ERRORS: list[BaseException] = [
 
 
 @pytest.mark.parametrize(("error", "line"), list(zip(ERRORS, LINES, strict=True)))
-def test_the_lines_that_both_sides_know(error: BaseException, line: str) -> None:
-    assert line_of(failure_of(error).words) == line
+def test_the_lines_match_those_that_the_operator_parses(error: BaseException, line: str) -> None:
+    assert line_of(failure_of(error).termination_message) == line
 
 
 @pytest.mark.parametrize(
@@ -51,5 +51,5 @@ def test_each_kind_has_its_code_and_reason(error: BaseException, code: int, reas
 
 
 @given(st.text(), st.sampled_from([TrainingFailed, OutputError, RuntimeError, ModuleNotFoundError]))
-def test_there_are_words_for_whatever_is_raised(text: str, kind: type[Exception]) -> None:
-    assert line_of(failure_of(kind(text)).words).startswith("TAPER_ERROR {")
+def test_every_error_has_a_termination_message(text: str, kind: type[Exception]) -> None:
+    assert line_of(failure_of(kind(text)).termination_message).startswith("TAPER_ERROR {")

@@ -1,4 +1,4 @@
-"""What is written in Hydra's grammar is read back as the same value."""
+"""Hydra reads a written override back as the same value."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_a_value_survives_hydra(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [{"a b": 1}, {1: 2}, object(), "line\nbreak", "back\\"])
-def test_what_cannot_be_written_is_refused(value: Any) -> None:
+def test_values_that_the_grammar_cannot_express_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="Hydra override"):
         override("name", value)

@@ -1,4 +1,4 @@
-"""The support matrix: what is supported passes, each limit is enforced, and paths are the user's own."""
+"""The support matrix: supported jobs pass, each limit is enforced, and paths are in the user's terms."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ REFUSED = [
         with_setting("actor_rollout_ref.model.lora.rank", 8),
         "spec.verl['actor_rollout_ref.model.lora.rank']",
     ),
-    ("a rank for each KV head, at most", with_model(num_key_value_heads=2), "spec.rollout.footprint"),
-    ("even shards", with_model(num_key_value_heads=6), "spec.rollout.degrees[2]"),
-    ("even shards", with_model(num_attention_heads=18), "spec.rollout.degrees[2]"),
-    ("even shards", with_model(intermediate_size=4098), "spec.rollout.degrees[2]"),
+    ("more ranks than KV heads", with_model(num_key_value_heads=2), "spec.rollout.footprint"),
+    ("TP degrees", with_model(num_key_value_heads=6), "spec.rollout.degrees[2]"),
+    ("TP degrees", with_model(num_attention_heads=18), "spec.rollout.degrees[2]"),
+    ("TP degrees", with_model(intermediate_size=4098), "spec.rollout.degrees[2]"),
     ("layouts", dataclasses.replace(FACTS, degrees=(1, 2)), "spec.rollout.degrees[1]"),
     ("layouts", dataclasses.replace(FACTS, degrees=(2, 1, 4)), "spec.rollout.degrees[1]"),
     ("layouts", dataclasses.replace(FACTS, footprint=3, degrees=(1,)), "spec.rollout.footprint"),
     (
-        "footprint over more than one node",
+        "footprint across nodes",
         dataclasses.replace(FACTS, ranks_per_node=2),
         "spec.rollout.footprint",
     ),
@@ -96,7 +96,7 @@ REFUSED = [
         f"spec.verl['{ROLLOUT}.data_parallel_size']",
     ),
     (
-        "prefill and decode apart",
+        "disaggregated prefill and decode",
         with_setting(f"{ROLLOUT}.disaggregation.enabled", True),
         f"spec.verl['{ROLLOUT}.disaggregation.enabled']",
     ),
@@ -131,7 +131,7 @@ REFUSED = [
 ]
 
 
-def test_what_is_supported_passes() -> None:
+def test_supported_features_pass() -> None:
     check_support(FACTS)
     check_support(with_model(architectures=["LlamaForCausalLM"]))
     check_support(with_model(num_key_value_heads=None, num_experts=0))
@@ -141,7 +141,7 @@ def test_what_is_supported_passes() -> None:
 
 
 @pytest.mark.parametrize(("feature", "facts", "path"), REFUSED)
-def test_refused(feature: str, facts: Facts, path: str) -> None:
+def test_an_unsupported_feature_is_refused_by_its_field(feature: str, facts: Facts, path: str) -> None:
     (row,) = (row for row in MATRIX if row.feature == feature)
     with pytest.raises(JobError) as caught:
         check_support(facts)
@@ -151,11 +151,11 @@ def test_refused(feature: str, facts: Facts, path: str) -> None:
     assert problem.message
 
 
-def test_every_limit_of_the_matrix_is_tried() -> None:
+def test_every_limit_of_the_matrix_is_tested() -> None:
     assert {row.feature for row in MATRIX if row.findings} == {feature for feature, _, _ in REFUSED}
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     facts = dataclasses.replace(with_model(num_experts=8), ranks_per_node=2, versions={})
     with pytest.raises(JobError) as caught:
         check_support(facts)
@@ -163,7 +163,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(("feature", "facts", "path"), REFUSED)
-def test_paths_are_verls_own_without_a_job(feature: str, facts: Facts, path: str) -> None:
+def test_without_a_job_paths_are_verls_settings(feature: str, facts: Facts, path: str) -> None:
     with pytest.raises(JobError) as caught:
         check_support(dataclasses.replace(facts, is_raw=True))
     (problem,) = caught.value.problems

@@ -1,4 +1,4 @@
-"""What a replica's events leave in the metrics, read back from the exposed text."""
+"""Metrics of a replica's events, read back from the exposition."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ def test_every_metric_of_the_table_is_exposed_after_a_run() -> None:
         assert all(set(sample.labels) - {"le"} == labels for sample in family.samples)
 
 
-def test_the_tables_of_events_and_metrics_agree() -> None:
-    """The stages made up here have the fields of real ones."""
+def test_the_events_of_these_tests_have_the_fields_of_real_ones() -> None:
     made = make_stage()
     assert {field.name for field in dataclasses.fields(StageRecord)} <= set(made) | {"regret", "review"}
     names = {field.name for field in dataclasses.fields(SwitchRecord)}
@@ -145,7 +144,7 @@ def test_a_switch_is_counted_with_its_pause() -> None:
     ],
     ids=str,
 )
-def test_a_pause_that_nobody_lived_through_is_none(changes: dict[str, Any]) -> None:
+def test_a_switch_without_running_requests_has_no_pause(changes: dict[str, Any]) -> None:
     metrics = recorded(stage(**changes, switch_predicted_pause_seconds=0.1))
     assert total(metrics, "taper_switches_total") == 1
     assert total(metrics, "taper_pause_seconds_count") == 0
@@ -153,7 +152,7 @@ def test_a_pause_that_nobody_lived_through_is_none(changes: dict[str, Any]) -> N
     assert total(metrics, "taper_predicted_pause_seconds_count") == 0
 
 
-def test_predictions_are_compared_with_what_was_measured() -> None:
+def test_predictions_are_compared_with_measurements() -> None:
     metrics = recorded(stage(switch_predicted_pause_seconds=0.1, switch_predicted_gain_seconds=2.0))
     way = {"from_degree": 1, "to_degree": 2, "kv": "migrate"}
     assert value(metrics, "taper_predicted_pause_seconds_sum", **way) == pytest.approx(0.1)
@@ -162,7 +161,7 @@ def test_predictions_are_compared_with_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf], ids=str)
-def test_what_is_not_known_leaves_no_sample(nothing: float | None) -> None:
+def test_a_missing_value_adds_no_sample(nothing: float | None) -> None:
     metrics = recorded(
         stage(
             regret=nothing,
@@ -185,33 +184,33 @@ def test_events_of_an_older_run_have_no_predictions() -> None:
     assert total(recorded(old), "taper_regret_ratio_count") == 0
 
 
-def test_a_loss_is_counted_apart_from_gains() -> None:
+def test_losses_and_gains_are_counted_separately() -> None:
     metrics = recorded(*(stage(step=step, gain_seconds=gain) for step, gain in enumerate((1.5, -0.5, 2.0))))
     assert value(metrics, "taper_gain_seconds_total", sign="positive") == 3.5
     assert value(metrics, "taper_gain_seconds_total", sign="negative") == 0.5
 
 
-def test_a_switch_that_was_only_advised_gains_nothing() -> None:
+def test_an_advised_switch_has_no_gain() -> None:
     metrics = recorded(stage(outcome="advised", gain_seconds=0.3, switch_predicted_gain_seconds=4.0))
     assert total(metrics, "taper_gain_seconds_total") == 0
     assert value(metrics, "taper_predicted_gain_seconds_total", outcome="advised", sign="positive") == 4.0
 
 
-def test_regret_below_zero_is_seen_but_not_summed() -> None:
+def test_negative_regret_is_in_the_gauge_only() -> None:
     metrics = recorded(stage(regret=0.04), stage(step=2, regret=-0.01))
     assert value(metrics, "taper_regret_ratio_sum") == pytest.approx(0.04)
     assert value(metrics, "taper_regret_ratio_bucket", le="0.0") == 1
     assert value(metrics, "taper_last_regret_ratio") == -0.01
 
 
-def test_counts_begin_at_zero_when_a_replica_is_first_heard_of() -> None:
+def test_counters_start_at_zero_with_the_first_event_of_a_replica() -> None:
     metrics = recorded(progress(4))
     assert value(metrics, "taper_gain_seconds_total", sign="negative") == 0
     assert value(metrics, "taper_moved_bytes_total") == 0
     assert value(metrics, "taper_regret_ratio_count") == 0
 
 
-def test_the_trainers_step_is_not_told_where_it_is_not_known() -> None:
+def test_the_training_step_is_missing_until_it_is_known() -> None:
     metrics = recorded(progress(4))
     assert ("taper_training_step", ()) not in series(metrics)
     metrics.record(make_step(3))
@@ -237,7 +236,7 @@ def test_two_registries_share_nothing() -> None:
     assert series(second) == {}
 
 
-def test_what_is_counted_is_what_the_table_says() -> None:
+def test_counted_events_are_those_that_change_metrics() -> None:
     (switch,) = stage()["switches"]
     done = {"kind": "SwitchDone", "replica": 0, "step": 1, "switch": switch}
     events = [progress(4), done, stage(), make_step(1)]
@@ -245,35 +244,35 @@ def test_what_is_counted_is_what_the_table_says() -> None:
     assert all(series(recorded(event)) for event in events)
 
 
-def test_other_events_are_passed_over() -> None:
+def test_other_events_are_ignored() -> None:
     metrics = recorded({"kind": "Calibration", "replica": 0}, {"kind": "Failure", "message": "no"})
     assert series(metrics) == {}
 
 
 @given(
-    told=st.lists(st.sampled_from(("before", "never")), max_size=6),
+    when_done=st.lists(st.sampled_from(("before", "never")), max_size=6),
     outcomes=st.lists(st.sampled_from(("committed", "aborted", "advised")), min_size=6, max_size=6),
 )
 @settings(max_examples=30)
-def test_a_switch_is_counted_once(told: list[str], outcomes: list[str]) -> None:
-    """Advised switches share an epoch: the time tells them apart."""
+def test_a_switch_is_counted_once(when_done: list[str], outcomes: list[str]) -> None:
+    """Advised switches share an epoch: the time distinguishes them."""
     metrics = RolloutMetrics()
     ended = stage()
     (switch,) = ended["switches"]
     ended["switches"] = [
-        switch | {"at": START + index, "outcome": outcomes[index]} for index in range(len(told))
+        switch | {"at": START + index, "outcome": outcomes[index]} for index in range(len(when_done))
     ]
-    for when, made in zip(told, ended["switches"], strict=True):
+    for when, made in zip(when_done, ended["switches"], strict=True):
         if when == "before":
             metrics.record({"kind": "SwitchDone", "replica": 0, "step": 1, "switch": copy.deepcopy(made)})
     metrics.record(ended)
-    assert total(metrics, "taper_switches_total") == len(told)
-    assert total(metrics, "taper_moved_bytes_total") == 4096 * len(told)
-    assert total(metrics, "taper_pause_seconds_count") == outcomes[: len(told)].count("committed")
-    assert total(metrics, "taper_gain_seconds_total") == 1.5 * outcomes[: len(told)].count("committed")
-    # The next stage's switches are others, though a replica that was started anew counts its epochs anew.
+    assert total(metrics, "taper_switches_total") == len(when_done)
+    assert total(metrics, "taper_moved_bytes_total") == 4096 * len(when_done)
+    assert total(metrics, "taper_pause_seconds_count") == outcomes[: len(when_done)].count("committed")
+    assert total(metrics, "taper_gain_seconds_total") == 1.5 * outcomes[: len(when_done)].count("committed")
+    # The next stage's switches are counted even if the replica restarted, and its epochs with it.
     metrics.record(ended)
-    assert total(metrics, "taper_switches_total") == 2 * len(told)
+    assert total(metrics, "taper_switches_total") == 2 * len(when_done)
 
 
 def test_a_switch_between_stages_is_counted_and_changes_the_layout() -> None:
@@ -344,7 +343,7 @@ def test_the_shrink_ratio_is_a_ratio_and_counts_never_fall(batches: list[int], e
         last = now
 
 
-def test_openmetrics_is_spoken_to_who_asks_for_it() -> None:
+def test_openmetrics_is_served_on_request() -> None:
     metrics = recorded(progress(4), stage(regret=0.02))
     text, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")

@@ -1,4 +1,4 @@
-"""The table of metrics and the page made from it."""
+"""The table of metrics, and the page generated from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from taper_rollout.metrics.definitions import LABELS, MAX_SERIES_PER_REPLICA, METRICS, OTHER, Metric
-from taper_rollout.metrics.reference import QUESTIONS, metric_page
+from taper_rollout.metrics.reference import QUERIES, metric_page
 
 UNITS = (
     "seconds",
@@ -26,7 +26,7 @@ every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: met
 
 
 @every_metric
-def test_names_keep_to_prometheus_conventions(metric: Metric) -> None:
+def test_names_follow_prometheus_conventions(metric: Metric) -> None:
     assert re.fullmatch(r"taper(_[a-z]+)+", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.name.removesuffix("_total").endswith(UNITS)
@@ -45,7 +45,7 @@ def test_no_two_metrics_share_a_name() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
 
-def test_pauses_from_a_millisecond_to_half_a_minute_are_told_apart() -> None:
+def test_pause_buckets_span_a_millisecond_to_half_a_minute() -> None:
     (pause,) = [metric for metric in METRICS if metric.name == "taper_pause_seconds"]
     assert (pause.buckets[0], pause.buckets[-1]) == (0.001, 30.0)
     assert 0.15 in pause.buckets
@@ -69,7 +69,7 @@ def test_the_page_has_every_metric_and_every_label_value() -> None:
         assert f"`{value}`" in page
 
 
-def test_the_pages_questions_ask_for_metrics_that_exist() -> None:
+def test_the_pages_queries_use_metrics_that_exist() -> None:
     exposed = {metric.name for metric in METRICS if metric.kind in ("counter", "gauge")}
     exposed |= {
         metric.name + suffix
@@ -77,6 +77,6 @@ def test_the_pages_questions_ask_for_metrics_that_exist() -> None:
         if metric.kind == "histogram"
         for suffix in ("_bucket", "_sum", "_count")
     }
-    for _, query in QUESTIONS:
+    for _, query in QUERIES:
         assert set(re.findall(r"taper_\w+", query)) <= exposed
         assert query.count("(") == query.count(")")

@@ -1,4 +1,4 @@
-"""The endpoint, asked over HTTP."""
+"""The endpoint, over HTTP."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def get(host: str, port: int, path: str = "/metrics", accept: str = "") ->
         return answer.status, answer.headers["Content-Type"], await answer.text()
 
 
-def test_it_answers_on_loopback_with_what_was_recorded_last() -> None:
+def test_it_serves_the_newest_values() -> None:
     async def ask() -> None:
         metrics = RolloutMetrics()
         async with serving(metrics) as server:
@@ -54,7 +54,7 @@ def test_it_answers_on_loopback_with_what_was_recorded_last() -> None:
     asyncio.run(ask())
 
 
-def test_it_listens_nowhere_else_unless_told() -> None:
+def test_it_listens_on_loopback_only_by_default() -> None:
     async def ask() -> None:
         metrics = RolloutMetrics()
         async with serving(metrics) as server:

@@ -1,4 +1,4 @@
-"""Which profile a replica gets when it starts, and what it tells of it. The measuring is made up here."""
+"""Which profile a replica gets at its start, and what it reports of it. The measurement is replaced."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
+from taper_api.job.rollout_spec import RolloutSpec
 from taper_policy.profile.file import write_profile
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling import calibration as replica_profile
 from taper_rollout.profiling.calibration import calibrate, obtain_profile, wanted_of
 from taper_rollout.profiling.grid import EngineCapacity
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.profiling.store import kept_profile
+from taper_rollout.profiling.store import stored_profile
 from taper_rollout.sglang.engine import CommandFailed, EngineDied
 
 from ..conftest import TinySample
+from ..fake_engine import changed
 from ..measured_profile import measured_profile
 
 ENGINE: Any = object()
@@ -32,19 +34,12 @@ async def switch(degree: int, kv: Any) -> dict[str, Any]:
 @pytest.fixture
 def settings(tiny_sample: TinySample, tmp_path: Path) -> ReplicaSettings:
     return ReplicaSettings(
+        rollout=RolloutSpec(
+            footprint=2, samples_per_prompt=1, response_tokens=320, kv_tokens=8192, max_running_requests=4
+        ),
         model_path=str(tiny_sample("qwen3") / "model"),
         dtype="float32",
-        footprint=2,
-        degrees=(1, 2),
-        mode="enforce",
-        policy={"name": "predictor"},
-        kv="auto",
-        switch_timeout_seconds=30.0,
-        seed=None,
-        kv_tokens=8192,
-        max_running_requests=4,
         context_tokens=352,
-        response_tokens=320,
         trust_remote_code=False,
         device="cpu",
         replica=3,
@@ -56,7 +51,7 @@ def settings(tiny_sample: TinySample, tmp_path: Path) -> ReplicaSettings:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, settings: ReplicaSettings) -> list[str]:
-    """Replaces the engine's part: notes what is done, and gives a profile of `settings`."""
+    """Replaces the engine: lists the calls, and returns a profile of `settings`."""
     done: list[str] = []
 
     async def measure(*_: object, **__: object) -> Profile:
@@ -85,15 +80,15 @@ def obtained(settings: ReplicaSettings) -> Profile | None:
     return asyncio.run(obtain_profile(ENGINE, settings, switch))
 
 
-def test_what_is_measured_is_kept_and_found_again(settings: ReplicaSettings, measured: list[str]) -> None:
+def test_a_measured_profile_is_stored_and_found_again(settings: ReplicaSettings, measured: list[str]) -> None:
     first = obtained(settings)
     assert first == fitting(settings)
     assert obtained(settings) == first
-    assert obtained(dataclasses.replace(settings, degrees=(2,))) == first
+    assert obtained(changed(settings, degrees=(2,))) == first
     assert measured == ["measured", "warmed up", "measured"]
 
 
-def test_a_broken_file_of_the_store_is_measured_anew(
+def test_a_broken_file_of_the_store_is_measured_again(
     settings: ReplicaSettings, measured: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     obtained(settings)
@@ -102,9 +97,9 @@ def test_a_broken_file_of_the_store_is_measured_anew(
     file.write_text(file.read_text()[:100])
     with caplog.at_level(logging.WARNING):
         assert obtained(settings) == fitting(settings)
-    assert "cannot be used and is measured anew" in caplog.text
+    assert "cannot be used and is measured again" in caplog.text
     assert measured == ["measured", "measured"]
-    assert kept_profile(Path(settings.profiles), wanted_of(settings)) == fitting(settings)
+    assert stored_profile(Path(settings.profiles), wanted_of(settings)) == fitting(settings)
 
 
 def test_a_named_file_is_used_and_nothing_measured(
@@ -113,22 +108,22 @@ def test_a_named_file_is_used_and_nothing_measured(
     file = tmp_path / "p.json"
     write_profile(fitting(settings, most_batch=16), file)
     for calibrates in (True, False):
-        chosen = dataclasses.replace(settings, profile=str(file), calibrate=calibrates)
+        chosen = changed(settings, profile=str(file), calibrate=calibrates)
         assert obtained(chosen) == fitting(settings, most_batch=16)
     assert "measured" not in measured
 
 
-def test_a_named_file_that_does_not_fit_stops_the_replica(
+def test_a_named_file_that_does_not_match_stops_the_replica(
     settings: ReplicaSettings, measured: list[str], tmp_path: Path
 ) -> None:
     write_profile(measured_profile(), tmp_path / "p.json")
-    chosen = dataclasses.replace(settings, profile=str(tmp_path / "p.json"))
+    chosen = changed(settings, profile=str(tmp_path / "p.json"))
     with pytest.raises(ValueError, match=r"^actor_rollout_ref\.rollout\.custom\.profile\.key\.model: "):
         obtained(chosen)
     assert measured == []
 
 
-def test_a_replica_serves_where_contexts_are_too_short_to_be_measured(
+def test_a_replica_serves_if_contexts_are_too_short_to_measure(
     settings: ReplicaSettings,
     measured: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -142,11 +137,11 @@ def test_a_replica_serves_where_contexts_are_too_short_to_be_measured(
     monkeypatch.setattr(replica_profile, "find_capacity", capacity)
     with caplog.at_level(logging.WARNING):
         assert obtained(settings) is None
-    assert "no profile can be measured: a context of 6 tokens is too short" in caplog.text
+    assert "cannot measure a profile: contexts of 6 tokens are too short" in caplog.text
     assert measured == []
 
 
-def test_without_calibration_nothing_is_looked_for(settings: ReplicaSettings, measured: list[str]) -> None:
+def test_without_calibration_no_profile_is_sought(settings: ReplicaSettings, measured: list[str]) -> None:
     assert obtained(dataclasses.replace(settings, calibrate=False, model_path="none")) is None
     assert measured == []
 
@@ -154,7 +149,7 @@ def test_without_calibration_nothing_is_looked_for(settings: ReplicaSettings, me
 @pytest.mark.parametrize(
     "fault", [TimeoutError("no step"), ValueError("prefills: degree 1"), CommandFailed("switch: refused")]
 )
-def test_a_replica_serves_without_a_profile(
+def test_a_replica_serves_without_a_profile_if_measuring_fails(
     settings: ReplicaSettings,
     measured: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -167,10 +162,10 @@ def test_a_replica_serves_without_a_profile(
     monkeypatch.setattr(replica_profile, "measure_profile", fail)
     found = asyncio.run(calibrate(ENGINE, switch, settings))
     assert (found.profile, found.event) == (None, None)
-    assert "replica 3: no profile could be measured" in caplog.text
+    assert "replica 3: measuring a profile failed" in caplog.text
 
 
-def test_an_engine_that_died_is_no_lack_of_a_profile(
+def test_an_engine_that_died_is_an_error(
     settings: ReplicaSettings, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(*_: object, **__: object) -> Profile:
@@ -181,14 +176,14 @@ def test_an_engine_that_died_is_no_lack_of_a_profile(
         obtained(settings)
 
 
-def test_a_store_that_cannot_be_written_to_is_done_without(
+def test_a_store_that_is_not_writable_is_ignored(
     settings: ReplicaSettings, measured: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert obtained(dataclasses.replace(settings, profiles="/dev/null/store")) == fitting(settings)
-    assert "the profile is not kept" in caplog.text
+    assert "the profile could not be stored" in caplog.text
 
 
-def test_a_run_is_told_the_steps_of_one_group(settings: ReplicaSettings, measured: list[str]) -> None:
+def test_steps_of_one_group_are_reported_to_the_run(settings: ReplicaSettings, measured: list[str]) -> None:
     found = asyncio.run(calibrate(ENGINE, switch, settings))
     assert found.profile == fitting(settings)
     assert found.event == {

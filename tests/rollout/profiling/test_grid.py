@@ -1,4 +1,4 @@
-"""What is measured fits the replica, makes a surface, and covers every switch."""
+"""Grids fit the replica, make a surface, and cover every switch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_cell_fits(grid: Grid, capacity: EngineCapacity) -> None:
 
 @pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
 @given(capacity=rooms())
-def test_lines_get_shorter_only_at_their_long_end(grid: Grid, capacity: EngineCapacity) -> None:
+def test_larger_batches_leave_out_the_longest_contexts_only(grid: Grid, capacity: EngineCapacity) -> None:
     places = grid.places(capacity)
     assert places == sorted(set(places))
     for _, slab in groupby(places, lambda place: place[:2]):
@@ -65,7 +65,7 @@ def test_lines_get_shorter_only_at_their_long_end(grid: Grid, capacity: EngineCa
 
 
 @given(capacity=rooms())
-def test_samples_of_neighbouring_contexts_are_told_apart(capacity: EngineCapacity) -> None:
+def test_samples_of_neighbouring_contexts_do_not_overlap(capacity: EngineCapacity) -> None:
     """A context grows while it is measured, and `fit_profile` takes the nearest of the grid."""
     for one, two in pairwise(FULL.contexts(capacity)):
         assert two - one >= FULL.steps + ARRIVAL_TOKENS
@@ -73,7 +73,7 @@ def test_samples_of_neighbouring_contexts_are_told_apart(capacity: EngineCapacit
 
 @pytest.mark.parametrize("grid", [QUICK, FULL], ids=["quick", "full"])
 @given(capacity=rooms())
-def test_the_prompts_of_a_prefill_fit_and_are_its_tokens(grid: Grid, capacity: EngineCapacity) -> None:
+def test_the_prompts_of_a_prefill_fit_and_sum_up_to_its_tokens(grid: Grid, capacity: EngineCapacity) -> None:
     sizes = grid.prefill_tokens(capacity)
     assert list(sizes) == sorted(sizes)
     for size in sizes:
@@ -87,11 +87,11 @@ def test_the_prompts_of_a_prefill_fit_and_are_its_tokens(grid: Grid, capacity: E
 
 
 def test_prefills_are_measured_beyond_the_longest_prompt() -> None:
-    """A stage's first one is of many prompts at once."""
+    """The first prefill of a stage has many prompts at once."""
     assert SAMPLE.context_tokens < max(QUICK.prefill_tokens(SAMPLE)) == QUICK.longest_context
 
 
-def test_the_samples_grid() -> None:
+def test_the_grid_of_the_sample() -> None:
     assert QUICK.contexts(SAMPLE) == (32, 292)
     places = QUICK.places(SAMPLE)
     batches = [1, 2, 3, 4, 8, 16, 32]
@@ -102,7 +102,7 @@ def test_the_samples_grid() -> None:
 
 
 @given(capacity=rooms())
-def test_loads_live_through_a_tour(capacity: EngineCapacity) -> None:
+def test_loads_last_for_a_tour(capacity: EngineCapacity) -> None:
     for load in QUICK.loads(capacity):
         longest = load.context_tokens + tour_tokens(capacity)
         assert longest < capacity.context_tokens
@@ -113,8 +113,8 @@ def test_loads_live_through_a_tour(capacity: EngineCapacity) -> None:
 
 
 @pytest.mark.parametrize("capacity", [SAMPLE, dataclasses.replace(SAMPLE, context_tokens=140)])
-def test_loads_tell_the_terms_of_a_switch_apart(capacity: EngineCapacity) -> None:
-    """Requests, tokens and recomputing each vary by themselves, and there are enough for folds."""
+def test_loads_separate_the_terms_of_a_switch(capacity: EngineCapacity) -> None:
+    """Requests, tokens and recomputation vary independently, with enough samples for cross-validation."""
     loads = QUICK.loads(capacity)
     assert len(loads) >= 8
     for kv in ("migrate", "recompute"):
@@ -124,7 +124,7 @@ def test_loads_tell_the_terms_of_a_switch_apart(capacity: EngineCapacity) -> Non
 
 
 @given(st.sampled_from([(1, 2), (1, 2, 4), (1, 2, 4, 8), (2, 8)]))
-def test_a_tour_makes_each_switch_once_and_ends_where_it_began(degrees: tuple[int, ...]) -> None:
+def test_a_tour_makes_each_switch_once_and_ends_where_it_started(degrees: tuple[int, ...]) -> None:
     way = [degrees[0], *tour(degrees)]
     assert way[-1] == way[0]
     switches = list(pairwise(way))
@@ -132,6 +132,6 @@ def test_a_tour_makes_each_switch_once_and_ends_where_it_began(degrees: tuple[in
     assert all(one != two for one, two in switches)
 
 
-def test_a_context_too_short_to_measure_in_is_refused() -> None:
+def test_contexts_too_short_to_measure_are_refused() -> None:
     with pytest.raises(ValueError, match="too short to measure"):
         QUICK.contexts(dataclasses.replace(SAMPLE, context_tokens=50))

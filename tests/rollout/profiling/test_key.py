@@ -22,7 +22,7 @@ def name(**changes: Any) -> str:
     return profile_key(CONFIG | changes, dtype="float32", device="cpu", footprint=2).model
 
 
-def test_a_model_is_known_by_its_shape() -> None:
+def test_the_key_of_a_model_is_its_shape() -> None:
     assert name().startswith("qwen3-")
     assert name(transformers_version="6.0", _name_or_path="b", dtype="float32", eos_token_id=7) == name()
     assert name(**dict(reversed(CONFIG.items()))) == name()
@@ -30,13 +30,13 @@ def test_a_model_is_known_by_its_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "known"), [("auto", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")]
+    ("requested", "known"), [("auto", "bfloat16"), ("float32", "float32"), ("bfloat16", "bfloat16")]
 )
-def test_the_dtype_is_the_one_that_runs(asked: str, known: str) -> None:
-    assert profile_key(CONFIG, dtype=asked, device="cpu", footprint=2).dtype == known
+def test_the_dtype_of_the_key_is_the_one_used(requested: str, known: str) -> None:
+    assert profile_key(CONFIG, dtype=requested, device="cpu", footprint=2).dtype == known
 
 
-def test_a_processor_is_known_with_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_of_a_processor_includes_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
     monkeypatch.setattr("taper_rollout.profiling.key.processor_name", lambda: "Fast CPU")
     key = profile_key(CONFIG, dtype="auto", device="cpu", footprint=2)

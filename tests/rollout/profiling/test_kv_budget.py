@@ -35,7 +35,7 @@ def test_a_shape_is_read(tmp_path: Path) -> None:
     assert shape_of(tmp_path) == ModelShape(num_kv_heads=4, head_dim=32, num_layers=6, element_bytes=2)
 
 
-def test_what_a_config_leaves_out_follows_from_the_rest(tmp_path: Path) -> None:
+def test_missing_entries_follow_from_the_rest(tmp_path: Path) -> None:
     shape = shape_of(tmp_path, num_key_value_heads=None, head_dim=None)
     assert (shape.num_kv_heads, shape.head_dim) == (8, 16)
 

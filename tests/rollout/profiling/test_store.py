@@ -1,4 +1,4 @@
-"""Profiles are found by what they are of; what is broken or of something else is never used."""
+"""Profiles are found by their key; broken ones and those of another key are never used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from taper_policy.profile.file import profile_as_json, write_profile
-from taper_rollout.profiling.store import Wanted, default_directory, keep_profile, kept_profile, named_profile
+from taper_rollout.profiling.store import (
+    Wanted,
+    default_directory,
+    named_profile,
+    store_profile,
+    stored_profile,
+)
 
 from ..measured_profile import KEY, measured_profile
 
@@ -26,20 +32,20 @@ OTHERS = [
 ]
 
 
-def test_what_is_kept_is_found_and_nothing_else(tmp_path: Path) -> None:
+def test_a_stored_profile_is_found_by_its_key_only(tmp_path: Path) -> None:
     profile = measured_profile()
-    file = keep_profile(tmp_path / "new" / "store", WANTED, profile)
+    file = store_profile(tmp_path / "new" / "store", WANTED, profile)
     assert [entry.name for entry in file.parent.iterdir()] == [WANTED.file_name]
-    assert kept_profile(file.parent, WANTED) == profile
+    assert stored_profile(file.parent, WANTED) == profile
     assert len({wanted.file_name for wanted in [WANTED, *OTHERS]}) == 1 + len(OTHERS)
-    assert [kept_profile(file.parent, wanted) for wanted in OTHERS] == [None] * len(OTHERS)
+    assert [stored_profile(file.parent, wanted) for wanted in OTHERS] == [None] * len(OTHERS)
 
 
-def test_a_store_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    assert kept_profile(tmp_path / "none", WANTED) is None
+def test_a_missing_store_is_empty(tmp_path: Path) -> None:
+    assert stored_profile(tmp_path / "none", WANTED) is None
 
 
-def test_a_file_name_is_plain() -> None:
+def test_file_names_have_plain_characters() -> None:
     key = dataclasses.replace(KEY, model="../a b/ü")
     assert set(dataclasses.replace(WANTED, key=key).file_name).isdisjoint("/ ü")
 
@@ -59,24 +65,24 @@ def broken(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "absurd", "another version's", "moved"])
-def test_a_broken_file_is_told_and_taken_for_none(
+def test_a_broken_file_is_logged_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     file = tmp_path / WANTED.file_name
     file.write_bytes(broken(kind))
     with caplog.at_level(logging.WARNING):
-        assert kept_profile(tmp_path, WANTED) is None
-    assert "cannot be used and is measured anew" in caplog.text
+        assert stored_profile(tmp_path, WANTED) is None
+    assert "cannot be used and is measured again" in caplog.text
     assert str(file) in caplog.text
 
 
-def test_a_profile_of_smaller_batches_is_measured_anew(tmp_path: Path) -> None:
-    keep_profile(tmp_path, WANTED, measured_profile(most_batch=8))
-    assert kept_profile(tmp_path, WANTED, batches=(8, 8)) is not None
-    assert kept_profile(tmp_path, WANTED, batches=(8, 16)) is None
+def test_a_profile_of_smaller_batches_is_measured_again(tmp_path: Path) -> None:
+    store_profile(tmp_path, WANTED, measured_profile(most_batch=8))
+    assert stored_profile(tmp_path, WANTED, batches=(8, 8)) is not None
+    assert stored_profile(tmp_path, WANTED, batches=(8, 16)) is None
 
 
-def test_a_named_profile_must_fit(tmp_path: Path) -> None:
+def test_a_named_profile_must_match(tmp_path: Path) -> None:
     file = tmp_path / "p.json"
     write_profile(measured_profile(), file)
     assert named_profile(file, WANTED, path="spec.x") == measured_profile()
@@ -85,12 +91,12 @@ def test_a_named_profile_must_fit(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"^spec\.x\.{field}: "):
             named_profile(file, wanted, path="spec.x")
     more = dataclasses.replace(WANTED, degrees=(1, 2, 4))
-    with pytest.raises(ValueError, match=r"^spec\.x\.degrees: the profile has \[1, 2\], here \[4\] too"):
+    with pytest.raises(ValueError, match=r"^spec\.x\.degrees: the profile has \[1, 2\], but \[4\] are"):
         named_profile(file, more, path="spec.x")
     named_profile(file, OTHERS[-1], path="spec.x")
 
 
-def test_of_another_machine_the_device_is_not_known(tmp_path: Path) -> None:
+def test_for_another_machine_device_and_versions_are_not_compared(tmp_path: Path) -> None:
     file = tmp_path / "p.json"
     write_profile(measured_profile(), file)
     named_profile(file, OTHERS[1], path="p", is_elsewhere=True)
@@ -99,7 +105,7 @@ def test_of_another_machine_the_device_is_not_known(tmp_path: Path) -> None:
         named_profile(file, OTHERS[0], path="p", is_elsewhere=True)
 
 
-def test_a_named_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_error_names_the_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^spec\.x: .*cannot be read: Is a directory"):
         named_profile(tmp_path, WANTED, path="spec.x")
 
@@ -113,5 +119,5 @@ def test_a_named_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"HOME": "/h"}, "/h/.cache/taper/profiles"),
     ],
 )
-def test_the_users_store(environment: dict[str, str], directory: str) -> None:
+def test_the_directory_of_the_users_store(environment: dict[str, str], directory: str) -> None:
     assert default_directory(environment) == Path(directory)

@@ -45,7 +45,7 @@ def test_seeds_are_derived_unless_a_request_brings_its_own(play: Play) -> None:
         engine.abort_all()
         await asyncio.gather(*requests)
 
-    play(scenario, seed=3)
+    play(scenario, sampling={"seed": 3})
 
 
 def test_a_request_that_does_not_end_after_an_abort_is_an_error(

@@ -27,7 +27,7 @@ def test_a_switch_chooses_by_the_profiles_costs(play: Play) -> None:
         [switch] = records(told)[0].switches
         assert (switch.kv, switch.migrated_requests, switch.recomputed_requests) == ("mixed", 2, 1)
 
-    play(scenario, kv="auto")
+    play(scenario, switch={"kv": "auto", "timeout_seconds": 3.0})
 
 
 def test_a_switch_without_a_profile_migrates(play: Play) -> None:
@@ -40,7 +40,7 @@ def test_a_switch_without_a_profile_migrates(play: Play) -> None:
         assert engine.ways[0] == "migrate"
         assert records(told)[0].switches[0].kv == "migrate"
 
-    play(scenario, kv="auto")
+    play(scenario, switch={"kv": "auto", "timeout_seconds": 3.0})
 
 
 def test_a_switch_that_fails_three_times_is_given_up_for_the_stage(play: Play) -> None:

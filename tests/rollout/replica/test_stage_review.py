@@ -14,7 +14,7 @@ from taper_rollout.replica.events import BatchSample, StageRecord
 from taper_rollout.replica.stage import Stage
 from taper_rollout.replica.stage_review import NotJudged, StageReviewer, played_stage
 
-from ..fake_engine import PROFILE, SETTINGS
+from ..fake_engine import PROFILE, SETTINGS, changed
 from .test_stage import switch
 
 PREDICTOR = {"name": "predictor"}
@@ -215,7 +215,7 @@ def test_a_judged_stage_tells_its_regret_with_any_policy(clock: Clock) -> None:
 
 def test_advice_is_priced_where_it_was_asked_for(clock: Clock) -> None:
     stage = four(clock, Stage(2, 1))
-    settings = dataclasses.replace(SETTINGS, mode="advise", policy=PREDICTOR, response_tokens=4096)
+    settings = changed(SETTINGS, mode="advise", policy=PREDICTOR, response_tokens=4096)
     reviewer = StageReviewer(settings)
     reviewer.use(PROFILE)
     judged = reviewer.judged(stage, told(stage))
@@ -227,7 +227,7 @@ def test_advice_is_priced_where_it_was_asked_for(clock: Clock) -> None:
 
 def test_a_stage_that_is_not_judged_is_learned_from(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     learned: list[Any] = []
-    reviewer = StageReviewer(dataclasses.replace(SETTINGS, mode="advise", policy=PREDICTOR))
+    reviewer = StageReviewer(changed(SETTINGS, mode="advise", policy=PREDICTOR))
     reviewer.use(PROFILE)
     monkeypatch.setattr(reviewer._advice, "learn", lambda step, finished: learned.append((step, finished)))
     stage = Stage(2, 1)

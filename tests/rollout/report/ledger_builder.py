@@ -1,4 +1,4 @@
-"""Ledgers as the driver hears them: a job of simulated stages, whose advisor is the real one."""
+"""Ledger events of a job of simulated stages, decided by the real advisor."""
 
 from __future__ import annotations
 

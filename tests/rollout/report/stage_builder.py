@@ -1,8 +1,10 @@
-"""Stages as a replica records them, made up: lengths in decode steps decide everything."""
+"""Builds stages and steps as a run records them. The lengths of the responses decide everything else."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from taper_rollout.report.stage import Stage
 
 STEP_SECONDS = 0.05
 START = 1_700_000_000.0
@@ -19,7 +21,7 @@ def make_stage(
     gain_seconds: float | None = 1.5,
     outcome: str = "committed",
 ) -> dict[str, Any]:
-    """A stage in JSON form, whose requests start together and take STEP_SECONDS a token."""
+    """The JSON form of a stage whose requests start together and take STEP_SECONDS per token."""
     longest = max(lengths)
     is_switched = switch_at_tokens is not None and outcome == "committed"
     batch = []
@@ -60,6 +62,11 @@ def make_stage(
         "batch": batch,
         "switches": switches,
     }
+
+
+def parsed_stage(lengths: tuple[int, ...] = (10, 20, 40, 200), **settings: Any) -> Stage:
+    """The same, as the reports read it."""
+    return Stage.from_json(make_stage(lengths, **settings))
 
 
 def make_switch(at: float, num_ranks: int, *, gain_seconds: float | None, outcome: str) -> dict[str, Any]:

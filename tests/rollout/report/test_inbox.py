@@ -11,21 +11,21 @@ def test_drain_gives_events_in_order_and_once():
     assert inbox.drain() == []
 
 
-def test_only_the_newest_progress_of_a_replica_waits():
+def test_only_the_newest_progress_of_a_replica_is_kept():
     inbox = Inbox()
     for replica, running in ((0, 9), (1, 8), (0, 7)):
         inbox.post({"kind": "StageProgress", "replica": replica, "running": running})
     assert [(event["replica"], event["running"]) for event in inbox.drain()] == [(0, 7), (1, 8)]
 
 
-def test_progress_of_a_stage_that_ended_is_not_told_after_its_end():
+def test_progress_of_a_finished_stage_is_dropped():
     inbox = Inbox()
     inbox.post({"kind": "StageProgress", "replica": 0})
     inbox.post({"kind": "StageRecord", "replica": 0})
     assert [event["kind"] for event in inbox.drain()] == ["StageRecord"]
 
 
-def test_a_full_inbox_loses_the_oldest_and_says_how_many():
+def test_a_full_inbox_drops_the_oldest_events_and_reports_how_many():
     inbox = Inbox(max_events=3)
     for step in range(5):
         inbox.post({"kind": "Step", "step": step})

@@ -1,4 +1,4 @@
-"""How an attempt stands, from the run's events."""
+"""The reports of an attempt, built from the run's events."""
 
 import math
 
@@ -6,10 +6,11 @@ import pytest
 
 from taper_api.status.job_report import MAX_SNAPSHOT_BYTES, report_of
 from taper_rollout.report.job_report import JobReportBuilder, layout_name
+from taper_rollout.report.run_event import parse_events
 
 from .stage_builder import make_stage, make_step
 
-GLANCE = {
+PROGRESS = {
     "kind": "StageProgress",
     "replica": 0,
     "step": 1,
@@ -28,54 +29,54 @@ class Clock:
         return self.now
 
 
-def builder_with(events=(), *, steps=5, clock=None):
+def builder_with(records=(), *, steps=5, clock=None):
     builder = JobReportBuilder(attempt=3, steps=steps, clock=clock or Clock())
-    builder.record(events)
+    builder.record(parse_events(records))
     return builder
 
 
 def test_before_anything_has_happened():
-    snapshot = builder_with().snapshot()
-    assert (snapshot.attempt, snapshot.sequence, snapshot.is_last) == (3, 1, False)
-    assert (snapshot.training.step, snapshot.training.steps, snapshot.remaining_seconds) == (0, 5, None)
-    assert snapshot.rollout.layouts == ()
+    report = builder_with().report()
+    assert (report.attempt, report.sequence, report.is_last) == (3, 1, False)
+    assert (report.training.step, report.training.steps, report.remaining_seconds) == (0, 5, None)
+    assert report.rollout.layouts == ()
 
 
-def test_numbers_ascend_and_the_last_is_told_apart():
+def test_sequence_numbers_ascend_and_the_last_report_is_marked():
     builder = builder_with()
-    snapshots = [builder.snapshot(), builder.snapshot(), builder.snapshot(is_last=True)]
-    assert [(each.sequence, each.is_last) for each in snapshots] == [(1, False), (2, False), (3, True)]
+    reports = [builder.report(), builder.report(), builder.report(is_last=True)]
+    assert [(each.sequence, each.is_last) for each in reports] == [(1, False), (2, False), (3, True)]
 
 
-def test_the_time_left_is_that_of_the_steps_left_at_the_pace_of_the_last():
+def test_the_remaining_time_is_that_of_the_remaining_steps_at_the_pace_of_the_newest():
     clock = Clock()
     builder = builder_with(clock=clock)
-    builder.record([make_step(1, **{"timing_s/step": 30.0})])
-    assert (builder.snapshot().training.seconds_per_step, builder.snapshot().remaining_seconds) == (
+    builder.record(parse_events([make_step(1, **{"timing_s/step": 30.0})]))
+    assert (builder.report().training.seconds_per_step, builder.report().remaining_seconds) == (
         30.0,
         120.0,
     )
     clock.now = 10.0
-    assert builder.snapshot().remaining_seconds == 110.0
-    builder.record([make_step(2)])
-    assert builder.snapshot().training.seconds_per_step == 20.0
-    assert builder.snapshot().remaining_seconds == 60.0
+    assert builder.report().remaining_seconds == 110.0
+    builder.record(parse_events([make_step(2)]))
+    assert builder.report().training.seconds_per_step == 20.0
+    assert builder.report().remaining_seconds == 60.0
     clock.now = 1000.0
-    assert builder.snapshot().remaining_seconds == 0.0
+    assert builder.report().remaining_seconds == 0.0
     for step in (3, 4, 5):
-        builder.record([make_step(step)])
-    assert builder.snapshot().remaining_seconds == 0.0
+        builder.record(parse_events([make_step(step)]))
+    assert builder.report().remaining_seconds == 0.0
 
 
-def test_a_checkpoint_is_the_one_that_was_saved_or_gone_on_from():
+def test_the_last_checkpoint_is_the_saved_one_or_the_one_resumed_from():
     builder = builder_with([RESUMED])
-    assert (builder.snapshot().training.step, builder.snapshot().training.last_checkpoint_step) == (2, 2)
-    builder.record([make_step(3)])
-    assert builder.snapshot().training.last_checkpoint_step == 2
-    builder.record([make_step(4, **{"timing_s/save_checkpoint": 0.5})])
-    assert builder.snapshot().training.last_checkpoint_step == 4
-    anew = builder_with([RESUMED | {"step": 0, "directory": None}]).snapshot()
-    assert (anew.training.step, anew.training.last_checkpoint_step) == (0, None)
+    assert (builder.report().training.step, builder.report().training.last_checkpoint_step) == (2, 2)
+    builder.record(parse_events([make_step(3)]))
+    assert builder.report().training.last_checkpoint_step == 2
+    builder.record(parse_events([make_step(4, **{"timing_s/save_checkpoint": 0.5})]))
+    assert builder.report().training.last_checkpoint_step == 4
+    restarted = builder_with([RESUMED | {"step": 0, "directory": None}]).report()
+    assert (restarted.training.step, restarted.training.last_checkpoint_step) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -88,16 +89,16 @@ def test_a_checkpoint_is_the_one_that_was_saved_or_gone_on_from():
         ([make_step(1)], 0),
     ],
 )
-def test_where_it_went_on_from_is_told_once_that_is_known(events, first_step):
-    assert builder_with(events).snapshot().training.first_step == first_step
+def test_the_first_step_is_reported_once_it_is_known(events, first_step):
+    assert builder_with(events).report().training.first_step == first_step
 
 
-def test_what_switching_does_is_told_over_all_replicas():
+def test_switch_figures_are_summed_over_all_replicas():
     stages = [make_stage(replica=replica, num_ranks=4, gain_seconds=1.5) for replica in range(3)]
     stages += [make_stage(outcome="aborted"), make_stage(outcome="refused"), make_stage(gain_seconds=None)]
     stages[0]["regret"], stages[1]["regret"] = 0.1, 0.3
-    glances = [GLANCE, GLANCE | {"replica": 1}, GLANCE | {"replica": 2, "degree": 2}]
-    rollout = builder_with([*glances, *stages]).snapshot().rollout
+    progress = [PROGRESS, PROGRESS | {"replica": 1}, PROGRESS | {"replica": 2, "degree": 2}]
+    rollout = builder_with([*progress, *stages]).report().rollout
     assert [(each.layout, each.replicas) for each in rollout.layouts] == [
         ("(0)(1)(2)(3)", 2),
         ("(0,1)(2,3)", 1),
@@ -108,19 +109,19 @@ def test_what_switching_does_is_told_over_all_replicas():
     assert rollout.regret == pytest.approx(0.2)
 
 
-def test_what_is_no_number_is_left_out():
+def test_values_that_are_not_finite_are_left_out():
     step = make_step(1, reward=math.nan, **{"timing_s/step": math.inf})
-    training = builder_with([step]).snapshot().training
+    training = builder_with([step]).report().training
     assert (training.reward, training.seconds_per_step) == (None, None)
 
 
 def test_a_long_run_of_many_replicas_stays_small():
     builder = builder_with(
-        [GLANCE | {"replica": i, "num_ranks": 8, "degree": 2 ** (i % 4)} for i in range(4096)]
+        [PROGRESS | {"replica": i, "num_ranks": 8, "degree": 2 ** (i % 4)} for i in range(4096)]
     )
     for step in range(1, 300):
-        builder.record([make_stage(step=step), make_step(step)] * 3)
-    content = builder.snapshot().as_json()
+        builder.record(parse_events([make_stage(step=step), make_step(step)] * 3))
+    content = builder.report().as_json()
     assert len(content) < MAX_SNAPSHOT_BYTES / 4
     assert len(report_of(content).rollout.layouts) == 4
 

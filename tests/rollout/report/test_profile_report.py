@@ -10,16 +10,16 @@ from taper_rollout.profiling.table import profile_tables
 from ..measured_profile import measured_profile
 
 
-def test_the_tables_tell_steps_prefills_and_switches() -> None:
+def test_the_tables_show_steps_prefills_and_switches() -> None:
     console = Console(width=120, record=True)
     for table in profile_tables(measured_profile()):
         console.print(table)
     text = console.export_text()
     assert "contexts of 32 to 256 tokens" in text
-    [row] = [line for line in text.splitlines() if line.split("│")[1:2] == ["                4 "]]
+    [row] = [line for line in text.splitlines() if line.split("│")[1:2] == ["                  4 "]]
     assert [cell.strip() for cell in row.split("│")[2:5]] == ["40.0 to 40.0", "80.0 to 80.0", "20.0 to 20.0"]
-    for told in ("TP1, 2 groups busy", "1,000", "TP1→TP2", "20%"):
-        assert told in text
+    for shown in ("TP1, 2 groups busy", "1,000", "TP1→TP2", "20%"):
+        assert shown in text
 
 
 def test_a_profile_without_switches_has_two_tables() -> None:

@@ -27,7 +27,7 @@ def trace_names(directory: Path) -> list[str]:
     return sorted(path.name for path in (directory / "traces").iterdir())
 
 
-def test_leaves_a_line_and_a_trace_a_step_then_summary_and_plot(tmp_path):
+def test_a_run_leaves_a_line_and_a_trace_per_step_then_summary_and_plot(tmp_path):
     recorder = record_steps(tmp_path, 1, 2)
     summary = recorder.finish("completed")
     assert recorded_steps(tmp_path) == [1, 2]
@@ -53,7 +53,7 @@ def test_a_second_stage_in_a_step_gets_a_trace_of_its_own(tmp_path):
     assert trace_names(tmp_path) == ["stage-00001-0-2.json", "stage-00001-0-3.json", "stage-00001-0.json"]
 
 
-def test_a_resumed_run_continues_and_replaces_what_it_does_again(tmp_path):
+def test_a_resumed_run_continues_the_files_and_replaces_repeated_steps(tmp_path):
     record_steps(tmp_path, 1, 2, 3).finish("interrupted")
     summary = record_steps(tmp_path, 3, 4).finish("completed")
     assert recorded_steps(tmp_path) == [1, 2, 3, 4]
@@ -62,7 +62,7 @@ def test_a_resumed_run_continues_and_replaces_what_it_does_again(tmp_path):
     assert (summary["reward_first"], summary["reward_last"]) == (0.1, 0.4)
 
 
-def test_a_step_that_was_saved_but_not_told_has_the_line_that_its_traces_give(tmp_path):
+def test_a_step_whose_metrics_were_lost_gets_its_line_from_its_traces(tmp_path):
     record_steps(tmp_path, 1, 2)
     Recorder(tmp_path).record([make_stage(step=3)])
     summary = record_steps(tmp_path, 4).finish("completed")
@@ -84,7 +84,7 @@ def test_a_plot_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr("taper_rollout.report.plot.plot_stages", fail)
     assert record_steps(tmp_path, 1).finish("completed")["steps"] == 1
-    assert "no plot was made" in caplog.text
+    assert "the plot of the stages could not be drawn" in caplog.text
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path):
@@ -93,7 +93,7 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
         Recorder(tmp_path / "out")
 
 
-def test_a_json_file_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
+def test_a_json_file_is_replaced_atomically(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
     write_json(path, {"steps": 1})
 
@@ -115,12 +115,12 @@ def test_a_disk_that_fills_up_is_one_clear_error(small_disk):
     assert not list(small_disk.rglob("*.partial"))
 
 
-def test_the_summary_says_where_the_run_went_on_from(tmp_path):
+def test_the_summary_names_the_checkpoint_that_the_run_resumed_from(tmp_path):
     assert record_steps(tmp_path, 1).finish("completed")["resumed"] is None
     recorder = Recorder(tmp_path)
-    told = {"step": 1, "directory": "/c/global_step_1", "passed_over": []}
-    recorder.record([{"kind": "Resumed"} | told])
-    assert recorder.finish("completed")["resumed"] == told
+    resumed = {"step": 1, "directory": "/c/global_step_1", "passed_over": []}
+    recorder.record([{"kind": "Resumed"} | resumed])
+    assert recorder.finish("completed")["resumed"] == resumed
 
 
 def test_the_summary_keeps_what_replicas_measured_at_their_start(tmp_path):

@@ -1,4 +1,4 @@
-"""Snapshots over TLS to a server on loopback, which may be slow, wrong or not there: the run never waits."""
+"""Reports over TLS to a server on loopback, which may be slow, wrong or missing: the run never waits."""
 
 import http.server
 import importlib.util
@@ -33,16 +33,16 @@ def make_certificates(folder, host=LOOPBACK):
 
 
 class Listener:
-    """Keeps what it hears. delay: seconds before it answers"""
+    """A server that keeps the posts it receives. delay: seconds before it answers"""
 
     def __init__(self, files, *, status=202, delay=0.0, location=""):
-        heard = self.heard = []
+        received = self.received = []
         self.status, self.delay = status, delay
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(handler):  # noqa: N805
                 body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-                heard.append((time.monotonic(), handler.path, handler.headers["Authorization"], body))
+                received.append((time.monotonic(), handler.path, handler.headers["Authorization"], body))
                 time.sleep(self.delay)
                 handler.send_response(self.status)
                 if location:
@@ -65,13 +65,13 @@ class Listener:
 
     @property
     def sequences(self):
-        return [body["sequence"] for _, _, _, body in self.heard]
+        return [body["sequence"] for _, _, _, body in self.received]
 
     def wait_for(self, number):
         deadline = time.monotonic() + 10
-        while len(self.heard) < number and time.monotonic() < deadline:
+        while len(self.received) < number and time.monotonic() < deadline:
             time.sleep(0.005)
-        assert len(self.heard) >= number
+        assert len(self.received) >= number
 
     def stop(self):
         self.server.shutdown()
@@ -116,7 +116,7 @@ def sender_to(files, tmp_path):
     return make
 
 
-def test_the_first_the_news_and_the_last_are_posted(listen, sender_to, tmp_path):
+def test_the_first_report_each_change_and_the_last_report_are_posted(listen, sender_to, tmp_path):
     listener = listen()
     sender = sender_to(listener.url)
     sender.start()
@@ -125,17 +125,17 @@ def test_the_first_the_news_and_the_last_are_posted(listen, sender_to, tmp_path)
     sender.changed()
     listener.wait_for(2)
     sender.close()
-    assert [body["isLast"] for *_, body in listener.heard] == [False, False, True]
+    assert [body["isLast"] for *_, body in listener.received] == [False, False, True]
     assert listener.sequences == [1, 2, 3]
-    assert {path for _, path, _, _ in listener.heard} == {"/v1/x/snapshots"}
-    assert [token for _, _, token, _ in listener.heard] == [
+    assert {path for _, path, _, _ in listener.received} == {"/v1/x/snapshots"}
+    assert [token for _, _, token, _ in listener.received] == [
         "Bearer token-1",
         "Bearer token-2",
         "Bearer token-2",
     ]
 
 
-def test_however_much_happens_it_posts_no_more_often_than_it_may(listen, sender_to):
+def test_frequent_changes_are_posted_once_per_interval(listen, sender_to):
     listener = listen()
     sender = sender_to(listener.url, report_seconds=0.2)
     sender.start()
@@ -143,18 +143,18 @@ def test_however_much_happens_it_posts_no_more_often_than_it_may(listen, sender_
     while time.monotonic() < until:
         sender.changed()
     sender.close()
-    times = [at for at, *_ in listener.heard][:-1]
+    times = [at for at, *_ in listener.received][:-1]
     assert 3 <= len(times) <= 4
     assert all(later - earlier >= 0.19 for earlier, later in itertools.pairwise(times))
 
 
-def test_nothing_new_is_nothing_to_post(listen, sender_to):
+def test_without_a_change_nothing_is_posted(listen, sender_to):
     listener = listen()
     sender = sender_to(listener.url)
     sender.start()
     listener.wait_for(1)
     time.sleep(5 * SOON)
-    assert len(listener.heard) == 1
+    assert len(listener.received) == 1
     sender.close()
 
 
@@ -170,10 +170,10 @@ def test_the_run_does_not_wait_for_a_server_that_hangs(listen, sender_to, caplog
     began = time.monotonic()
     sender.close(grace_seconds=0.3)
     assert time.monotonic() - began < 1.0
-    assert "was not reported within 0.3 s" in caplog.text
+    assert "could not be sent to the operator within 0.3 s" in caplog.text
 
 
-def test_without_a_server_the_run_goes_on_and_is_told_once(sender_to, caplog):
+def test_without_a_server_the_run_continues_and_one_error_is_logged(sender_to, caplog):
     with socket.socket() as taken:
         taken.bind((LOOPBACK, 0))
         url = f"https://{LOOPBACK}:{taken.getsockname()[1]}/"
@@ -184,12 +184,12 @@ def test_without_a_server_the_run_goes_on_and_is_told_once(sender_to, caplog):
                 sender.changed()
                 time.sleep(0.01)
             sender.close(grace_seconds=0.6)
-    told = [record for record in caplog.records if "progress is not reported" in record.message]
-    assert len(told) == 1
-    assert "ConnectionRefusedError" in told[0].message
+    logged = [record for record in caplog.records if "do not reach the operator" in record.message]
+    assert len(logged) == 1
+    assert "ConnectionRefusedError" in logged[0].message
 
 
-def test_a_server_that_comes_back_is_told_what_is_newest(listen, sender_to, caplog):
+def test_a_server_that_comes_back_receives_the_newest_report(listen, sender_to, caplog):
     listener = listen(status=503)
     sender = sender_to(listener.url, report_seconds=0.02)
     sender.start()
@@ -204,63 +204,63 @@ def test_a_server_that_comes_back_is_told_what_is_newest(listen, sender_to, capl
     assert listener.sequences == sorted(listener.sequences)
 
 
-def test_the_last_is_tried_again_within_its_grace(listen, sender_to):
+def test_the_last_report_is_retried_within_its_grace_period(listen, sender_to):
     listener = listen(status=503)
     sender = sender_to(listener.url, report_seconds=60)
     sender.start()
     listener.wait_for(1)
     threading.Timer(0.3, lambda: setattr(listener, "status", 202)).start()
     sender.close(grace_seconds=5.0)
-    assert [body["isLast"] for *_, body in listener.heard][1:] == [True, True]
+    assert [body["isLast"] for *_, body in listener.received][1:] == [True, True]
 
 
-def test_a_stale_snapshot_is_nothing_to_repeat(listen, sender_to, caplog):
+def test_a_stale_report_is_not_repeated(listen, sender_to, caplog):
     listener = listen(status=409)
     sender = sender_to(listener.url)
     sender.start()
     listener.wait_for(1)
     sender.close()
-    assert len(listener.heard) == 2
+    assert len(listener.received) == 2
     assert caplog.records == []
 
 
-def test_a_server_that_nobody_vouches_for_is_told_nothing(listen, sender_to, tmp_path, caplog):
+def test_a_server_without_a_trusted_certificate_receives_nothing(listen, sender_to, tmp_path, caplog):
     listener = listen(files=make_certificates(tmp_path / "other"))
     sender = sender_to(listener.url)
     sender.start()
     sender.close(grace_seconds=0.5)
-    assert listener.heard == []
+    assert listener.received == []
     assert "SSLCertVerificationError" in caplog.text
 
 
-def test_the_name_must_be_the_servers_too(listen, sender_to, tmp_path, caplog):
+def test_the_certificate_must_name_the_server(listen, sender_to, tmp_path, caplog):
     named = make_certificates(tmp_path, "another.host")
     listener = listen(files=named)
     sender = sender_to(listener.url, ca=named.ca)
     sender.start()
     sender.close(grace_seconds=0.5)
-    assert listener.heard == []
+    assert listener.received == []
     assert "IP address mismatch" in caplog.text
 
 
-def test_no_redirect_takes_the_token_elsewhere(listen, sender_to):
+def test_redirects_are_not_followed(listen, sender_to):
     elsewhere = listen()
     listener = listen(status=307, location=elsewhere.url)
     sender = sender_to(listener.url)
     sender.start()
     listener.wait_for(1)
     sender.close(grace_seconds=0.2)
-    assert elsewhere.heard == []
+    assert elsewhere.received == []
 
 
-def test_the_token_is_never_told(listen, sender_to, tmp_path, caplog):
+def test_the_token_is_never_logged(listen, sender_to, tmp_path, caplog):
     listener = listen()
     sender = sender_to(listener.url)
     (tmp_path / "token").write_text("secret one\nsecret two")
     sender.start()
     sender.close(grace_seconds=0.2)
-    assert listener.heard == []
-    assert "holds no token" in caplog.text
+    assert listener.received == []
+    assert "does not contain a token" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -272,7 +272,7 @@ ENVIRONMENT = {
 }
 
 
-def test_where_to_report_is_read_from_the_environment():
+def test_the_target_is_read_from_the_environment():
     target = ReportTarget.of(ENVIRONMENT)
     assert target == ReportTarget(url="https://a:8443/x", ca=Path("/ca"), token=Path("/token"), attempt=3)
     assert ReportTarget.of({"TAPER_ATTEMPT": "3"}) is None
@@ -290,6 +290,6 @@ def test_where_to_report_is_read_from_the_environment():
         ("TAPER_REPORT_URL", "https:///x"),
     ],
 )
-def test_half_of_it_is_refused_by_its_name(name, value):
+def test_an_incomplete_or_bad_target_is_refused_by_variable(name, value):
     with pytest.raises(JobError, match=f"^{name}: "):
         ReportTarget.of(ENVIRONMENT | {name: value})

@@ -1,4 +1,4 @@
-"""What a run's reviews come to: in the step's line, the summary, its table, and the last line of advice."""
+"""Figures of a run's reviews: in the step lines, the summary and its table, and the line about advice."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from taper_rollout.report.reviews import advised_figures, review_figures
+from taper_rollout.report.stage import Stage
 from taper_rollout.report.summary import step_line, summarise
 from taper_rollout.report.table import advice_text, summary_table
 
@@ -36,20 +37,25 @@ def advised(gain: float, half_width: float) -> dict[str, Any]:
     }
 
 
-def stages() -> list[dict[str, Any]]:
+def stages() -> list[Stage]:
     """One layout is better in the first stage, the other in the second; over both it is TP2."""
-    return [
+    records = [
         make_stage(step=1) | {"review": review(11, 10, 12, 15, error=0.05)},
         make_stage(step=2) | {"review": review(20, 20, 30, 24, error=-0.03)},
         make_stage(step=3) | {"review": {"not_judged": "requests arrived after a switch"}},
         make_stage(step=4) | {"review": None},
         make_stage(step=5),
     ]
+    return [Stage.from_json(record) for record in records]
 
 
 def test_figures_are_of_the_stages_that_were_judged() -> None:
     found = review_figures(stages())
-    assert (found["judged_stages"], found["oracle_seconds"], found["executed_paper_seconds"]) == (2, 30, 31)
+    assert (found["judged_stages"], found["oracle_seconds"], found["executed_simulated_seconds"]) == (
+        2,
+        30,
+        31,
+    )
     assert found["regret_mean"] == pytest.approx(0.05)
     assert found["best_static_degree"] == 2
     assert found["gain_over_best_static"] == pytest.approx(1 - 31 / 39)
@@ -57,15 +63,15 @@ def test_figures_are_of_the_stages_that_were_judged() -> None:
     assert found["pause_error_median"] is None
 
 
-def test_a_pause_is_held_against_its_prediction() -> None:
+def test_the_pause_error_compares_committed_switches_with_their_prediction() -> None:
     stage = make_stage()
     stage["switches"][0]["predicted_pause_seconds"] = 0.1
-    assert review_figures([stage])["pause_error_median"] == pytest.approx(0.02 / 0.08)
+    assert review_figures([Stage.from_json(stage)])["pause_error_median"] == pytest.approx(0.02 / 0.08)
     stage["switches"][0]["outcome"] = "aborted"
-    assert review_figures([stage])["pause_error_median"] is None
+    assert review_figures([Stage.from_json(stage)])["pause_error_median"] is None
 
 
-def test_without_a_judged_stage_nothing_is_told() -> None:
+def test_without_a_judged_stage_all_figures_are_none() -> None:
     found = review_figures(stages()[2:])
     assert found.pop("judged_stages") == 0
     assert set(found.values()) == {None}
@@ -74,10 +80,11 @@ def test_without_a_judged_stage_nothing_is_told() -> None:
 def test_layouts_that_not_all_stages_could_have_had_are_left_out() -> None:
     other = review(5, 5, 6, 7)
     del other["static_seconds"]["2"]
-    assert review_figures([*stages(), make_stage() | {"review": other}])["best_static_degree"] == 1
+    stage = Stage.from_json(make_stage() | {"review": other})
+    assert review_figures([*stages(), stage])["best_static_degree"] == 1
 
 
-def test_a_steps_line_and_the_summary_hold_them() -> None:
+def test_the_step_line_and_the_summary_contain_them() -> None:
     line = step_line(1, {}, stages()[:1])
     assert (line["regret_mean"], line["oracle_seconds"]) == (pytest.approx(0.1), 10)
     summary = summarise([line], stages(), outcome="completed")
@@ -93,15 +100,26 @@ def shown(summary: dict[str, Any]) -> str:
     return console.export_text()
 
 
-def test_the_table_shows_them_only_where_there_are_any() -> None:
+def test_the_table_shows_them_only_if_a_stage_was_judged() -> None:
     text = shown(summarise([], stages(), outcome="completed"))
-    for told in ("best plans with the true lengths", "30.00 s", "5.0%", "throughout, TP2", "+20.5%", "4.0%"):
-        assert told in text
+    assert "paper" not in text
+    for shown_text in (
+        "simulated time of 2 stages",
+        "31.00 s",
+        "simulated time of the best plans",
+        "30.00 s",
+        "5.0%",
+        "gain over the best static layout, TP2",
+        "+20.5%",
+        "4.0%",
+    ):
+        assert shown_text in text
     assert "regret" not in shown(summarise([], stages()[2:], outcome="completed"))
 
 
 def test_a_run_that_only_advised_ends_with_what_it_would_have_saved() -> None:
-    given = [make_stage(step=step) | {"review": advised(2.0, 0.5)} for step in (1, 2, 3)]
+    records = [make_stage(step=step) | {"review": advised(2.0, 0.5)} for step in (1, 2, 3)]
+    given = [Stage.from_json(record) for record in records]
     assert advised_figures(given) == {
         "advised_gain_seconds": 6.0,
         "advised_gain_half_width_seconds": 1.5,

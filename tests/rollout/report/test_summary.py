@@ -4,19 +4,19 @@ import pytest
 
 from taper_rollout.report.summary import step_line, summarise
 
-from .stage_builder import START, make_stage
+from .stage_builder import START, parsed_stage
 
 
 def lines_and_stages():
     stages = [
-        make_stage(step=1, gain_seconds=1.5),
-        make_stage(step=2, started_at=START + 100, gain_seconds=None),
-        make_stage(step=3, started_at=START + 200, switch_at_tokens=None),
-        make_stage(step=4, started_at=START + 300, outcome="aborted"),
+        parsed_stage(step=1, gain_seconds=1.5),
+        parsed_stage(step=2, started_at=START + 100, gain_seconds=None),
+        parsed_stage(step=3, started_at=START + 200, switch_at_tokens=None),
+        parsed_stage(step=4, started_at=START + 300, outcome="aborted"),
     ]
     rewards = (0.1, 0.2, float("nan"), 0.4)
     lines = [
-        step_line(stage["step"], {"critic/score/mean": reward, "timing_s/gen": 3.0}, [stage])
+        step_line(stage.step, {"critic/score/mean": reward, "timing_s/gen": 3.0}, [stage])
         for stage, reward in zip(stages, rewards, strict=True)
     ]
     return lines, stages

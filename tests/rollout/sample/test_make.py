@@ -14,7 +14,7 @@ from taper_rollout.verl.inputs.rewards import reward_function
 @pytest.mark.parametrize(
     ("architecture", "name"), [("qwen3", "Qwen3ForCausalLM"), ("llama", "LlamaForCausalLM")]
 )
-def test_the_sample_is_a_job_that_names_what_was_made(tiny_sample, architecture, name):
+def test_the_sample_is_a_job_that_names_its_files(tiny_sample, architecture, name):
     directory = tiny_sample(architecture)
     job = make_sample(directory, variant="tiny", architecture=architecture)
     config = json.loads((directory / "model" / "config.json").read_text())
@@ -25,7 +25,7 @@ def test_the_sample_is_a_job_that_names_what_was_made(tiny_sample, architecture,
     assert reward_function(job.spec.reward.function)("sample", "22", "2") == 1.0
 
 
-def test_a_sample_that_is_there_is_used_again(tiny_sample):
+def test_an_existing_sample_is_reused(tiny_sample):
     directory = tiny_sample("qwen3")
     weights = directory / "model" / "model.safetensors"
     before = weights.stat().st_mtime_ns
@@ -33,7 +33,7 @@ def test_a_sample_that_is_there_is_used_again(tiny_sample):
     assert weights.stat().st_mtime_ns == before
 
 
-def test_weights_follow_from_the_seed_and_leave_the_random_state_alone(tmp_path):
+def test_weights_follow_from_the_seed_and_keep_torchs_random_state(tmp_path):
     state = torch.get_rng_state()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         make_model(tmp_path / name, TINY, seed=seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from taper_rollout.verl.settings import default_degrees, engine_sampling, replica_settings
+from taper_rollout.verl.settings import engine_sampling, replica_settings
 
 ROLLOUT: dict[str, Any] = {
     "custom": None,
@@ -18,6 +18,10 @@ ROLLOUT: dict[str, Any] = {
     "max_model_len": None,
     "prompt_length": 64,
     "response_length": 16,
+    "n": 4,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": -1,
     "seed": 5,
 }
 
@@ -37,21 +41,17 @@ def settings_of(**rollout: Any) -> Any:
 
 def test_defaults() -> None:
     settings = settings_of()
-    assert (settings.footprint, settings.degrees, settings.mode, settings.kv) == (
-        4,
-        (1, 2, 4),
-        "enforce",
-        "auto",
-    )
-    assert settings.policy == {"name": "predictor"}
+    rollout = settings.rollout
+    assert (rollout.footprint, rollout.degrees, rollout.mode) == (4, (1, 2, 4), "enforce")
+    assert (rollout.policy.name, rollout.switch.kv) == ("predictor", "auto")
     assert (settings.dtype, settings.context_tokens, settings.random_seed) == ("bfloat16", 80, 5)
 
 
 def test_what_is_given_holds() -> None:
     settings = settings_of(
-        custom={"degrees": [1, 4], "mode": "off", "seed": 3, "port": 9000}, dtype="float32", max_model_len=100
+        custom={"degrees": [1, 4], "mode": "off", "port": 9000}, dtype="float32", max_model_len=100
     )
-    assert (settings.degrees, settings.mode, settings.seed) == ((1, 4), "off", 3)
+    assert (settings.rollout.degrees, settings.rollout.mode) == ((1, 4), "off")
     assert settings.port == 9001  # the second replica's
     assert (settings.dtype, settings.context_tokens) == ("float32", 100)
 
@@ -59,25 +59,14 @@ def test_what_is_given_holds() -> None:
 @pytest.mark.parametrize(
     ("host", "listens_on"), [(None, "127.0.0.2"), ("node", "10.1.2.3"), ("0.0.0.0", "0.0.0.0")]
 )
-def test_the_status_server_listens_on_loopback_unless_told(host: str | None, listens_on: str) -> None:
-    """Each replica on its own address: VeRL tells servers apart by it, nodes may agree in ports."""
+def test_the_status_server_listens_on_loopback_by_default(host: str | None, listens_on: str) -> None:
+    """Each replica on its own address: VeRL identifies servers by it, and nodes may have the same ports."""
     assert settings_of(custom={"host": host}).host == listens_on
 
 
-def test_an_unknown_setting_is_named() -> None:
-    with pytest.raises(ValueError, match=r"custom\.degree: unknown setting; use one of degrees, host, kv"):
-        settings_of(custom={"degree": [1]})
-
-
-def test_an_unknown_way_for_the_kv_cache_is_named() -> None:
-    assert settings_of(custom={"kv": "recompute"}).kv == "recompute"
-    with pytest.raises(ValueError, match=r"custom\.kv: 'copy' is not one of auto, migrate, recompute"):
-        settings_of(custom={"kv": "copy"})
-
-
-@pytest.mark.parametrize(("footprint", "degrees"), [(1, (1,)), (2, (1, 2)), (8, (1, 2, 4, 8))])
-def test_default_degrees(footprint: int, degrees: tuple[int, ...]) -> None:
-    assert default_degrees(footprint) == degrees
+def test_parallelism_that_is_not_supported_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"rollout\.data_parallel_size: 2 is not supported; use 1"):
+        settings_of(data_parallel_size=2)
 
 
 @pytest.mark.parametrize(

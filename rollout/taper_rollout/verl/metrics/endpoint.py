@@ -1,18 +1,14 @@
 """Where a node's metrics are served: `actor_rollout_ref.rollout.custom.metrics`. Pure.
 
-A mapping of `host` and `port`; both, and all of it, may be left out: loopback, and a free port.
+Without them it is loopback, and a free port.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
-from collections.abc import Mapping
-from typing import Any
 
-LOOPBACK = "127.0.0.1"
-HIGHEST_PORT = 65535
-KEYS = ("host", "port")
+from taper_rollout.verl.custom_block import CUSTOM, CustomBlock
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,26 +29,9 @@ class MetricsEndpoint:
         return f"{self.field}.host: nobody can listen on {self.host} there ({error.strerror})"
 
 
-def metrics_endpoint(custom: Mapping[str, Any], *, node_address: str) -> MetricsEndpoint:
-    """The endpoint out of `rollout.custom`; the host `node` stands for `node_address`.
-
-    Raises `ValueError` naming the field for what is not understood.
-    """
-    # A job's fields are this setting by another name: `taper run` alone names a run.
-    field = "spec.rollout.metrics" if custom.get("run") else "actor_rollout_ref.rollout.custom.metrics"
-    metrics = custom.get("metrics")
-    if metrics is None:
-        metrics = {}
-    if not isinstance(metrics, Mapping):
-        raise ValueError(f"{field}: {metrics!r} is not a mapping; give it {' and '.join(KEYS)}")
-    unknown = sorted(str(name) for name in metrics if name not in KEYS)
-    if unknown:
-        raise ValueError(f"{field}.{unknown[0]}: unknown setting; use one of {', '.join(KEYS)}")
-    host, port = metrics.get("host"), metrics.get("port")
-    if host is not None and not (isinstance(host, str) and host):
-        raise ValueError(f"{field}.host: {host!r} is not an address; use {LOOPBACK}, node or 0.0.0.0")
-    if port is not None and (type(port) is not int or not 0 <= port <= HIGHEST_PORT):
-        raise ValueError(f"{field}.port: {port!r} is not a port; use 1024 to {HIGHEST_PORT}, or 0 for any")
-    return MetricsEndpoint(
-        host=node_address if host == "node" else host or LOOPBACK, port=port or 0, field=field
-    )
+def metrics_endpoint(block: CustomBlock, *, node_address: str) -> MetricsEndpoint:
+    """The endpoint of a run's `metrics`; the host `node` stands for `node_address`."""
+    # A job's field is this setting by another name: `taper run` alone names a run.
+    field = "spec.rollout.metrics" if block.run else f"{CUSTOM}.metrics"
+    host = node_address if block.metrics.host == "node" else block.metrics.host
+    return MetricsEndpoint(host=host, port=block.metrics.port or 0, field=field)

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import pytest
 
+from taper_api.job.rollout_spec import Policy, RolloutSpec, Sampling, Switch, ThresholdSpec
 from taper_policy.decision.ledger import LedgerRecord, entry_from_json
 from taper_policy.profile.profile import Profile
 from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
@@ -15,6 +15,7 @@ from taper_rollout.replica.decider import PolicyDecider
 from taper_rollout.replica.events import LedgerEntry, StageRecord
 from taper_rollout.replica.stage_review import StageReviewer
 
+from ...fake_engine import changed
 from ..conftest import MakeModel
 
 Request = dict[str, Any]
@@ -42,7 +43,7 @@ class Replica:
 
         It decides by `profile`, or by the one that it measured when it started.
         """
-        settings = dataclasses.replace(self.base, **changes)
+        settings = changed(self.base, **changes)
         self.coordinator._settings = self.coordinator._switcher._settings = settings
         self.coordinator.decisions = PolicyDecider(settings, self.events.append)
         self.coordinator._reviewer = StageReviewer(settings)
@@ -105,19 +106,19 @@ def llama(loop: asyncio.AbstractEventLoop, model: MakeModel, rank_plugins: str) 
     replica = Replica(
         loop,
         ReplicaSettings(
+            rollout=RolloutSpec(
+                footprint=2,
+                policy=Policy(name="threshold", threshold=ThresholdSpec(requests=2)),
+                samples_per_prompt=1,
+                response_tokens=512,
+                sampling=Sampling(seed=7),
+                switch=Switch(kv="migrate", timeout_seconds=20.0),
+                kv_tokens=32768,
+                max_running_requests=64,
+            ),
             model_path=str(model("llama", 1)),
             dtype="float32",
-            footprint=2,
-            degrees=(1, 2),
-            mode="enforce",
-            policy={"name": "threshold", "threshold": {"requests": 2}},
-            kv="migrate",
-            switch_timeout_seconds=20.0,
-            seed=7,
-            kv_tokens=32768,
-            max_running_requests=64,
             context_tokens=1024,
-            response_tokens=512,
             trust_remote_code=False,
             device="cpu",
             replica=3,

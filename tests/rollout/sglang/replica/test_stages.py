@@ -118,7 +118,7 @@ def test_responses_are_equal_with_and_without_switches(replica: Replica, samplin
     assert record.switches == ()
     replica.configure(policy=SCHEDULE)
     for kv in ("migrate", "recompute"):
-        replica.configure(policy=SCHEDULE, kv=kv)
+        replica.configure(policy=SCHEDULE, switch={"kv": kv, "timeout_seconds": 20.0})
         switched, record = replica.stage(long_tail(sampling), step=9)
         assert [s.to_degree for s in record.switches] == [2, 1, 2]
         assert {(s.outcome, s.kv) for s in record.switches} == {("committed", kv)}

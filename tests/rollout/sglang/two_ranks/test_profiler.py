@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from taper_api.job.rollout_spec import RolloutSpec
 from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
 from taper_rollout.profiling import calibration as replica_profile
@@ -20,7 +21,7 @@ from taper_rollout.profiling.grid import SKIPPED_STEPS, Grid, prefill_prompts
 from taper_rollout.profiling.load import EndedEarly, decoding
 from taper_rollout.profiling.profiler import Profiler, Switch, find_capacity, measure_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.profiling.store import kept_profile
+from taper_rollout.profiling.store import stored_profile
 
 from ..live_engine import LiveEngine, StageResult, differences
 
@@ -28,14 +29,14 @@ GRID = Grid(
     batches=(1, 3),
     context_ratio=20.0,
     longest_context=512,
-    most_cell_tokens=2000,
+    max_cell_tokens=2000,
     steps=10,
-    visits=1,
-    least_visits=1,
+    max_visits=1,
+    min_visits=1,
     prefill_sizes=5,
     prefill_repeats=2,
     switch_requests=(1, 3),
-    most_recomputed_tokens=700,
+    max_recomputed_tokens=700,
     tours=2,
 )
 MEASURE_SECONDS = 400.0
@@ -45,19 +46,17 @@ KV_BYTES_PER_TOKEN = 2 * 4 * 4 * 32 * 4
 @pytest.fixture
 def settings(engine: LiveEngine, tmp_path: Path) -> ReplicaSettings:
     return ReplicaSettings(
+        rollout=RolloutSpec(
+            footprint=2,
+            mode="off",
+            samples_per_prompt=1,
+            response_tokens=200,
+            kv_tokens=engine.settings.kv_tokens,
+            max_running_requests=engine.settings.max_running_requests,
+        ),
         model_path=engine.settings.model_path,
         dtype="float32",
-        footprint=2,
-        degrees=(1, 2),
-        mode="off",
-        policy={"name": "predictor"},
-        kv="auto",
-        switch_timeout_seconds=30.0,
-        seed=None,
-        kv_tokens=engine.settings.kv_tokens,
-        max_running_requests=engine.settings.max_running_requests,
         context_tokens=400,
-        response_tokens=200,
         trust_remote_code=False,
         device="cpu",
         replica=0,
@@ -162,7 +161,7 @@ def test_a_profile_is_measured_once_and_kept(
     assert 0 < first.held_out_error < 10
     assert not first.step_seconds(1, 3, 40).is_extrapolated
     assert settings.profiles is not None
-    assert kept_profile(Path(settings.profiles), wanted_of(settings)) == first
+    assert stored_profile(Path(settings.profiles), wanted_of(settings)) == first
     monkeypatch.setattr(replica_profile, "measure_profile", lambda *_, **__: pytest.fail("measured again"))
     assert obtained() == first
 

@@ -14,11 +14,11 @@ import pytest
 from taper_rollout.verl import session as session_module
 from taper_rollout.verl import trainer_hooks
 from taper_rollout.verl.metrics import host as module
-from taper_rollout.verl.metrics.endpoint import LOOPBACK, MetricsEndpoint
+from taper_rollout.verl.metrics.endpoint import MetricsEndpoint
 from taper_rollout.verl.metrics.host import MetricsHost, post_to, post_to_all
 from taper_rollout.verl.replica_name import METRICS_PREFIX, metrics_name, replica_name
 
-NODE_ADDRESS = "10.1.2.3"
+NODE_ADDRESS, LOOPBACK = "10.1.2.3", "127.0.0.1"
 
 
 class Handle:
