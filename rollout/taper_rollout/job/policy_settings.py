@@ -1,7 +1,8 @@
 """From the validated settings of a policy to the policy itself.
 
-One model validates types and ranges of `spec.rollout.policy` and of VeRL's `rollout.custom.policy`. An RLHFJob
-is also checked for sections that do not belong to its policy; a direct launch of VeRL is checked for them here.
+One model validates types and ranges of `spec.rollout.policy` and of VeRL's `rollout.custom.policy`. An
+RLHFJob is also checked for sections that do not belong to its policy; for a direct launch of VeRL this is
+done here.
 """
 
 from __future__ import annotations

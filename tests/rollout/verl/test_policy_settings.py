@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from omegaconf import OmegaConf
 
+from taper_api.job.rollout_spec import Policy
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.switch_rules import Schedule, SchedulePoint, Threshold, WidenAtOnce
+from taper_policy.decision.switch_rules import SWITCH_RULES, Schedule, SchedulePoint, Threshold, WidenAtOnce
 from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.verl.custom_block import read_block
 
@@ -59,6 +60,11 @@ def policy(settings: Any) -> object:
 )
 def test_settings_become_a_policy(settings: dict[str, Any], expected: object) -> None:
     assert policy(settings) == expected
+
+
+def test_users_can_name_every_rule_and_no_other() -> None:
+    names = get_args(Policy.model_fields["name"].annotation)
+    assert set(names) == {"predictor", *SWITCH_RULES}
 
 
 def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
