@@ -55,7 +55,6 @@ WAIT_SECONDS = 900.0
 SETTLE_SECONDS = 20.0
 SAMPLE_SECONDS = 0.5
 APPLIERS = 16
-MIB = 2**20
 
 
 def tests_module(name: str) -> Any:
