@@ -16,7 +16,7 @@ that is the same for all groups; every limit that makes a difference is tried. W
 seconds the choice that migrates more is taken.
 
 Invariants (asserted by `tests/policy/profile/test_kv_choice.py`):
-- by `state_seconds` it costs no more than migrating all or recomputing all, nor than any other
+- of the pause it costs no more than migrating all or recomputing all, nor than any other
   set of that form; with one group and no shared prompt, than any other set at all;
 - without shared prompts, where a request is recomputed so is every shorter one of its group;
 - the order in which the requests are listed does not matter.
@@ -124,16 +124,6 @@ def choose_recomputed(requests: Iterable[HeldKv], costs: KvCosts) -> frozenset[s
         if seconds < best:
             best, num_recomputed = seconds, count
     return frozenset(step.held.id for step in steps[:num_recomputed])
-
-
-def state_seconds(requests: Collection[HeldKv], recomputed: Collection[str], costs: KvCosts) -> float:
-    """What a choice costs of the pause, beyond what every switch does."""
-    chosen = frozenset(recomputed)
-    moving = [request for request in requests if request.id not in chosen]
-    migrated = math.fsum(costs.migrated_seconds(request.num_tokens) for request in moving)
-    prefilled = max(prefilled_tokens(requests, chosen).values(), default=0)
-    exchange = costs.exchange_seconds if moving else 0.0
-    return exchange + migrated + prefilled * costs.recomputed_token_seconds
 
 
 def prefilled_tokens(requests: Collection[HeldKv], recomputed: Collection[str]) -> dict[int, int]:

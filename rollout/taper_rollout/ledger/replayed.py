@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
+from pydantic import ValidationError
+
 from taper_api import JobError, Problem
+from taper_api.base.violations import problems_of
+from taper_api.job.rollout_spec import PredictorSpec
 from taper_policy.decision.ledger import DecisionEntry
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.review.replay import RecordedChoice
 from taper_policy.review.replica_history import ReplicaHistory, same_choice
-from taper_rollout.job.policy_settings import checked_policy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ def replayed(histories: Sequence[ReplicaHistory], settings: Sequence[str]) -> Re
     """
     differing, count = [], 0
     for history in histories:
-        enough = _changed(history.start.predictor, history.start.degrees, settings) if settings else None
+        enough = _changed(history.start.predictor, settings) if settings else None
         try:
             for recorded, again in history.decided_again(enough):
                 count += 1
@@ -71,9 +74,7 @@ def replayed(histories: Sequence[ReplicaHistory], settings: Sequence[str]) -> Re
     return Replayed(num_decisions=count, num_stages=num_stages, differing=differing)
 
 
-def _changed(
-    present: PredictorSettings, degrees: Sequence[int], settings: Iterable[str]
-) -> PredictorSettings:
+def _changed(present: PredictorSettings, settings: Iterable[str]) -> PredictorSettings:
     values: dict[str, object] = dict(dataclasses.asdict(present))
     for setting in settings:
         name, _, text = setting.partition("=")
@@ -84,11 +85,11 @@ def _changed(
         except ValueError:
             raise _bad(setting, f"{text!r} is not a number") from None
         try:
-            changed = checked_policy({"name": "predictor", "predictor": values}, degrees)
-        except ValueError as error:
-            raise _bad(setting, str(error).partition(": ")[2]) from None
-    assert isinstance(changed, PredictorSettings)
-    return changed
+            PredictorSpec.model_validate({name: values[name]})
+        except ValidationError as error:
+            problem = problems_of(error, PredictorSpec)[0]
+            raise _bad(setting, f"{problem.message}; {problem.remedy}") from None
+    return PredictorSettings(**PredictorSpec.model_validate(values).model_dump(by_alias=False))
 
 
 def _bad(setting: str, message: str) -> JobError:

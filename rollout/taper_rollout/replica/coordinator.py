@@ -19,7 +19,6 @@ from taper_policy.decision.decision import Decision
 from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
-from taper_policy.review.step_times import StepTimes
 from taper_rollout.profiling.calibration import calibrate
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.replica.decider import Decider, PolicyDecider
@@ -60,7 +59,6 @@ class Coordinator:
         self._reviewer = StageReviewer(settings)
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings)
-        self._step_times = StepTimes()
         self._learner = StepLearner(footprint=settings.rollout.footprint, replica=settings.replica)
         self._step = 0
         self._stage: Stage | None = None
@@ -91,7 +89,7 @@ class Coordinator:
 
     async def _calibrate(self) -> None:
         """Learn, or measure, how fast the engine is."""
-        found = await calibrate(self._engine, self._step_times, self._switcher.change_layout, self._settings)
+        found = await calibrate(self._engine, self._switcher.change_layout, self._settings)
         if found.event is not None:
             self._emit(found.event)
         self.use(found.profile)
@@ -307,7 +305,6 @@ class Coordinator:
     def _observe(self, stage: Stage) -> BatchSample:
         records = self.records()
         for step in new_group_steps(self._engine.records):
-            self._step_times.add(step.degree, step.batch, step.seconds)
             self._learner.add(step)
         heads = records[:: self._engine.degree]
         sample = BatchSample(
@@ -391,7 +388,7 @@ class Coordinator:
         if not stage.requests:
             self.decisions.end_stage(None)
             return
-        record = stage.record(self._settings.replica, self._step, self._step_times.table())
+        record = stage.record(self._settings.replica, self._step, self._learner.prices)
         record = self._reviewer.judged(stage, record)
         self._emit(record)
         self.decisions.end_stage(record)

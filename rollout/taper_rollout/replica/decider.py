@@ -35,16 +35,16 @@ from taper_policy.decision.ledger import (
 )
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.decision.snapshot import Snapshot
-from taper_policy.decision.switch_rules import SwitchRule, rule_from_settings
+from taper_policy.decision.switch_rules import SwitchRule
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
+from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import LedgerEntry, StageRecord
 
 log = logging.getLogger("taper.decisions")
 
 # Where a policy that does not fit the replica's degrees was set.
-POLICY_PATH = "actor_rollout_ref.rollout.custom.policy"
 GUARD_SWITCHES = 4
 GUARD_STAGES = 8
 
@@ -82,8 +82,8 @@ class PolicyDecider:
 
     def __init__(self, settings: ReplicaSettings, tell: Callable[[Any], None]) -> None:
         self._settings, self._tell = settings, tell
-        self._policy: SwitchRule | PredictorSettings = rule_from_settings(
-            settings.policy, settings.rollout.degrees, path=POLICY_PATH
+        self._policy: SwitchRule | PredictorSettings = policy_of(
+            settings.rollout.policy, settings.rollout.degrees
         )
         self._advisor: Advisor | None = None
         self._in_stage = False

@@ -15,10 +15,10 @@ from typing import Any
 from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.switch_rules import rule_from_settings
 from taper_policy.profile.profile import Profile
 from taper_policy.review.advice import AdviceEstimator
 from taper_policy.review.review import RecordedRequest, RecordedStage, RecordedSwitch, as_simulated, review
+from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import StageRecord
 from taper_rollout.replica.stage import Ended, Stage
@@ -48,7 +48,7 @@ class StageReviewer:
     def use(self, profile: Profile | None) -> None:
         """Judge by `profile`."""
         self._profile = profile and dataclasses.replace(profile, kv=self._settings.rollout.switch.kv)
-        policy = rule_from_settings(self._settings.policy, self._settings.rollout.degrees)
+        policy = policy_of(self._settings.rollout.policy, self._settings.rollout.degrees)
         if self._profile is None or self._settings.rollout.mode != "advise":
             return
         if isinstance(policy, PredictorSettings):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 
-from taper_policy.review.step_times import StepTimes
+from taper_policy.arrays import FloatArray
+from taper_policy.decision.pricing import Prices
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.events import BatchSample, StageRecord, SwitchRecord
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -61,18 +64,27 @@ def switch(at: float, **changes: Any) -> SwitchRecord:
     return SwitchRecord(**(fields | changes))
 
 
-def step_times(**seconds: float) -> StepTimes:
-    """`d1b2=0.5`: a step of degree 1 and batch 2 takes half a second."""
-    times = StepTimes()
-    for name, value in seconds.items():
-        degree, batch = name[1:].split("b")
-        for _ in range(20):
-            times.add(int(degree), int(batch), value)
-    return times
+class BatchPrices:
+    """Seconds of a step in the layout of degree 1, by batch; NaN for any other step."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self._seconds = seconds
+
+    def steps(self, degree: int) -> BatchPrices:
+        return BatchPrices(self._seconds if degree == 1 else {})
+
+    def seconds(self, batch: FloatArray, context_tokens: FloatArray, busy_groups: int) -> FloatArray:
+        found: FloatArray = np.vectorize(lambda one: self._seconds.get(int(one), math.nan))(batch)
+        return found
+
+    def pause_seconds(
+        self, from_degree: int, to_degree: int, requests: FloatArray, context_tokens: FloatArray
+    ) -> FloatArray:
+        raise AssertionError("staying has no pause")
 
 
-def told(stage: Stage, **seconds: float) -> StageRecord:
-    return stage.record(0, 7, step_times(**seconds).table())
+def recorded(stage: Stage, prices: Prices | None = None) -> StageRecord:
+    return stage.record(0, 7, prices)
 
 
 def test_samples_of_a_prompt_are_counted() -> None:
@@ -98,7 +110,7 @@ def test_only_changes_are_kept(clock: Clock) -> None:
     for at, running in ((1.0, (2, 2)), (2.0, (2, 2)), (3.0, (2, 1)), (4.0, (2, 1)), (5.0, (2, 2))):
         stage.observe(BatchSample(at=at, running=running, waiting=0, degree=1), longest_tokens=int(at))
     finish(stage, "a")
-    assert [sample.at for sample in told(stage).batch] == [1.0, 3.0, 5.0]
+    assert [sample.at for sample in recorded(stage).batch] == [1.0, 3.0, 5.0]
     assert stage.longest_tokens == 5
 
 
@@ -110,7 +122,7 @@ def test_idle_rank_seconds_count_ranks_of_groups_with_nothing_to_do(clock: Clock
     stage.observe(BatchSample(at=1010.0, running=(3,), waiting=0, degree=4), longest_tokens=0)
     clock.now = 1020.0
     finish(stage, "a")
-    assert told(stage).idle_rank_seconds == pytest.approx(2 * 2.0 + 2 * 4.0)
+    assert recorded(stage).idle_rank_seconds == pytest.approx(2 * 2.0 + 2 * 4.0)
 
 
 def test_a_stage_ends_with_its_last_response(clock: Clock) -> None:
@@ -119,7 +131,7 @@ def test_a_stage_ends_with_its_last_response(clock: Clock) -> None:
     finish(stage, "a")
     clock.now = 1009.0
     finish(stage, "b")
-    record = told(stage)
+    record = recorded(stage)
     assert (record.started_at, record.ended_at, record.generation_seconds) == (1000.0, 1009.0, 9.0)
     assert (record.replica, record.step, record.num_ranks) == (0, 7, 2)
     assert [request.ended_at for request in record.requests] == [1005.0, 1009.0]
@@ -131,7 +143,7 @@ def test_a_switchs_gain_is_what_staying_would_have_taken_less_what_it_took(clock
     stage.add_switch(switch(1002.0), requests=[["a", 0, 30, 0]])
     clock.now = 1010.0
     finish(stage, "a", prompt_tokens=10, response_tokens=100)
-    [record] = told(stage, d1b1=0.2).switches
+    [record] = recorded(stage, BatchPrices({1: 0.2})).switches
     assert record.actual_seconds == pytest.approx(8.0)
     assert record.staying_seconds == pytest.approx(79 * 0.2)
     assert record.gain_seconds == pytest.approx(79 * 0.2 - 8.0)
@@ -146,7 +158,7 @@ def test_groups_would_have_gone_on_side_by_side(clock: Clock) -> None:
     finish(stage, "a", response_tokens=41)
     finish(stage, "b", response_tokens=20)
     finish(stage, "c", response_tokens=21)
-    [record] = told(stage, d1b1=0.1, d1b2=0.3).switches
+    [record] = recorded(stage, BatchPrices({1: 0.1, 2: 0.3})).switches
     assert record.staying_seconds == pytest.approx(20 * 0.3)
 
 
@@ -160,21 +172,21 @@ def test_a_switch_that_moved_nothing_has_no_gain(
     stage = Stage(2, 1)
     stage.add_switch(switch(1002.0, **changes), requests=requests)
     finish(stage, "a")
-    [record] = told(stage, d1b1=0.2).switches
+    [record] = recorded(stage, BatchPrices({1: 0.2})).switches
     assert (record.staying_seconds, record.gain_seconds) == (None, None)
 
 
-def test_without_a_measured_step_there_is_no_gain(clock: Clock) -> None:
+def test_without_a_profile_there_is_no_gain(clock: Clock) -> None:
     stage = Stage(2, 1)
     stage.add_switch(switch(1002.0), requests=[["a", 0, 30, 0]])
     clock.now = 1010.0
     finish(stage, "a")
-    [record] = told(stage, d2b1=0.2).switches
+    [record] = recorded(stage).switches
     assert (record.actual_seconds, record.staying_seconds, record.gain_seconds) == (8.0, None, None)
 
 
 def test_a_stage_too_short_to_be_observed_is_told(clock: Clock) -> None:
     stage = Stage(2, 1)
     finish(stage, "a")
-    assert told(stage).batch == ()
-    assert told(stage).idle_rank_seconds == 0.0
+    assert recorded(stage).batch == ()
+    assert recorded(stage).idle_rank_seconds == 0.0

@@ -9,6 +9,7 @@ import pytest
 
 from taper_policy.decision.ledger import DecisionEntry, ReviewEntry, StageEndEntry, SwitchOutcomeEntry
 from taper_policy.review.replica_history import replica_histories, same_choice
+from taper_rollout.profiling.calibration import reported_steps
 from taper_rollout.replica.coordinator import Generated
 from taper_rollout.replica.events import StageProgress, StageRecord
 from taper_rollout.replica.stage import prompt_digest
@@ -36,7 +37,8 @@ def log_probs(responses: list[Generated]) -> list[float]:
 
 
 def test_a_calibration_tells_a_step_of_each_layout(llama: Replica) -> None:
-    table = llama.coordinator._step_times.table().as_json()
+    assert llama.profile is not None
+    table = reported_steps(llama.profile, (1, 2))
     assert {entry["degree"] for entry in table} == {1, 2}
     assert {entry["batch"] for entry in table} >= {1, 4}
     assert all(0 < entry["seconds"] < 5 for entry in table)

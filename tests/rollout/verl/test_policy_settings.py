@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 from omegaconf import OmegaConf
 
+from taper_api.job.rollout_spec import Policy
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.switch_rules import Schedule, SchedulePoint, Threshold, WidenAtOnce
-from taper_rollout.job.policy_settings import checked_policy
+from taper_policy.decision.switch_rules import SWITCH_RULES, Schedule, SchedulePoint, Threshold, WidenAtOnce
+from taper_rollout.job.policy_settings import policy_of
+from taper_rollout.verl.custom_block import read_block
 
+PATH = "actor_rollout_ref.rollout.custom.policy"
 NAMES = "use 'predictor', 'widen-at-once', 'threshold' or 'schedule'"
+
+
+DEGREES = (1, 2, 4)
+
+
+def policy(settings: Any) -> object:
+    """As a replica reads it from VeRL's configuration."""
+    config = SimpleNamespace(
+        custom=OmegaConf.create({"degrees": list(DEGREES), "policy": settings}),
+        tensor_model_parallel_size=4,
+        n=1,
+        response_length=64,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=-1,
+    )
+    return policy_of(read_block(config).policy, DEGREES)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +59,17 @@ NAMES = "use 'predictor', 'widen-at-once', 'threshold' or 'schedule'"
     ids=str,
 )
 def test_settings_become_a_policy(settings: dict[str, Any], expected: object) -> None:
-    assert checked_policy(settings, (1, 2, 4)) == expected
-    assert checked_policy(OmegaConf.create(settings), (1, 2, 4)) == expected
+    assert policy(settings) == expected
+
+
+def test_users_can_name_every_rule_and_no_other() -> None:
+    names = get_args(Policy.model_fields["name"].annotation)
+    assert set(names) == {"predictor", *SWITCH_RULES}
 
 
 def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
     """The defaults are written twice, in the API and in the arithmetic: they must agree."""
-    assert checked_policy({"name": "predictor", "predictor": {}}, (1, 2)) == PredictorSettings()
+    assert policy({"name": "predictor", "predictor": {}}) == PredictorSettings()
 
 
 @pytest.mark.parametrize(
@@ -138,5 +163,5 @@ def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
     ids=str,
 )
 def test_wrong_settings_are_refused_with_their_path(settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(problem)}$"):
-        checked_policy(settings, (1, 2, 4), path="p")
+    with pytest.raises(ValueError, match=f"^{re.escape(PATH + problem.removeprefix('p'))}$"):
+        policy(settings)
