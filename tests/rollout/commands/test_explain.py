@@ -1,4 +1,4 @@
-"""`taper explain`: each switch with its reason and what became of it, or what came closest to one."""
+"""`taper explain`: each switch with its reason and result, or what came closest to one."""
 
 from __future__ import annotations
 
@@ -39,44 +39,44 @@ def paragraphs(text: str) -> list[list[str]]:
     return [paragraph.splitlines() for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
-def test_a_switch_is_told_with_its_reason_and_what_became_of_it(tmp_path: Path, explain: Explain) -> None:
-    [told] = paragraphs(explain(write(tmp_path, life((1,)))))
+def test_a_switch_is_printed_with_its_reason_and_result(tmp_path: Path, explain: Explain) -> None:
+    [printed] = paragraphs(explain(write(tmp_path, life((1,)))))
     questions = asked(life((1,)), "question")
     [outcome] = asked(life((1,)), "outcome")
     [question] = [one for one in questions if one["number"] == outcome["switch"]["question"]]
     live = len(question["snapshot"]["live"])
-    assert told[0] == f"step 1, replica 0: {len(questions)} questions, 1 switch"
-    assert told[1] == f"  question {question['number']}, {live} live: from TP1 to TP8"
-    assert told[2].startswith("    TP1: ")
-    assert told[3].startswith("    TP8: ") and "with a pause of " in told[3]
-    assert told[4] == f"    because {question['choice']['reason']}"
+    assert printed[0] == f"step 1, replica 0: {len(questions)} questions, 1 switch"
+    assert printed[1] == f"  question {question['number']}, {live} live: from TP1 to TP8"
+    assert printed[2].startswith("    TP1: ")
+    assert printed[3].startswith("    TP8: ") and "with a pause of " in printed[3]
+    assert printed[4] == f"    because {question['choice']['reason']}"
     pause, gain = outcome["switch"]["predicted_pause_seconds"], outcome["switch"]["predicted_gain_seconds"]
-    assert told[5] == (
+    assert printed[5] == (
         f"    then: pause {1250 * pause:.0f} ms (predicted {1000 * pause:.0f} ms), "
         f"gain +{gain / 2:.2f} s (predicted +{gain:.2f} s)"
     )
-    assert told[6].startswith("  it took ") and told[8].startswith("  best plan: ")
-    assert len(told) == 9
+    assert printed[6].startswith("  it took ") and printed[8].startswith("  best plan: ")
+    assert len(printed) == 9
 
 
 def test_without_a_switch_it_is_what_came_closest(tmp_path: Path, explain: Explain) -> None:
-    [told] = paragraphs(explain(write(tmp_path, life((1, 2))), "--step", 2))
+    [printed] = paragraphs(explain(write(tmp_path, life((1, 2))), "--step", 2))
     questions = [one for one in asked(life((1, 2)), "question") if one["step"] == 2]
     closest = max(questions, key=lambda one: one["choice"]["gain_seconds"])
-    assert told[0] == f"step 2, replica 0: {len(questions)} questions, 0 switches"
-    assert told[1] == "  opening, 32 requests expected: TP8"
-    assert told[4].startswith(f"  question {closest['number']}, ") and told[4].endswith("TP8 stays")
-    assert told[7] == f"    because {closest['choice']['reason']}"
+    assert printed[0] == f"step 2, replica 0: {len(questions)} questions, 0 switches"
+    assert printed[1] == "  opening, 32 requests expected: TP8"
+    assert printed[4].startswith(f"  question {closest['number']}, ") and printed[4].endswith("TP8 stays")
+    assert printed[7] == f"    because {closest['choice']['reason']}"
 
 
-def test_in_full_every_question_is_told_with_all_layouts(tmp_path: Path, explain: Explain) -> None:
-    [told] = paragraphs(explain(write(tmp_path, life((1,))), "-v"))
-    numbers = [line.split(",")[0].split()[1] for line in told if line.startswith("  question ")]
+def test_in_full_every_decision_is_printed_with_all_layouts(tmp_path: Path, explain: Explain) -> None:
+    [printed] = paragraphs(explain(write(tmp_path, life((1,))), "-v"))
+    numbers = [line.split(",")[0].split()[1] for line in printed if line.startswith("  question ")]
     assert numbers == [str(one["number"]) for one in asked(life((1,)), "question")]
-    assert sum(line.startswith("    TP") for line in told) == 4 * len(numbers)
+    assert sum(line.startswith("    TP") for line in printed) == 4 * len(numbers)
 
 
-def test_in_full_the_correction_of_the_profile_is_told_from_its_stage_on(
+def test_in_full_corrections_of_the_profile_are_printed_from_their_stage_on(
     tmp_path: Path, explain: Explain
 ) -> None:
     events = list(life((1, 2, 3)))
@@ -88,26 +88,26 @@ def test_in_full_the_correction_of_the_profile_is_told_from_its_stage_on(
         "  steps as corrected, times the profile's, by requests of a group: "
         "TP1 1.25 from 1 on, 0.90 from 8 on; TP8 1.00 from 4 on"
     )
-    assert not any("corrected" in told for told in first)
-    assert [told[1] for told in later] == [line, line]
+    assert not any("corrected" in printed for printed in first)
+    assert [printed[1] for printed in later] == [line, line]
 
 
 def test_one_step_and_one_replica_can_be_asked_for(tmp_path: Path, explain: Explain) -> None:
     write(tmp_path, life((1, 2)), life((1, 2), replica=1))
-    heads = [told[0].split(":")[0] for told in paragraphs(explain(tmp_path))]
+    heads = [printed[0].split(":")[0] for printed in paragraphs(explain(tmp_path))]
     assert heads == [f"step {step}, replica {replica}" for replica in (0, 1) for step in (1, 2)]
-    [told] = paragraphs(explain(tmp_path, "--step", 2, "--replica", 1))
-    assert told[0].startswith("step 2, replica 1: ")
+    [printed] = paragraphs(explain(tmp_path, "--step", 2, "--replica", 1))
+    assert printed[0].startswith("step 2, replica 1: ")
 
 
-def test_advice_is_told_as_such(tmp_path: Path, explain: Explain) -> None:
+def test_advice_is_marked(tmp_path: Path, explain: Explain) -> None:
     first, second = paragraphs(explain(write(tmp_path, life((1, 2), mode="advise"))))
     assert first[0].endswith("0 switches")
     assert any(line.startswith("    then: it was only advised; predicted: pause ") for line in first)
     assert second[1].endswith("TP8, which was only advised")
 
 
-def test_a_stage_that_was_broken_off_is_told_and_so_is_a_line(tmp_path: Path, explain: Explain) -> None:
+def test_an_interrupted_stage_and_a_truncated_line_are_reported(tmp_path: Path, explain: Explain) -> None:
     events = life((1, 2))[:-3]
     path = write(tmp_path, events) / "ledger.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
@@ -118,7 +118,7 @@ def test_a_stage_that_was_broken_off_is_told_and_so_is_a_line(tmp_path: Path, ex
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "printed"),
     [
         (("nowhere",), "taper: RUN: there is no directory nowhere"),
         ((".",), "taper: RUN: . holds no ledger.jsonl"),
@@ -132,13 +132,13 @@ def test_bad_input_exits_with_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
-    told: str,
+    printed: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     write(tmp_path / "run", life((1,)))
     assert cli.main(["explain", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def test_a_spoilt_ledger_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

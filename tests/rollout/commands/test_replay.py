@@ -37,12 +37,12 @@ def test_a_run_that_went_on_is_replayed_life_by_life(tmp_path: Path, capsys: Cap
 def test_other_settings_give_others_which_are_listed(tmp_path: Path, capsys: Capture) -> None:
     write(tmp_path, life((1, 2)))
     assert replay(tmp_path, "--set", "margin_seconds=300", "--set", "confidence=0.5") == 0
-    told = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
     number = len(asked(life((1, 2))))
-    assert told[0].startswith("step 1, replica 0, question 1, 32 live in TP1:")
-    assert told[1].startswith("  in the run: TP8, because ")
-    assert told[2].startswith("  now: TP1, because ") and "margin of 300." in told[2]
-    assert told[3:] == [f"{number} decisions of 2 stages: {number - 1} equal, 1 not"]
+    assert printed[0].startswith("step 1, replica 0, question 1, 32 live in TP1:")
+    assert printed[1].startswith("  in the run: TP8, because ")
+    assert printed[2].startswith("  now: TP1, because ") and "margin of 300." in printed[2]
+    assert printed[3:] == [f"{number} decisions of 2 stages: {number - 1} equal, 1 not"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_ledger_with_a_gap_is_refused(tmp_path: Path, capsys: Capture) -> None
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "printed"),
     [
         (
             "margin=1",
@@ -100,10 +100,10 @@ def test_a_ledger_with_a_gap_is_refused(tmp_path: Path, capsys: Capture) -> None
         ("margin_seconds=nan", "--set margin_seconds=nan: nan is not valid; it must be a finite number"),
     ],
 )
-def test_settings_that_are_none_are_refused(tmp_path: Path, capsys: Capture, setting: str, told: str) -> None:
+def test_bad_settings_are_refused(tmp_path: Path, capsys: Capture, setting: str, printed: str) -> None:
     write(tmp_path, life((1,)))
     assert replay(tmp_path, "--set", setting) == 2
-    assert told in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def test_a_run_without_a_ledger_is_refused(tmp_path: Path, capsys: Capture) -> None:
