@@ -69,8 +69,8 @@ async def _stage(engine: ElasticEngine, switches: tuple[tuple[int, int], ...]) -
     for epoch, (tokens, degree) in enumerate(switches, start=1):
         while max(record.read().longest_tokens for record in engine.records) < tokens:
             await asyncio.sleep(0.005)
-        await engine.switch(degree, kv="migrate", epoch=epoch, deadline_seconds=60)
-        await engine.resumed(deadline_seconds=60)
+        figures = await engine.switch(degree, kv="migrate", epoch=epoch, deadline_seconds=60)
+        await engine.resumed(figures, deadline_seconds=60)
     return [list(output["output_ids"]) for output in await asyncio.gather(*requests)]
 
 

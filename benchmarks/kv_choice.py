@@ -131,13 +131,14 @@ class Bench:
     async def _row(self, mix: str, asked: str, repeat: int, degree: int) -> Row:
         before = self._engine.degree
         figures = await self._switch(degree, kv_mode(asked, self._profile, before, degree))
+        assert figures is not None
         predicted = self._profile.switch_seconds(
             before,
             degree,
-            requests=figures["live_requests"],
-            migrated_requests=figures["migrated_requests"],
-            migrated_tokens=figures["migrated_tokens"],
-            recomputed_tokens=figures["recomputed_tokens"],
+            requests=figures.live_requests,
+            migrated_requests=figures.migrated_requests,
+            migrated_tokens=figures.migrated_tokens,
+            recomputed_tokens=figures.recomputed_tokens,
         )
         return Row(
             mix=mix,
@@ -146,13 +147,13 @@ class Bench:
             from_degree=before,
             to_degree=degree,
             became=kv_reported(asked, figures),
-            requests=figures["live_requests"],
-            tokens=figures["live_tokens"],
-            migrated_requests=figures["migrated_requests"],
-            recomputed_requests=figures["recomputed_requests"],
-            moved_bytes=figures["moved_bytes"],
-            prefilled_tokens=figures["prefilled_tokens"],
-            pause_seconds=figures["pause_seconds"],
+            requests=figures.live_requests,
+            tokens=figures.live_tokens,
+            migrated_requests=figures.migrated_requests,
+            recomputed_requests=figures.recomputed_requests,
+            moved_bytes=figures.moved_bytes,
+            prefilled_tokens=figures.prefilled_tokens,
+            pause_seconds=figures.pause_seconds,
             predicted_seconds=predicted.seconds,
         )
 

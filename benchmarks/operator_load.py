@@ -40,8 +40,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from taper_operator.kube.cache import ObjectCache
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
 from taper_operator.manifests.kinds import PODS, RAY_JOBS, RLHF_JOBS
 

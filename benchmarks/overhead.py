@@ -49,7 +49,7 @@ from taper_rollout.replica import stage
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.decider import PolicyDecider
 from taper_rollout.replica.events import StageProgress, StageRecord, as_json
-from taper_rollout.replica.progress_throttle import MOST_SECONDS, Glances
+from taper_rollout.replica.progress_throttle import MOST_SECONDS, ProgressThrottle
 from taper_rollout.report.recorder import Recorder
 from taper_rollout.sample.make import make_sample
 from taper_rollout.verl.metrics.endpoint import metrics_endpoint
@@ -116,13 +116,13 @@ class Teller:
         self.num_posts += 1
 
 
-class Restless(Glances):
+class Restless(ProgressThrottle):
     """Tells every so many seconds, whatever the batch does."""
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds, self._last_at = every_seconds, 0.0
 
-    def is_due(self, glance: StageProgress, at: float) -> bool:
+    def is_due(self, progress: StageProgress, at: float) -> bool:
         """Whether so many seconds have passed."""
         if at - self._last_at < self._every_seconds:
             return False
@@ -134,7 +134,7 @@ class Restless(Glances):
 def telling(output: Path, *, times: float) -> Iterator[Teller]:
     """A teller with its listener, on a Ray of their own; `times` as busy as in a run."""
     # Of a batch that does not change nothing would be told: it is told of as one that always does, a little.
-    stage.Glances = lambda: Restless(MOST_SECONDS / times)  # type: ignore[misc, assignment]
+    stage.ProgressThrottle = lambda: Restless(MOST_SECONDS / times)  # type: ignore[misc, assignment]
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with tempfile.TemporaryDirectory() as sample:
         job = make_sample(Path(sample), variant="tiny")

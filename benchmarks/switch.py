@@ -30,6 +30,7 @@ from rich.table import Table
 from taper_rollout.profiling.kv_budget import read_model_shape
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings
+from taper_rollout.switching.figures import SwitchFigures
 
 REQUESTS, CONTEXT_TOKENS = 8, 512
 STEPS_BETWEEN_SWITCHES = 4
@@ -79,18 +80,18 @@ async def _switch_back_and_forth(engine: ElasticEngine, repeats: int, kv: str) -
         started = time.perf_counter()
         figures = await engine.switch(degree, kv=kv, epoch=epoch, deadline_seconds=60)
         switch_seconds = time.perf_counter() - started
-        figures |= await engine.resumed(deadline_seconds=60)
+        figures = await engine.resumed(figures, deadline_seconds=60)
         rows.append(
             {
                 "to_degree": degree,
                 "step_seconds_before": step_seconds,
-                "pause_seconds": figures["pause_seconds"],
+                "pause_seconds": figures.pause_seconds,
                 "switch_seconds": switch_seconds,
-                "blocked_seconds": figures["blocked_seconds"],
+                "blocked_seconds": figures.blocked_seconds,
                 "parts_seconds": _parts(figures),
-                "live_tokens": figures["live_tokens"],
-                "moved_bytes": figures["moved_bytes"],
-                "prefilled_tokens": figures["prefilled_tokens"],
+                "live_tokens": figures.live_tokens,
+                "moved_bytes": figures.moved_bytes,
+                "prefilled_tokens": figures.prefilled_tokens,
             }
         )
         print(f"\r{epoch}/{2 * repeats} switches", end="", file=sys.stderr, flush=True)
@@ -112,16 +113,16 @@ async def _all_decode(engine: ElasticEngine, timeout_seconds: float = 900.0) -> 
     await _decode(engine, STEPS_BETWEEN_SWITCHES)
 
 
-def _parts(figures: dict[str, Any]) -> dict[str, float]:
+def _parts(figures: SwitchFigures) -> dict[str, float]:
     """The pause, split: waiting for the other rank's step, agreeing, moving, admitting, first step."""
-    parts = figures["parts"]
+    parts = figures.parts_seconds
     return {
         "wait for the boundary": parts["quiesce"] - parts["offer"],
         "pack and agree": parts["offer"] + parts["agree"] - parts["quiesce"],
         "drain and unpack": parts["drain"] + parts["requests"],
         "KV": parts["kv"],
-        "admit": figures["commit_seconds"],
-        "first step": max(0.0, figures["pause_seconds"] - figures["blocked_seconds"]),
+        "admit": figures.commit_seconds,
+        "first step": max(0.0, figures.pause_seconds - figures.blocked_seconds),
     }
 
 

@@ -1,4 +1,4 @@
-"""What several tests of the rollout need: the tiny sample, a coordinator over no real engine, a full disk."""
+"""What several tests of the rollout need: the tiny sample, a coordinator over a fake engine, a full disk."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from taper_rollout.replica import coordinator as module
+from taper_rollout.replica import decision_round
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.sample.make import make_sample
 from taper_rollout.sample.model import Architecture
@@ -35,18 +36,18 @@ def tiny_sample(tmp_path_factory: pytest.TempPathFactory) -> TinySample:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Run a scenario with a started coordinator, its engine, and what it tells."""
+    """Run a scenario with a started coordinator, its engine, and the events that it emits."""
     monkeypatch.setattr(module, "ElasticEngine", FakeEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
-    monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
+    monkeypatch.setattr(decision_round, "ARRIVALS_SETTLED_SECONDS", 0.02)
 
     def played(scenario: Scenario, **changes: Any) -> None:
         async def whole() -> None:
-            told: list[Any] = []
-            coordinator = Coordinator(changed(SETTINGS, **changes), told.append)
+            emitted: list[Any] = []
+            coordinator = Coordinator(changed(SETTINGS, **changes), emitted.append)
             await coordinator.start()
             try:
-                await asyncio.wait_for(scenario(coordinator, coordinator._engine, told), 20)
+                await asyncio.wait_for(scenario(coordinator, coordinator._engine, emitted), 20)
             finally:
                 await coordinator.close()
             assert coordinator._engine.closed

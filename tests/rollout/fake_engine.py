@@ -1,10 +1,11 @@
-"""An engine in name only, for a coordinator over it: a test says when requests end and what goes wrong."""
+"""A fake engine for a coordinator: a test says when requests end and what fails."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import functools
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,10 @@ from taper_policy.profile.profile import Profile
 from taper_rollout.replica.coordinator import Coordinator, ReplicaSettings
 from taper_rollout.replica.events import StageRecord
 from taper_rollout.shared_memory.rank_record import LiveRecord, RankRecord
+from taper_rollout.shared_memory.switch_journal import SwitchJournal
+from taper_rollout.switching.figures import MovedRequest, SwitchFigures
+from taper_rollout.switching.rank_protocol import RankProtocol
+from taper_rollout.switching.states import SwitchEvent
 
 SETTINGS = ReplicaSettings(
     rollout=RolloutSpec(
@@ -65,25 +70,35 @@ def two_of_eight() -> Profile:
 PROFILE = two_of_eight()
 
 
+# What a switch that succeeds goes through on every rank, between its proposal and its end.
+FORWARD = (SwitchEvent.ALL_AGREED, SwitchEvent.PLAN_MATCHED, SwitchEvent.ALL_DONE)
+
+
 class FakeEngine:
-    """Serves requests until a test ends them, and notes orders."""
+    """Serves requests until a test ends them, and records commands."""
+
+    fault: str | None = None
 
     def __init__(self, _: Any) -> None:
-        self.degree, self.fault, self.closed = 1, None, False
-        self.orders: list[tuple[str, dict[str, Any]]] = []
+        self.degree, self.closed = 1, False
+        self.commands: list[tuple[str, dict[str, Any]]] = []
         self.live: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self.sampling: list[dict[str, Any]] = []
         self.switch_fails: Callable[[], Exception | None] = lambda: None
         self.switching: Callable[[], Awaitable[Any]] = lambda: asyncio.sleep(0.01)
         self.resumes = True
         self.epochs: list[int] = []
-        self.ways: list[KvMode] = []
-        self.became: dict[str, int] = {}
+        self.modes: list[KvMode] = []
+        self.changed_figures: dict[str, Any] = {}
+        self.events_left: tuple[SwitchEvent, ...] = FORWARD
+        self.aborted_by = SwitchEvent.REFUSED
+        self._written = [FakeJournal(), FakeJournal()]
+        self.ranks: list[Any] = [RankProtocol(journal) for journal in self._written]  # type: ignore[arg-type]
         self.aborts_work = True
         self.records = [
             SimpleNamespace(
                 read=functools.partial(self._read, rank),
-                new_steps=list,
+                new_steps=lambda record: [],
                 live=functools.partial(self._listed, rank),
             )
             for rank in range(2)
@@ -147,30 +162,63 @@ class FakeEngine:
                 self.end(name, "abort")
 
     async def command(self, name: str, **arguments: Any) -> list[dict[str, Any]]:
-        self.orders.append((name, arguments))
+        self.commands.append((name, arguments))
         return [{}, {}]
 
-    async def switch(self, degree: int, *, kv: KvMode, epoch: int, deadline_seconds: float) -> dict[str, Any]:
+    def journals(self) -> list[SwitchJournal]:
+        return [journal.written for journal in self._written]
+
+    async def switch(self, degree: int, *, kv: KvMode, epoch: int, deadline_seconds: float) -> SwitchFigures:
+        """Both ranks go through the protocol; a fault of `switch_fails` aborts it by `aborted_by`."""
         self.epochs.append(epoch)
-        self.ways.append(kv)
+        self.modes.append(kv)
+        for rank in self.ranks:
+            rank.propose(epoch, proposed_at=time.monotonic(), timeout_seconds=deadline_seconds)
         await self.switching()
         if error := self.switch_fails():
+            for rank in self.ranks:
+                rank.apply(self.aborted_by)
+                rank.apply(SwitchEvent.RESUMED)
             raise error
+        for event in self.events_left:
+            for rank in self.ranks:
+                rank.apply(event)
         self.degree = degree
-        live = [[f"1-{name}", 0, 5, 0] for name in self.live]
-        return {
-            "requests": live,
-            "live_requests": len(live),
-            "live_tokens": 5 * len(live),
-            "migrated_requests": len(live),
-            "recomputed_requests": 0,
-            "parts": {},
-        } | self.became
+        live = tuple(MovedRequest(f"1-{name}", 0, 5, 0) for name in self.live)
+        figures = SwitchFigures(
+            live_requests=len(live),
+            live_tokens=5 * len(live),
+            migrated_requests=len(live),
+            migrated_tokens=5 * len(live),
+            recomputed_requests=0,
+            recomputed_tokens=0,
+            moved_bytes=0,
+            commit_seconds=0.0,
+            blocked_seconds=0.0,
+            parts_seconds={},
+            requests=live,
+        )
+        return dataclasses.replace(figures, **self.changed_figures)
 
-    async def resumed(self, *, deadline_seconds: float) -> dict[str, Any]:
+    async def resumed(self, figures: SwitchFigures, *, deadline_seconds: float) -> SwitchFigures:
         if not self.resumes:
-            raise TimeoutError("command resumed: no answer from ranks [0, 1]")
-        return {"pause_seconds": 0.02, "prefilled_tokens": 1}
+            await asyncio.sleep(deadline_seconds)
+            return figures
+        for rank in self.ranks:
+            rank.resume(paused_at=time.monotonic(), prefilled_tokens=1)
+        return dataclasses.replace(
+            figures, pause_seconds=0.02, prefilled_tokens=int(figures.live_requests > 0)
+        )
+
+
+class FakeJournal:
+    """Keeps what a rank writes to its journal."""
+
+    def __init__(self) -> None:
+        self.written = SwitchJournal()
+
+    def write(self, journal: SwitchJournal) -> None:
+        self.written = journal
 
 
 Scenario = Callable[[Coordinator, FakeEngine, list[Any]], Coroutine[Any, Any, None]]
@@ -188,5 +236,5 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.005)
 
 
-def records(told: list[Any]) -> list[StageRecord]:
-    return [event for event in told if isinstance(event, StageRecord)]
+def records(emitted: list[Any]) -> list[StageRecord]:
+    return [event for event in emitted if isinstance(event, StageRecord)]

@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -62,6 +61,7 @@ from taper_rollout.profiling.load import (
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.shared_memory.rank_record import RecordReader
+from taper_rollout.switching.figures import SwitchFigures
 
 log = logging.getLogger("taper.profiler")
 
@@ -75,9 +75,9 @@ TOKENS_PER_PREFILL = 24
 # Prefills that came and went between two polls are repeated.
 PREFILL_ATTEMPTS = 8
 
-Switch = Callable[[int, KvMode], Awaitable[dict[str, Any]]]
-"""Switches the engine to a degree, migrating or recomputing KV. Returns the figures of
-`ElasticEngine.switch` and `resumed`, or an empty dictionary if the engine has that degree already."""
+Switch = Callable[[int, KvMode], Awaitable[SwitchFigures | None]]
+"""Switches the engine to a degree, migrating or recomputing KV. Returns the figures once the requests
+decode again, or None if the engine has that degree already."""
 
 Progress = Callable[[float, str], None]
 """Called with the share that is done, from 0 to 1, and what is being measured."""
@@ -89,14 +89,14 @@ class EngineSwitch:
     def __init__(self, engine: ElasticEngine, deadline_seconds: float) -> None:
         self._engine, self._deadline_seconds, self._epoch = engine, deadline_seconds, 0
 
-    async def __call__(self, degree: int, kv: KvMode) -> dict[str, Any]:
+    async def __call__(self, degree: int, kv: KvMode) -> SwitchFigures | None:
         if self._engine.degree == degree:
-            return {}
+            return None
         self._epoch += 1
         figures = await self._engine.switch(
             degree, kv=kv, epoch=self._epoch, deadline_seconds=self._deadline_seconds
         )
-        return figures | await self._engine.resumed(deadline_seconds=self._deadline_seconds)
+        return await self._engine.resumed(figures, deadline_seconds=self._deadline_seconds)
 
 
 async def measure_profile(
@@ -362,7 +362,7 @@ class Profiler:
                 await self._decode_some_steps()
                 before = self._engine.degree
                 figures = await self._switch(degree, load.kv)
-                if counts and figures["live_requests"]:
+                if counts and figures is not None and figures.live_requests:
                     self._switches.append(self._switch_sample(before, degree, figures))
 
     async def _decode_some_steps(self) -> None:
@@ -378,14 +378,14 @@ class Profiler:
 
         await until(have_decoded, STEPS_SECONDS, "decode")
 
-    def _switch_sample(self, before: int, degree: int, figures: dict[str, Any]) -> SwitchSample:
-        waited = figures["parts"]["quiesce"] - figures["parts"]["offer"]
+    def _switch_sample(self, before: int, degree: int, figures: SwitchFigures) -> SwitchSample:
+        waited = figures.parts_seconds["quiesce"] - figures.parts_seconds["offer"]
         return SwitchSample(
             from_degree=before,
             to_degree=degree,
-            requests=figures["live_requests"],
-            migrated_requests=figures["migrated_requests"],
-            num_bytes=figures["migrated_tokens"] * self._kv_bytes_per_token,
-            recomputed_tokens=figures["recomputed_tokens"],
-            seconds=figures["pause_seconds"] - waited,
+            requests=figures.live_requests,
+            migrated_requests=figures.migrated_requests,
+            num_bytes=figures.migrated_tokens * self._kv_bytes_per_token,
+            recomputed_tokens=figures.recomputed_tokens,
+            seconds=figures.pause_seconds - waited,
         )

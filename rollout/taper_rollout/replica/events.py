@@ -1,4 +1,4 @@
-"""What a replica tells the run about a generation stage: plain values, JSON-ready.
+"""The events that a replica emits to the run about its generation stages: plain values, JSON-ready.
 
 A *stage* is one generation phase of one training step on one replica. Times are
 seconds since the Unix epoch (`*_at`) or durations (`*_seconds`). `as_json` gives
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from typing import Any
+
+from taper_rollout.switching.figures import SwitchFigures
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +38,33 @@ class BatchSample:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchTransition:
+    """A state of the switch protocol that the replica entered, and by which event (`switching.states`)."""
+
+    event: str
+    state: str
+    at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchRecord:
-    """One switch, whatever its outcome (`committed`, `refused`, `aborted`).
+    """One switch and its outcome.
+
+    `outcome` is `committed`; `refused` (a rank refused, or the ranks' plans differed: nothing had
+    changed); `aborted` (a rank did not arrive in time, or failed); or `advised` (not carried out).
+    `cause` is the event that refused or aborted it. `transitions` are the states that the replica
+    went through, in order.
 
     `pause_seconds` is the wall time between the last decode step before the switch
-    and the first after it, re-admission included. `parts_seconds` tells of the slowest
-    rank: `offer`, `quiesce` and `agree` are moments, counted from when it took up the
+    and the first after it, re-admission included. `parts_seconds` are the slowest
+    rank's: `offer`, `quiesce` and `agree` are moments, counted from when it took up the
     switch; `drain`, `requests` and `kv` are durations (`pause_phases` makes phases of them).
     `gain_seconds` is `staying_seconds` (what the rest of the stage would have taken
     in the old layout, by the true lengths and the profile, corrected by measured steps)
     minus what it took; None without a profile.
 
-    `kv` is what became of it: `migrate`, `recompute` or `mixed`, with the numbers of requests that
-    did so; where no request had KV, or no switch was made, what the job asks for.
+    `kv` is what happened to the KV cache: `migrate`, `recompute` or `mixed`, with the numbers of
+    requests of each; where no request had KV, or no switch was made, what the job asks for.
 
     `question` is the number, in its stage's ledger, of the predictor's decision behind it, with the
     gain and the pause that were predicted; None of other rules.
@@ -61,14 +77,16 @@ class SwitchRecord:
     kv: str
     outcome: str
     reason: str
-    live_requests: int
-    live_tokens: int
-    migrated_requests: int
-    recomputed_requests: int
-    moved_bytes: int
-    prefilled_tokens: int
-    pause_seconds: float
-    parts_seconds: dict[str, float]
+    live_requests: int = 0
+    live_tokens: int = 0
+    migrated_requests: int = 0
+    recomputed_requests: int = 0
+    moved_bytes: int = 0
+    prefilled_tokens: int = 0
+    pause_seconds: float = 0.0
+    parts_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    cause: str | None = None
+    transitions: list[SwitchTransition] = dataclasses.field(default_factory=list)
     staying_seconds: float | None = None
     actual_seconds: float | None = None
     gain_seconds: float | None = None
@@ -76,13 +94,28 @@ class SwitchRecord:
     predicted_gain_seconds: float | None = None
     predicted_pause_seconds: float | None = None
 
+    def with_figures(self, figures: SwitchFigures) -> SwitchRecord:
+        """This record with what the switch did."""
+        return dataclasses.replace(
+            self,
+            live_requests=figures.live_requests,
+            live_tokens=figures.live_tokens,
+            migrated_requests=figures.migrated_requests,
+            recomputed_requests=figures.recomputed_requests,
+            moved_bytes=figures.moved_bytes,
+            prefilled_tokens=figures.prefilled_tokens,
+            pause_seconds=figures.pause_seconds,
+            parts_seconds=dict(figures.parts_seconds),
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
     """One finished stage of one replica.
 
-    `review` holds it beside other plans on paper (`taper_policy.review.review.Review`), or under `not_judged`
-    why it cannot; with `mode: advise`, under `advised` what following the predictor would have taken.
+    `review` compares it with other simulated plans (`taper_policy.review.review.Review`), or says under
+    `not_judged` why that was not possible; with `mode: advise`, under `advised` what following the
+    predictor would have taken.
     `regret` is the review's. None of a replica without a profile.
     """
 
@@ -105,7 +138,7 @@ class StageRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageProgress:
-    """A glance at a stage under way; how often: `glances`."""
+    """A progress event of a stage under way; how often: `progress_throttle`."""
 
     replica: int
     step: int
@@ -119,7 +152,7 @@ class StageProgress:
 class SwitchDone:
     """A switch, as soon as its outcome is known and its requests decode again.
 
-    The record of its stage tells it once more, with its gain; a switch between stages is in no record.
+    The record of its stage has it again, with its gain; a switch between stages is in no stage's record.
     """
 
     replica: int

@@ -1,7 +1,7 @@
-"""When a running batch is worth telling of again.
+"""Rate-limits the progress events of a running batch.
 
-Each glance costs some milliseconds of a core, over five processes (`benchmarks/overhead.py`): a batch
-that stays as it is is not told of, one that begins or tapers off several times a second.
+Each event costs some milliseconds of a core, over five processes (`benchmarks/overhead.py`): a batch
+that does not change is not reported again, one that begins or tapers off several times a second.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ LEAST_SECONDS, MOST_SECONDS = 0.25, 2.0
 CHANGED_SHARE = 0.1
 
 
-class Glances:
-    """Of one stage: remembers what was told last, and when."""
+class ProgressThrottle:
+    """Of one stage: remembers what was reported last, and when."""
 
     def __init__(self) -> None:
-        self._told: StageProgress | None = None
-        self._told_at = 0.0
+        self._last: StageProgress | None = None
+        self._last_at = 0.0
 
-    def is_due(self, glance: StageProgress, at: float) -> bool:
-        """Whether to tell of `glance` at the time `at`; if so, it is what was told last from now on."""
-        told = self._told
-        if glance == told:
+    def is_due(self, progress: StageProgress, at: float) -> bool:
+        """Whether to report `progress` at the time `at`; if so, it is remembered as reported."""
+        last = self._last
+        if progress == last:
             return False
-        if told is not None:
-            seconds = at - self._told_at
-            share = abs(glance.running - told.running) / max(1, told.running)
-            has_changed = glance.degree != told.degree or share > CHANGED_SHARE
+        if last is not None:
+            seconds = at - self._last_at
+            share = abs(progress.running - last.running) / max(1, last.running)
+            has_changed = progress.degree != last.degree or share > CHANGED_SHARE
             # A clock that was set back must not silence it.
             if 0.0 <= seconds < (LEAST_SECONDS if has_changed else MOST_SECONDS):
                 return False
-        self._told, self._told_at = glance, at
+        self._last, self._last_at = progress, at
         return True

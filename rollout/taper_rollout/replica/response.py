@@ -1,4 +1,4 @@
-"""A response as VeRL gets it, made from the engine's last output of a request."""
+"""A response in VeRL's terms, made from the engine's last output of a request."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ class Generated:
     log_probs: list[float] | None
     stop_reason: str
     num_preempted: int
+
+    @classmethod
+    def rejected(cls, logprobs: bool) -> Generated:
+        """The empty response to a request that is not served."""
+        return cls(token_ids=[], log_probs=[] if logprobs else None, stop_reason="aborted", num_preempted=0)
 
 
 def generated(output: dict[str, Any], logprobs: bool) -> Generated:

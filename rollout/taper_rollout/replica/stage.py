@@ -1,23 +1,24 @@
-"""One generation stage of a replica, as it happens and as it is told afterwards."""
+"""One generation stage of a replica: collected while it happens, and its record afterwards."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.pricing import Prices
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.review.remaining import RemainingRequest, remaining_seconds
 from taper_rollout.replica.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
-from taper_rollout.replica.progress_throttle import Glances
-from taper_rollout.shared_memory.rank_record import LiveRecord
+from taper_rollout.replica.progress_throttle import ProgressThrottle
+from taper_rollout.shared_memory.rank_record import LiveRecord, RecordReader, new_group_steps
+from taper_rollout.switching.figures import MovedRequest
 
 log = logging.getLogger("taper.stage")
 
@@ -35,7 +36,7 @@ def request_seed(seed: int, step: int, prompt: str, sample: int) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """A request that has ended, and the group that it ended in; None where that was not told."""
+    """A request that has ended, and the group that it ended in; None where that is not known."""
 
     record: RequestRecord
     group: int | None
@@ -53,10 +54,10 @@ class LiveAtSwitch:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Moment:
-    """A switch and its live requests: [engine id, old group, KV tokens, new group] of each."""
+    """A switch and its live requests."""
 
     record: SwitchRecord
-    live: list[list[Any]]
+    live: Sequence[MovedRequest]
 
 
 class Stage:
@@ -71,7 +72,7 @@ class Stage:
         self.longest_tokens = 0
         self.prefilled_tokens = 0
         self.correction = Correction()
-        self.glances = Glances()
+        self.throttle = ProgressThrottle()
         self.samples: list[BatchSample] = []
         self.ended: dict[str, Ended] = {}
         self._moments: list[_Moment] = []
@@ -80,7 +81,7 @@ class Stage:
         self._siblings: Counter[str] = Counter()
 
     def open(self, degree: int) -> None:
-        """The layout that it begins in is there: what was seen before is no part of it."""
+        """The first layout is in place: samples from before are dropped."""
         self.base_degree = degree
         self.samples.clear()
 
@@ -89,16 +90,17 @@ class Stage:
         self._siblings[prompt] += 1
         return self._siblings[prompt] - 1
 
-    def begin_request(self, number: int, *, prompt: str, prompt_tokens: int) -> None:
-        """A request is given to the engine under `number`."""
+    @contextlib.contextmanager
+    def live(self, number: int, *, prompt: str, prompt_tokens: int) -> Iterator[None]:
+        """While the body runs, the engine serves a request of this stage under `number`."""
         self._live[number] = (prompt, prompt_tokens)
-
-    def end_request(self, number: int) -> None:
-        """It has ended, or failed."""
-        del self._live[number]
+        try:
+            yield
+        finally:
+            del self._live[number]
 
     def progress(self, sample: BatchSample, *, replica: int, step: int) -> StageProgress:
-        """How far it is, as `sample` shows it."""
+        """The stage's progress at the time of `sample`."""
         return StageProgress(
             replica=replica,
             step=step,
@@ -109,9 +111,9 @@ class Stage:
         )
 
     def live_requests(self, groups: Iterable[Iterable[LiveRecord]]) -> tuple[LiveRequest, ...] | None:
-        """What the ranks' records list, group after group, as the predictor knows it.
+        """The requests that the ranks' records list, group after group, in the predictor's terms.
 
-        None where a record lists a request that this stage did not give.
+        None where a record lists a request that is not of this stage.
         """
         rows = [(group, one) for group, records in enumerate(groups) for one in records]
         if any(one.number not in self._live for _, one in rows):
@@ -138,11 +140,17 @@ class Stage:
         ):
             self.samples.append(sample)
 
-    def count_prefills(self, totals: Sequence[int]) -> None:
-        """Of each rank, the tokens that it has prefilled in its life; first called before the first request.
+    def start_counting(self, readers: Sequence[RecordReader]) -> None:
+        """What the ranks did before the stage's first request, such as a profile's, does not count."""
+        records = [reader.read() for reader in readers]
+        self.count_prefills([record.prefilled_tokens_total for record in records])
+        new_group_steps(readers, records)
 
-        `prefilled_tokens` is of the rank with most in the stage's first layout: what a switch makes the
-        ranks prefill again is part of its pause.
+    def count_prefills(self, totals: Sequence[int]) -> None:
+        """Each rank's `prefilled_tokens_total`; call it first before the stage's first request.
+
+        `prefilled_tokens` is the most that any rank prefilled in the stage's first layout: what a switch
+        makes the ranks prefill again is part of its pause.
         """
         if self._prefilled_before is None:
             self._prefilled_before = tuple(totals)
@@ -176,8 +184,8 @@ class Stage:
         self.requests.append(record)
         self.ended[engine_id] = Ended(record=record, group=group)
 
-    def add_switch(self, record: SwitchRecord, *, requests: list[list[Any]]) -> None:
-        """`requests`: [engine id, old group, KV tokens, new group] of each live request at the switch."""
+    def add_switch(self, record: SwitchRecord, *, requests: Sequence[MovedRequest]) -> None:
+        """`requests` are those that lived through the switch."""
         self.switches.append(record)
         self._moments.append(_Moment(record=record, live=requests))
 

@@ -1,4 +1,8 @@
-"""A small HTTP server where a replica answers `GET /health` and `GET /state`. Loopback unless told."""
+"""A small HTTP server for `GET /health` and `GET /state` of a replica.
+
+`/state` has the state of the switch protocol as it is at that moment, of the replica and of each
+rank, and the transitions of the last switch.
+"""
 
 from __future__ import annotations
 

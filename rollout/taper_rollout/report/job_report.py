@@ -113,7 +113,7 @@ class JobReportBuilder:
         for switch in stage.switches:
             if switch.outcome == "committed":
                 self._record_switch(switch, stage.num_ranks)
-            elif switch.outcome == "aborted":
+            elif switch.outcome in ("refused", "aborted"):
                 self._num_aborted += 1
         if stage.regret is not None:
             self._regret_sum += stage.regret

@@ -2,53 +2,43 @@
 
 SGLang's own `Engine` runs in this process (its tokenizer manager turns requests into
 scheduler messages and outputs back into results); its scheduler processes are Taper's
-ranks, and between the two sits a router.
-
-Private names touched, read at SGLang 0.5.23: `TokenizerManager._dispatch_to_scheduler`,
-`_async_dispatch_to_scheduler`, `_subprocess_watchdog`, `rid_to_state`, `send_to_scheduler`;
-`load_snapshot.shm_path_for`.
+ranks, and between the two sits a router (`tokenizer_link`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import functools
-import json
+import dataclasses
 import os
 import tempfile
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import zmq
-import zmq.asyncio
-from sglang.srt.managers import load_snapshot
 from sglang.srt.managers.io_struct import AbortReq, GenerateReqInput, RpcReqInput
-from sglang.srt.utils.hf_transformers_utils import get_tokenizer
-from sglang.srt.utils.network import get_zmq_socket
 
 from taper_policy.layout import leaders
 from taper_policy.profile.kv_choice import KvMode, kv_as_json
-from taper_rollout.sglang.engine_settings import EngineSettings, environment
-from taper_rollout.sglang.rank_process import RankSettings, SegmentMap, input_address, run_rank
-from taper_rollout.sglang.rank_process_engine import RankProcessEngine
-from taper_rollout.sglang.router import Router, bounded
+from taper_rollout.sglang.command_channel import CommandChannel, CommandFailed, EngineDied
+from taper_rollout.sglang.engine_launch import EngineLaunch
+from taper_rollout.sglang.engine_settings import EngineSettings
+from taper_rollout.sglang.rank_process import RankSettings, SegmentMap
+from taper_rollout.sglang.tokenizer_link import TokenizerLink
 from taper_rollout.shared_memory.rank_record import RecordReader, check_platform, name_request
 from taper_rollout.shared_memory.segment import Segment
-from taper_rollout.switching.agent import COMMAND_METHOD, Command
+from taper_rollout.shared_memory.switch_journal import JournalReader, SwitchJournal
+from taper_rollout.switching.command import COMMAND_METHOD, Command, SwitchOrder
+from taper_rollout.switching.figures import SwitchFigures
+from taper_rollout.switching.rank_protocol import resumption_of, state_of
+from taper_rollout.switching.rendezvous import GRACE_SECONDS
+from taper_rollout.switching.states import SwitchState
 
-WORDS_SECONDS = 0.2
+__all__ = ["CommandFailed", "ElasticEngine", "EngineDied"]
 
-
-class EngineDied(RuntimeError):
-    """A rank's process is gone or has reported a fault that it cannot survive."""
-
-
-class CommandFailed(RuntimeError):
-    """A command was refused or failed; the engine serves on."""
+# How long a rank's own report of its fault may take to arrive after its process has ended.
+REPORT_SECONDS = 0.2
+POLL_SECONDS = 0.005
 
 
 class ElasticEngine:
@@ -58,13 +48,11 @@ class ElasticEngine:
         check_platform()
         self.settings = settings
         self.degree = settings.degrees[0]
-        self._commands = 0
-        self._waiting: dict[int, tuple[dict[int, dict[str, Any]], asyncio.Future[None]]] = {}
-        self._fault: str | None = None
+        self._channel = CommandChannel(settings.footprint, self._end_requests)
+        self._launch = EngineLaunch(settings)
         self._directory = tempfile.TemporaryDirectory(prefix="taper-")
         self._order = asyncio.Lock()
-        # A class of its own: SGLang keeps what it starts, and how, at the class.
-        self._kind: Any = type("RankProcessEngine", (RankProcessEngine,), {})
+        self._link: TokenizerLink | None = None
         self._counter = 0
 
     # -- life --------------------------------------------------------------------------
@@ -72,143 +60,88 @@ class ElasticEngine:
     async def start(self) -> None:
         """Start the rank processes and wait until they serve.
 
-        Raises EngineDied with the rank's own words when one fails, TimeoutError after
+        Raises EngineDied with the rank's own report when one fails, TimeoutError after
         `start_timeout_seconds`.
         """
-        plan = SegmentMap.plan(
-            self.settings.footprint, self.settings.degrees, self.settings.staging_bytes_per_rank
-        )
-        self.segment = Segment.create("taper-replica", plan.size_bytes)
-        self.records = [RecordReader(self.segment, offset) for offset in plan.records]
-        self._control = zmq.asyncio.Context.instance().socket(zmq.PULL)
-        self._control_address = f"ipc://{self._directory.name}/control"
-        self._control.bind(self._control_address)
-        self._listener = asyncio.create_task(self._listen())
-        launched: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # Rank processes die with the thread that made them, so it lives as long as the engine.
-        self._closing = threading.Event()
-        threading.Thread(
-            target=self._launch, args=(asyncio.get_running_loop(), launched), name="taper-engine", daemon=True
-        ).start()
+        settings = self.settings
+        places = SegmentMap.plan(settings.footprint, settings.degrees, settings.staging_bytes_per_rank)
+        self.segment = Segment.create("taper-replica", places.size_bytes)
+        self.records = [RecordReader(self.segment, offset) for offset in places.records]
+        self._journals = [JournalReader(self.segment, offset) for offset in places.journals]
+        control_address = f"ipc://{self._directory.name}/control"
+        self._channel.open(control_address)
         try:
-            self._engine = await asyncio.wait_for(launched, self.settings.start_timeout_seconds)
+            engine = await self._launch.start(self._rank_settings(control_address))
         except BaseException as error:
-            await asyncio.sleep(WORDS_SECONDS)
+            await asyncio.sleep(REPORT_SECONDS)
             self._kill_processes()
-            await self._kind.close_sockets()
-            await self._release_resources()
-            if isinstance(error, RuntimeError) and self._fault:
-                raise EngineDied(self._fault) from error
+            await self._launch.close_sockets()
+            self._release_resources()
+            if isinstance(error, RuntimeError) and self.fault:
+                raise EngineDied(self.fault) from error
             raise
-        self._connect()
+        self._link = TokenizerLink(engine, footprint=settings.footprint, degree=self.degree)
+        self._router = self._link.router
+        self._watcher = asyncio.create_task(self._watch())
 
-    def _launch(self, loop: asyncio.AbstractEventLoop, launched: asyncio.Future[Any]) -> None:
-        settings = RankSettings(
+    def _rank_settings(self, control_address: str) -> RankSettings:
+        return RankSettings(
             footprint=self.settings.footprint,
             degrees=self.settings.degrees,
             engine_arguments=self.settings.arguments(),
             segment=self.segment,
             staging_bytes_per_rank=self.settings.staging_bytes_per_rank,
-            control_address=self._control_address,
+            control_address=control_address,
             facade_pid=os.getpid(),
             replica_seed=self.settings.replica_seed,
             collective_timeout_seconds=self.settings.collective_timeout_seconds,
             oversubscribed=self.settings.device == "cpu" and self.settings.footprint > (os.cpu_count() or 1),
             plugins=self.settings.plugins,
         )
-        self._kind.run_scheduler_process_func = staticmethod(functools.partial(run_rank, settings))
-        try:
-            with environment(self.settings):
-                engine = self._kind(**self.settings.arguments(), tp_size=self.settings.footprint)
-            # Outputs leave as token ids, but the tokenizer manager refuses stop strings and
-            # min_new_tokens where it has no tokenizer.
-            engine.tokenizer_manager.tokenizer = get_tokenizer(
-                self.settings.model_path, trust_remote_code=self.settings.trust_remote_code
-            )
-            loop.call_soon_threadsafe(launched.set_result, engine)
-        except BaseException as error:
-            loop.call_soon_threadsafe(_fail, launched, error)
-            return
-        self._closing.wait()
-
-    def _connect(self) -> None:
-        manager, ports = self._engine.tokenizer_manager, self._engine.port_args
-        # A dead rank must not kill this process (`_watch` reports it instead), nor may the
-        # engine's own shutdown, which ends every child of this process, others' included.
-        manager._subprocess_watchdog.stop()
-        atexit.unregister(self._engine.shutdown)
-        context: Any = zmq.Context.instance()
-        sockets = [manager.send_to_scheduler] + [
-            get_zmq_socket(context, zmq.PUSH, input_address(ports.scheduler_input_ipc_name, rank), True)
-            for rank in range(1, self.settings.footprint)
-        ]
-        self._sockets = sockets[1:]
-        self._router = Router(self.settings.footprint, self.degree, [bounded(socket) for socket in sockets])
-        manager._dispatch_to_scheduler = self._router.dispatch
-        manager._async_dispatch_to_scheduler = self._router.dispatch_async
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(load_snapshot.shm_path_for(ports.scheduler_input_ipc_name))
-        self._watcher = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
         """Stop the ranks and free everything. Safe to call twice, and after a fault."""
-        if not hasattr(self, "_engine"):
+        if self._link is None:
             return
         self._watcher.cancel()
-        if self._fault is None:
+        if self.fault is None:
             with contextlib.suppress(Exception):
-                # Not in its turn: what is under way may never end.
-                await self._command("shutdown", timeout_seconds=5)
+                # Past the queue of commands: the one under way may never end.
+                await self._command("shutdown", {}, timeout_seconds=5)
         self._kill_processes()
-        self._report_fault("the engine was closed")
+        self._channel.report_fault("the engine was closed")
         self._router.hold()
-        await self._kind.close_sockets()
-        self._engine.send_to_rpc.context.destroy(linger=0)
-        for socket in self._sockets:
-            socket.close(linger=0)
-        await self._release_resources()
-        del self._engine
+        await self._launch.close_sockets()
+        self._link.close()
+        self._release_resources()
+        self._link = None
 
     def _kill_processes(self) -> None:
-        for process in self._kind.processes:
-            process.join(timeout=2 if self._fault is None else 0)
-            if process.is_alive():
-                process.kill()
-                process.join(timeout=10)
+        self._launch.kill(wait_seconds=2 if self.fault is None else 0)
 
-    async def _release_resources(self) -> None:
-        self._closing.set()
-        self._listener.cancel()
-        self._control.close(linger=0)
+    def _release_resources(self) -> None:
+        self._launch.release_thread()
+        self._channel.close()
         self.segment.close()
         self._directory.cleanup()
 
     async def _watch(self) -> None:
-        """Notice a rank that is gone, within half a second."""
-        while self._fault is None:
-            for rank, process in enumerate(self._kind.processes):
-                if not process.is_alive():
-                    # Its own words may still be on their way.
-                    await asyncio.sleep(WORDS_SECONDS)
-                    self._report_fault(f"rank {rank} ended with exit code {process.exitcode}")
+        """Report a rank that is gone, within half a second."""
+        while self.fault is None:
+            if (ended := self._launch.first_ended()) is not None:
+                rank, exit_code = ended
+                await asyncio.sleep(REPORT_SECONDS)
+                self._channel.report_fault(f"rank {rank} ended with exit code {exit_code}")
             await asyncio.sleep(0.5)
 
-    def _report_fault(self, text: str) -> None:
-        if self._fault is None:
-            self._fault = text
-        for _, done in self._waiting.values():
-            if not done.done():
-                done.set_exception(EngineDied(text))
-        manager = getattr(getattr(self, "_engine", None), "tokenizer_manager", None)
-        for state in list(manager.rid_to_state.values()) if manager else ():
-            state.out_list.append({"meta_info": {"finish_reason": {"type": "fault"}}, "output_ids": []})
-            state.finished = True
-            state.event.set()
+    def _end_requests(self, _: str) -> None:
+        if self._link is not None:
+            self._link.end_requests()
 
     @property
     def fault(self) -> str | None:
         """Why the engine can serve no more, or None."""
-        return self._fault
+        return self._channel.fault
 
     # -- commands ----------------------------------------------------------------------
 
@@ -221,96 +154,81 @@ class ElasticEngine:
         or TimeoutError.
         """
         async with self._order:
-            return await self._command(name, timeout_seconds=timeout_seconds, **arguments)
+            return await self._command(name, arguments, timeout_seconds=timeout_seconds)
 
-    async def _command(self, name: str, *, timeout_seconds: float, **arguments: Any) -> list[dict[str, Any]]:
-        if self._fault:
-            raise EngineDied(self._fault)
-        self._commands += 1
-        order = Command(id=self._commands, name=name, arguments=arguments)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        replies: dict[int, dict[str, Any]] = {}
-        self._waiting[order.id] = (replies, done)
-        try:
-            self._router.broadcast(RpcReqInput(method=COMMAND_METHOD, parameters={"command": order.encode()}))
-            await asyncio.wait_for(done, timeout_seconds)
-        except TimeoutError:
-            missing = sorted(set(range(self.settings.footprint)) - set(replies))
-            raise TimeoutError(
-                f"command {name}: no answer from ranks {missing} in {timeout_seconds:.0f} s"
-            ) from None
-        finally:
-            del self._waiting[order.id]
-        errors = {r["error"] for r in replies.values() if r["error"]}
-        if errors:
-            raise CommandFailed(f"{name}: {'; '.join(sorted(errors))}")
-        return [replies[rank]["result"] for rank in sorted(replies)]
+    async def _command(
+        self, name: str, arguments: dict[str, Any], *, timeout_seconds: float
+    ) -> list[dict[str, Any]]:
+        return await self._channel.run(name, arguments, send=self._send, timeout_seconds=timeout_seconds)
 
-    async def _listen(self) -> None:
-        while True:
-            reply = json.loads(await self._control.recv())
-            if reply["id"] < 0:
-                self._report_fault(f"rank {reply['rank']}: {reply['error']}")
-                continue
-            replies, done = self._waiting.get(reply["id"], ({}, None))
-            replies[reply["rank"]] = reply
-            if done is not None and len(replies) == self.settings.footprint and not done.done():
-                done.set_result(None)
+    def _send(self, command: Command) -> None:
+        self._router.broadcast(RpcReqInput(method=COMMAND_METHOD, parameters={"command": command.encode()}))
 
-    async def switch(self, degree: int, *, kv: KvMode, epoch: int, deadline_seconds: float) -> dict[str, Any]:
-        """Change the layout while requests decode. Returns the switch's figures.
+    # -- switching ---------------------------------------------------------------------
 
-        Those of the slowest rank, but `migrated_requests`, `migrated_tokens` and `recomputed_requests`
-        of all groups, and `recomputed_tokens` of the group that has most.
+    async def switch(self, degree: int, *, kv: KvMode, epoch: int, deadline_seconds: float) -> SwitchFigures:
+        """Change the layout while requests decode, within `deadline_seconds` from now.
 
-        Raises CommandFailed when the ranks refused or called it off (the old layout serves
-        on), EngineDied when that cannot be known.
+        Returns the figures of the committed switch, but for its pause (`resumed`). Raises
+        CommandFailed when the ranks refused or aborted it (the old layout serves on), EngineDied
+        when that cannot be known.
         """
+        order = SwitchOrder(
+            epoch=epoch,
+            degree=degree,
+            kv=kv_as_json(kv),
+            proposed_at=time.monotonic(),
+            timeout_seconds=deadline_seconds,
+        )
         async with self._order:
             self._router.hold()
             target: int | None = None
             groups: dict[str, int] = {}
             try:
-                results = await self._command(
-                    "switch",
-                    timeout_seconds=4 * deadline_seconds + 20,
-                    epoch=epoch,
-                    degree=degree,
-                    kv=kv_as_json(kv),
-                    deadline_seconds=deadline_seconds,
+                figures = await self._switched(order)
+                target, groups = (
+                    degree,
+                    {request.engine_id: request.new_group for request in figures.requests},
                 )
-                target, groups = degree, {r[0]: r[3] for r in results[0]["requests"]}
                 self.degree = degree
             except TimeoutError as lost:
                 # Some ranks may serve in the new layout and some in the old one.
-                self._report_fault(f"switch {epoch}: {lost}")
-                raise EngineDied(self._fault) from None
+                self._channel.report_fault(f"switch {epoch}: {lost}")
+                raise EngineDied(self.fault) from None
             finally:
                 self._router.release(target, groups)
-        slowest = max(results, key=lambda result: float(result["blocked_seconds"]))
-        groups_of_it = [results[rank] for rank in leaders(self.settings.footprint, degree)]
-        state = {
-            name: sum(group[name] for group in groups_of_it)
-            for name in ("migrated_requests", "migrated_tokens", "recomputed_requests")
-        }
-        state["recomputed_tokens"] = max(group["recomputed_tokens"] for group in groups_of_it)
-        return slowest | state | {"requests": results[0]["requests"]}
+        return figures
 
-    async def resumed(self, *, deadline_seconds: float) -> dict[str, Any]:
-        """Pause and re-admission of the last switch, once all its requests decode again."""
+    async def _switched(self, order: SwitchOrder) -> SwitchFigures:
+        # A rank waits so much longer for the decision of rank 0; recovering takes its time, too.
+        timeout_seconds = order.timeout_seconds + 2 * GRACE_SECONDS
+        results = await self._command("switch", dataclasses.asdict(order), timeout_seconds=timeout_seconds)
+        ranks = [SwitchFigures.from_json(result) for result in results]
+        return SwitchFigures.of_replica(ranks, leaders(self.settings.footprint, order.degree))
+
+    def journals(self) -> list[SwitchJournal]:
+        """What each rank went through in its last switch."""
+        return [reader.read() for reader in self._journals]
+
+    async def resumed(self, figures: SwitchFigures, *, deadline_seconds: float) -> SwitchFigures:
+        """The figures with the pause of the last switch, once all its requests decode again.
+
+        Past the deadline, counted from now, without those of the ranks whose requests still wait.
+        Raises EngineDied.
+        """
         deadline = time.monotonic() + deadline_seconds
         while True:
-            results = await self.command("resumed", timeout_seconds=deadline_seconds)
-            if all(results) or time.monotonic() > deadline:
-                done = [result for result in results if result]
-                return {
-                    "pause_seconds": max((r["pause_seconds"] for r in done), default=0.0),
-                    "prefilled_tokens": sum(
-                        results[rank].get("prefilled_tokens", 0)
-                        for rank in leaders(self.settings.footprint, self.degree)
-                    ),
-                }
-            await asyncio.sleep(0.01)
+            journals = self.journals()
+            if self.fault:
+                raise EngineDied(self.fault)
+            if all(state_of(journal) is SwitchState.SERVING for journal in journals) or (
+                time.monotonic() > deadline
+            ):
+                return figures.with_resumptions(
+                    [resumption_of(journal) for journal in journals],
+                    leaders(self.settings.footprint, self.degree),
+                )
+            await asyncio.sleep(POLL_SECONDS)
 
     # -- requests ----------------------------------------------------------------------
 
@@ -334,13 +252,13 @@ class ElasticEngine:
 
         `number` is one of `next_number`; the ranks' records list the request by it.
         """
-        if self._fault:
-            raise EngineDied(self._fault)
+        if self.fault or self._link is None:
+            raise EngineDied(self.fault or "the engine is not running")
         number = self.next_number() if number is None else number
         rid = name_request(number, request_id or "")
         if self.settings.seeded and sampling.get("sampling_seed") is None:
             sampling = sampling | {"sampling_seed": number}
-        outputs = self._engine.tokenizer_manager.generate_request(
+        outputs = self._link.generate(
             GenerateReqInput(
                 input_ids=prompt_ids,
                 sampling_params=sampling,
@@ -348,15 +266,14 @@ class ElasticEngine:
                 stream=stream,
                 rid=rid,
                 **extra,
-            ),
-            None,
+            )
         )
         try:
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     reason = output["meta_info"]["finish_reason"]
                     if reason and reason["type"] == "fault":
-                        raise EngineDied(self._fault or "the engine ended")
+                        raise EngineDied(self.fault or "the engine ended")
                     output["group"] = self._router.group_of(rid)
                     yield output
         finally:
@@ -383,8 +300,3 @@ class ElasticEngine:
     def abort_all(self) -> None:
         """Ask every group to end its requests; each answers with what it has."""
         self._router.dispatch(AbortReq(rid="", abort_all=True))
-
-
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error if isinstance(error, Exception) else RuntimeError(str(error)))

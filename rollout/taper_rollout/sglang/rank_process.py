@@ -2,7 +2,7 @@
 
 It builds the footprint's world once, the groups and stacks of every degree, and then
 hands over to the agent. Unlike SGLang's entry (0.5.23, `scheduler.py:6310`) a fault does
-not signal the parent, which would kill the facade: it is told over the control channel
+not signal the parent, which would kill the facade: it is sent over the control channel
 and the process ends with a code; the facade decides.
 """
 
@@ -25,9 +25,12 @@ import zmq
 
 from taper_rollout.shared_memory.rank_record import RECORD_BYTES, RecordWriter
 from taper_rollout.shared_memory.segment import Regions, Segment
+from taper_rollout.shared_memory.switch_journal import JOURNAL_BYTES, JournalWriter
 from taper_rollout.switching import rendezvous
-from taper_rollout.switching.agent import Agent, Reply
+from taper_rollout.switching.agent import Agent
+from taper_rollout.switching.command import Reply
 from taper_rollout.switching.plans import SwitchPlan
+from taper_rollout.switching.rank_protocol import RankProtocol
 
 log = logging.getLogger("taper.rank")
 
@@ -36,7 +39,7 @@ FAULT_EXIT_CODE = 70
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RankSettings:
-    """What every rank of a replica is told; equal on all ranks."""
+    """The settings of every rank of a replica; equal on all ranks."""
 
     footprint: int
     degrees: tuple[int, ...]
@@ -56,6 +59,7 @@ class SegmentMap:
     """Where everything lies in a replica's segment; the same arithmetic in every process."""
 
     records: tuple[int, ...]
+    journals: tuple[int, ...]
     meetings: tuple[int, int]
     groups: Any
     staging: int
@@ -67,12 +71,22 @@ class SegmentMap:
 
         regions = Regions()
         records = tuple(regions.take(RECORD_BYTES) for _ in range(footprint))
+        journals = tuple(regions.take(JOURNAL_BYTES) for _ in range(footprint))
         meetings = rendezvous.plan_region(regions, footprint)
         groups = GroupRegions.plan(regions, footprint, degrees)
         staging = regions.take(footprint * staging_bytes_per_rank)
         return cls(
-            records=records, meetings=meetings, groups=groups, staging=staging, size_bytes=regions.end_bytes
+            records=records,
+            journals=journals,
+            meetings=meetings,
+            groups=groups,
+            staging=staging,
+            size_bytes=regions.end_bytes,
         )
+
+    @classmethod
+    def of(cls, settings: RankSettings) -> SegmentMap:
+        return cls.plan(settings.footprint, settings.degrees, settings.staging_bytes_per_rank)
 
 
 def input_address(base: str, rank: int) -> str:
@@ -101,17 +115,14 @@ def run_rank(
         control.send(reply.encode())
 
     try:
-        engine, info = _build(settings, server_args, port_args, gpu_id, tp_rank)
+        places = SegmentMap.of(settings)
+        protocol = RankProtocol(JournalWriter(settings.segment, places.journals[tp_rank]))
+        stacks, info = _build(settings, server_args, port_args, gpu_id, tp_rank, protocol)
         pipe_writer.send(info)
-        meetings = SegmentMap.plan(
-            settings.footprint, settings.degrees, settings.staging_bytes_per_rank
-        ).meetings
-        agent = Agent(
-            engine,
-            rendezvous.Rendezvous(settings.segment, meetings, settings.footprint, tp_rank, os.sched_yield),
-            send,
+        meetings = rendezvous.Rendezvous(
+            settings.segment, places.meetings, settings.footprint, tp_rank, os.sched_yield
         )
-        agent.run()
+        Agent(stacks, meetings, protocol, send).run()
     except Exception as error:
         log.error("rank %d failed: %s", tp_rank, traceback.format_exc())
         send(Reply(id=-1, rank=tp_rank, result={}, error=f"{type(error).__name__}: {error}"))
@@ -147,7 +158,7 @@ def _hide_bars() -> None:
 
 
 def _build(
-    settings: RankSettings, server_args: Any, port_args: Any, gpu_id: int, rank: int
+    settings: RankSettings, server_args: Any, port_args: Any, gpu_id: int, rank: int, protocol: RankProtocol
 ) -> tuple[Any, dict[str, Any]]:
     from sglang.srt.distributed import bootstrap
     from sglang.srt.managers.scheduler import configure_scheduler_process
@@ -158,6 +169,7 @@ def _build(
     from taper_rollout.sglang import groups as group_module
     from taper_rollout.sglang import sampling
     from taper_rollout.sglang.cpu import attention as cpu_attention
+    from taper_rollout.sglang.rank_progress import RankProgress
     from taper_rollout.sglang.rank_stacks import RankStacks
     from taper_rollout.sglang.stacks import StackSite, build_stack
 
@@ -178,7 +190,7 @@ def _build(
         server_args=server_args, device=get_device().device, dist_port=port_args.nccl_port
     )
     on_cpu = get_device().device == "cpu"
-    places = SegmentMap.plan(settings.footprint, settings.degrees, settings.staging_bytes_per_rank)
+    places = SegmentMap.of(settings)
     groups = group_module.build_groups(
         footprint=settings.footprint,
         degrees=settings.degrees,
@@ -209,6 +221,7 @@ def _build(
         has_command=lambda: bool(holder) and holder[0].command is not None,
         on_step=lambda batch, result: holder[0].on_step(batch, result) if holder else None,
         on_idle=lambda: holder[0].on_idle() if holder else None,
+        on_abort=lambda names: holder[0].on_abort(names) if holder else None,
     )
     stacks: dict[int, Any] = {}
     for degree in settings.degrees:
@@ -222,17 +235,18 @@ def _build(
             groups=groups,
             base=stacks.get(settings.degrees[0]),
         )
-    engine = RankStacks(
+    rank_stacks = RankStacks(
         rank=rank,
         footprint=settings.footprint,
         stacks=stacks,
         degree=settings.degrees[0],
         replica_seed=settings.replica_seed,
-        record=RecordWriter(settings.segment, places.records[rank]),
+        progress=RankProgress(RecordWriter(settings.segment, places.records[rank])),
+        protocol=protocol,
         staging=_staging(settings, places, rank, on_cpu),
     )
-    holder.append(engine)
-    return engine, stacks[settings.degrees[0]].scheduler.get_init_info()
+    holder.append(rank_stacks)
+    return rank_stacks, stacks[settings.degrees[0]].scheduler.get_init_info()
 
 
 def _staging(settings: RankSettings, places: SegmentMap, rank: int, on_cpu: bool) -> Any:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import resource
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from taper_policy.layout import group_of
 from taper_policy.profile.kv_choice import prefilled_tokens
-from taper_rollout.sglang import handoff, kv_arena, kv_exchange, random_state, weight_views
+from taper_rollout.sglang import handoff, kv_exchange, random_state
+from taper_rollout.sglang.rank_commands import RankCommands
+from taper_rollout.sglang.rank_progress import RankProgress
+from taper_rollout.sglang.readmission import Readmission
 from taper_rollout.sglang.stacks import BuiltStack, dispatch_loop
-from taper_rollout.shared_memory.rank_record import RecordWriter, Step, request_number
-from taper_rollout.switching.agent import Command, Offer
+from taper_rollout.switching.command import Command
+from taper_rollout.switching.figures import MovedRequest, SwitchFigures
 from taper_rollout.switching.plans import MovingRequest, SwitchPlan
+from taper_rollout.switching.rank_protocol import RankProtocol
+from taper_rollout.switching.rank_switch import Offer
 
 StagingFactory = Callable[[SwitchPlan, torch.Tensor], kv_exchange.Staging]
 
@@ -33,20 +36,20 @@ class RankStacks:
         stacks: dict[int, BuiltStack],
         degree: int,
         replica_seed: int,
-        record: RecordWriter,
+        progress: RankProgress,
+        protocol: RankProtocol,
         staging: StagingFactory,
     ) -> None:
         self.rank, self.footprint, self.degree = rank, footprint, degree
-        self._stacks, self._seed, self._record, self._staging = stacks, replica_seed, record, staging
+        self._stacks, self._seed, self._staging = stacks, replica_seed, staging
+        self._progress, self._protocol = progress, protocol
         self.base = stacks[min(stacks)]
         self.num_kv_heads: int = self.base.runner.model_config.get_total_num_kv_heads()
+        self._commands = RankCommands(rank, stacks, self.base)
         self.command: Command | None = None
+        # Of the layout that serves: a switch under way, or aborted, has a newer one.
         self._epoch = 0
-        self._last_step_at: float | None = None
-        self._last_decode_at = time.perf_counter()
-        self._decoded = self._prefilled = self._finished = 0
-        self._readmitting: dict[str, int] = {}
-        self._resumed: dict[str, Any] | None = None
+        self._readmission: Readmission | None = None
         self._target_degree = degree
         self._kept: list[Any] = []
         self._drained: list[Any] = []
@@ -73,60 +76,33 @@ class RankStacks:
     def receive(self, command: Command) -> None:
         self.command = command
 
+    def obey(self, command: Command) -> dict[str, Any]:
+        """Run a command that does not change the layout. Raises KeyError for an unknown one."""
+        return self._commands.obey(command, degree=self.degree)
+
     def on_step(self, batch: Any, result: Any) -> None:
-        """After each forward pass: count, publish the record, and note when switched requests are back."""
-        now = time.perf_counter()
-        decode = batch.forward_mode.is_decode()
-        new_tokens = len(batch.reqs)
-        self._decoded += new_tokens
-        self._finished += sum(request.finished() for request in batch.reqs)
-        seconds = now - self._last_step_at if self._last_step_at is not None else 0.0
-        if decode and self._last_step_at is not None:
-            context = int(batch.seq_lens_sum or 0)
-            self._record.step(
-                Step(degree=self.degree, batch=new_tokens, context_tokens=context, seconds=seconds)
-            )
-        if not decode:
-            self._prefilled += sum(batch.extend_lens)
-            self._note_readmitted(batch, now)
-        self._last_step_at = self._last_decode_at = now
-        self._publish(seconds, None if decode else batch)
+        """After each forward pass: publish the record, and follow the requests of the last switch."""
+        self._progress.step(self.active.scheduler, batch, degree=self.degree, epoch=self._epoch)
+        if self._readmission is None:
+            return
+        if batch.forward_mode.is_decode():
+            self._readmission.settle()
+        else:
+            self._readmission.add_prefills(batch)
+        self._end_readmission()
 
     def on_idle(self) -> None:
-        if self._last_step_at is not None:
-            self._last_step_at = None
-            self._publish(0.0)
+        self._progress.idle(self.active.scheduler, degree=self.degree, epoch=self._epoch)
 
-    def _publish(self, step_seconds: float, extended: Any = None) -> None:
-        scheduler = self.active.scheduler
-        running = [request for request in scheduler.running_batch.reqs if not request.finished()]
-        if extended is not None:
-            running += [request for request in extended.reqs if not request.finished()]
-        live = [(request_number(request.rid), len(request.output_ids)) for request in running]
-        self._record.write(
-            epoch=self._epoch,
-            degree=self.degree,
-            running=len(running),
-            waiting=len(scheduler.waiting_queue),
-            live=live,
-            longest_tokens=max((decoded for _, decoded in live), default=0),
-            decoded_tokens_total=self._decoded,
-            prefilled_tokens_total=self._prefilled,
-            finished_total=self._finished,
-            step_seconds=step_seconds,
-        )
+    def on_abort(self, names: list[str]) -> None:
+        """Requests ended while they waited for their admission."""
+        if self._readmission is not None:
+            self._readmission.drop(names)
+            self._end_readmission()
 
-    def _note_readmitted(self, batch: Any, now: float) -> None:
-        if not self._readmitting:
-            return
-        for request, prefilled in zip(batch.reqs, batch.extend_lens, strict=True):
-            if self._readmitting.pop(request.rid, None) is not None and self._resumed is not None:
-                self._resumed["prefilled_tokens"] += int(prefilled)
-        self._note_resumed(now)
-
-    def _note_resumed(self, now: float) -> None:
-        if not self._readmitting and self._resumed is not None and "last_step_at" in self._resumed:
-            self._resumed["pause_seconds"] = now - self._resumed.pop("last_step_at")
+    def _end_readmission(self) -> None:
+        if self._readmission is not None and self._readmission.is_over:
+            self._readmission = None
 
     # -- switching ---------------------------------------------------------------------
 
@@ -158,7 +134,7 @@ class RankStacks:
     @torch.inference_mode()
     def transfer(self, plan: SwitchPlan, offers: list[Offer]) -> dict[str, float]:
         """Drain the old stack and bring requests, and their KV, to the new one. Returns seconds by part."""
-        began = time.perf_counter()
+        began = time.monotonic()
         _synchronize()
         mine, self._target_degree = group_of(self.rank, plan.to_degree), plan.to_degree
         with self.active.active() as old:
@@ -166,12 +142,12 @@ class RankStacks:
             old_slots = [handoff.kv_slots(old, own[r.id]) for r in plan.migrated if r.id in own]
             self._drained = handoff.drain(old)
             old_layers = _layers(old)
-        drained = time.perf_counter()
+        drained = time.monotonic()
         wanted = [r for r in plan.requests if plan.target_group[r.id] == mine]
         leaders = {r.group * plan.from_degree for r in wanted if r.id not in own}
         foreign = {q.rid: q for leader in leaders for q in handoff.unpack(offers[leader].packed)}
         self._kept = [own.get(r.id) or foreign[r.id] for r in wanted]
-        unpacked = time.perf_counter()
+        unpacked = time.monotonic()
         target = self._stacks[plan.to_degree]
         self._new_slots = {}
         if plan.slices:
@@ -190,61 +166,82 @@ class RankStacks:
                 new_layers,
             )
             _synchronize()
-        moved = time.perf_counter()
+        moved = time.monotonic()
         return {"drain": drained - began, "requests": unpacked - drained, "kv": moved - unpacked}
 
     @torch.inference_mode()
-    def commit(self, plan: SwitchPlan, epoch: int, began: float) -> dict[str, Any]:
-        """Make the new layout the active one and admit the requests there.
+    def commit(self, plan: SwitchPlan, began: float) -> SwitchFigures:
+        """Make the new layout the active one and admit the requests there; `began`: of the rank's pause."""
+        started = time.monotonic()
+        figures = self._figures(plan)
+        kept = self._kept
+        self._admit(plan)
+        random_state.install(
+            random_state.group_seed(self._seed, self._protocol.epoch, group_of(self.rank, plan.to_degree))
+        )
+        self._progress.restart(self.active.scheduler, degree=self.degree, epoch=self._epoch)
+        self._follow(plan, kept, began)
+        now = time.monotonic()
+        return dataclasses.replace(figures, commit_seconds=now - started, blocked_seconds=now - began)
+
+    def _admit(self, plan: SwitchPlan) -> None:
+        """Enter the new layout with its requests.
 
         Those that migrated go first: prefills of the others must not push out what they left in the cache.
         """
-        started = time.perf_counter()
-        figures = self._state_figures(plan)
         self._kept.sort(key=lambda request: request.rid not in self._new_slots)
-        group_before = group_of(self.rank, plan.from_degree)
-        self.degree, self._epoch = plan.to_degree, epoch
+        self.degree, self._epoch = plan.to_degree, self._protocol.epoch
         with self.active.active() as new:
             for request in self._kept:
                 if request.rid in self._new_slots:
                     handoff.remember(new, request, self._new_slots[request.rid])
                 handoff.admit(new, request)
-        started_requests = {r.id for r in plan.requests if r.num_tokens}
-        self._readmitting = {q.rid: 1 for q in self._kept if q.rid in started_requests}
-        # A rank that had nothing to decode before the switch pauses nobody until all have stopped: `began`.
-        decoded = any(r.num_tokens and r.group == group_before for r in plan.requests)
-        self._resumed = {"last_step_at": self._last_decode_at if decoded else began, "prefilled_tokens": 0}
-        if not self._readmitting:
-            self._resumed = {"pause_seconds": time.perf_counter() - began, "prefilled_tokens": 0}
         self._kept, self._drained, self._new_slots = [], [], {}
-        self._last_step_at = None
-        random_state.install(random_state.group_seed(self._seed, epoch, group_of(self.rank, plan.to_degree)))
-        self._publish(0.0)
-        element_bytes = self.base.runner.token_to_kv_pool.k_buffer[0].element_size()
-        per_token_head = 2 * len(_layers(self.base.scheduler)) * self._head_dim * element_bytes
-        return figures | {
-            "moved_bytes": plan.moved_tokens_heads * per_token_head,
-            "live_requests": len(plan.requests),
-            "live_tokens": sum(r.num_tokens for r in plan.requests),
-            "requests": [[r.id, r.group, r.num_tokens, plan.target_group[r.id]] for r in plan.requests]
-            if self.rank == 0
-            else [],
-            "commit_seconds": time.perf_counter() - started,
-            "blocked_seconds": time.perf_counter() - began,
-        }
 
-    def _state_figures(self, plan: SwitchPlan) -> dict[str, int]:
-        """What became of the KV of this rank's new group; what found no room is recomputed too."""
+    def _follow(self, plan: SwitchPlan, kept: list[Any], began: float) -> None:
+        """Follow the switch's requests that had KV, while serving. Without any the rank has RESUMED."""
+        started = {request.id for request in plan.requests if request.num_tokens}
+        waiting = {request.rid for request in kept} & started
+        group_before = group_of(self.rank, plan.from_degree)
+        # A rank that had nothing to decode before the switch pauses nobody until all have stopped: `began`.
+        decoded = any(request.num_tokens and request.group == group_before for request in plan.requests)
+        self._readmission = Readmission(
+            protocol=self._protocol,
+            waiting=waiting,
+            paused_at=self._progress.last_decode_at if waiting and decoded else began,
+        )
+        self._readmission.settle()
+        self._end_readmission()
+
+    def _figures(self, plan: SwitchPlan) -> SwitchFigures:
+        """What happens to the KV of this rank's new group; what found no room is recomputed too."""
         group = group_of(self.rank, plan.to_degree)
         held = [request for request in plan.held if request.group == group]
         left_behind = {request.id for request in held} - self._new_slots.keys()
-        migrated_tokens = sum(request.num_tokens for request in held if request.id not in left_behind)
-        return {
-            "migrated_requests": len(held) - len(left_behind),
-            "migrated_tokens": migrated_tokens,
-            "recomputed_requests": len(left_behind),
-            "recomputed_tokens": prefilled_tokens(held, left_behind).get(group, 0),
-        }
+        moved = [
+            MovedRequest(request.id, request.group, request.num_tokens, plan.target_group[request.id])
+            for request in plan.requests
+        ]
+        return SwitchFigures(
+            live_requests=len(plan.requests),
+            live_tokens=sum(request.num_tokens for request in plan.requests),
+            migrated_requests=len(held) - len(left_behind),
+            migrated_tokens=sum(request.num_tokens for request in held if request.id not in left_behind),
+            recomputed_requests=len(left_behind),
+            recomputed_tokens=prefilled_tokens(held, left_behind).get(group, 0),
+            moved_bytes=plan.moved_tokens_heads * self._bytes_per_token_head,
+            commit_seconds=0.0,
+            blocked_seconds=0.0,
+            parts_seconds={},
+            # One rank's list is enough: all ranks have the same plan.
+            requests=tuple(moved) if self.rank == 0 else (),
+        )
+
+    @property
+    def _bytes_per_token_head(self) -> int:
+        """Bytes of K and V, in all layers, of one token and one head."""
+        keys = self.base.runner.token_to_kv_pool.k_buffer[0]
+        return 2 * len(_layers(self.base.scheduler)) * int(keys.shape[-1]) * int(keys.element_size())
 
     @torch.inference_mode()
     def recover(self) -> None:
@@ -256,119 +253,11 @@ class RankStacks:
                 handoff.admit(old, request)
         self._kept, self._drained, self._new_slots = [], [], {}
 
-    @property
-    def _head_dim(self) -> int:
-        return int(self.base.runner.token_to_kv_pool.k_buffer[0].shape[-1])
-
-    # -- other commands ----------------------------------------------------------------
-
-    def obey(self, command: Command) -> dict[str, Any]:
-        """Run a command that does not change the layout. Raises KeyError for an unknown one."""
-        orders: dict[str, Callable[..., dict[str, Any]]] = {
-            "flush": self.flush,
-            "sleep": self.sleep,
-            "wake": self.wake,
-            "update_weights": self.update_weights,
-            "resumed": self.resumed,
-            "inspect": self.inspect,
-        }
-        with torch.inference_mode():
-            return orders[command.name](**command.arguments)
-
-    def flush(self) -> dict[str, Any]:
-        """Drop the prefix caches of all stacks."""
-        for built in self._stacks.values():
-            with built.active() as scheduler:
-                handoff.flush(scheduler)
-        return {}
-
-    def resumed(self) -> dict[str, Any]:
-        """How the last switch went for the requests that lived through it; empty while some still wait."""
-        live = {request.rid for request in handoff.live_requests(self.active.scheduler)}
-        for rid in self._readmitting.keys() - live:  # aborted before they were back
-            del self._readmitting[rid]
-        self._note_resumed(time.perf_counter())
-        return dict(self._resumed or {}) if not self._readmitting else {}
-
-    def update_weights(
-        self, *, source: str, arguments: list[dict[str, Any]], version: int | None
-    ) -> dict[str, Any]:
-        """Load new weights into the base stack, bucket by bucket; every wide stack is a view of it.
-
-        `source` ("module:function") yields lists of (name, full tensor) in this process.
-        Afterwards the prefix caches of all stacks are dropped. Raises RuntimeError where
-        SGLang refuses a bucket or a parameter changed its storage.
-        """
-        module, _, function = source.partition(":")
-        buckets: Iterator[list[tuple[str, torch.Tensor]]] = getattr(
-            importlib.import_module(module), function
-        )(arguments[self.rank])
-        model, received = self.base.runner.model, 0
-        before = {name: p.data_ptr() for name, p in model.named_parameters()}
-        with self.base.active():
-            updater = self.base.runner.weight_updater
-            updater.begin_weight_update()
-            for bucket in buckets:
-                ok, message = updater.update_weights_from_tensor(named_tensors=bucket, load_format=None)
-                if not ok:
-                    raise RuntimeError(f"SGLang refused weights: {message}")
-                received += sum(tensor.nbytes for _, tensor in bucket)
-            updater.end_weight_update(run_post_load=False)
-        moved = [name for name, p in model.named_parameters() if p.data_ptr() != before[name]]
-        if moved:
-            raise RuntimeError(f"weights changed their storage, so wide stacks are stale: {moved[:3]}")
-        self.flush()
-        return {"received_bytes": received, "version": version}
-
-    def sleep(self, *, tags: list[str]) -> dict[str, Any]:
-        """Release memory. The stacks must be idle; see `memory_saver` for what each tag frees."""
-        from taper_rollout.sglang import memory_saver
-
-        for built in self._stacks.values():
-            if handoff.live_requests(built.scheduler):
-                raise RuntimeError("cannot sleep with live requests: abort them first")
-        self.flush()
-        return {"released_bytes": memory_saver.release(self._stacks, self.base, tags)}
-
-    def wake(self, *, tags: list[str]) -> dict[str, Any]:
-        from taper_rollout.sglang import memory_saver
-
-        memory_saver.restore(self._stacks, self.base, tags)
-        return {}
-
-    def inspect(self) -> dict[str, Any]:
-        """Facts that tests and benchmarks assert: memory, sharing, random state."""
-        pools = [built.runner.token_to_kv_pool for built in self._stacks.values()]
-        base_model = self.base.runner.model
-        with open("/proc/self/statm") as statm:
-            resident = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return {
-            "pid": os.getpid(),
-            "degree": self.degree,
-            "resident_bytes": resident,
-            "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "arena_bytes": kv_arena.storage_bytes(pools[0]),
-            "all_pools_bytes": kv_arena.storage_bytes(*pools),
-            "weight_bytes": sum(p.nbytes for p in base_model.parameters()),
-            "private_weight_bytes": {
-                str(degree): weight_views.private_bytes(built.runner.model, base_model)
-                for degree, built in self._stacks.items()
-                if built is not self.base
-            },
-            "next_random": float(torch.rand(1, generator=_clone_generator())),
-        }
-
 
 def _synchronize() -> None:
     """The stacks compute on streams of their own; KV may be read and written only when they are done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _clone_generator() -> torch.Generator:
-    generator = torch.Generator()
-    generator.set_state(torch.get_rng_state())
-    return generator
 
 
 def _layers(scheduler: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:

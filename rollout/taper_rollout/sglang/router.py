@@ -1,4 +1,4 @@
-"""Where a request goes: the facade's switchboard between SGLang's tokenizer manager and the ranks.
+"""Routes requests in the facade: from SGLang's tokenizer manager to the ranks.
 
 Each request goes to the least loaded group of the current layout, everything else to the
 leaders of all groups. While a switch is under way the router holds what arrives and
@@ -26,7 +26,7 @@ SEND_MILLISECONDS = 1000
 
 
 def bounded(socket: Any) -> Any:
-    """The socket, which now gives a message up instead of waiting for ever for its other end."""
+    """The socket, which now drops a message instead of waiting for ever for its other end."""
     socket.setsockopt(zmq.SNDTIMEO, SEND_MILLISECONDS)
     return socket
 
@@ -71,7 +71,7 @@ class Router:
 
     def _send(self, rank: int, message: Any) -> None:
         # A socket whose other end died has nobody to send to, and would wait for ever; the
-        # engine's watch tells of the death and ends what was sent.
+        # engine reports the death and ends what was sent.
         with contextlib.suppress(zmq.Again):
             sock_send(self._sockets[rank], message)
 

@@ -2,7 +2,7 @@
 
 SGLang (0.5.23) rebuilds a batch's sampling state when a request is re-admitted, but
 counts only tokens from then on (`sampling/penaltylib/*.py`, `_prepare`): penalties and
-`min_new_tokens` would start anew. Here the tokens that exist are counted again. SGLang
+`min_new_tokens` would start from zero. Here the tokens that exist are counted again. SGLang
 also applies the penalties in the order of a set of classes, which differs from process to
 process: logits of a request with several would depend on the rank. Here they are added
 first and scaled then, as in SGLang's overlap mode.

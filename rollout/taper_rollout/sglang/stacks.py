@@ -45,7 +45,7 @@ from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 from taper_policy.layout import shard_of
 from taper_rollout.sglang import kv_arena, weight_views
 from taper_rollout.sglang.groups import TaperGroup
-from taper_rollout.switching.agent import COMMAND_METHOD, Command
+from taper_rollout.switching.command import COMMAND_METHOD, Command
 
 
 class CommandReceived(Exception):
@@ -63,6 +63,7 @@ class StackSite:
     has_command: Callable[[], bool]
     on_step: Callable[[Any, Any], None]
     on_idle: Callable[[], None]
+    on_abort: Callable[[list[str]], None]
 
 
 class Stack(Scheduler):
@@ -140,6 +141,7 @@ class Stack(Scheduler):
             request.update_finish_state()
         if begun:
             self.output_streamer.stream_output(begun, any(request.return_logprob for request in begun))
+            self.site.on_abort([request.rid for request in begun])
         super().abort_request(recv_req)
 
     def process_batch_result(self, batch: Any, result: Any) -> None:
@@ -214,13 +216,13 @@ def build_stack(
         **dict.fromkeys(("world_group", "tp_group", "attn_tp_group", "moe_tp_group"), group),
         **dict.fromkeys(("pp_group", "attn_cp_group", "moe_ep_group", "moe_dp_group"), alone),
     )
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(runtime_context.use_context(context))
+    with contextlib.ExitStack() as while_building:
+        while_building.enter_context(runtime_context.use_context(context))
         initialize_dp_attention(server_args=server_args)
         # The process's groups exist already; a second build is refused by SGLang.
-        stack.enter_context(mock.patch.object(bootstrap, "init_parallel_runtime", lambda **_: None))
+        while_building.enter_context(mock.patch.object(bootstrap, "init_parallel_runtime", lambda **_: None))
         if base is not None:
-            stack.enter_context(_built_of_views(base, degree, site.rank))
+            while_building.enter_context(_built_of_views(base, degree, site.rank))
         scheduler = Stack(server_args, copy.copy(port_args), site, group)
     return BuiltStack(degree=degree, scheduler=scheduler, context=context)
 

@@ -1,11 +1,10 @@
-"""The progress record of each rank: what the coordinator sees of a running batch, without asking.
+"""The progress record of each rank: how the coordinator follows a running batch without asking the rank.
 
 One fixed region a rank in the replica's segment, one writer (the rank), any number of
-readers. The head is guarded by a sequence lock: odd while it is being written, and a
-reader that meets a torn or odd head reads again. Each decode step is also put into a
-ring of the last `RING_STEPS` steps, so that a reader that looks every few milliseconds
-misses none. A step's own number is written before the rest of it, so that a reader finds
-by a second look that a step was overwritten while it read. The live requests themselves,
+readers. The head is guarded by a sequence lock. Each decode step is also put into a
+ring of the last `RING_STEPS` steps, so that a reader that polls every few milliseconds
+misses none. A step's own number is written before the rest of it, so that a reader that
+reads it twice notices that a step was overwritten meanwhile. The live requests,
 up to `MAX_LIVE` of them, follow as rows of (number, decoded tokens), guarded by the head's lock.
 
 Costs about a microsecond a write, and 0.2 more for each live request. The sequence lock
@@ -25,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from taper_rollout.shared_memory.segment import Segment
+from taper_rollout.shared_memory.sequence_lock import ATTEMPTS, LockedWriter, read_whole
 
 RING_STEPS = 256
 MAX_LIVE = 1024
 TORN_SECONDS, TORN_POLL_SECONDS = 1.0, 0.001
-_SEQUENCE = struct.Struct("<Q")
 _HEAD = struct.Struct("<QdqqqqqqqqqdQ")
 _STEP = struct.Struct("<Qqqqd")
 _HEAD_BYTES = 128
@@ -59,10 +58,10 @@ class RankRecord:
 
 
 def boundary_seconds(leaders: Iterable[RankRecord], at: float) -> float:
-    """How long the first group to stop would wait for the last, if an order to stop reached all at `at`.
+    """How long the first group to stop would wait for the last, if the switch command reached all at `at`.
 
     `leaders` are the records of each group's leader. A group stops after the step that it is making by
-    then. Its steps are taken to be as long as the last one; one without requests keeps nobody waiting.
+    then. Its steps are assumed to be as long as the last one; idle groups are ignored.
     """
     left = [
         one.step_seconds - (at - one.at) % one.step_seconds
@@ -120,7 +119,8 @@ class RecordWriter:
     """The writing end, owned by one rank."""
 
     def __init__(self, segment: Segment, offset: int) -> None:
-        self._memory, self._offset, self._sequence, self._steps = segment.memory, offset, 0, 0
+        self._memory, self._offset, self._steps = segment.memory, offset, 0
+        self._lock = LockedWriter(segment.memory, offset, _HEAD)
         self._rows = _rows(segment, offset)
 
     def step(self, step: Step) -> None:
@@ -146,13 +146,11 @@ class RecordWriter:
         step_seconds: float,
     ) -> None:
         """Publish the rank's state now; `live` are (number, decoded tokens) of its running requests."""
-        self._sequence += 2
-        self._put(_SEQUENCE.pack(self._sequence - 1))
+        self._lock.begin()
         listed = min(len(live), MAX_LIVE)
         if listed:
             self._rows[:listed] = live[:listed]
-        head = _HEAD.pack(
-            self._sequence - 1,
+        self._lock.end(
             time.time(),
             epoch,
             degree,
@@ -166,12 +164,6 @@ class RecordWriter:
             step_seconds,
             self._steps,
         )
-        self._put(head)
-        self._put(_SEQUENCE.pack(self._sequence))
-
-    def _put(self, head: bytes) -> None:
-        """Copy the head, or its sequence, into place. `pack_into` would clear it first: a 0 looks whole."""
-        self._memory[self._offset : self._offset + len(head)] = head
 
 
 class RecordReader:
@@ -189,12 +181,10 @@ class RecordReader:
         Raises RuntimeError where a record stays half-written for a second: the rank died.
         """
         while True:
-            for _ in range(100):
-                first = _HEAD.unpack_from(self._memory, self._offset)
-                if first[0] % 2 == 0 and first == _HEAD.unpack_from(self._memory, self._offset):
-                    self._torn_since = None
-                    self._last = RankRecord(**dict(zip(_FIELDS, first[1:], strict=True)))
-                    return self._last
+            if (values := read_whole(self._memory, self._offset, _HEAD)) is not None:
+                self._torn_since = None
+                self._last = RankRecord(**dict(zip(_FIELDS, values, strict=True)))
+                return self._last
             # The writer may have lost its core in the middle of a write.
             self._torn_since = self._torn_since or time.monotonic()
             if time.monotonic() - self._torn_since > TORN_SECONDS:
@@ -205,7 +195,7 @@ class RecordReader:
 
     def live(self) -> list[LiveRecord] | None:
         """The running requests, all of one moment; None while the rank writes, or lists fewer than run."""
-        for _ in range(100):
+        for _ in range(ATTEMPTS):
             head = _HEAD.unpack_from(self._memory, self._offset)
             record = RankRecord(**dict(zip(_FIELDS, head[1:], strict=True)))
             rows = self._rows[: record.listed].tolist()
@@ -215,9 +205,12 @@ class RecordReader:
                 return [LiveRecord(number=number, decoded_tokens=decoded) for number, decoded in rows]
         return None
 
-    def new_steps(self) -> list[Step]:
-        """Decode steps published since the last call, oldest first, less those overwritten meanwhile."""
-        total = self.read().steps_total
+    def new_steps(self, record: RankRecord | None = None) -> list[Step]:
+        """Decode steps published since the last call, oldest first, less those overwritten meanwhile.
+
+        `record` is one that was just read, if the caller has it.
+        """
+        total = (record or self.read()).steps_total
         first = max(self._seen_steps, total - RING_STEPS + 8) + 1
         steps = []
         for index in range(first, total + 1):
@@ -230,12 +223,16 @@ class RecordReader:
         return steps
 
 
-def new_group_steps(readers: Sequence[RecordReader]) -> list[Step]:
-    """Decode steps of all groups since the last call, each once: as the first of its ranks tells it.
+def new_group_steps(readers: Sequence[RecordReader], records: Sequence[RankRecord]) -> list[Step]:
+    """Decode steps of all groups since the last call, each once: from the record of the group's first rank.
 
-    `readers` are those of all ranks, in order. The records of ranks that follow are read as well: of a
-    rank that leads only later, in a narrower layout, what it did before would count as of then.
+    `readers` and the `records` that they have just read are those of all ranks, in order. The other
+    ranks' records are read as well, and their steps dropped: otherwise steps from before a narrowing
+    would count when such a rank leads a group.
     """
     return [
-        step for rank, reader in enumerate(readers) for step in reader.new_steps() if rank % step.degree == 0
+        step
+        for rank, (reader, record) in enumerate(zip(readers, records, strict=True))
+        for step in reader.new_steps(record)
+        if rank % step.degree == 0
     ]

@@ -1,20 +1,20 @@
-"""What switches do with the KV cache: what a job asks for, what that means for one switch, what is told."""
+"""What switches do with the KV cache: what a job asks for, what one switch does, what is reported."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from taper_policy.profile.kv_choice import AUTO, KvMode, kv_from_json
 from taper_policy.profile.profile import Profile
+from taper_rollout.switching.figures import SwitchFigures
 
 MIXED: Final = "mixed"
 
 
 def kv_mode(asked: str, profile: Profile | None, from_degree: int, to_degree: int) -> KvMode:
-    """The way of a switch: the job's own, or with `auto` by the profile's costs.
+    """The mode of a switch: the job's own, or with `auto` by the profile's costs.
 
-    Without costs of this pair all migrate: that is what is bounded by the KV that there is.
+    Without costs of this pair all migrate: the KV that exists bounds what that takes.
     """
     if asked != AUTO:
         return kv_from_json(asked)
@@ -23,11 +23,12 @@ def kv_mode(asked: str, profile: Profile | None, from_degree: int, to_degree: in
     return profile.kv_costs(from_degree, to_degree)
 
 
-def kv_reported(asked: str, figures: Mapping[str, Any]) -> str:
+def kv_reported(asked: str, figures: SwitchFigures | None) -> str:
     """`migrate`, `recompute` or `mixed`, by a switch's figures; what was asked where there was no KV."""
-    migrated, recomputed = (figures.get(name, 0) > 0 for name in ("migrated_requests", "recomputed_requests"))
-    if migrated and recomputed:
+    if figures is None:
+        return asked
+    if figures.migrated_requests and figures.recomputed_requests:
         return MIXED
-    if migrated or recomputed:
-        return "migrate" if migrated else "recompute"
-    return asked
+    if figures.migrated_requests:
+        return "migrate"
+    return "recompute" if figures.recomputed_requests else asked

@@ -2,9 +2,8 @@
 
 A rank reports marks, which are seconds since it took up the switch (`offer`, `quiesce`,
 `agree`), and durations (`drain`, `requests`, `kv`); what is left of the pause is the
-`rest`: the wait before the rank took the switch up, the commit, the other ranks,
-re-admission and the first step in the new layout. Parts that are not known by name
-count to the rest.
+`rest`: the wait before the rank took up the switch, the commit, the other ranks,
+re-admission and the first step in the new layout. Parts with other names count to the rest.
 
 Invariants (asserted by `tests/rollout/switching/test_pause_phases.py`):
 - no phase is negative, and every phase is there;

@@ -55,7 +55,7 @@ class MovingRequest:
 class KvSlice(NamedTuple):
     """`num_tokens` KV tokens of a request, `head_count` of the model's global KV heads, from rank to rank.
 
-    Where source and target are one rank nothing crosses ranks, but the slice is laid out anew.
+    Where source and target are one rank nothing crosses ranks, but the slice gets a new place.
     """
 
     request: str
@@ -112,7 +112,7 @@ class SwitchPlan:
         return tuple(kv for kv in self.slices if kv.target_rank == rank != kv.source_rank)
 
     def keeps(self, rank: int) -> tuple[KvSlice, ...]:
-        """The slices that `rank` has and needs, to be laid out anew, in canonical order."""
+        """The slices that `rank` has and needs, in canonical order: they get a new place."""
         return tuple(kv for kv in self.slices if kv.source_rank == rank == kv.target_rank)
 
     @property

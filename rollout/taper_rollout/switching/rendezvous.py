@@ -2,9 +2,9 @@
 
 A *meeting* is named by a ticket, a number that grows with every meeting of the replica.
 Each rank leaves a payload and arrives; rank 0 alone decides: it opens the meeting when
-all have arrived, or cancels it when the deadline passes first. The others only read its
-decision, so two ranks can never see different outcomes. Who arrives late at a cancelled
-meeting is told so.
+all have arrived, or cancels it when the deadline passes first, also by its own late
+arrival. The others only read its decision, so two ranks can never see different outcomes.
+A rank that arrives late at a cancelled meeting reads that decision too.
 
 Payloads lie in per-rank mailboxes of the replica's segment, two each, used alternately:
 a rank that writes its mailbox for meeting n+2 has seen meeting n+1 opened, so all have
@@ -25,7 +25,7 @@ _WORDS = 16
 
 
 class MeetingCancelled(RuntimeError):
-    """Not every rank arrived in time; nothing was decided and every rank is told the same."""
+    """Not every rank arrived in time; every rank sees the same outcome."""
 
 
 class ArbiterLost(RuntimeError):
@@ -74,7 +74,8 @@ class Rendezvous:
                     self._words[3 + (ticket & 1)] = -ticket
                     return
                 self._pause()
-        self._words[3 + (ticket & 1)] = ticket
+        in_time = time.monotonic() <= deadline
+        self._words[3 + (ticket & 1)] = ticket if in_time else -ticket
 
     def _await_decision(self, ticket: int, deadline: float) -> None:
         while abs(decision := self._words[3 + (ticket & 1)]) < ticket:

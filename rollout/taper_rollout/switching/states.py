@@ -1,23 +1,40 @@
-"""How a switch is agreed: the states of a replica, as a table of data.
+"""The protocol of a switch: its states, as a table of data.
 
-    SERVING -propose-> PREPARED -all agreed-> QUIESCED -plan matched-> TRANSFERRING -all done-> COMMITTED
-       ^                  |                      |                          |                      |
-       |                  +-----------------> ABORTED <--------------------+----------------------+
-       +------------------- resumed ------------+   (and from COMMITTED, in the new layout)
+    SERVING -proposed-> PREPARED -all agreed-> QUIESCED -plan matched-> TRANSFERRING -all done-> COMMITTED
+       ^                   |                      |                          |                    |  |
+       |                   +-----------------> ABORTED <---------------------+--------------------+  |
+       |                                          |                                                  |
+       +---- resumed, in the old layout ----------+         in the new layout: resumed, timeout -----+
 
-PREPARED overlaps decoding; from QUIESCED to COMMITTED no rank decodes. ABORTED brings
-the requests back: in the old layout, or, where KV or a rank is lost, by recomputing from
-token ids. It is left by RESUMED only: a further fault or a missed deadline there means
-that this way back failed and the next (rebuilding the engine) has to be taken.
+Each rank applies every event where it happens (`rank_switch`, `rank_protocol`) and
+publishes it; the replica's state follows from its ranks' (`replica_protocol`).
 
-Epochs number the switches. A proposal opens a newer epoch, RESUMED closes it. A message
+| state | a rank | the replica |
+|---|---|---|
+| SERVING | decodes | serves requests |
+| PREPARED | has stopped at a step's end and offers its requests | has proposed a switch |
+| QUIESCED | knows that all ranks have stopped and none refused | no rank decodes |
+| TRANSFERRING | knows that all ranks made the same plan; drains the old layout and moves KV | as its ranks |
+| COMMITTED | serves in the new layout; some requests of the switch do not decode again yet | as its ranks |
+| ABORTED | goes back to the old layout | some rank goes back |
+
+ABORTED before TRANSFERRING leaves everything as it was; after it, the drained requests are
+recomputed from their token ids in the old layout. A fault after the plans matched cannot
+be undone: the state stays ABORTED and the rank's process ends. TIMEOUT in COMMITTED ends
+the switch without its pause: some of its requests still wait for room in the new layout.
+
+Epochs number the switches. A proposal opens a newer epoch, and SERVING closes it. An event
 of an older or a closed epoch is dropped; one of an epoch never opened is illegal.
+
+One deadline bounds the whole switch, counted from the proposal. `DEADLINE_SHARES` says by
+which part of it each state has to be left; time that an early state did not need is left
+to the later ones.
 
 Invariants (asserted by `tests/rollout/switching/test_states.py`):
 - every (state, event) pair either is in `TRANSITIONS` or raises `IllegalTransition`;
-- SERVING is reachable from every state; each other state has a deadline, and an entry
-  for FAULT and for TIMEOUT;
-- the deadlines on the way of a switch that succeeds add up to no more than its timeout;
+- SERVING is reachable from every state; each state but SERVING has an entry for FAULT, and
+  each that has a deadline one for TIMEOUT;
+- no state's deadline is later than the switch's, nor earlier than that of the state before;
 - the epoch never falls.
 """
 
@@ -31,7 +48,7 @@ from typing import Final
 
 
 class SwitchState(enum.Enum):
-    """Where a replica stands with its switch."""
+    """Where a rank, or its replica, stands in a switch."""
 
     SERVING = "serving"
     PREPARED = "prepared"
@@ -42,7 +59,7 @@ class SwitchState(enum.Enum):
 
 
 class SwitchEvent(enum.Enum):
-    """What the coordinator has learned from all ranks together."""
+    """What moves a switch from state to state."""
 
     PROPOSED = "proposed"
     ALL_AGREED = "all agreed"
@@ -71,22 +88,20 @@ TRANSITIONS: Final[Mapping[tuple[SwitchState, SwitchEvent], SwitchState]] = Mapp
         (SwitchState.TRANSFERRING, SwitchEvent.TIMEOUT): SwitchState.ABORTED,
         (SwitchState.COMMITTED, SwitchEvent.RESUMED): SwitchState.SERVING,
         (SwitchState.COMMITTED, SwitchEvent.FAULT): SwitchState.ABORTED,
-        (SwitchState.COMMITTED, SwitchEvent.TIMEOUT): SwitchState.ABORTED,
+        (SwitchState.COMMITTED, SwitchEvent.TIMEOUT): SwitchState.SERVING,
         (SwitchState.ABORTED, SwitchEvent.RESUMED): SwitchState.SERVING,
         (SwitchState.ABORTED, SwitchEvent.FAULT): SwitchState.ABORTED,
-        (SwitchState.ABORTED, SwitchEvent.TIMEOUT): SwitchState.ABORTED,
     }
 )
 
-# What each state may use of the switch's timeout. The way back gets the whole of it
-# once more: it may have to prefill every live request.
+# By which share of the switch's timeout, counted from the proposal, a state has to be left. Ranks
+# stop at the end of a decode step or prefill, which may be long; comparing plans takes milliseconds.
 DEADLINE_SHARES: Final[Mapping[SwitchState, float]] = MappingProxyType(
     {
-        SwitchState.PREPARED: 0.25,
-        SwitchState.QUIESCED: 0.25,
-        SwitchState.TRANSFERRING: 0.25,
-        SwitchState.COMMITTED: 0.25,
-        SwitchState.ABORTED: 1.0,
+        SwitchState.PREPARED: 0.5,
+        SwitchState.QUIESCED: 0.6,
+        SwitchState.TRANSFERRING: 0.9,
+        SwitchState.COMMITTED: 1.0,
     }
 )
 
@@ -97,24 +112,27 @@ class IllegalTransition(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchProtocol:
-    """A replica's place in the table: a value; `apply` gives the next one.
+    """A place in the table: a value; `apply` gives the next one.
 
-    `epoch` is that of the switch under way or, while SERVING, of the last one (0:
-    none yet). `timeout_seconds` bounds a switch that succeeds; `entered_at` and every
-    `now` are seconds of one clock that never goes back.
+    `epoch` is that of the switch under way or, while SERVING, of the last one (0: none
+    yet). `timeout_seconds` bounds a whole switch from `proposed_at`; that and every `now`
+    are seconds of one clock that never goes back.
     """
 
     timeout_seconds: float
     epoch: int = 0
     state: SwitchState = SwitchState.SERVING
-    entered_at: float = 0.0
+    proposed_at: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.timeout_seconds > 0:
             raise ValueError(f"timeout_seconds: {self.timeout_seconds} is not above zero")
 
     def apply(self, event: SwitchEvent, epoch: int, now: float) -> SwitchProtocol:
-        """The protocol after `event` of the switch `epoch`; itself where that epoch is past."""
+        """The protocol after `event` of the switch `epoch`; itself where that epoch is past.
+
+        Raises IllegalTransition.
+        """
         if epoch < self.epoch or (epoch == self.epoch and self.state is SwitchState.SERVING):
             return self
         if epoch > self.epoch and event is not SwitchEvent.PROPOSED:
@@ -122,18 +140,13 @@ class SwitchProtocol:
         state = TRANSITIONS.get((self.state, event))
         if state is None:
             raise IllegalTransition(f"{event.value} while {self.state.value} (epoch {self.epoch})")
-        return replace(self, epoch=epoch, state=state, entered_at=now)
-
-    @property
-    def deadline_seconds(self) -> float | None:
-        """How long the present state may last; None while SERVING."""
-        share = DEADLINE_SHARES.get(self.state)
-        return None if share is None else share * self.timeout_seconds
+        proposed_at = now if event is SwitchEvent.PROPOSED else self.proposed_at
+        return replace(self, epoch=epoch, state=state, proposed_at=proposed_at)
 
     def remaining_seconds(self, now: float) -> float | None:
-        """What is left, at least 0, for a wait in the present state; None while SERVING."""
-        limit = self.deadline_seconds
-        return None if limit is None else max(0.0, self.entered_at + limit - now)
+        """How much longer, at least 0, the present state may last; None where it has no deadline."""
+        share = DEADLINE_SHARES.get(self.state)
+        return None if share is None else max(0.0, self.proposed_at + share * self.timeout_seconds - now)
 
     def expired(self, now: float) -> bool:
         """Whether the present state has outlasted its deadline, so that TIMEOUT is due."""

@@ -1,4 +1,4 @@
-"""The coordinator over an engine in name only: requests, orders, and what it does when the engine is lost."""
+"""The coordinator over a fake engine: requests, commands, and what it does when the engine is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..fake_engine import FakeEngine, Play, ask, until
     [("stop", "completed"), ("length", "length"), ("abort", "aborted"), ("other", "aborted")],
 )
 def test_a_response_is_what_the_engine_made(play: Play, reason: str, stop_reason: str) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         request = ask(coordinator, "a", temperature=0.5)
         await until(lambda: engine.live)
         engine.end("a", reason, tokens=3)
@@ -36,7 +36,7 @@ def test_a_response_is_what_the_engine_made(play: Play, reason: str, stop_reason
 
 
 def test_seeds_are_derived_unless_a_request_brings_its_own(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         requests = [ask(coordinator, "a"), ask(coordinator, "b"), ask(coordinator, "c", sampling_seed=5)]
         await until(lambda: len(engine.live) == 3)
         seeds = [sampling["sampling_seed"] for sampling in engine.sampling]
@@ -53,7 +53,7 @@ def test_a_request_that_does_not_end_after_an_abort_is_an_error(
 ) -> None:
     monkeypatch.setattr(module, "ABORT_TIMEOUT_SECONDS", 0.2)
 
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         engine.aborts_work = False
         request = ask(coordinator, "a")
         await until(lambda: engine.live)
@@ -66,7 +66,7 @@ def test_a_request_that_does_not_end_after_an_abort_is_an_error(
 
 
 def test_a_lost_engine_ends_requests_and_is_unhealthy(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         request = ask(coordinator, "a")
         await until(lambda: engine.live)
         engine.fault = "rank 1 ended with exit code -9"  # type: ignore[assignment]
@@ -89,14 +89,16 @@ def test_a_lost_engine_ends_requests_and_is_unhealthy(play: Play) -> None:
     play(scenario)
 
 
-def test_orders_reach_the_engine(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+def test_commands_reach_the_engine(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         await coordinator.clear_kv_cache()
         await coordinator.sleep()
         await coordinator.wake_up(("weights",))
         await coordinator.wake_up(("kv_cache",))
         await coordinator.update_weights(source="m:f", arguments=[{"r": 0}, {"r": 1}], version=4)
-        given = [(name, {k: v for k, v in a.items() if k != "timeout_seconds"}) for name, a in engine.orders]
+        given = [
+            (name, {k: v for k, v in a.items() if k != "timeout_seconds"}) for name, a in engine.commands
+        ]
         assert given == [
             ("flush", {}),
             ("sleep", {"tags": ["kv_cache", "weights"]}),

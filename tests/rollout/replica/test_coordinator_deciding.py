@@ -1,4 +1,4 @@
-"""The coordinator over an engine in name only: what it asks the policies, and what it tells of it."""
+"""The coordinator over a fake engine: what it asks the policies, and what it reports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from taper_rollout.shared_memory.rank_record import Step
 from ..fake_engine import PROFILE, FakeEngine, Play, ask, records, until
 
 
-def test_the_predictor_is_asked_and_every_question_is_told(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+def test_the_predictor_is_asked_and_every_question_is_reported(play: Play) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         coordinator.decisions.use(PROFILE)
         requests = [ask(coordinator, name) for name in "abcd"]
         await until(lambda: len(engine.live) == 4)
@@ -32,13 +32,13 @@ def test_the_predictor_is_asked_and_every_question_is_told(play: Play) -> None:
         engine.end("a", tokens=31)
         await asyncio.gather(*requests)
         await coordinator.set_global_steps(1)
-        entries = [event.entry for event in told if isinstance(event, LedgerEntry)]
+        entries = [event.entry for event in emitted if isinstance(event, LedgerEntry)]
         assert [entry["entry"] for entry in (entries[0], entries[-2], entries[-1])] == [
             "start",
             "outcome",
             "stage end",
         ]
-        [switch] = records(told)[0].switches
+        [switch] = records(emitted)[0].switches
         [asked] = [e for e in entries if e["entry"] == "question" and e["number"] == switch.question]
         assert asked["choice"]["degree"] == 2
         assert [row[4] for row in asked["snapshot"]["live"]] == [1]
@@ -51,13 +51,13 @@ def test_the_predictor_is_asked_and_every_question_is_told(play: Play) -> None:
 
 
 def test_a_lone_request_that_goes_on_is_asked_about_again(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         coordinator.decisions.use(PROFILE)
         request = ask(coordinator, "a")
         for decoded in (1, 100, 200, 202, 1000, 1001, 2000):
             engine.decoded["a"] = decoded
             await asyncio.sleep(0.1)
-        asked = [event.entry for event in told if isinstance(event, LedgerEntry)][1:]
+        asked = [event.entry for event in emitted if isinstance(event, LedgerEntry)][1:]
         assert [entry["snapshot"]["live"][0][4] for entry in asked] == [1, 200, 1000, 2000]
         engine.end("a")
         await request
@@ -67,7 +67,7 @@ def test_a_lone_request_that_goes_on_is_asked_about_again(play: Play) -> None:
 
 
 def test_a_stage_begins_in_the_layout_that_was_decided(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         monkeypatch.setattr(coordinator.decisions, "first_degree", lambda: 2)
         requests = [ask(coordinator, name) for name in "ab"]
         await until(lambda: len(engine.live) == 2)
@@ -77,7 +77,7 @@ def test_a_stage_begins_in_the_layout_that_was_decided(play: Play, monkeypatch: 
         await asyncio.gather(*requests)
         await coordinator.set_global_steps(1)
         assert engine.degree == 1
-        [record] = records(told)
+        [record] = records(emitted)
         assert record.switches == ()
         assert record.batch[0].degree == 2
 
@@ -87,7 +87,7 @@ def test_a_stage_begins_in_the_layout_that_was_decided(play: Play, monkeypatch: 
 def test_a_stage_is_judged_with_any_policy_and_the_ledger_has_it(play: Play) -> None:
     for policy in ({"name": "threshold", "threshold": {"requests": 1}}, {"name": "predictor"}):
 
-        async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+        async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
             coordinator.use(PROFILE)
             requests = [ask(coordinator, name) for name in "ab"]
             await until(lambda: len(engine.live) == 2)
@@ -97,21 +97,21 @@ def test_a_stage_is_judged_with_any_policy_and_the_ledger_has_it(play: Play) -> 
             engine.end("a", tokens=2000)
             await asyncio.gather(*requests)
             await coordinator.set_global_steps(1)
-            [record] = records(told)
+            [record] = records(emitted)
             assert record.review is not None
             assert record.regret == record.review["regret"]
             assert record.review["executed_seconds"] < record.review["static_seconds"]["1"]
-            entries = [event.entry for event in told if isinstance(event, LedgerEntry)]
+            entries = [event.entry for event in emitted if isinstance(event, LedgerEntry)]
             reviews = [entry["review"] for entry in entries if entry["entry"] == "review"]
             assert reviews == ([record.review] if entries else [])
 
         play(scenario, policy=policy, response_tokens=4096)
 
 
-def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Path) -> None:
+def test_what_a_replica_recorded_is_answered_the_same_again(play: Play, tmp_path: Path) -> None:
     ledger = LedgerFile(tmp_path)
 
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         coordinator.use(PROFILE)
         for step in (1, 2, 3):
             await coordinator.set_global_steps(step)
@@ -122,7 +122,7 @@ def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Pa
                 engine.end(f"{step}{name}", tokens=100 * step + 700 * number)
             await asyncio.gather(*requests)
         await coordinator.set_global_steps(4)
-        for event in told:
+        for event in emitted:
             if isinstance(event, LedgerEntry):
                 ledger.append(json.loads(json.dumps(as_json(event))))
 
@@ -132,10 +132,10 @@ def test_what_a_replica_told_is_answered_the_same_again(play: Play, tmp_path: Pa
     assert found.num_decisions >= 3 + 2  # a question a stage, and two openings
 
 
-def test_a_stage_is_told_of_also_where_it_looks_like_the_one_before(play: Play) -> None:
-    """Each begins with one request and ends with it: nothing changes from glance to glance but the stage."""
+def test_a_stage_is_reported_also_where_it_looks_like_the_one_before(play: Play) -> None:
+    """Each begins with one request and ends with it: nothing changes from event to event but the stage."""
 
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         for stage in (1, 2):
             request = ask(coordinator, f"{stage}")
             await until(lambda: engine.live)
@@ -143,7 +143,7 @@ def test_a_stage_is_told_of_also_where_it_looks_like_the_one_before(play: Play) 
             engine.end(f"{stage}")
             await request
             await coordinator._end_stage()
-        assert [event.step for event in told if isinstance(event, StageProgress)] == [0, 0]
+        assert [event.step for event in emitted if isinstance(event, StageProgress)] == [0, 0]
 
     play(scenario, mode="off")
 
@@ -153,12 +153,12 @@ def test_only_what_the_groups_of_a_stage_did_corrects_its_profile(play: Play) ->
     slow = Step(degree=2, batch=1, context_tokens=10, seconds=3600.0)
     now = dataclasses.replace(slow, seconds=1.2 * PROFILE.step_seconds(2, 1, 10).seconds)
 
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         coordinator.use(PROFILE)
         engine.degree = 2
         first, second = [slow], [slow]
-        engine.records[0].new_steps = lambda: [first.pop()] if first else []
-        engine.records[1].new_steps = lambda: [second.pop()] if second else []
+        engine.records[0].new_steps = lambda record: [first.pop()] if first else []
+        engine.records[1].new_steps = lambda record: [second.pop()] if second else []
         request = ask(coordinator, "a")
         await until(lambda: not first and not second)
         first += [now] * 100
@@ -174,7 +174,7 @@ def test_only_what_the_groups_of_a_stage_did_corrects_its_profile(play: Play) ->
 
 
 def test_without_a_profile_the_predictor_stays(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         coordinator.decisions.use(None)
         request = ask(coordinator, "a")
         await asyncio.sleep(0.2)
@@ -186,7 +186,7 @@ def test_without_a_profile_the_predictor_stays(play: Play) -> None:
 
 
 def test_a_list_that_cannot_be_read_puts_the_question_off(play: Play) -> None:
-    async def scenario(coordinator: Coordinator, engine: FakeEngine, told: list[Any]) -> None:
+    async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         coordinator.decisions.use(PROFILE)
         engine.decoded["a"] = 1000
         read = engine.records[0].live

@@ -1,4 +1,4 @@
-"""What a coordinator tells, as it travels, is what the metrics understand."""
+"""The events of a coordinator, in JSON form, are what the metrics understand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from taper_rollout.metrics.collector import RolloutMetrics
 from taper_rollout.replica import coordinator as module
-from taper_rollout.replica import progress_throttle as glances
+from taper_rollout.replica import decision_round, progress_throttle
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.events import StageRecord, SwitchDone, as_json
 
@@ -22,17 +22,17 @@ BACK = WAY | {"from_degree": 2, "to_degree": 1}
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The events of a stage of two requests that switches once and narrows when it has drained."""
     monkeypatch.setattr(module, "ElasticEngine", FakeEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
-    monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
-    monkeypatch.setattr(glances, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(glances, "MOST_SECONDS", 0.0)
-    told: list[Any] = []
+    monkeypatch.setattr(decision_round, "ARRIVALS_SETTLED_SECONDS", 0.02)
+    monkeypatch.setattr(progress_throttle, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(progress_throttle, "MOST_SECONDS", 0.0)
+    emitted: list[Any] = []
 
     async def stage() -> None:
-        coordinator = Coordinator(SETTINGS, told.append)
+        coordinator = Coordinator(SETTINGS, emitted.append)
         engine: Any = coordinator._engine
         await coordinator.start()
         try:
@@ -49,7 +49,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             await coordinator.close()
 
     asyncio.run(asyncio.wait_for(stage(), 20))
-    return told
+    return emitted
 
 
 def in_json(event: Any) -> dict[str, Any]:
@@ -57,10 +57,10 @@ def in_json(event: Any) -> dict[str, Any]:
     return travelled
 
 
-def test_a_stage_that_was_told_is_counted(told: list[Any]) -> None:
+def test_a_stage_that_was_reported_is_counted(emitted: list[Any]) -> None:
     metrics = RolloutMetrics()
     running = set()
-    for event in told:
+    for event in emitted:
         metrics.record(in_json(event))
         running.add(value(metrics, "taper_running_requests"))
     assert 2.0 in running
@@ -76,11 +76,11 @@ def test_a_stage_that_was_told_is_counted(told: list[Any]) -> None:
     assert value(metrics, "taper_footprint_ranks") == 2
 
 
-def test_a_switch_is_seen_before_its_stage_ends_and_counted_once(told: list[Any]) -> None:
-    (stage,) = [event for event in told if isinstance(event, StageRecord)]
-    done = [event for event in told if isinstance(event, SwitchDone)]
+def test_a_switch_is_seen_before_its_stage_ends_and_counted_once(emitted: list[Any]) -> None:
+    (stage,) = [event for event in emitted if isinstance(event, StageRecord)]
+    done = [event for event in emitted if isinstance(event, SwitchDone)]
     assert [event.switch.to_degree for event in done] == [2, 1]
-    assert told.index(done[0]) < told.index(stage)
+    assert emitted.index(done[0]) < emitted.index(stage)
     metrics = RolloutMetrics()
     metrics.record(in_json(done[0]))
     assert value(metrics, "taper_layout_degree") == 2

@@ -1,4 +1,4 @@
-"""What a stage's record tells, from what happened."""
+"""The record of a stage."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from taper_policy.decision.pricing import Prices
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.events import BatchSample, StageRecord, SwitchRecord
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
+from taper_rollout.switching.figures import MovedRequest
 
 
 class Clock:
@@ -140,7 +141,7 @@ def test_a_stage_ends_with_its_last_response(clock: Clock) -> None:
 def test_a_switchs_gain_is_what_staying_would_have_taken_less_what_it_took(clock: Clock) -> None:
     """One request, 30 KV tokens of which 10 are the prompt's: 21 tokens made, 79 of 100 to go."""
     stage = Stage(2, 1)
-    stage.add_switch(switch(1002.0), requests=[["a", 0, 30, 0]])
+    stage.add_switch(switch(1002.0), requests=[MovedRequest("a", 0, 30, 0)])
     clock.now = 1010.0
     finish(stage, "a", prompt_tokens=10, response_tokens=100)
     [record] = recorded(stage, BatchPrices({1: 0.2})).switches
@@ -152,7 +153,8 @@ def test_a_switchs_gain_is_what_staying_would_have_taken_less_what_it_took(clock
 def test_groups_would_have_gone_on_side_by_side(clock: Clock) -> None:
     stage = Stage(2, 1)
     stage.add_switch(
-        switch(1002.0, live_requests=3), requests=[["a", 0, 30, 0], ["b", 0, 0, 0], ["c", 1, 20, 0]]
+        switch(1002.0, live_requests=3),
+        requests=[MovedRequest("a", 0, 30, 0), MovedRequest("b", 0, 0, 0), MovedRequest("c", 1, 20, 0)],
     )
     clock.now = 1010.0
     finish(stage, "a", response_tokens=41)
@@ -164,7 +166,7 @@ def test_groups_would_have_gone_on_side_by_side(clock: Clock) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "requests"),
-    [({"outcome": "aborted"}, [["a", 0, 30, 0]]), ({"outcome": "refused"}, []), ({}, [])],
+    [({"outcome": "aborted"}, [MovedRequest("a", 0, 30, 0)]), ({"outcome": "refused"}, []), ({}, [])],
 )
 def test_a_switch_that_moved_nothing_has_no_gain(
     clock: Clock, changes: dict[str, str], requests: list[list[Any]]
@@ -178,14 +180,14 @@ def test_a_switch_that_moved_nothing_has_no_gain(
 
 def test_without_a_profile_there_is_no_gain(clock: Clock) -> None:
     stage = Stage(2, 1)
-    stage.add_switch(switch(1002.0), requests=[["a", 0, 30, 0]])
+    stage.add_switch(switch(1002.0), requests=[MovedRequest("a", 0, 30, 0)])
     clock.now = 1010.0
     finish(stage, "a")
     [record] = recorded(stage).switches
     assert (record.actual_seconds, record.staying_seconds, record.gain_seconds) == (8.0, None, None)
 
 
-def test_a_stage_too_short_to_be_observed_is_told(clock: Clock) -> None:
+def test_a_stage_too_short_to_be_observed_has_a_record(clock: Clock) -> None:
     stage = Stage(2, 1)
     finish(stage, "a")
     assert recorded(stage).batch == ()

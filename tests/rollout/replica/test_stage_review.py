@@ -13,6 +13,7 @@ from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.events import BatchSample, StageRecord
 from taper_rollout.replica.stage import Stage
 from taper_rollout.replica.stage_review import NotJudged, StageReviewer, recorded_stage
+from taper_rollout.switching.figures import MovedRequest
 
 from ..fake_engine import PROFILE, SETTINGS, changed
 from .test_stage import switch
@@ -76,7 +77,7 @@ def test_requests_are_grouped_as_they_were(clock: Clock) -> None:
 def test_a_switch_is_told_by_the_tokens_made_and_the_groups_before_it(clock: Clock) -> None:
     """`d` had 160 KV tokens, so 151 of its own; it ended in group 0, since there was but one."""
     stage = Stage(2, 1)
-    stage.add_switch(switch(1003.5), requests=[["d", 1, 160, 0]])
+    stage.add_switch(switch(1003.5), requests=[MovedRequest("d", 1, 160, 0)])
     four(clock, stage)
     stage.ended["d"] = dataclasses.replace(stage.ended["d"], group=0)
     played = recorded_stage(stage, record_of(stage))
@@ -92,7 +93,7 @@ def test_prefills_are_those_before_the_first_switch_of_the_rank_with_most(clock:
     stage.count_prefills([540, 930])
     stage.add_switch(switch(1003.0, outcome="aborted"), requests=[])
     stage.count_prefills([560, 970])
-    stage.add_switch(switch(1003.5), requests=[["d", 1, 160, 0]])
+    stage.add_switch(switch(1003.5), requests=[MovedRequest("d", 1, 160, 0)])
     stage.count_prefills([900, 999])
     assert recorded_stage(four(clock, stage), record_of(stage)).prefilled_tokens == 70
 
@@ -102,7 +103,7 @@ def test_prefills_are_those_before_the_first_switch_of_the_rank_with_most(clock:
 )
 def test_a_switch_that_was_not_made_is_no_part_of_it(clock: Clock, changes: dict[str, str]) -> None:
     stage = Stage(2, 1)
-    stage.add_switch(switch(1003.5, **changes), requests=[["d", 1, 160, 0]])
+    stage.add_switch(switch(1003.5, **changes), requests=[MovedRequest("d", 1, 160, 0)])
     assert recorded_stage(four(clock, stage), record_of(stage)).moves == ()
 
 
@@ -125,7 +126,7 @@ def test_the_first_layout_is_the_one_that_was_seen(clock: Clock) -> None:
 
 
 def late(clock: Clock, stage: Stage) -> None:
-    stage.add_switch(switch(1003.5), requests=[["d", 1, 160, 0]])
+    stage.add_switch(switch(1003.5), requests=[MovedRequest("d", 1, 160, 0)])
     end(clock, four(clock, stage), "e", 50, at=1006.0, started_at=1003.6)
 
 
@@ -191,7 +192,7 @@ def test_an_output_that_lags_behind_is_no_request_that_waits(clock: Clock) -> No
     """Between two samples a response had ended in its rank and not arrived yet; and a switch took long."""
     stage = Stage(2, 1)
     samples = [(1000.1, 4), (1000.9, 0), (1001.1, 1), (1001.3, 0), (1002.0, 1), (1002.6, 0)]
-    stage.add_switch(switch(1002.0, pause_seconds=0.5), requests=[["d", 1, 160, 0]])
+    stage.add_switch(switch(1002.0, pause_seconds=0.5), requests=[MovedRequest("d", 1, 160, 0)])
     review = waiting_until(clock, stage, samples).judged(stage, record_of(stage)).review
     assert review is not None
     assert "not_judged" not in review

@@ -103,7 +103,7 @@ def test_switch_figures_are_summed_over_all_replicas():
         ("(0)(1)(2)(3)", 2),
         ("(0,1)(2,3)", 1),
     ]
-    assert (rollout.switches, rollout.aborted_switches) == (4, 1)
+    assert (rollout.switches, rollout.aborted_switches) == (4, 2)
     assert rollout.saved_gpu_seconds == pytest.approx(3 * 1.5 * 4)
     assert (rollout.pause_p50_seconds, rollout.pause_p99_seconds) == pytest.approx((0.08, 0.08))
     assert rollout.regret == pytest.approx(0.2)

@@ -12,6 +12,7 @@ from taper_policy.profile.kv_choice import KvCosts, KvMode
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings
 from taper_rollout.shared_memory.rank_record import RankRecord
+from taper_rollout.switching.figures import SwitchFigures
 
 PROMPTS = [list(range(5 + i, 12 + 2 * i)) for i in range(7)]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 120, "ignore_eos": True}
@@ -41,10 +42,11 @@ class SwitchAt:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """What the requests got, in their order, and the figures of each switch."""
+    """The requests' outputs, in their order, and the figures and epoch of each switch."""
 
     outputs: list[dict[str, Any]]
-    switches: list[dict[str, Any]]
+    switches: list[SwitchFigures]
+    epochs: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def tokens(self) -> list[list[int]]:
@@ -86,11 +88,10 @@ class LiveEngine:
 
     async def switch(
         self, degree: int, kv: KvMode = "migrate", deadline_seconds: float = DEADLINE_SECONDS
-    ) -> dict[str, Any]:
+    ) -> SwitchFigures:
         self.epoch += 1
         figures = await self.engine.switch(degree, kv=kv, epoch=self.epoch, deadline_seconds=deadline_seconds)
-        resumed = await self.engine.resumed(deadline_seconds=deadline_seconds)
-        return figures | resumed | {"epoch": self.epoch}
+        return await self.engine.resumed(figures, deadline_seconds=deadline_seconds)
 
     def settle(self, degree: int) -> None:
         """Bring the idle engine into a layout, with empty prefix caches."""
@@ -100,7 +101,7 @@ class LiveEngine:
         self.run(self.quiet())
 
     async def quiet(self) -> None:
-        """Return when no rank's record tells of a running request: it is written after the last output."""
+        """Return when no rank's record has a running request: it is written after the last output."""
         while any(record.running or record.waiting for record in self.records()):
             await asyncio.sleep(0.002)
 
@@ -136,13 +137,14 @@ class LiveEngine:
             asyncio.create_task(self.engine.generate(prompt, chosen, logprobs=logprobs))
             for prompt, chosen in zip(prompts, sampling, strict=True)
         ]
-        figures = []
+        figures, epochs = [], []
         for planned in switches:
             await self.reached(planned.tokens)
             figures.append(await self.switch(planned.degree, planned.kv))
+            epochs.append(self.epoch)
         outputs = list(await asyncio.gather(*requests))
         await self.quiet()
-        return StageResult(outputs=outputs, switches=figures)
+        return StageResult(outputs=outputs, switches=figures, epochs=epochs)
 
 
 def seeded(temperature: float = 1.0, count: int = len(PROMPTS), **sampling: Any) -> list[dict[str, Any]]:
@@ -170,15 +172,15 @@ def differences(reference: StageResult, other: StageResult) -> list[str]:
     return found
 
 
-def mix_faults(figures: dict[str, Any]) -> list[str]:
+def mix_faults(figures: SwitchFigures) -> list[str]:
     """What shows that a switch of `MIXED_PROMPTS` did not migrate the long ones and recompute the short."""
-    counts = [figures[name] for name in ("migrated_requests", "recomputed_requests")]
+    counts = [figures.migrated_requests, figures.recomputed_requests]
     found = [] if counts == [3, 4] else [f"{counts} migrated and recomputed"]
     # The last token of each has no KV yet, so it is prefilled in any case.
-    wanted = figures["live_tokens"] - figures["migrated_tokens"] + sum(counts)
-    if figures["prefilled_tokens"] != wanted:
-        found.append(f"{figures['prefilled_tokens']} tokens prefilled, not {wanted}")
-    if not figures["moved_bytes"]:
+    wanted = figures.live_tokens - figures.migrated_tokens + sum(counts)
+    if figures.prefilled_tokens != wanted:
+        found.append(f"{figures.prefilled_tokens} tokens prefilled, not {wanted}")
+    if not figures.moved_bytes:
         found.append("no byte moved")
     return found
 

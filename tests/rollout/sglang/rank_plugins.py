@@ -27,7 +27,7 @@ def install() -> None:
 
     @contextlib.contextmanager
     def measured(*arguments: Any) -> Iterator[None]:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = memory_bytes("VmRSS")
         with built_of_views(*arguments):
             yield
@@ -47,7 +47,7 @@ def install() -> None:
 
 
 def memory_bytes(field: str) -> int:
-    """A field of this process's memory, as the kernel tells it."""
+    """A field of this process's memory, as the kernel reports it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(field))) * 1024
 
@@ -212,7 +212,7 @@ def fail_in_transfer(stacks: Any, *, rank: int) -> None:
 
 
 def trace_tokens(stacks: Any) -> None:
-    """Note each sampled token: (epoch, degree, request, position, token)."""
+    """Record each sampled token: (epoch, degree, request, position, token)."""
     _trace.clear()
     on_step = stacks.on_step
 

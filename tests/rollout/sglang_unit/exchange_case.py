@@ -1,4 +1,4 @@
-"""A switch's KV exchange in miniature: arenas whose every element tells which one it is."""
+"""A switch's KV exchange in miniature: arenas in which every element is unique."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_requests_go_to_the_group_with_the_fewest(sent: list[tuple[int, Any]]) -
     assert sent[5:] == [(2, "f"), (1, "g")]
 
 
-def test_it_tells_which_group_serves_a_request(sent: list[tuple[int, Any]]) -> None:
+def test_it_knows_which_group_serves_a_request(sent: list[tuple[int, Any]]) -> None:
     router = Router(4, 1, range(4))
     ask(router, "a", "b", "c")
     assert [router.group_of(name) for name in "abcd"] == [0, 1, 2, None]

@@ -37,7 +37,7 @@ NOT_WRITTEN = ("at", "steps_total", "listed")
 
 
 def written(number: int) -> dict[str, Any]:
-    """A record whose fields all tell the same number."""
+    """A record whose fields all have the same number."""
     names = [field.name for field in dataclasses.fields(RankRecord) if field.name not in NOT_WRITTEN]
     return dict.fromkeys(names, number) | {"step_seconds": float(number), "live": ()}
 
@@ -87,7 +87,7 @@ def steps(count: int, first: int = 0) -> list[Step]:
     ]
 
 
-def test_new_steps_are_told_once_and_in_order(ends: Ends) -> None:
+def test_new_steps_are_read_once_and_in_order(ends: Ends) -> None:
     writer, reader, _ = ends
     for step in steps(5):
         writer.step(step)
@@ -136,7 +136,7 @@ def test_a_step_overwritten_while_it_is_read_is_left_out(ends: Ends, monkeypatch
     assert reader.new_steps() == []
 
 
-def test_a_step_of_a_group_is_told_once_also_when_a_rank_leads_that_followed() -> None:
+def test_a_step_of_a_group_counts_once_also_when_a_follower_leads_later() -> None:
     """Two ranks together, then each alone; nobody looks until the second one leads."""
     segment = Segment.create("taper-test", OFFSET + 2 * RECORD_BYTES)
     ends = [OFFSET + rank * RECORD_BYTES for rank in range(2)]
@@ -147,8 +147,9 @@ def test_a_step_of_a_group_is_told_once_also_when_a_rank_leads_that_followed() -
         for step in (*wide, *narrow):
             writer.step(step)
         writer.write(**written(1))
-    assert new_group_steps(readers) == [*wide, *narrow, *narrow]
-    assert new_group_steps(readers) == []
+    records = [reader.read() for reader in readers]
+    assert new_group_steps(readers, records) == [*wide, *narrow, *narrow]
+    assert new_group_steps(readers, records) == []
 
 
 def test_readers_do_not_disturb_each_other(ends: Ends) -> None:
@@ -201,9 +202,11 @@ def write_or_read(segment: Segment, rank: int, seconds: float) -> int:
             writer.write(**written(number))
             continue
         record = reader.read()
-        told = [value for name, value in dataclasses.asdict(record).items() if name not in ("at", "listed")]
-        assert len({float(value) for value in told}) == 1, told
-        assert record.running >= latest, "a head that was cleared to be written anew"
+        numbers = [
+            value for name, value in dataclasses.asdict(record).items() if name not in ("at", "listed")
+        ]
+        assert len({float(value) for value in numbers}) == 1, numbers
+        assert record.running >= latest, "a head that was cleared before it was written"
         latest = record.running
         for step in reader.new_steps():
             assert step.degree == step.batch == step.context_tokens == step.seconds, step
@@ -232,10 +235,10 @@ def write_or_list(segment: Segment, rank: int, seconds: float) -> int:
             continue
         live = reader.live()
         if live:
-            told = {one.number for one in live} | {one.decoded_tokens for one in live}
-            assert len(told) == 1, told
-            assert len(live) == next(iter(told)) % 97
-            seen.update(told)
+            numbers = {one.number for one in live} | {one.decoded_tokens for one in live}
+            assert len(numbers) == 1, numbers
+            assert len(live) == next(iter(numbers)) % 97
+            seen.update(numbers)
     return number or len(seen)
 
 
@@ -245,7 +248,7 @@ def test_no_reader_ever_sees_a_list_of_two_moments() -> None:
     assert min(reads) > 10
 
 
-def test_a_list_that_lacks_a_running_request_is_not_told(ends: Ends) -> None:
+def test_a_list_that_lacks_a_running_request_is_not_given(ends: Ends) -> None:
     writer, reader, _ = ends
     writer.write(**written(0) | {"running": 2, "live": [(7, 3), (8, 0)]})
     assert reader.live() == [
@@ -259,7 +262,7 @@ def test_a_list_that_lacks_a_running_request_is_not_told(ends: Ends) -> None:
     assert reader.live() == []
 
 
-def test_a_list_that_is_being_written_is_not_told(ends: Ends) -> None:
+def test_a_list_that_is_being_written_is_not_given(ends: Ends) -> None:
     writer, reader, segment = ends
     writer.write(**written(0) | {"running": 1, "live": [(7, 3)]})
     struct.pack_into("<Q", segment.memory, OFFSET, 99)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from taper_policy.profile.estimated import h100_8b
 from taper_rollout.switching.kv_mode import kv_mode, kv_reported
+
+from .test_figures import RANK
 
 
 def test_auto_goes_by_the_costs_of_the_pair() -> None:
@@ -23,12 +27,13 @@ def test_what_is_asked_holds_whatever_it_costs(asked: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("migrated", "recomputed", "told"),
+    ("migrated", "recomputed", "reported"),
     [(3, 0, "migrate"), (0, 2, "recompute"), (3, 2, "mixed"), (0, 0, "auto")],
 )
-def test_what_became_of_it_is_told(migrated: int, recomputed: int, told: str) -> None:
-    assert kv_reported("auto", {"migrated_requests": migrated, "recomputed_requests": recomputed}) == told
+def test_what_happened_to_the_kv_is_reported(migrated: int, recomputed: int, reported: str) -> None:
+    figures = dataclasses.replace(RANK, migrated_requests=migrated, recomputed_requests=recomputed)
+    assert kv_reported("auto", figures) == reported
 
 
-def test_a_switch_that_was_not_made_tells_what_was_asked() -> None:
-    assert kv_reported("recompute", {}) == "recompute"
+def test_a_switch_that_was_not_made_reports_what_was_asked() -> None:
+    assert kv_reported("recompute", None) == "recompute"

@@ -11,7 +11,7 @@ from taper_rollout.switching.pause_phases import DURATIONS, MARKS, PHASES, pause
 seconds = st.floats(0, 10)
 
 
-def test_marks_are_told_apart_and_what_is_left_is_the_rest() -> None:
+def test_marks_become_durations_and_what_is_left_is_the_rest() -> None:
     parts = {"offer": 0.01, "quiesce": 0.06, "agree": 0.07, "drain": 0.001, "requests": 0.002, "kv": 0.03}
     phases = pause_phases(parts, 0.15)
     assert phases == pytest.approx(

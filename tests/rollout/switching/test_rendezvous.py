@@ -55,7 +55,7 @@ def test_a_meeting_without_one_is_cancelled_for_all_and_the_next_one_works() -> 
         early = list(pool.map(lambda e: outcome(e, 1, b"x", 0.3), ends[:2]))
         assert 0.25 < time.monotonic() - began < 3
         assert early == ["meeting 1: not every rank arrived in time"] * 2
-        assert outcome(ends[2], 1, b"x", 0.3) == early[0]  # who comes late is told the same, at once
+        assert outcome(ends[2], 1, b"x", 0.3) == early[0]  # a late rank gets the same outcome, at once
         assert list(pool.map(lambda e: e.meet(5, b"y", 10.0), ends)) == [[b"y"] * 3] * 3
 
 
@@ -73,7 +73,7 @@ def test_a_payload_larger_than_a_mailbox_is_refused(monkeypatch: pytest.MonkeyPa
         end.meet(1, b"x" * 4097, 0.1)
 
 
-def test_who_reads_late_that_a_meeting_was_opened_is_told_so() -> None:
+def test_a_rank_that_reads_late_that_a_meeting_was_opened_still_gets_it() -> None:
     """Rank 1 loses its core after it has arrived; meanwhile rank 0 goes on, and cancels the next meeting."""
     room = meeting_room(2)
     core = threading.Event()
@@ -101,7 +101,7 @@ def meet_at_random(segment: Segment, rank: int, offsets: tuple[int, int], rounds
         if dice.random() < 0.2:
             time.sleep(dice.random() * 0.02)
         outcomes.append(outcome(end, 2 * number + 1, b"%d/%d" % (number, rank), 0.01))
-        # The coordinator hears every rank's answer before it orders the next switch.
+        # The coordinator waits for every rank's reply before it proposes the next switch.
         end.meet(2 * number + 2, b"", 20.0)
     return outcomes
 

@@ -83,14 +83,14 @@ def test_greedy_stage_is_equal(engine: LiveEngine, unswitched: StageResult, name
     assert differences(unswitched, switched) == []
     assert memory_faults(engine.command("inspect")) == []
     for figures in switched.switches:
-        assert figures["live_requests"] == len(PROMPTS)
-        assert figures["prefilled_tokens"] <= figures["live_requests"]
+        assert figures.live_requests == len(PROMPTS)
+        assert figures.prefilled_tokens <= figures.live_requests
 
 
 def test_a_recomputed_stage_is_equal(engine: LiveEngine, unswitched: StageResult) -> None:
     switched = engine.stage(timeline("through every degree and back", "recompute"), sampling=SHORT)
     assert differences(unswitched, switched) == []
-    assert all(figures["moved_bytes"] == 0 for figures in switched.switches)
+    assert all(figures.moved_bytes == 0 for figures in switched.switches)
 
 
 @pytest.mark.parametrize("name", TIMELINES)

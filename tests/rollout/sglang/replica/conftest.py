@@ -26,7 +26,7 @@ WAIT_SECONDS = 120.0
 
 
 class Replica:
-    """A coordinator on the tests' loop, what it told, and settings that a test may choose."""
+    """A coordinator on the tests' loop, the events that it emitted, and settings that a test may choose."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: ReplicaSettings) -> None:
         self.loop, self.base, self.events = loop, settings, list[Any]()
@@ -44,15 +44,16 @@ class Replica:
         It decides by `profile`, or by the one that it measured when it started.
         """
         settings = changed(self.base, **changes)
-        self.coordinator._settings = self.coordinator._switcher._settings = settings
+        coordinator = self.coordinator
+        coordinator._settings = coordinator._switcher._settings = coordinator._round._settings = settings
         self.coordinator.decisions = PolicyDecider(settings, self.events.append)
-        self.coordinator._reviewer = StageReviewer(settings)
+        self.coordinator._stages.reviewer = StageReviewer(settings)
         self.coordinator.use(profile or self.profile)
 
     def ledger(self) -> list[LedgerRecord]:
-        """What it told for the ledger, since the events were cleared."""
-        told = [event.entry for event in self.events if isinstance(event, LedgerEntry)]
-        return [entry_from_json(json.loads(json.dumps(entry))) for entry in told]
+        """Its entries for the ledger, since the events were cleared."""
+        entries = [event.entry for event in self.events if isinstance(event, LedgerEntry)]
+        return [entry_from_json(json.loads(json.dumps(entry))) for entry in entries]
 
     async def generate(self, requests: list[Request], *, logprobs: bool = True) -> list[Generated]:
         """Serve requests, each a dictionary with `prompt` and sampling parameters."""
@@ -90,7 +91,7 @@ class Replica:
             await asyncio.sleep(0.01)
 
     async def quiet(self) -> None:
-        """Return when no rank's record tells of a running request: it is written after the last output."""
+        """Return when no rank's record has a running request: it is written after the last output."""
         while any(reader.read().running for reader in self.coordinator._engine.records):
             await asyncio.sleep(0.002)
 

@@ -124,7 +124,9 @@ def test_an_abort_in_the_middle_of_a_switch_ends_all_requests(replica: Replica) 
         coordinator = replica.coordinator
         requests = asyncio.create_task(replica.generate([LONG | {"prompt": [5 + i, 6]} for i in range(6)]))
         await replica.decoding(20)
-        switch = asyncio.create_task(coordinator._switch(coordinator._stage, TO_WIDE))
+        switch = asyncio.create_task(
+            coordinator._switcher.switch(TO_WIDE, stage=coordinator._stages.present, step=0)
+        )
         await asyncio.sleep(0)
         await asyncio.wait_for(coordinator.abort_all(), 10)
         assert {response.stop_reason for response in await requests} == {"aborted"}

@@ -1,4 +1,4 @@
-"""A replica switches its live engine in the tail of a stage, tells it, and goes back."""
+"""A replica switches its live engine in the tail of a stage, reports it, and goes back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def log_probs(responses: list[Generated]) -> list[float]:
     return values
 
 
-def test_a_calibration_tells_a_step_of_each_layout(llama: Replica) -> None:
+def test_a_calibration_has_a_step_of_each_layout(llama: Replica) -> None:
     assert llama.profile is not None
     table = reported_steps(llama.profile, (1, 2))
     assert {entry["degree"] for entry in table} == {1, 2}
@@ -44,7 +44,7 @@ def test_a_calibration_tells_a_step_of_each_layout(llama: Replica) -> None:
     assert all(0 < entry["seconds"] < 5 for entry in table)
 
 
-def test_the_tail_is_decoded_wide_and_the_stage_is_told(replica: Replica) -> None:
+def test_the_tail_is_decoded_wide_and_the_stage_is_reported(replica: Replica) -> None:
     began = time.time()
     responses, record = replica.stage(long_tail(RANDOM), step=4)
     assert (record.replica, record.step, record.num_ranks) == (3, 4, 2)
@@ -66,10 +66,10 @@ def test_the_tail_is_decoded_wide_and_the_stage_is_told(replica: Replica) -> Non
     assert sorted(r.request_id for r in record.requests) == sorted(f"request-{i}" for i in range(10))
     by_id = {r.request_id: r for r in record.requests}
     for index, response in enumerate(responses):
-        told = by_id[f"request-{index}"]
-        assert (told.response_tokens, told.finish_reason) == (len(response.token_ids), "length")
-        assert (told.prompt, told.prompt_tokens) == (prompt_digest([5 + index // 2, 6, 7, 8]), 4)
-        assert record.started_at <= told.started_at < told.ended_at <= record.ended_at
+        recorded = by_id[f"request-{index}"]
+        assert (recorded.response_tokens, recorded.finish_reason) == (len(response.token_ids), "length")
+        assert (recorded.prompt, recorded.prompt_tokens) == (prompt_digest([5 + index // 2, 6, 7, 8]), 4)
+        assert record.started_at <= recorded.started_at < recorded.ended_at <= record.ended_at
     assert sorted((r.prompt, r.sample) for r in record.requests) == sorted(
         (prompt_digest([5 + prompt, 6, 7, 8]), sample) for prompt in range(5) for sample in range(2)
     )
@@ -82,7 +82,7 @@ def test_the_tail_is_decoded_wide_and_the_stage_is_told(replica: Replica) -> Non
     assert all(response.stop_reason == "length" for response in responses)
 
 
-def test_progress_is_told_while_a_stage_runs(replica: Replica) -> None:
+def test_progress_is_reported_while_a_stage_runs(replica: Replica) -> None:
     replica.stage(long_tail(RANDOM))
     progress = [event for event in replica.events if isinstance(event, StageProgress)]
     assert progress
@@ -135,7 +135,7 @@ def test_seeds_depend_on_the_step_and_the_sample(replica: Replica) -> None:
     assert len({tuple(ids) for ids in tokens(first) + tokens(later)}) == 16
 
 
-def test_advice_is_told_and_not_followed(replica: Replica) -> None:
+def test_advice_is_reported_and_not_followed(replica: Replica) -> None:
     replica.configure(mode="advise")
     _, record = replica.stage(long_tail(RANDOM))
     assert [(s.outcome, s.to_degree) for s in record.switches] == [("advised", 2)]
@@ -197,7 +197,7 @@ def test_a_stage_is_judged_by_the_profile_that_was_measured(replica: Replica, mo
     assert ("advised" in record.review) == (mode == "advise")
 
 
-def test_requests_are_told_with_the_group_that_served_them(replica: Replica) -> None:
+def test_requests_are_recorded_with_the_group_that_served_them(replica: Replica) -> None:
     """Ten requests are dealt to two groups in turn."""
     replica.configure(mode="off")
     groups: list[int | None] = []

@@ -36,14 +36,14 @@ def test_greedy_stage_is_equal(engine: LiveEngine, unswitched: StageResult, time
     switched = engine.stage(switches)
     assert differences(unswitched, switched) == []
     assert memory_faults(engine.command("inspect")) == []
-    assert all(figures["live_requests"] == len(PROMPTS) for figures in switched.switches)
+    assert all(figures.live_requests == len(PROMPTS) for figures in switched.switches)
     for figures in switched.switches:
-        assert 0 < figures["pause_seconds"] < 10
+        assert 0 < figures.pause_seconds < 10
         if kv == "migrate":
-            assert figures["prefilled_tokens"] <= figures["live_requests"]
+            assert figures.prefilled_tokens <= figures.live_requests
         else:
-            assert figures["moved_bytes"] == 0
-            assert figures["prefilled_tokens"] >= figures["live_tokens"]
+            assert figures.moved_bytes == 0
+            assert figures.prefilled_tokens >= figures.live_tokens
 
 
 @pytest.mark.parametrize("timeline", TIMELINES)
@@ -69,6 +69,6 @@ def test_recomputed_siblings_find_the_prompt_of_one_that_migrated(engine: LiveEn
     )
     assert differences(unswitched, switched) == []
     [figures] = switched.switches
-    assert (figures["migrated_requests"], figures["recomputed_requests"]) == (1, 3)
-    assert figures["recomputed_tokens"] < 110 * 3
-    assert figures["prefilled_tokens"] <= figures["recomputed_tokens"] + len(siblings)
+    assert (figures.migrated_requests, figures.recomputed_requests) == (1, 3)
+    assert figures.recomputed_tokens < 110 * 3
+    assert figures.prefilled_tokens <= figures.recomputed_tokens + len(siblings)

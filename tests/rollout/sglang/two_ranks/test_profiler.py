@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +21,7 @@ from taper_rollout.profiling.load import EndedEarly, decoding
 from taper_rollout.profiling.profiler import Profiler, Switch, find_capacity, measure_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.profiling.store import stored_profile
+from taper_rollout.switching.figures import SwitchFigures
 
 from ..live_engine import LiveEngine, StageResult, differences
 
@@ -70,8 +70,8 @@ def settings(engine: LiveEngine, tmp_path: Path) -> ReplicaSettings:
 def switch(engine: LiveEngine) -> Switch:
     """The engine's switches are numbered by the tests' own helper."""
 
-    async def switched(degree: int, kv: KvMode) -> dict[str, Any]:
-        return {} if engine.engine.degree == degree else await engine.switch(degree, kv)
+    async def switched(degree: int, kv: KvMode) -> SwitchFigures | None:
+        return None if engine.engine.degree == degree else await engine.switch(degree, kv)
 
     return switched
 

@@ -44,7 +44,7 @@ def test_arrivals_during_a_switch_and_after_it_are_served(
         await asyncio.sleep(0)
         requests += start(engine, PROMPTS[3:5])
         figures = await switch
-        assert figures["live_requests"] == 3
+        assert figures.live_requests == 3
         requests += start(engine, PROMPTS[5:])
         return list(await asyncio.gather(*requests))
 
@@ -61,7 +61,7 @@ def test_a_switch_with_requests_still_waiting_is_exact(engine: LiveEngine) -> No
     unswitched = engine.stage(sampling=sampling, prompts=prompts)
     switches = [SwitchAt(tokens=4, degree=2), SwitchAt(tokens=12, degree=1)]
     switched = engine.stage(switches, sampling=sampling, prompts=prompts)
-    assert switched.switches[0]["live_requests"] == 70
+    assert switched.switches[0].live_requests == 70
     assert differences(unswitched, switched) == []
 
 
@@ -78,9 +78,9 @@ def test_an_abort_in_the_middle_of_a_switch_ends_all_requests(
         await asyncio.sleep(0)
         engine.engine.abort_all()
         ended = await asyncio.wait_for(asyncio.gather(*requests), 10)
-        await switch
+        figures = await switch
         # Requests that will never be re-admitted must not be waited for.
-        await asyncio.wait_for(engine.engine.resumed(deadline_seconds=20), 5)
+        await asyncio.wait_for(engine.engine.resumed(figures, deadline_seconds=20), 5)
         return list(ended)
 
     engine.settle(3 - degree)

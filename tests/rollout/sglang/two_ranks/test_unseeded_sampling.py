@@ -26,7 +26,7 @@ def test_ranks_of_a_group_sample_equal_tokens_at_every_step(engine: LiveEngine) 
     result, tokens = unseeded_tokens(engine, THREE_WIDENINGS)
     assert split_tokens(tokens) == []
     wide = [entry for entry in tokens[1] if entry[1] == 2]
-    assert {entry[0] for entry in wide} == {figures["epoch"] for figures in result.switches[::2]}
+    assert {entry[0] for entry in wide} == set(result.epochs[::2])
     assert len(wide) > 3 * 15 * len(result.tokens)
     assert all(len(values) == len(ids) for values, ids in zip(result.log_probs, result.tokens, strict=True))
 

@@ -67,8 +67,8 @@ def test_greedy_stage_is_equal(quad: LiveEngine, unswitched: StageResult) -> Non
     assert differences(unswitched, switched) == []
     assert memory_faults(quad.command("inspect")) == []
     for figures in switched.switches:
-        assert figures["live_requests"] == len(PROMPTS)
-        assert figures["prefilled_tokens"] <= figures["live_requests"]
+        assert figures.live_requests == len(PROMPTS)
+        assert figures.prefilled_tokens <= figures.live_requests
 
 
 def test_a_wide_stack_takes_no_second_copy_of_the_weights_not_even_for_a_moment(quad: LiveEngine) -> None:
@@ -124,7 +124,7 @@ def test_a_rank_that_is_killed_ends_its_requests_and_leaves_nothing(quad: LiveEn
     quad.close()
 
 
-def test_a_rank_that_cannot_start_is_told_in_its_own_words(
+def test_a_rank_that_cannot_start_is_reported_with_its_own_error(
     loop: asyncio.AbstractEventLoop, model: MakeModel
 ) -> None:
     """The other ranks would wait for it: they are ended, too."""

@@ -1,0 +1,90 @@
+"""What a switch did, in numbers: typed in every process, and JSON only on its way from a rank."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class MovedRequest(NamedTuple):
+    """A live request of a switch: its name in the engine, KV tokens before it, and groups."""
+
+    engine_id: str
+    old_group: int
+    kv_tokens: int
+    new_group: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """How the requests of a rank came back after a switch: seconds without a step, tokens prefilled again."""
+
+    pause_seconds: float
+    prefilled_tokens: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchFigures:
+    """A committed switch, as one rank or (`of_replica`) the whole replica saw it.
+
+    `migrated_*` and `recomputed_*` count the requests of the rank's new group that took their KV
+    cache along, and those that left it behind. `moved_bytes` crossed ranks, in the whole replica.
+    `blocked_seconds` is the time from taking up the switch to the end of `commit_seconds`;
+    `parts_seconds` are the marks and durations that `pause_phases` splits the pause by.
+    `pause_seconds` and `prefilled_tokens` are 0 until the requests have resumed (`with_resumptions`).
+    """
+
+    live_requests: int
+    live_tokens: int
+    migrated_requests: int
+    migrated_tokens: int
+    recomputed_requests: int
+    recomputed_tokens: int
+    moved_bytes: int
+    commit_seconds: float
+    blocked_seconds: float
+    parts_seconds: Mapping[str, float]
+    requests: tuple[MovedRequest, ...]
+    pause_seconds: float = 0.0
+    prefilled_tokens: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The dictionary that `from_json` reads."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SwitchFigures:
+        """Raises TypeError where `as_json` did not make `values`."""
+        requests = tuple(MovedRequest(*request) for request in values["requests"])
+        return cls(**{**values, "requests": requests})
+
+    @classmethod
+    def of_replica(cls, ranks: Sequence[SwitchFigures], leaders: Collection[int]) -> SwitchFigures:
+        """The replica's figures, from those of all ranks in order; `leaders` lead the new groups.
+
+        Those of the slowest rank, but requests and tokens of all groups, and `recomputed_tokens` of
+        the group that has most: groups prefill at the same time.
+        """
+        groups = [ranks[rank] for rank in leaders]
+        return dataclasses.replace(
+            max(ranks, key=lambda figures: figures.blocked_seconds),
+            migrated_requests=sum(group.migrated_requests for group in groups),
+            migrated_tokens=sum(group.migrated_tokens for group in groups),
+            recomputed_requests=sum(group.recomputed_requests for group in groups),
+            recomputed_tokens=max(group.recomputed_tokens for group in groups),
+            requests=ranks[0].requests,
+        )
+
+    def with_resumptions(self, ranks: Sequence[Resumption | None], leaders: Collection[int]) -> SwitchFigures:
+        """These figures with the longest pause of all ranks, and what the groups prefilled again.
+
+        A rank whose requests are not back (None) counts nothing.
+        """
+        known = [resumption for resumption in ranks if resumption is not None]
+        of_groups = [resumption for rank in leaders if (resumption := ranks[rank]) is not None]
+        return dataclasses.replace(
+            self,
+            pause_seconds=max((resumption.pause_seconds for resumption in known), default=0.0),
+            prefilled_tokens=sum(resumption.prefilled_tokens for resumption in of_groups),
+        )

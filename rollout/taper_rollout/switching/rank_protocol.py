@@ -1,0 +1,108 @@
+"""A rank's place in the protocol, published in shared memory with each event.
+
+The rank applies an event where it happens; the event and its time go into the rank's
+journal (`shared_memory.switch_journal`), which the coordinator reads without asking.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from taper_rollout.shared_memory.switch_journal import JournalWriter, SwitchJournal
+from taper_rollout.switching.figures import Resumption
+from taper_rollout.switching.states import SwitchEvent, SwitchProtocol, SwitchState
+
+EVENTS = tuple(SwitchEvent)
+_CODES = {event: code for code, event in enumerate(EVENTS)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TimedEvent:
+    """An event and when it happened, in seconds of the machine's monotonic clock."""
+
+    event: SwitchEvent
+    at: float
+
+
+def timed_events(journal: SwitchJournal) -> tuple[TimedEvent, ...]:
+    """The events of a rank's last switch, in order."""
+    return tuple(TimedEvent(event=EVENTS[code], at=at) for code, at in journal.events)
+
+
+def state_of(journal: SwitchJournal) -> SwitchState:
+    """The state that a rank's journal leads to. Raises IllegalTransition."""
+    protocol = SwitchProtocol(timeout_seconds=1.0)
+    for timed in timed_events(journal):
+        protocol = protocol.apply(timed.event, journal.epoch, timed.at)
+    return protocol.state
+
+
+def resumption_of(journal: SwitchJournal) -> Resumption | None:
+    """How the rank's requests came back; None until all of them have."""
+    if not journal.resumed_at:
+        return None
+    return Resumption(
+        pause_seconds=journal.resumed_at - journal.paused_at, prefilled_tokens=journal.prefilled_tokens
+    )
+
+
+class RankProtocol:
+    """See the module's docstring. `clock` is the machine's monotonic clock."""
+
+    def __init__(self, journal: JournalWriter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._writer, self._clock = journal, clock
+        self._journal = SwitchJournal()
+        self._protocol = SwitchProtocol(timeout_seconds=1.0)
+
+    @property
+    def state(self) -> SwitchState:
+        return self._protocol.state
+
+    @property
+    def epoch(self) -> int:
+        """Of the switch under way, or of the last one."""
+        return self._protocol.epoch
+
+    @property
+    def remaining_seconds(self) -> float:
+        """How much longer the rank may wait in the present state. For states that have a deadline."""
+        remaining = self._protocol.remaining_seconds(self._clock())
+        assert remaining is not None
+        return remaining
+
+    def propose(self, epoch: int, *, proposed_at: float, timeout_seconds: float) -> None:
+        """Take up a switch that was proposed at `proposed_at`. `epoch` must be newer than any before."""
+        self.expire()
+        protocol = dataclasses.replace(self._protocol, timeout_seconds=timeout_seconds)
+        self._protocol = protocol.apply(SwitchEvent.PROPOSED, epoch, proposed_at)
+        self._publish(SwitchJournal(epoch=epoch), SwitchEvent.PROPOSED)
+
+    def apply(self, event: SwitchEvent) -> None:
+        """Something happened in the switch under way. Raises IllegalTransition."""
+        self._protocol = self._protocol.apply(event, self.epoch, self._clock())
+        self._publish(self._journal, event)
+
+    def resume(self, *, paused_at: float, prefilled_tokens: int) -> None:
+        """All requests of the committed switch decode again, or were aborted."""
+        self._protocol = self._protocol.apply(SwitchEvent.RESUMED, self.epoch, self._clock())
+        journal = dataclasses.replace(
+            self._journal,
+            paused_at=paused_at,
+            resumed_at=self._clock(),
+            prefilled_tokens=prefilled_tokens,
+        )
+        self._publish(journal, SwitchEvent.RESUMED)
+
+    def expire(self) -> bool:
+        """End a committed switch whose deadline has passed while requests still wait; whether it did."""
+        expired = self.state is SwitchState.COMMITTED and self._protocol.expired(self._clock())
+        if expired:
+            self.apply(SwitchEvent.TIMEOUT)
+        return expired
+
+    def _publish(self, journal: SwitchJournal, event: SwitchEvent) -> None:
+        events = (*journal.events, (_CODES[event], self._clock()))
+        self._journal = dataclasses.replace(journal, events=events)
+        self._writer.write(self._journal)

@@ -1,0 +1,59 @@
+"""What a switch did: of one rank, of the replica, and on its way between processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from taper_rollout.switching.figures import MovedRequest, Resumption, SwitchFigures
+
+RANK = SwitchFigures(
+    live_requests=3,
+    live_tokens=60,
+    migrated_requests=1,
+    migrated_tokens=20,
+    recomputed_requests=1,
+    recomputed_tokens=7,
+    moved_bytes=640,
+    commit_seconds=0.1,
+    blocked_seconds=0.5,
+    parts_seconds={"offer": 0.1, "kv": 0.2},
+    requests=(MovedRequest("a", 0, 20, 0), MovedRequest("b", 1, 40, 0)),
+)
+
+
+def test_figures_travel_as_json() -> None:
+    assert SwitchFigures.from_json(json.loads(json.dumps(RANK.as_json()))) == RANK
+
+
+def test_unknown_figures_are_an_error() -> None:
+    with pytest.raises(TypeError, match="surprise"):
+        SwitchFigures.from_json(RANK.as_json() | {"surprise": 1})
+
+
+def test_a_replica_has_the_requests_of_all_groups_and_the_times_of_its_slowest_rank() -> None:
+    """Four ranks in two groups: followers repeat what their leader reports."""
+    slow = dataclasses.replace(
+        RANK, blocked_seconds=0.9, recomputed_tokens=11, parts_seconds={"offer": 0.3}, requests=()
+    )
+    fast = dataclasses.replace(RANK, requests=())
+    found = SwitchFigures.of_replica([RANK, fast, slow, fast], leaders=(0, 2))
+    assert (found.migrated_requests, found.migrated_tokens, found.recomputed_requests) == (2, 40, 2)
+    assert found.recomputed_tokens == 11
+    assert (found.blocked_seconds, found.parts_seconds) == (0.9, {"offer": 0.3})
+    assert found.requests == RANK.requests
+    assert (found.live_requests, found.live_tokens, found.moved_bytes) == (3, 60, 640)
+
+
+def test_a_pause_is_the_longest_of_the_ranks_and_each_groups_prefills_count_once() -> None:
+    ranks = [
+        Resumption(pause_seconds=0.2, prefilled_tokens=3),
+        Resumption(pause_seconds=0.4, prefilled_tokens=3),
+        None,
+        Resumption(pause_seconds=0.1, prefilled_tokens=5),
+    ]
+    found = RANK.with_resumptions(ranks, leaders=(0, 2))
+    assert (found.pause_seconds, found.prefilled_tokens) == (0.4, 3)
+    assert RANK.with_resumptions([None, None], leaders=(0, 1)) == RANK
