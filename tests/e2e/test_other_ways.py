@@ -201,6 +201,6 @@ def check_ledger(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = json.loads((output / "traces" / "stage-00001-0.json").read_text())
     assert trace["review"] == first.review.review
     assert cli.main(["replay", str(output)]) == 0
-    assert " 0 not" in capsys.readouterr().out
+    assert " 0 different" in capsys.readouterr().out
     assert cli.main(["explain", str(output), "--step", "1"]) == 0
     assert capsys.readouterr().out.startswith("step 1, replica 0: ")

@@ -3,8 +3,8 @@
 Model. Lengths are read as normal scores through the job's survivor curve (`survivors.py`).
 The score of a sample is `sqrt(c) * level + sqrt(1 - c) * noise`: the level is its prompt's, the
 noise its own, c the correlation of siblings (a Gaussian copula within each prompt). A
-sibling that has ended tells its score; a live one, or one that ended at the cap, tells that
-its score is above some point; the prompt's last stage tells its level then, which correlates
+sibling that has ended shows its score; a live one, or one that ended at the cap, shows that
+its score is above some point; the prompt's last stage shows its level then, which correlates
 with that of now. The posterior of each prompt's level is summed over a grid, without
 approximation of the censored terms, and a request's forecast is the mixture over the levels of
 what lies beyond its own decoded tokens. In a job's first stage the curve is the prior, bent
@@ -19,7 +19,7 @@ Invariants (asserted by `tests/policy/forecast/test_forecast.py`):
 - a sibling that is longer, ended or live, never makes a forecast shorter, in no quantile;
 - draws of siblings are correlated as far as their prompt's level is not known yet;
 - between 1 and `max_tokens - decoded_tokens`; quantiles never fall;
-- a function of the set of live requests: their order is of no matter.
+- a function of the set of live requests: their order does not matter.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def _check(
         raise ValueError(f"live[{index}].decoded_tokens: {made}; request {rids[index]} cannot be live")
     if num_groups is not None and max(groups) >= num_groups:
         index = next(index for index, group in enumerate(groups) if group >= num_groups)
-        raise ValueError(f"live[{index}].group: {groups[index]} is none of the {num_groups} groups")
+        raise ValueError(f"live[{index}].group: {groups[index]} is not one of the {num_groups} groups")
     if len(set(rids)) < len(rids):
         index = next(index for index, rid in enumerate(rids) if rid in rids[:index])
         raise ValueError(f"live[{index}].rid: {rids[index]} is there twice")

@@ -3,7 +3,7 @@
 Migrating costs something once, for each request (slots, cache entry, copies) and for each
 token. Recomputing costs something for each token that is prefilled; the groups of the new
 layout do so at the same time, so the pause is that of the one with the most tokens. What
-every switch costs, whatever becomes of its KV, is no part of the choice.
+every switch costs in either case is not part of the choice.
 
 Shared prompts. SGLang (0.5.23) looks up cached prefixes before it forms a prefill batch, so
 recomputed siblings in one batch share nothing with each other. But one whose sibling
@@ -63,7 +63,7 @@ KV_MODES: Final = (AUTO, "migrate", "recompute")
 """What a job may ask for: `auto` is a choice by cost."""
 
 KvMode = Literal["migrate", "recompute"] | KvCosts
-"""What becomes of the KV of a switch: one way for all requests, or what each costs."""
+"""How a switch carries over KV: one way for all requests, or the costs to choose by per request."""
 
 
 def kv_as_json(kv: KvMode) -> Any:

@@ -1,4 +1,4 @@
-"""A ledger's decisions, made again: which are the same, and which are not. Pure."""
+"""The decisions of a ledger, made again: how many are the same, and which differ. Pure."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from taper_policy.review.replica_history import ReplicaHistory, same_choice
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Differing:
-    """A decision of a replica that was answered otherwise."""
+    """A decision of a replica that differs from the recorded one."""
 
     replica: int
     recorded: RecordedChoice
     again: RecordedChoice
 
     def lines(self) -> Iterator[str]:
-        """What was chosen, and what is chosen now."""
+        """The recorded choice, and the choice now."""
         recorded = self.recorded
-        about = "its opening"
+        about = "first layout"
         if isinstance(recorded, DecisionEntry):
             live, degree = len(recorded.snapshot.live), recorded.snapshot.degree
-            about = f"question {recorded.number}, {live} live in TP{degree}"
+            about = f"decision {recorded.number}, {live} live in TP{degree}"
         yield f"step {recorded.step}, replica {self.replica}, {about}:"
         for name, asked in (("in the run", recorded), ("now", self.again)):
             yield f"  {name}: TP{asked.choice.degree}, because {asked.choice.reason}"
@@ -38,7 +38,7 @@ class Differing:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """How many decisions were asked again, and those that are others now."""
+    """The number of repeated decisions, and those that differ."""
 
     num_decisions: int
     num_stages: int
@@ -49,15 +49,15 @@ class Replayed:
         for one in self.differing:
             yield from one.lines()
         differing = len(self.differing)
-        asked = f"{self.num_decisions} decisions of {self.num_stages} stages"
-        yield f"{asked}: {self.num_decisions - differing} equal, {differing} not"
+        total = f"{self.num_decisions} decisions of {self.num_stages} stages"
+        yield f"{total}: {self.num_decisions - differing} equal, {differing} different"
 
 
 def replayed(histories: Sequence[ReplicaHistory], settings: Sequence[str]) -> Replayed:
-    """Ask everything again, with `settings` ("name=value") in place of the run's.
+    """Decide everything again, with `settings` ("name=value") in place of the run's.
 
-    With settings of its own a decision differs where another layout is chosen; without, where any number
-    of it does. Raises `JobError` for settings that are none, and for a ledger with a gap.
+    With `settings` a decision differs if it chooses another layout; without, if any of its numbers differs.
+    Raises `JobError` for invalid settings, and for a ledger with a gap.
     """
     differing, count = [], 0
     for history in histories:

@@ -132,7 +132,7 @@ def test_schedule_stays_where_nothing_runs() -> None:
     tokens=st.sets(st.integers(1, 60), min_size=1, max_size=6),
     first=st.sampled_from((1, 2)),
 )
-def test_schedule_never_decides_for_the_degree_at_hand(
+def test_schedule_never_decides_for_the_degree_present(
     snapshot: Snapshot, tokens: set[int], first: int
 ) -> None:
     points = tuple(
