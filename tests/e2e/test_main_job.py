@@ -218,7 +218,7 @@ def test_an_attempt_resumes_from_the_one_before_and_writes_into_its_own_director
     )
     newest = resumed["passed_over"][0]
     assert newest["directory"] == str(first / f"global_step_{HALF_WRITTEN_STEP}")
-    assert f"goes on from step {story.checkpoint}: {first}" in story.logs[1]
+    assert f"resuming after step {story.checkpoint} from {first}" in story.logs[1]
 
 
 def test_the_operator_receives_the_progress_of_the_attempt_to_its_end(story: Story) -> None:

@@ -1,8 +1,6 @@
 """From the validated settings of a policy to the policy itself.
 
-One model validates types and ranges of `spec.rollout.policy` and of VeRL's `rollout.custom.policy`. An
-RLHFJob is also checked for sections that do not belong to its policy; for a direct launch of VeRL this is
-done here.
+`taper_api` validates them, for an RLHFJob and for VeRL's `rollout.custom.policy` alike.
 """
 
 from __future__ import annotations
@@ -16,17 +14,7 @@ from taper_policy.decision.switch_rules import SwitchRule, rule_from_settings
 CUSTOM_PATH = "actor_rollout_ref.rollout.custom.policy"
 
 
-def policy_of(
-    policy: Policy, degrees: Sequence[int], *, path: str = CUSTOM_PATH
-) -> SwitchRule | PredictorSettings:
-    """The switch rule, or the predictor's settings, for a replica with `degrees` (base first).
-
-    Raises `ValueError` that begins with the path of the wrong field, below `path`.
-    """
-    sections = policy.model_dump(exclude={"name"}, exclude_none=True, by_alias=False)
-    for section in sections:
-        if section != policy.name:
-            raise ValueError(f"{path}.{section}: the policy is {policy.name}; remove it, or change the name")
-    if policy.name in type(policy).model_fields and policy.name not in {"predictor", *sections}:
-        raise ValueError(f"{path}.{policy.name}: missing; the policy {policy.name} needs its settings")
-    return rule_from_settings({"name": policy.name, **sections}, degrees, path=path)
+def policy_of(policy: Policy, degrees: Sequence[int]) -> SwitchRule | PredictorSettings:
+    """The switch rule, or the predictor's settings, for a replica with `degrees` (base first)."""
+    sections = policy.model_dump(exclude_none=True, by_alias=False)
+    return rule_from_settings(sections, degrees, path=CUSTOM_PATH)

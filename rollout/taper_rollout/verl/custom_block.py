@@ -117,7 +117,10 @@ def _at_verls_path(problem: Problem) -> Problem:
     field = problem.path.removeprefix("spec.rollout.")
     setting = VERL_SETTINGS.get(field)
     path = f"{CUSTOM}.{field}" if setting is None else f"{ROLLOUT}.{setting}"
-    remedy = problem.remedy.replace("spec.rollout.", "")
+    remedy = problem.remedy
+    for name, verl_name in VERL_SETTINGS.items():
+        remedy = remedy.replace(f"spec.rollout.{name}", f"rollout.{verl_name}")
+    remedy = remedy.replace("spec.rollout.", "rollout.custom.")
     return Problem(path=path, message=problem.message, remedy=remedy)
 
 

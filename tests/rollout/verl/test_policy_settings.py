@@ -77,15 +77,16 @@ def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
     [
         ({"name": "oracle"}, f"p.name: 'oracle' is not allowed; {NAMES}"),
         ({"name": ["threshold"]}, f"p.name: ['threshold'] is not allowed; {NAMES}"),
-        ({"name": "threshold"}, "p.threshold: missing; the policy threshold needs its settings"),
+        ({"name": "threshold"}, "p.threshold: is missing, but the policy is threshold; add threshold"),
         (
             {"name": "schedule", "schedule": None},
-            "p.schedule: missing; the policy schedule needs its settings",
+            "p.schedule: is missing, but the policy is schedule; add schedule",
         ),
         ({"name": "threshold", "treshold": {}}, "p.treshold: unknown field; did you mean threshold?"),
         (
             {"name": "threshold", "threshold": {"requests": 3}, "schedule": [{"tokens": 7, "degree": 2}]},
-            "p.schedule: the policy is threshold; remove it, or change the name",
+            "p.schedule: is set, but the policy is threshold; remove it, or set "
+            "rollout.custom.policy.name to schedule",
         ),
         (
             {"name": "widen-at-once", "widen-at-once": {}},
@@ -141,11 +142,13 @@ def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 7, "degree": 8}]},
-            "p.schedule[0].degree: 8 is not among the degrees; use one of 1, 2, 4",
+            "p.schedule[0].degree: 8 is not among the degrees [1, 2, 4]; use one of "
+            "rollout.custom.degrees, or add it there",
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 7, "degree": 1}]},
-            "p.schedule[0].degree: 1 is the base degree; a stage begins there",
+            "p.schedule[0].degree: the replica has degree 1 already; name a degree to switch to; a stage "
+            "starts in the first of rollout.custom.degrees",
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 0, "degree": 2}]},
@@ -153,11 +156,12 @@ def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 7, "degree": 2}, {"tokens": 7, "degree": 1}]},
-            "p.schedule[1].tokens: must be more than 7",
+            "p.schedule[1].tokens: 7 comes after 7; list the points by ascending tokens",
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 7, "degree": 2}, {"tokens": 9, "degree": 2}]},
-            "p.schedule[1].degree: is 2 already",
+            "p.schedule[1].degree: the replica has degree 2 already; name a degree to switch to; a stage "
+            "starts in the first of rollout.custom.degrees",
         ),
     ],
     ids=str,
