@@ -71,7 +71,7 @@ def errors_table(found: Sequence[Stages]) -> Table:
 
 
 def _errors_and_changes(stages: Stages) -> tuple[FloatArray, FloatArray]:
-    """By how much each judged stage took longer than on paper, as a share; and the logarithm of how much
+    """By how much each reviewed stage took longer than simulated, as a share; and the logarithm of how much
     slower the cores were than when its profile was corrected, which is not known (NaN) of a case's first."""
     errors, changes, before = [], [], np.nan
     for run in stages.runs:

@@ -41,7 +41,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """Mean share of a baseline's seconds that an policy saves, and its 95 % interval over the repeats."""
+    """Mean share of a baseline's seconds that a policy saves, and its 95 % interval over the repeats."""
 
     mean: float
     low: float
@@ -94,7 +94,7 @@ class Stages:
         return run.slowness / (1.0 + self._probe_bias) ** run.wide_share
 
     def of(self, policy: str) -> list[Run]:
-        """The runs of an policy."""
+        """The runs of a policy."""
         return [run for run in self.runs if run.policy == policy]
 
     @property
@@ -115,10 +115,10 @@ class Stages:
         return draws
 
     def gain_at_equal_speed(self, policy: str, baseline: str) -> Gain:
-        """`gain`, had the cores been equally fast under both policies in each repeat: an analysis of covariance.
+        """`gain`, had the cores been equally fast under both policies: an analysis of covariance.
 
-        Logarithms of seconds are taken to be an arm's, plus a repeat's, plus a slope times the logarithm of
-        the slowness, with the slope that fits all policies best. The bootstrap draws repeats and fits anew.
+        Logarithms of seconds are taken to be a policy's, plus a repeat's, plus a slope times the logarithm of
+        the slowness, with the slope that fits all policies best. The bootstrap draws repeats and fits again.
         """
         return Gain.of(self.equal_speed_draws(policy, baseline))
 
@@ -200,7 +200,7 @@ def _centred(values: FloatArray) -> FloatArray:
 
 
 def table(stages: Stages) -> Table:
-    """A row an policy."""
+    """A row a policy."""
     best = stages.best_static
     repeats = len(stages.seconds[best])
     made = Table(
@@ -231,7 +231,7 @@ def table(stages: Stages) -> Table:
 
 
 def over_cases(found: Sequence[Stages]) -> Table:
-    """Means over cases of the gains over each case's best static layout, of the policies that all cases have."""
+    """Mean gains over each case's best static layout, for the policies that all cases have."""
     repeats = sum(len(stages.seconds[stages.best_static]) for stages in found)
     made = Table(
         title=f"mean of {len(found)} cases, {repeats} repeats; gain over the best static layout of each",
@@ -254,7 +254,7 @@ def over_cases(found: Sequence[Stages]) -> Table:
 
 
 def rows(found: Sequence[Stages]) -> list[str]:
-    """All policies of cases that may differ in theirs: static layouts, rules, the predictor, the best plan."""
+    """The policies of all cases, which may differ: static layouts, rules, the predictor, the best plan."""
     policies = {policy for stages in found for policy in stages.policies}
     last = [policy for policy in (PREDICTOR, ORACLE) if policy in policies]
     static = sorted(policy for policy in policies if policy.startswith("static"))

@@ -40,8 +40,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from taper_operator.kube.cache import ObjectCache
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
 from taper_operator.manifests.kinds import PODS, RAY_JOBS, RLHF_JOBS
 
@@ -55,7 +55,6 @@ WAIT_SECONDS = 900.0
 SETTLE_SECONDS = 20.0
 SAMPLE_SECONDS = 0.5
 APPLIERS = 16
-MIB = 2**20
 
 
 def tests_module(name: str) -> Any:

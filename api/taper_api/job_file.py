@@ -22,8 +22,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 def load_job(path: str | os.PathLike[str]) -> RLHFJob:
     """The job in a YAML file, with its relative paths resolved against the file's folder.
 
-    `JobError` for a file that cannot be read, is not YAML, or is not a valid job. Whether
-    the files that the job names exist is `check_files`' business.
+    `JobError` for a file that cannot be read, is not YAML, or is not a valid job. `check_files` checks
+    that the files that the job names exist.
     """
     file = Path(path)
     return resolve_paths(parse_job(_read(file), str(file)), file.absolute().parent)

@@ -16,13 +16,11 @@ from taper_api.base.kubernetes_names import (
     Labels,
 )
 from taper_api.job.spec import RLHFJobSpec
-from taper_api.rules.contradictions import contradictions
-
-API_VERSION = "taper.dev/v1alpha1"
+from taper_api.rules.rlhfjob_rules import contradictions
 
 
 class Metadata(Block):
-    """Name and labels, as of any Kubernetes object."""
+    """Name and labels, as in any Kubernetes object."""
 
     name: Annotated[str, Field(max_length=MAX_JOB_NAME_CHARACTERS, pattern=JOB_NAME_PATTERN)] = Field(
         description="Name of the job: at most 42 lower-case letters, digits and inner dashes; a letter first."
@@ -40,10 +38,10 @@ class RLHFJob(Block):
     Raises `pydantic.ValidationError`; `load_job` turns it into a `JobError` with the fields' paths.
     """
 
-    api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this form.")
+    api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this schema.")
     kind: Literal["RLHFJob"] = Field(description="Kind of resource.")
-    metadata: Metadata = Field(description="Name and labels, as of any Kubernetes object.")
-    spec: RLHFJobSpec = Field(description="All that a job says about itself.")
+    metadata: Metadata = Field(description="Name and labels, as in any Kubernetes object.")
+    spec: RLHFJobSpec = Field(description="What is trained, on what, how and where.")
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

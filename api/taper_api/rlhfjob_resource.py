@@ -1,4 +1,4 @@
-"""An RLHFJob as an API server gives it, which says more than an author may."""
+"""An RLHFJob as an API server returns it, with fields that the server adds."""
 
 from __future__ import annotations
 

@@ -1,21 +1,21 @@
-"""Runs the operator: keeps caches warm, and while it leads, has changed keys reconciled.
+"""Runs the operator: keeps caches up to date and, while it leads, reconciles changed keys.
 
-Every replica lists and watches. Once its caches are filled it takes part in the election;
-its queue holds each key once, so that a new leader reconciles every object there is. Only
-the leader takes keys out. Reconciling is level-triggered: it is given a key, not a change,
-and is called again after a failure, a change, or the time it asked for.
+Every replica lists and watches. Once its caches are filled it takes part in the election. Its queue holds
+each key once, so a new leader reconciles every existing object. Only the leader takes keys out. Reconciling
+is level-triggered: it receives a key, not a change, and runs again after a failure, after a change, or after
+the time that it asked for.
 
     start --caches filled--> electing --won--> leading --lost, a thread died--> exit 1
       \\______________________________\\__________\\______stop_______________--> exit 0
 
-After `stop` nothing new is begun, what is under way is waited for, the lease is released if
-nothing is under way any more, and all of that takes less than three seconds.
+After `stop` nothing new begins, running reconciles may finish, the lease is released if none is left, and all
+of that takes less than three seconds.
 
 Invariants (asserted by `tests/operator/test_controller.py`):
 - only a leader with filled caches reconciles;
 - a key whose reconcile fails is reconciled again, and no failure ends a worker;
-- the lease is released only when no reconcile is under way;
-- a process that has lost the lease ends.
+- the lease is released only when no reconcile is running;
+- a process that has lost the lease exits.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ from types import MappingProxyType
 from typing import Protocol
 
 from taper_operator.http.health import HealthServer, Page, text_page
+from taper_operator.kube.election.leader_elector import LeaderElector
 from taper_operator.kube.errors import ApiError, Conflict, NotLeader
-from taper_operator.kube.leader_elector import LeaderElector
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.reflector import Reflector
+from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import ObjectKey
-from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.metrics import OperatorMetrics
 from taper_operator.settings.parsing import Address
 
 log = logging.getLogger(__name__)
 
-# Returns the seconds after which it wants to be called again even without a change, or None.
+# Returns the seconds after which to call it again even without a change, or None.
 Reconcile = Callable[[ObjectKey], float | None]
 
 _TICK_SECONDS = 0.05
-# Of the end of a leader: the longest that it waits for its workers, and all of it.
+# When a leader ends: the longest wait for its workers, and the time for everything.
 _DRAIN_SECONDS = 1.5
 _END_SECONDS = 2.5
-# A reconcile is some requests, none of which may take longer than a minute or so.
+# A reconcile sends a few requests, each of which takes at most about a minute.
 _STUCK_SECONDS = 600.0
 
 
 class Service(Protocol):
-    """What every replica does beside it all, whether it leads or not."""
+    """A background service that runs in every replica, whether it leads or not."""
 
     def open(self) -> None:
-        """Take what is needed to run. Raises OSError."""
+        """Acquire what `run` needs, such as a port. Raises OSError."""
 
     def run(self) -> None:
-        """Until `stop`, or for ever; its end without one ends the process."""
+        """Run until `stop`; the process ends if this returns earlier."""
 
     def stop(self) -> None:
-        """Have `run` end. Takes no time."""
+        """Make `run` return. Does not block."""
 
 
 class Controller:
     """See the module's docstring.
 
-    services: by the name of their thread
+    services: keyed by the name of their thread
     workers: how many keys are reconciled at a time
     address: where health and metrics are served
     """
@@ -99,17 +99,17 @@ class Controller:
 
     @property
     def port(self) -> int:
-        """Of the health server, 0 while there is none."""
+        """The health server's port, 0 before it is started."""
         return self._server.port if self._server is not None else 0
 
     def stop(self) -> None:
-        """Have `run` end. Takes no lock: a signal handler may call it."""
+        """Make `run` return. Takes no lock: a signal handler may call it."""
         self._is_stopping = True
 
     def run(self) -> int:
-        """Run until `stop`, or until this replica cannot go on; returns the exit code of the process.
+        """Run until `stop`, or until this replica must end; returns the exit code of the process.
 
-        Raises OSError where an address cannot be listened at.
+        Raises OSError where a port cannot be opened.
         """
         for service in self._services.values():
             service.open()
@@ -128,7 +128,7 @@ class Controller:
         return 1 if problem else 0
 
     def _run(self) -> str:
-        """Until `stop`; returns what went wrong, empty if nothing did."""
+        """Loop until `stop`; returns the problem that ended it, empty if none did."""
         while not self._is_stopping:
             problem = self._problem()
             if problem:
@@ -142,13 +142,13 @@ class Controller:
 
     def _problem(self) -> str:
         if self._elector.has_ended:
-            return "the lease was lost: this replica ends, another leads"
+            return "the lease was lost: this replica exits, another leads"
         dead = [thread.name for thread in self._all_threads() if not thread.is_alive()]
-        return f"a thread has ended: {', '.join(dead)}" if dead else ""
+        return f"a thread has died: {', '.join(dead)}" if dead else ""
 
     @property
     def has_synced(self) -> bool:
-        """Whether all caches are filled."""
+        """Whether all caches have been filled."""
         return all(reflector.has_synced for reflector in self._reflectors)
 
     def _all_threads(self) -> list[threading.Thread]:
@@ -170,14 +170,14 @@ class Controller:
         self._metrics.observe_reconcile(result, time.monotonic() - began)
 
     def _attempt(self, key: ObjectKey) -> str:
-        """Reconcile once, and see to it that it is done again where it must be; returns how it ended."""
+        """Reconcile once and queue the key again where needed; returns the result for the metric."""
         try:
             again_seconds = self._reconcile(key)
         except NotLeader:
-            # Another leads, and has all keys.
+            # The new leader has all keys in its queue.
             return "not_leader"
         except Conflict as error:
-            # The cache was behind, and is about to be told.
+            # The cache was out of date; its update is on the way.
             log.info("%s: %s", key, error)
             self._queue.add_after_failure(key)
             return "conflict"
@@ -194,7 +194,7 @@ class Controller:
 
     def _attempt_failed(self, key: ObjectKey, error: ApiError) -> str:
         if error.retry_after_seconds is not None:
-            # That is no fault of the key: its own backoff does not grow.
+            # Not caused by the key: its own backoff does not grow.
             self._queue.add_after(key, error.retry_after_seconds)
             return "held_back"
         log.warning("%s: %s: %s", key, type(error).__name__, error)
@@ -204,7 +204,7 @@ class Controller:
     # -- ending ------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Wait for what is under way, then let another replica lead."""
+        """Wait for running reconciles, then let another replica lead."""
         self._queue.shut_down()
         self._elector.stop()
         began = time.monotonic()
@@ -212,17 +212,17 @@ class Controller:
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))
         if any(worker.is_alive() for worker in self._workers):
-            # What it still writes must not meet the writes of a successor.
-            log.warning("a reconcile is still under way: the lease is left to run out")
+            # Its writes must not overlap with those of the next leader.
+            log.warning("a reconcile is still running: the lease is left to expire")
             return
-        # In a thread of its own, since connecting may take longer than there is time.
+        # In a thread of its own: connecting may take longer than there is time.
         seconds = began + _END_SECONDS - time.monotonic()
         self._start("release", lambda: self._release(seconds)).join(seconds)
 
     def _release(self, seconds: float) -> None:
-        # Half of the time for a request under way, half for its own: a busy API server takes a second.
+        # Half of the time for a running request, half for the release: a busy API server takes a second.
         if self._elector.release(wait_seconds=seconds / 2):
-            log.info("the lease is released")
+            log.info("the lease was released")
 
     def _end(self) -> None:
         self._queue.shut_down()
@@ -237,13 +237,13 @@ class Controller:
     # -- pages -------------------------------------------------------------------------
 
     def _healthz(self, accept: str) -> Page:
-        """A replica that cannot reach the API server is healthy: a restart would not help it."""
+        """A replica that cannot reach the API server is healthy: a restart would not help."""
         dead = [f"ended: {thread.name}" for thread in self._all_threads() if not thread.is_alive()]
         stuck = self._queue.longest_handled_seconds() > _STUCK_SECONDS
-        return text_page([*dead, *(["stuck: a reconcile does not end"] if stuck else [])])
+        return text_page([*dead, *(["stuck: a reconcile does not finish"] if stuck else [])])
 
     def _readyz(self, accept: str) -> Page:
-        """A cache that is not up to date makes it unready: nothing it says or does could be relied on."""
+        """A replica whose caches are out of date is not ready."""
         return text_page([f"{each.trouble}: {each}" for each in self._reflectors if each.trouble])
 
     def _metrics_page(self, accept: str) -> Page:
@@ -252,7 +252,7 @@ class Controller:
 
     @staticmethod
     def _start(name: str, target: Callable[[], object]) -> threading.Thread:
-        # Daemons: none may keep a process that has lost the lease from ending at once.
+        # Daemon threads: none may keep a process that has lost the lease from exiting at once.
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
         return thread

@@ -1,4 +1,4 @@
-"""The command `taper-operator`: `run` runs the operator, `render` shows what it would make."""
+"""The command `taper-operator`: `run` runs the operator, `render` prints what it would create for a job."""
 
 from __future__ import annotations
 
@@ -29,22 +29,20 @@ from taper_operator.settings.settings import Settings, SettingsError, pod_policy
 
 log = logging.getLogger(__name__)
 
-# As for `taper`: what the user got wrong.
-_WRONG = 2
+# As for `taper`: an error of the user's.
+_USER_ERROR = 2
 _OPTIONAL = frozenset({RAY_JOBS, RAY_CLUSTERS, POD_MONITORS})
-# Longer than a job may have to wait until it is looked after.
+# Longer than a job may have to wait for a reconcile.
 _DEPARTED_SECONDS = 120.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 where the operator could not go on, 2 for what the user got wrong."""
+    """Returns the exit code: 0, 1 where the operator had to end, 2 for an error of the user's."""
     parser = argparse.ArgumentParser(prog="taper-operator", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     commands.add_parser("run", help="run the operator", add_help=False)
-    render = commands.add_parser("render", help="show what the operator would make for a job")
-    render.add_argument(
-        "-f", "--file", type=Path, required=True, metavar="JOB", help="a file with an RLHFJob"
-    )
+    render = commands.add_parser("render", help="print the objects that the operator would create for a job")
+    render.add_argument("-f", "--file", type=Path, required=True, metavar="JOB", help="file with an RLHFJob")
     known, rest = parser.parse_known_args(arguments)
     try:
         if known.command == "run":
@@ -52,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _render(known.file, rest)
     except (SettingsError, JobError) as error:
         sys.stderr.write(f"{error}\n")
-        return _WRONG
+        return _USER_ERROR
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the operator until a signal asks it to end. Raises SettingsError."""
+    """Run the operator until SIGTERM or SIGINT. Raises SettingsError."""
     settings = settings_from(arguments, os.environ)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -69,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def watched_kinds() -> tuple[WatchedKind, ...]:
-    """What the operator keeps in caches: jobs, and what bears the name of one."""
+    """The kinds that are kept in caches: jobs, and everything labelled with a job's name."""
     labelled = (RAY_JOBS, RAY_CLUSTERS, PODS, *OWNED_KINDS)
     return (
         WatchedKind(resource=RLHF_JOBS, keys_of=own_key),
@@ -93,7 +91,7 @@ def _job_keys(obj: KubeObject) -> Iterable[ObjectKey]:
 
 
 def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:
-    """What reconciles the jobs that a manager watches."""
+    """The reconciler of the jobs that a manager watches."""
 
     def is_served(kind: Resource) -> bool:
         return all(each.is_served for each in manager.reflectors if each.resource == kind)
@@ -104,7 +102,7 @@ def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:
 
 
 def _policy_now(settings: Settings) -> Callable[[], PodPolicy]:
-    """What the settings say of pods, with the certificates as they are in their file now."""
+    """The pod policy, with the current content of the certificate file."""
     policy, file = settings.pod_policy, settings.pod_policy.report_ca.path
     if not file:
         return lambda: policy

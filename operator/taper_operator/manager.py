@@ -1,9 +1,8 @@
-"""Puts the operator together: clients, caches, reflectors, queue, elector, controller, and who hears jobs.
+"""Puts the operator together: clients, caches, reflectors, queue, elector, controller, report receiver.
 
-There are three clients, each with connections of its own: the elector's, which nothing may
-keep waiting; the reader's; and the writer's, which asks the elector before it sends. Where jobs
-report there is a fourth, for what every replica may ask and write. All share a circuit breaker, since they
-share an API server.
+There are three clients, each with connections of its own: the elector's, which nothing may delay; the
+reader's; and the writer's, which checks with the elector before each write. If jobs report, there is a fourth
+for what every replica may read and write. All share a circuit breaker, since they share an API server.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from random import Random
 from typing import Any
 
 from taper_operator.controller import Controller, Reconcile, Service
-from taper_operator.kube.cache import KeysOf, ObjectCache
 from taper_operator.kube.circuit_breaker import CircuitBreaker
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.connection import connect, fence_connections
+from taper_operator.kube.election.leader_elector import LeaderElector, boottime_clock
 from taper_operator.kube.event import make_event, record_event
-from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import KeysOf, ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
+from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
-from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.metrics import OperatorMetrics
 from taper_operator.reports.receiver import ReportReceiver
@@ -35,20 +34,20 @@ from taper_operator.settings.certificate import ReloadedFiles, server_context
 from taper_operator.settings.settings import Settings, SettingsError
 
 FIELD_MANAGER = "taper-operator"
-# While a job's pods come up dozens of changes come within seconds: one look a second will do.
+# While a job's pods start, dozens of changes come within seconds: one reconcile a second is enough.
 COOLDOWN_SECONDS = 1.0
-# A reflector waits for it.
+# The reflector waits for the event to be written.
 _EVENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedKind:
-    """A kind that is kept in a cache.
+    """A kind whose objects are kept in a cache.
 
     keys_of: the keys to reconcile when an object of it changes
-    labels: by which the cache can be asked
-    is_optional: the operator works also where the kind is not served
-    departed_seconds: for how long the cache keeps objects that have gone
+    labels: that can be looked up in the cache
+    is_optional: the operator also works where the API server does not serve the kind
+    departed_seconds: how long the cache keeps deleted objects
     """
 
     resource: Resource
@@ -62,7 +61,7 @@ class WatchedKind:
 class Manager:
     """See the module's docstring.
 
-    reader, writer: for whoever plans and executes
+    reader, writer: for the observer and the executor
     caches: by kind, filled once the controller reconciles
     """
 
@@ -73,7 +72,7 @@ class Manager:
         *,
         make_client: Callable[[str], Any] = connect,
     ) -> None:
-        """Raises SettingsError. Nothing is started or asked yet."""
+        """Raises SettingsError. Starts nothing and sends no request."""
         self._settings = settings
         self._make_client = make_client
         self._random = Random()
@@ -104,7 +103,7 @@ class Manager:
         self.services = self._report_services() if settings.pod_policy.report_url else {}
 
     def controller(self, reconcile: Reconcile) -> Controller:
-        """What runs it all."""
+        """The controller that runs everything."""
         self.metrics.watch(
             queue=self.queue, reflectors=self.reflectors, elector=self.elector, breaker=self._breaker
         )
@@ -120,7 +119,7 @@ class Manager:
         )
 
     def _report_services(self) -> dict[str, Service]:
-        """What hears jobs and writes down what they say. Raises SettingsError."""
+        """The services that receive reports and write them into statuses. Raises SettingsError."""
         files = (self._settings.report_certificate, self._settings.report_key)
         try:
             certificate = ReloadedFiles(files, lambda: server_context(*files), clock=time.monotonic)
@@ -144,7 +143,7 @@ class Manager:
             context=certificate.value,
             observe=self.metrics.observe_report,
         )
-        return {"hear reports": server, "write reports": writer}
+        return {"receive reports": server, "write reports": writer}
 
     def _api_server(self, **options: Any) -> ApiServer:
         client = self._make_client(self._settings.kubeconfig)
@@ -174,20 +173,20 @@ class Manager:
         )
 
     def _warn(self, obj: KubeObject, error: Exception) -> None:
-        """Record an event about an object that cannot be read, whichever replica sees it first."""
+        """Record an event about an unreadable object; the replica that sees it first does so."""
         try:
             event = make_event(
                 obj,
                 kind="Warning",
                 reason="Unreadable",
                 action="Watch",
-                note=f"The operator cannot read this object and passes it over: {error!r}",
+                note=f"The operator cannot read this object and skips it: {error!r}",
                 occasion="",
                 instance=self._settings.identity,
                 at=_now(),
             )
         except (KeyError, TypeError, AttributeError):
-            return  # Nor does it say which object it is; the log and the metric do.
+            return  # The object has no usable identity; the log and the metric report it.
         record_event(self.reader, event, read_seconds=_EVENT_SECONDS)
 
 

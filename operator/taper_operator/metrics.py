@@ -1,7 +1,7 @@
-"""What the operator tells Prometheus about itself.
+"""The operator's own Prometheus metrics.
 
-What is counted is counted where it happens; the rest is asked for when Prometheus asks.
-Labels have few values: none names a job, a namespace of users or a message.
+Events are counted where they happen; current values are read at each scrape. Labels have few values: none
+names a job, a user's namespace or a message.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from taper_operator.kube.circuit_breaker import CircuitBreaker
-from taper_operator.kube.leader_elector import LeaderElector
-from taper_operator.kube.reflector import Reflector
-from taper_operator.kube.work_queue import WorkQueue
+from taper_operator.kube.election.leader_elector import LeaderElector
+from taper_operator.kube.informer.reflector import Reflector
+from taper_operator.kube.informer.work_queue import WorkQueue
 
 PREFIX = "taper_operator_"
 _BUCKETS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -31,49 +31,49 @@ class OperatorMetrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._reconciles = Counter(
-            f"{PREFIX}reconciles", "Keys reconciled, by how that ended.", ["result"], registry=self._registry
+            f"{PREFIX}reconciles", "Reconciles of a key, by result.", ["result"], registry=self._registry
         )
         self._reconcile_seconds = Histogram(
             f"{PREFIX}reconcile_seconds",
-            "How long it took to reconcile a key.",
+            "Time to reconcile a key.",
             buckets=_BUCKETS_SECONDS,
             registry=self._registry,
         )
         self._requests = Counter(
             f"{PREFIX}api_requests",
-            "Requests to the API server by method and HTTP status; status 0 is no answer.",
+            "Requests to the API server, by method and HTTP status; status 0 means no answer.",
             ["method", "status"],
             registry=self._registry,
         )
 
         self._reports = Counter(
             f"{PREFIX}reports",
-            "Snapshots that jobs have posted, by how that ended.",
+            "Reports posted by jobs, by result.",
             ["result"],
             registry=self._registry,
         )
         self._report_writes = Counter(
             f"{PREFIX}report_writes",
-            "Snapshots that were to be written into a status, by how that ended.",
+            "Attempts to write a report into a job's status, by result.",
             ["result"],
             registry=self._registry,
         )
 
     def observe_report(self, result: str) -> None:
-        """A job has posted, or somebody in its name."""
+        """Count a posted report."""
         self._reports.labels(result).inc()
 
     def observe_report_write(self, result: str) -> None:
-        """A snapshot has been written into a status, or not."""
+        """Count an attempt to write a report into a status."""
         self._report_writes.labels(result).inc()
 
     def observe_reconcile(self, result: str, seconds: float) -> None:
-        """A key has been reconciled."""
+        """Count a reconcile and its time."""
         self._reconciles.labels(result).inc()
         self._reconcile_seconds.observe(seconds)
 
     def observe_request(self, method: str, status: int) -> None:
-        """A request to the API server has ended."""
+        """Count a request to the API server."""
         self._requests.labels(method, str(status)).inc()
 
     def watch(
@@ -84,60 +84,66 @@ class OperatorMetrics:
         elector: LeaderElector,
         breaker: CircuitBreaker,
     ) -> None:
-        """Ask these when Prometheus asks."""
+        """Read these at each scrape."""
 
-        def figures() -> Iterator[Metric]:
-            yield from _queue_figures(queue)
-            yield from _reflector_figures(reflectors)
-            yield _gauge("leader", "Whether this replica leads.", elector.is_leader_now())
-            yield _gauge("api_server_reachable", "Whether the API server answered last.", not breaker.is_open)
+        def current_metrics() -> Iterator[Metric]:
+            yield from _queue_metrics(queue)
+            yield from _reflector_metrics(reflectors)
+            yield _gauge("leader", "1 if this replica is the leader.", elector.is_leader_now())
+            yield _gauge(
+                "api_server_reachable", "1 if the API server answered the last request.", not breaker.is_open
+            )
 
-        self._registry.register(_ScrapeCollector(figures))
+        self._registry.register(_ScrapeCollector(current_metrics))
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics, and their content type, in the format that an HTTP `Accept` header asks for."""
+        """All metrics, and their content type, in the format requested by an HTTP `Accept` header."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
 class _ScrapeCollector(Collector):
-    def __init__(self, figures: Callable[[], Iterator[Metric]]) -> None:
-        self._figures = figures
+    def __init__(self, read: Callable[[], Iterator[Metric]]) -> None:
+        self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._figures()
+        yield from self._read()
 
     def describe(self) -> Iterator[Metric]:
         yield from ()
 
 
-def _queue_figures(queue: WorkQueue[Any]) -> Iterator[Metric]:
-    yield _gauge("queue_depth", "Keys that wait to be reconciled.", queue.depth())
+def _queue_metrics(queue: WorkQueue[Any]) -> Iterator[Metric]:
+    yield _gauge("queue_depth", "Keys waiting to be reconciled.", queue.depth())
     yield _gauge(
-        "queue_oldest_wait_seconds", "Wait of the key that waits longest.", queue.oldest_wait_seconds()
+        "queue_oldest_wait_seconds",
+        "Longest time for which a key has been waiting.",
+        queue.oldest_wait_seconds(),
     )
     yield _gauge(
         "queue_longest_handled_seconds",
-        "For how long the key that is reconciled longest has been.",
+        "Longest time for which a running reconcile has been running.",
         queue.longest_handled_seconds(),
     )
     yield CounterMetricFamily(f"{PREFIX}queue_adds", "Keys added to the queue.", queue.num_adds)
-    yield CounterMetricFamily(f"{PREFIX}queue_retries", "Keys that failed and wait anew.", queue.num_retries)
+    yield CounterMetricFamily(
+        f"{PREFIX}queue_retries", "Keys queued again after a failure.", queue.num_retries
+    )
 
 
-def _reflector_figures(reflectors: list[Reflector]) -> Iterator[Metric]:
-    """One series a kind, however many namespaces are watched."""
+def _reflector_metrics(reflectors: list[Reflector]) -> Iterator[Metric]:
+    """One series for each kind, however many namespaces are watched."""
     kinds = sorted({str(reflector.resource) for reflector in reflectors})
     of_kind = {kind: [r for r in reflectors if str(r.resource) == kind] for kind in kinds}
-    synced = _family(GaugeMetricFamily, "cache_synced", "Whether the cache of the kind has been filled.")
+    synced = _family(GaugeMetricFamily, "cache_synced", "1 if the cache of the kind has been filled.")
     objects = _family(GaugeMetricFamily, "cache_objects", "Objects of the kind in the cache.")
     unreadable = _family(
         GaugeMetricFamily,
         "unreadable_objects",
-        "Objects of the kind that cannot be read and are passed over.",
+        "Objects of the kind that are unreadable and skipped.",
     )
-    lists = _family(CounterMetricFamily, "lists", "Lists of the kind that were begun.")
-    watches = _family(CounterMetricFamily, "watches", "Watches of the kind that were begun.")
+    lists = _family(CounterMetricFamily, "lists", "Lists of the kind started.")
+    watches = _family(CounterMetricFamily, "watches", "Watches of the kind started.")
     for kind, members in of_kind.items():
         synced.add_metric([kind], float(all(member.has_synced for member in members)))
         objects.add_metric([kind], members[0].cache.num_objects())

@@ -1,18 +1,18 @@
-"""What the operator says of a job, each with what it means: reasons of conditions and attempts, and events.
+"""What the operator reports about a job, with its meaning: reasons of conditions and attempts, and events.
 
-`docs/operator-reference.md` is made from it.
+`docs/operator-reference.md` is generated from it.
 
 Invariants (asserted by `tests/operator/test_reason_table.py` and `test_plan_simulation.py`):
-- whatever happens, nothing is said that is not here;
-- of the conditions' reasons there is none here that is never said.
+- the operator reports nothing that is not in these tables;
+- every reason of a condition in the tables can occur.
 """
 
 from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-# In place of a reason: the words of others, such as Kubernetes' of a disruption.
-OF_OTHERS: Final = ""
+# In place of a reason: one that comes from elsewhere, such as Kubernetes' reason of a disruption.
+FROM_ELSEWHERE: Final = ""
 
 
 class ConditionReason(NamedTuple):
@@ -25,7 +25,7 @@ class ConditionReason(NamedTuple):
 
 
 class AttemptReason(NamedTuple):
-    """A reason for which an attempt has ended."""
+    """A reason for the end of an attempt."""
 
     outcome: str
     reason: str
@@ -41,33 +41,33 @@ class EventReason(NamedTuple):
 
 
 CONDITIONS: Final = (
-    ConditionReason("Validated", "True", "Valid", "The job is as it should be."),
+    ConditionReason("Validated", "True", "Valid", "The job is valid."),
     ConditionReason(
         "Validated",
         "False",
         "InvalidSpec",
-        "A field is wrong in a way that only the operator can tell. The message names it and what would be "
-        "right. An attempt that runs goes on.",
+        "A field is wrong in a way that only the operator can detect. The message names the field and what "
+        "would be right. A running attempt continues.",
     ),
     ConditionReason(
         "Validated",
         "False",
         "NotAllowed",
-        "The operator's settings do not allow what a field asks for. The message names both: change the "
-        "field, or have the setting changed.",
+        "The operator's settings do not allow the value of a field. The message names both: change the "
+        "field, or ask for the setting to be changed.",
     ),
-    ConditionReason("Admitted", "True", "NotQueued", "The attempt waits in no queue."),
+    ConditionReason("Admitted", "True", "NotQueued", "The attempt needs no queue."),
     ConditionReason("Admitted", "True", "Admitted", "Kueue has admitted the attempt."),
     ConditionReason(
-        "Admitted", "False", "Queued", "The attempt waits until Kueue admits it: see its Workload."
+        "Admitted", "False", "Queued", "The attempt waits for Kueue to admit it: see its Workload."
     ),
     ConditionReason(
         "Admitted",
         "False",
         "NotCreated",
-        "The attempt's RayJob is yet to be made. If that lasts, see `ClusterReady` and the operator's log.",
+        "The attempt's RayJob does not exist yet. If that lasts, see `ClusterReady` and the operator's log.",
     ),
-    ConditionReason("Admitted", "False", "NoAttempt", "No attempt goes on."),
+    ConditionReason("Admitted", "False", "NoAttempt", "No attempt is active."),
     ConditionReason(
         "ClusterReady", "True", "AllPodsReady", "The head and all pods of the GPU pool are ready."
     ),
@@ -76,41 +76,43 @@ CONDITIONS: Final = (
         "False",
         "PodsNotReady",
         "Pods wait for a node, an image or a volume: `kubectl describe` them. After "
-        "`spec.nodePools.startupTimeoutSeconds` the attempt has failed.",
+        "`spec.nodePools.startupTimeoutSeconds` the attempt fails.",
     ),
     ConditionReason(
         "ClusterReady",
         "False",
         "WaitingForPods",
-        "What is left of an earlier attempt, or of an earlier job of that name, must be gone first.",
+        "Pods, RayClusters or RayJobs of an earlier attempt, or of an earlier job of that name, still exist.",
     ),
     ConditionReason("ClusterReady", "False", "NoCluster", "There is no RayJob."),
     ConditionReason(
-        "ClusterReady", "False", "KubeRayMissing", "The cluster has no RayJob: install KubeRay 1.7 or newer."
+        "ClusterReady",
+        "False",
+        "KubeRayMissing",
+        "The cluster has no RayJob kind: install KubeRay 1.7 or newer.",
     ),
     ConditionReason(
         "ClusterReady",
         "False",
         "KubeRayTooOld",
-        "KubeRay's definition of RayJob lacks fields that are needed: install KubeRay 1.7 or newer, with its "
-        "definitions.",
+        "The CRD of RayJob lacks fields that are needed: install KubeRay 1.7 or newer, with its CRDs.",
     ),
-    ConditionReason("Running", "True", "JobRunning", "`taper run` runs."),
-    ConditionReason("Running", "False", "NotRunning", "It does not run, not yet or not any more."),
-    ConditionReason("Degraded", "False", "AsDesired", "The job runs, with all of its pods."),
-    ConditionReason("Degraded", "False", "NotRunning", "It does not run."),
+    ConditionReason("Running", "True", "JobRunning", "`taper run` is running."),
+    ConditionReason("Running", "False", "NotRunning", "It is not running, not yet or no longer."),
+    ConditionReason("Degraded", "False", "AsDesired", "The job is running, with all of its pods."),
+    ConditionReason("Degraded", "False", "NotRunning", "It is not running."),
     ConditionReason(
-        "Degraded", "True", "PodsMissing", "The job runs, and pods of the GPU pool are not ready."
+        "Degraded", "True", "PodsMissing", "The job is running, and pods of the GPU pool are not ready."
     ),
-    ConditionReason("Degraded", "True", "HeadNotReady", "The job runs, and its head is not ready."),
+    ConditionReason("Degraded", "True", "HeadNotReady", "The job is running, and its head is not ready."),
     ConditionReason(
         "Degraded",
         "True",
-        OF_OTHERS,
-        "A pod was taken away, for this reason (see `Disrupted` below); the attempt is ended 10 s later.",
+        FROM_ELSEWHERE,
+        "The cluster removed a pod, for this reason (see `Disrupted` below); the attempt ends 10 s later.",
     ),
     ConditionReason("Suspended", "False", "NotSuspended", "`spec.suspend` is false, or the job has ended."),
-    ConditionReason("Suspended", "False", "Suspending", "Its pods are ending."),
+    ConditionReason("Suspended", "False", "Suspending", "Its pods are terminating."),
     ConditionReason("Suspended", "True", "Suspended", "`spec.suspend` is true, and no pod is left."),
     ConditionReason("Complete", "False", "NotFinished", "It has not succeeded."),
     ConditionReason("Complete", "True", "JobSucceeded", "All steps are done."),
@@ -119,7 +121,7 @@ CONDITIONS: Final = (
         "Failed",
         "True",
         "BackoffLimitExceeded",
-        "More attempts have failed than `spec.backoffLimit` allows. The message has the last one's cause.",
+        "More attempts failed than `spec.backoffLimit` allows. The message has the cause of the last one.",
     ),
     ConditionReason(
         "Failed", "True", "DeadlineExceeded", "It was active for longer than `spec.activeDeadlineSeconds`."
@@ -128,19 +130,19 @@ CONDITIONS: Final = (
         "Failed",
         "True",
         "InvalidJob",
-        "`taper run` says that the job can never run as it is written, such as for a missing file; another "
-        "attempt would end the same way. The message names the field.",
+        "`taper run` found that the job can never run as written, such as for a missing file; "
+        "another attempt would end the same way. The message names the field.",
     ),
     ConditionReason(
-        "Failed", "True", "ValidationFailed", "KubeRay refuses the RayJob; the message says why."
+        "Failed", "True", "ValidationFailed", "KubeRay rejected the RayJob; the message says why."
     ),
-    ConditionReason("Failed", "True", "TooManyAttempts", "There were 9,999 attempts."),
+    ConditionReason("Failed", "True", "TooManyAttempts", "The job has had 9,999 attempts."),
 )
 
 ATTEMPTS: Final = (
     AttemptReason("Succeeded", "JobSucceeded", "All steps are done."),
-    AttemptReason("Failed", "JobStopped", "Someone stopped Ray's job by hand."),
-    AttemptReason("Failed", "JobFailed", "Ray's job has failed, and nobody said why."),
+    AttemptReason("Failed", "JobStopped", "Someone stopped the Ray job."),
+    AttemptReason("Failed", "JobFailed", "The Ray job failed without a reason."),
     AttemptReason(
         "Failed",
         "DisruptedTooOften",
@@ -148,38 +150,36 @@ ATTEMPTS: Final = (
     ),
     AttemptReason(
         "Failed",
-        OF_OTHERS,
-        "The word of `taper run` for what went wrong, or of KubeRay where the job had none.",
+        FROM_ELSEWHERE,
+        "The reason that `taper run` gave, or that of KubeRay if it gave none.",
     ),
     AttemptReason("Disrupted", "HeadDeleted", "Its head was deleted."),
-    AttemptReason("Disrupted", "HeadLost", "Its head did not answer any more."),
+    AttemptReason("Disrupted", "HeadLost", "Its head no longer answered."),
     AttemptReason("Disrupted", "RayJobDeleted", "Someone deleted its RayJob."),
-    AttemptReason("Disrupted", "Evicted", "Kueue has evicted it, or a kubelet one of its pods."),
+    AttemptReason("Disrupted", "Evicted", "Kueue evicted it, or a kubelet evicted one of its pods."),
     AttemptReason(
         "Disrupted",
-        OF_OTHERS,
-        "Kubernetes' word for why a pod went, such as `PreemptionByScheduler` or `DeletionByTaintManager`.",
+        FROM_ELSEWHERE,
+        "Kubernetes' reason for removing a pod, such as `PreemptionByScheduler` or `DeletionByTaintManager`.",
     ),
     AttemptReason("Suspended", "Suspended", "`spec.suspend` was set."),
     AttemptReason("Stopped", "DeadlineExceeded", "The job was active for as long as it may be."),
 )
 
 EVENTS: Final = (
-    EventReason("AttemptStarted", "Normal", "An attempt has begun."),
-    EventReason("AttemptSucceeded", "Normal", "It has done all steps."),
+    EventReason("AttemptStarted", "Normal", "An attempt began."),
+    EventReason("AttemptSucceeded", "Normal", "It completed all steps."),
     EventReason("AttemptFailed", "Warning", "It has failed."),
-    EventReason("AttemptDisrupted", "Warning", "The cluster has ended it."),
-    EventReason("AttemptSuspended", "Normal", "It was ended by `spec.suspend`."),
-    EventReason("AttemptStopped", "Warning", "It was ended by the deadline."),
-    EventReason("DisruptionSeen", "Warning", "The cluster takes something of it away."),
-    EventReason("Running", "Normal", "The condition holds now."),
-    EventReason("Degraded", "Warning", "The condition holds now."),
-    EventReason("Suspended", "Normal", "The condition holds now."),
-    EventReason("Complete", "Normal", "The condition holds now."),
-    EventReason("Failed", "Warning", "The condition holds now."),
-    EventReason("InvalidSpec", "Warning", "`Validated` has become false."),
-    EventReason("NotAllowed", "Warning", "`Validated` has become false."),
-    EventReason(
-        "Unreadable", "Warning", "The operator cannot read the object, of any kind, and passes it over."
-    ),
+    EventReason("AttemptDisrupted", "Warning", "The cluster ended it."),
+    EventReason("AttemptSuspended", "Normal", "`spec.suspend` ended it."),
+    EventReason("AttemptStopped", "Warning", "The deadline ended it."),
+    EventReason("DisruptionSeen", "Warning", "The cluster is removing a part of it."),
+    EventReason("Running", "Normal", "The condition became true."),
+    EventReason("Degraded", "Warning", "The condition became true."),
+    EventReason("Suspended", "Normal", "The condition became true."),
+    EventReason("Complete", "Normal", "The condition became true."),
+    EventReason("Failed", "Warning", "The condition became true."),
+    EventReason("InvalidSpec", "Warning", "`Validated` became false."),
+    EventReason("NotAllowed", "Warning", "`Validated` became false."),
+    EventReason("Unreadable", "Warning", "The operator cannot read the object, of any kind, and skips it."),
 )

@@ -1,6 +1,6 @@
-"""What the operator would make for the first attempt at a job, as YAML: `taper-operator render -f job.yaml`.
+"""Renders what the operator would create for a job's first attempt: `taper-operator render -f job.yaml`.
 
-It asks no API server, and refuses the jobs that the operator would refuse.
+Connects to no API server, and refuses the jobs that the operator would refuse.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import yaml
 from taper_api import JobError, RLHFJob
 from taper_operator.manifests.attempt import attempt_objects, shared_objects
 from taper_operator.manifests.names import JobIdentity
+from taper_operator.manifests.yaml_dumper import ManifestDumper
 from taper_operator.settings.pod_policy import PodPolicy
 
-# Of an owner that is not there yet.
+# The owner does not exist yet.
 UNKNOWN_UID: Final = "00000000-0000-0000-0000-000000000000"
 
 
 def rendered(job: RLHFJob, policy: PodPolicy) -> str:
-    """The objects in the order in which they are made. Raises JobError."""
+    """The objects in the order of their creation. Raises JobError."""
     problems = list(policy.refusals(job.spec))
     if problems:
         raise JobError(problems)
@@ -30,11 +31,4 @@ def rendered(job: RLHFJob, policy: PodPolicy) -> str:
         *shared_objects(job, identity, policy, has_pod_monitors=True),
         *attempt_objects(job, identity, 1, policy),
     ]
-    return str(yaml.dump_all([obj for _, obj in made], Dumper=_Dumper, sort_keys=False))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what is there twice, twice: an alias is nothing that a reader of manifests expects."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
+    return str(yaml.dump_all([obj for _, obj in made], Dumper=ManifestDumper, sort_keys=False))

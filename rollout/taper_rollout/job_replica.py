@@ -1,4 +1,4 @@
-"""A job's replica without its job: what is started to measure it, and what its profile has to be of."""
+"""The replica of a job, to measure its profile or to check the one that the job names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCAL_ADDRESS = "127.0.0.1"
 def job_replica(job: RLHFJob, config: DictConfig, *, device: str) -> ReplicaSettings:
     """The settings that the job's first replica would have; `config` is what the job becomes for VeRL.
 
-    Raises `JobError` for a model that cannot be had.
+    Raises `JobError` for a model that cannot be loaded.
     """
     rollout: Any = OmegaConf.to_container(config.actor_rollout_ref.rollout, resolve=True)
     settings = replica_settings(
@@ -54,10 +54,10 @@ def local_model(name: str, *, path: str) -> str:
 
 
 def check_job_profile(job: RLHFJob, *, device: str) -> None:
-    """`JobError` where the profile that the job names is broken, or of something else than runs here.
+    """Check the profile that the job names. `JobError` if it is broken or does not fit the job.
 
-    With `device` empty the job runs on machines that cannot be asked: then only what is
-    in the job is compared, and the replicas compare the rest.
+    With `device` empty the job runs on other machines: then only what is in the job is compared,
+    and the replicas compare the rest when they start.
     """
     rollout = job.spec.rollout
     if rollout.profile is None:
@@ -79,6 +79,6 @@ def problems_of(error: ValueError) -> list[Problem]:
     """What is wrong with a profile, from the text of its `ValueError`: `path: what` and more after `; `."""
     remedy = "measure one with `taper profile -f JOB`, or remove the field"
     parts = str(error).split(f"; {PROFILE_FIELD}")
-    told = [parts[0], *(f"{PROFILE_FIELD}{part}" for part in parts[1:])]
-    split = [text.partition(": ") for text in told]
+    texts = [parts[0], *(f"{PROFILE_FIELD}{part}" for part in parts[1:])]
+    split = [text.partition(": ") for text in texts]
     return [Problem(path=path, message=message, remedy=remedy) for path, _, message in split]

@@ -1,6 +1,6 @@
 """From an RLHFJob to a VeRL configuration (VeRL 0.9.1), and the run of a job.
 
-`verl_overrides` is pure: it writes down every setting that a job, a host and an output
+`verl_overrides` is pure: it yields every setting that a job, a host and an output
 directory decide. VeRL's own defaults hold for the rest; the job's raw `verl:` settings come
 last and win. CPU settings are written only for a host without a GPU.
 """
@@ -70,7 +70,7 @@ def _data(job: RLHFJob, output: Path) -> Iterator[Setting]:
     yield "data.shuffle", data.shuffle
     yield "data.seed", data.seed
     yield "data.trust_remote_code", job.spec.model.trust_remote_code
-    # Prompts are small: a loader process would cost an import of VeRL and win nothing.
+    # Prompts are small: a loader process would cost an import of VeRL and gain nothing.
     yield "data.dataloader_num_workers", 0
 
 
@@ -115,7 +115,7 @@ def packs_samples(host: HostResources) -> bool:
 def micro_batch_tokens(job: RLHFJob, host: HostResources) -> int:
     """Most tokens in one micro-batch of the trainer; one full-length sample always fits.
 
-    On CPU each micro-batch gathers the weights anew, and a packed row's attention mask grows
+    On CPU each micro-batch gathers the weights again, and a packed row's attention mask grows
     with its square: a few samples of a long tail, or many short ones, are worth a row.
     """
     sample_tokens = job.spec.data.max_prompt_tokens + job.spec.rollout.response_tokens

@@ -1,4 +1,4 @@
-"""What an API server does with an object by its schema: nulls go, defaults come, the rest is checked.
+"""What an API server does with an object by its schema: it drops nulls, sets defaults and checks the rest.
 
 Without the rules in CEL, which only a real server evaluates.
 """
@@ -31,7 +31,7 @@ def admitted(content: Any, schema: Schema) -> Any:
 
 
 def errors(content: Any, schema: Schema) -> list[str]:
-    """What the server says of an object, `path: reason` each."""
+    """Why the server refuses an object, each as `path: reason`; empty if it accepts it."""
     return list(_errors(admitted(content, schema), schema, ""))
 
 

@@ -1,4 +1,4 @@
-"""Jobs that are right, over all fields: `valid_jobs()`.
+"""Valid jobs, over all fields: `valid_jobs()`.
 
 Fields that depend on each other are drawn together; an optional block is there half of the time. A strategy
 that depends on nothing is made once: making it costs more than drawing from it.
@@ -44,7 +44,7 @@ def fields(required: dict[str, Any] | None = None, /, **optional: Any) -> st.Sea
 
 @st.composite
 def valid_jobs(draw: st.DrawFn) -> Fields:
-    """Whole resources that the parser takes, and an API server too."""
+    """Whole resources that both the parser and an API server accept."""
     degrees = sorted(draw(st.sets(st.sampled_from([1, 2, 4, 8]), min_size=1)))
     footprint = degrees[-1]
     ranks, nodes = footprint * draw(st.integers(1, 4)), draw(st.integers(1, 4))

@@ -1,4 +1,4 @@
-"""For each rule between fields, a job that breaks it: by the beginning of the rule's message.
+"""For each rule in CEL, a job that breaks it: by the beginning of the rule's message.
 
 The values are put into `FULL` at dotted paths; `GONE` takes a field out.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from taper_api.rules.contradictions import SETTLED_BY_FIELD, SETTLED_GROUPS
+from taper_api.rules.verl_rules import SETTLED_BY_FIELD, SETTLED_GROUPS
 
 GONE = object()
 

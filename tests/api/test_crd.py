@@ -1,4 +1,4 @@
-"""The CRDs: structural, bounded, and of one mind with the parser."""
+"""The CRDs: structural, bounded, and in agreement with the parser."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from hypothesis import given, settings
 
 from taper_api import JobError, parse_job
 from taper_api.base.yaml12 import Yaml12Loader
-from taper_api.rules.cel_rule import FIELD, IMMUTABILITY, CelRule, escaped
-from taper_api.rules.contradictions import RULES
-from taper_api.rules.immutability import CHANGES_WHILE_SUSPENDED, NEVER_CHANGES, refused_changes
-from taper_api.rules.rlhfjob_rules import rlhfjob_rules
-from taper_api.rules.tpprofile_rules import tpprofile_rules
+from taper_api.job.spec import RLHFJobSpec
+from taper_api.profile.tpprofile import PROFILE_RULES
+from taper_api.rules.field_rules import FIELD_RULES
+from taper_api.rules.immutability import CHANGES_WHILE_SUSPENDED, IMMUTABILITY_RULES, NEVER_CHANGES
+from taper_api.rules.rlhfjob_rules import RULES, cel_rules
+from taper_api.rules.rollout_rules import ROLLOUT_RULES
+from taper_api.rules.rule import CelRule, Rule, escaped
+from taper_api.rules.training_rules import BATCH
+from taper_api.rules.volume_rules import MOUNTS
 from taper_api.schema.crd import crd_files, rlhfjob_crd, tpprofile_crd
 
 from .admission import Schema, admitted, errors
@@ -31,7 +35,8 @@ CRDS = {"RLHFJob": rlhfjob_crd(), "TPProfile": tpprofile_crd()}
 SCHEMAS = {kind: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for kind, crd in CRDS.items()}
 SAMPLES = sorted([*ROOT.glob("rollout/**/sample/*.yaml"), *ROOT.glob("manifests/samples/*.yaml")])
 JOB = SCHEMAS["RLHFJob"]
-RULES_OF_JOBS = rlhfjob_rules()
+RULES_OF_JOBS = cel_rules()
+RULES_OF_PROFILES = [cel for rule in PROFILE_RULES for cel in rule.cel]
 
 
 def nodes(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
@@ -47,13 +52,13 @@ def nodes(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
 NODES = [node for kind, schema in SCHEMAS.items() for node in nodes(schema, kind)]
 
 
-def test_there_is_one_type_and_nothing_that_no_structural_schema_has() -> None:
+def test_each_schema_is_structural() -> None:
     forbidden = {"$ref", "$defs", "anyOf", "oneOf", "allOf", "not", "const", "title", "patternProperties"}
     assert [path for path, node in NODES if forbidden & set(node)] == []
     assert [path for path, node in NODES if ("type" in node) == ("x-kubernetes-int-or-string" in node)] == []
 
 
-def test_all_has_a_bound() -> None:
+def test_every_value_has_a_bound() -> None:
     bounds = {"string": {"maxLength", "enum"}, "array": {"maxItems"}, "integer": {"maximum", "enum"}}
     loose = [path for path, node in NODES if not bounds.get(node.get("type", ""), set(node)) & set(node)]
     maps = [path for path, node in NODES if "additionalProperties" in node and "maxProperties" not in node]
@@ -62,7 +67,7 @@ def test_all_has_a_bound() -> None:
     assert all("maxLength" in node for node in quantities)
 
 
-def test_all_is_described_and_only_raw_settings_are_free() -> None:
+def test_every_field_is_described_and_only_raw_settings_are_free() -> None:
     fields = [(path, node) for path, node in NODES if not path.endswith(("[]", ".metadata"))]
     assert [path for path, node in fields if not node.get("description")] == []
     free = {path for path, node in NODES if node.get("x-kubernetes-preserve-unknown-fields")}
@@ -72,13 +77,13 @@ def test_all_is_described_and_only_raw_settings_are_free() -> None:
     }
 
 
-def test_defaults_are_right_by_themselves() -> None:
+def test_each_default_is_valid() -> None:
     wrong = {path: errors(node["default"], node) for path, node in NODES if "default" in node}
     assert {path: found for path, found in wrong.items() if found} == {}
 
 
-def test_defaults_are_given_in_full() -> None:
-    """A server checks them by the rules as they stand, and fills in those of their fields later."""
+def test_each_default_is_complete() -> None:
+    """A server checks them by the rules before it fills in the defaults of their fields."""
     short = [
         path
         for path, node in NODES
@@ -88,7 +93,7 @@ def test_defaults_are_given_in_full() -> None:
 
 
 @pytest.mark.parametrize("kind", CRDS)
-def test_names_and_columns(kind: str) -> None:
+def test_names_and_printed_columns(kind: str) -> None:
     spec = CRDS[kind]["spec"]
     assert spec["names"]["shortNames"]
     (version,) = spec["versions"]
@@ -98,90 +103,110 @@ def test_names_and_columns(kind: str) -> None:
     assert columns - paths == {".metadata.creationTimestamp"}
 
 
-def test_files_say_what_the_models_say() -> None:
+def test_the_files_are_those_of_the_models() -> None:
     for name, content in crd_files().items():
         assert yaml.safe_load(content) == next(
             crd for crd in CRDS.values() if crd["spec"]["names"]["plural"] in name
         )
 
 
-# Jobs that are right.
+# Valid jobs.
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_samples_are_right(sample: Path) -> None:
+def test_each_sample_is_valid(sample: Path) -> None:
     for document in yaml.load_all(sample.read_text(), Loader=Yaml12Loader):
         if document.get("kind") in SCHEMAS:
             assert errors(document, SCHEMAS[document["kind"]]) == []
 
 
 @given(valid_jobs())
-def test_right_jobs_are_taken_by_both(job: dict[str, Any]) -> None:
+def test_schema_and_parser_accept_valid_jobs(job: dict[str, Any]) -> None:
     assert errors(job, JOB) == []
     parsed = parse_job(json.dumps(job), "job.yaml")
     # The server's defaults are the parser's own.
     assert parse_job(json.dumps(admitted(job, JOB)), "job.yaml") == parsed
 
 
-def test_the_job_of_the_violations_is_right() -> None:
+def test_the_unbroken_job_is_valid() -> None:
     assert errors(FULL, JOB) == []
     parse_job(json.dumps(FULL), "job.yaml")
 
 
-# Jobs with one thing wrong.
+# Jobs with one error.
 
 
 @settings(max_examples=150)
 @given(broken_fields(JOB))
-def test_one_wrong_field_is_refused_by_both(mutated: MutatedJob) -> None:
+def test_schema_and_parser_refuse_one_wrong_field(mutated: MutatedJob) -> None:
     with pytest.raises(JobError):
         parse_job(json.dumps(mutated.job), "job.yaml")
-    # Keys of maps are checked by CEL, of which this is not told.
+    # Keys of maps are checked by CEL, which `errors` does not evaluate.
     assert errors(mutated.job, JOB) or mutated.what == "a key that does not fit"
 
 
+def rule_of(cel: CelRule) -> Rule[Any] | None:
+    """The rule that a CEL rule belongs to; None for one that repeats what a field's type says."""
+    return next((rule for rule in RULES if cel in rule.cel), None)
+
+
 @pytest.mark.parametrize("start", VIOLATIONS)
-def test_each_violation_breaks_its_rules_twin(start: str) -> None:
-    (rule,) = [rule for rule in RULES_OF_JOBS if rule.message.startswith(start)]
+def test_a_job_that_breaks_a_rule_in_cel_breaks_its_check_in_python(start: str) -> None:
+    (cel,) = [cel for cel in RULES_OF_JOBS if cel.message.startswith(start)]
+    rule = rule_of(cel)
+    job = broken(VIOLATIONS[start])
     with pytest.raises(JobError) as caught:
-        parse_job(json.dumps(broken(VIOLATIONS[start])), "job.yaml")
+        parse_job(json.dumps(job), "job.yaml")
     (problem, *others) = caught.value.problems
-    assert not others or rule.twin == "mounts"  # which tells both volumes of a pair
-    blamed = f"{rule.at}{rule.field_path}".removesuffix("[]").replace("[]", "[0]") or "metadata.name"
-    if rule.twin not in ("batch", "mounts"):
+    assert not others or rule is MOUNTS  # which names both volumes of a pair
+    blamed = f"{cel.at}{cel.field_path}".removesuffix("[]").replace("[]", "[0]") or "metadata.name"
+    if rule not in (BATCH, MOUNTS):
         assert problem.path.startswith(blamed)
     assert problem.remedy
-    assert not errors(broken(VIOLATIONS[start]), JOB) or rule.twin == FIELD
+    assert not errors(job, JOB) or cel in FIELD_RULES
+    if rule is not None:
+        spec = RLHFJobSpec.model_validate(job["spec"])
+        assert list(rule.check(spec.rollout if rule in ROLLOUT_RULES else spec)) == [problem, *others]
 
 
 # The table of rules.
 
 
-@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *tpprofile_rules()], ids=lambda rule: rule.message[:60])
-def test_each_rule_names_a_path_a_remedy_and_a_twin(rule: CelRule) -> None:
+@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *RULES_OF_PROFILES], ids=lambda rule: rule.message[:60])
+def test_each_rule_names_a_path_and_a_remedy(rule: CelRule) -> None:
     place, colon, remedy = rule.message.partition(": ")
     assert colon and remedy
     assert place.startswith(("spec", "metadata"))
     assert "\n" not in rule.message + rule.rule
-    assert rule.twin in {*RULES, FIELD, IMMUTABILITY, "profile"}
 
 
-@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *tpprofile_rules()], ids=lambda rule: rule.message[:60])
+@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *RULES_OF_PROFILES], ids=lambda rule: rule.message[:60])
 def test_the_cost_of_each_rule_has_a_bound(rule: CelRule) -> None:
-    """What `string()` makes has no bound that a server knows, and one such rule sinks the definition."""
+    """The result of `string()` has no bound that a server knows: it would refuse the whole definition."""
     assert not re.search(r"\bstring\(|\.map\(|\.split\(|\.join\(", rule.rule)
 
 
-@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *tpprofile_rules()], ids=lambda rule: rule.message[:60])
-def test_each_rule_blames_a_field_that_is_there(rule: CelRule) -> None:
+@pytest.mark.parametrize("rule", [*RULES_OF_JOBS, *RULES_OF_PROFILES], ids=lambda rule: rule.message[:60])
+def test_each_rule_names_a_field_of_the_schema(rule: CelRule) -> None:
     kind = "RLHFJob" if rule in RULES_OF_JOBS else "TPProfile"
     assert f"{kind}{'.' if rule.at else ''}{rule.at}{rule.field_path}" in {path for path, _ in NODES}
 
 
-def test_each_rule_has_a_violation_and_each_check_a_rule() -> None:
-    between = [rule.message for rule in RULES_OF_JOBS if rule.twin != IMMUTABILITY]
-    assert [message for message in between if not message.startswith(tuple(VIOLATIONS))] == []
-    assert {rule.twin for rule in RULES_OF_JOBS} == {*RULES, FIELD, IMMUTABILITY}
+def test_each_rule_in_cel_has_a_job_that_breaks_it() -> None:
+    broken_by_none = [
+        cel.message
+        for cel in RULES_OF_JOBS
+        if cel not in IMMUTABILITY_RULES and not cel.message.startswith(tuple(VIOLATIONS))
+    ]
+    assert broken_by_none == []
+
+
+def test_each_rule_has_python_and_cel() -> None:
+    assert [rule.text for rule in (*RULES, *PROFILE_RULES) if not rule.cel] == []
+    belonging = {cel.message for rule in RULES for cel in rule.cel}
+    assert belonging == {cel.message for cel in RULES_OF_JOBS} - {
+        cel.message for cel in (*FIELD_RULES, *IMMUTABILITY_RULES)
+    }
 
 
 def test_names_are_escaped_as_in_cel() -> None:
@@ -190,21 +215,10 @@ def test_names_are_escaped_as_in_cel() -> None:
         escaped("a__b")
 
 
-# What may change.
+# What may change; `tests/cluster/installation/test_parity.py` sends such changes to a server.
 
 
-@pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.parametrize("suspended", [False, True])
-def test_changes(name: str, suspended: bool) -> None:
-    before = broken({"spec.suspend": suspended})
-    old, new = (
-        parse_job(json.dumps(job), "job.yaml").spec for job in (before, broken(CHANGES[name], before))
-    )
-    is_allowed = suspended and name in CHANGES_WHILE_SUSPENDED
-    assert [problem.path for problem in refused_changes(old, new)] == ([] if is_allowed else [f"spec.{name}"])
-
-
-def test_the_rest_may_change_at_any_time() -> None:
+def test_all_other_fields_may_change_at_any_time() -> None:
     assert {*NEVER_CHANGES, *CHANGES_WHILE_SUSPENDED} == set(CHANGES)
     free = set(JOB["properties"]["spec"]["properties"]) - set(CHANGES)
     assert free == {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"}

@@ -36,13 +36,13 @@ def written(folder: Path, text: str = JOB) -> Path:
     return file
 
 
-def test_scalars_mean_what_they_look_like(tmp_path: Path) -> None:
+def test_scalars_are_read_as_written(tmp_path: Path) -> None:
     spec = load_job(written(tmp_path)).spec
     assert spec.rollout.mode == "off"
     assert spec.algorithm.learning_rate == 1e-6
 
 
-def test_relative_paths_belong_to_the_file(tmp_path: Path) -> None:
+def test_relative_paths_are_resolved_against_the_file(tmp_path: Path) -> None:
     (tmp_path / "models" / "tiny").mkdir(parents=True)
     spec = load_job(written(tmp_path)).spec
     assert spec.model.path == str(tmp_path / "models" / "tiny")
@@ -128,7 +128,7 @@ DEEP_FIELDS = [
 
 
 @pytest.mark.parametrize(("path", "text"), DEEP_FIELDS, ids=[path for path, _ in DEEP_FIELDS])
-def test_settings_have_a_bound_to_their_depth(path: str, text: Any) -> None:
+def test_the_depth_of_settings_is_bounded(path: str, text: Any) -> None:
     parse_job(text(nested(32)), "job.yaml")
     expected = f"{path}: is nested too deep; use at most 32 levels of mappings and lists"
     # Not too deep for Python; too deep for it; a list; JSON; and one that contains itself.
@@ -148,7 +148,7 @@ def test_settings_have_a_bound_to_their_depth(path: str, text: Any) -> None:
 
 
 @pytest.mark.parametrize("levels", [99, 1_100])
-def test_what_is_deep_elsewhere_is_refused_by_its_field_too(levels: int) -> None:
+def test_deep_content_in_another_field_is_refused(levels: int) -> None:
     line = message(parse_job, JOB.replace("steps: 3", f"steps: {nested(levels)}"), "job.yaml")
     assert line.startswith("spec.training.steps: {'a': ")
 
@@ -180,7 +180,7 @@ def job_with_files(folder: Path) -> RLHFJob:
     return load_job(written(folder, text))
 
 
-def test_files_that_are_there(tmp_path: Path) -> None:
+def test_existing_files_pass(tmp_path: Path) -> None:
     check_files(job_with_files(tmp_path))
 
 
@@ -193,13 +193,13 @@ def test_files_that_are_there(tmp_path: Path) -> None:
         ("models/tiny/tokenizer.json", "spec.model.path: there is no tokenizer in"),
     ],
 )
-def test_files_that_are_not_there(tmp_path: Path, file: str, line: str) -> None:
+def test_missing_files_are_named(tmp_path: Path, file: str, line: str) -> None:
     job = job_with_files(tmp_path)
     (tmp_path / file).unlink()
     assert message(check_files, job).startswith(line)
 
 
-def test_a_model_directory_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_model_directory_is_named(tmp_path: Path) -> None:
     job = job_with_files(tmp_path)
     elsewhere = job.spec.model_copy(
         update={"model": job.spec.model.model_copy(update={"path": "/none/there"})}
@@ -210,7 +210,7 @@ def test_a_model_directory_that_is_not_there(tmp_path: Path) -> None:
     )
 
 
-def test_an_error_comes_through_a_pickle_with_its_problems() -> None:
+def test_an_error_is_pickled_with_its_problems() -> None:
     error = JobError(
         [Problem(path="spec.a", message="is bad", remedy="mend it"), Problem(path="spec.b", message="too")]
     )

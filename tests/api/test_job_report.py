@@ -35,7 +35,7 @@ def posted(content: Any) -> bytes:
 
 
 @pytest.mark.parametrize("content", [LEAST, FULL])
-def test_what_is_posted_is_heard(content: dict[str, Any]) -> None:
+def test_each_posted_report_is_read_back(content: dict[str, Any]) -> None:
     snapshot = report_of(posted(content))
     assert report_of(snapshot.as_json()) == snapshot
     assert content.items() <= json.loads(snapshot.as_json()).items()
@@ -59,33 +59,33 @@ def test_what_is_posted_is_heard(content: dict[str, Any]) -> None:
         ({"rollout": {"layouts": [{"layout": "x", "replicas": 1}] * 17}}, "rollout.layouts"),
     ],
 )
-def test_what_is_wrong_is_told_by_its_field(change: dict[str, Any], path: str) -> None:
+def test_a_wrong_field_is_named(change: dict[str, Any], path: str) -> None:
     with pytest.raises(ValueError, match=f"^{path}: "):
         report_of(posted(LEAST | change))
 
 
-def test_a_large_one_is_refused_unread() -> None:
+def test_a_report_that_is_too_large_is_not_parsed() -> None:
     with pytest.raises(ValueError, match=f"more than {MAX_SNAPSHOT_BYTES}"):
         report_of(posted(LEAST) + b" " * MAX_SNAPSHOT_BYTES)
 
 
-def test_the_largest_that_can_be_said_is_small_enough() -> None:
+def test_the_largest_valid_report_is_within_the_limit() -> None:
     layouts = [{"layout": "x" * 64, "replicas": 2**53 - 1}] * 16
     figures = {"layouts": layouts, "switches": 2**53 - 1, "savedGpuSeconds": -1.2345678901234567e300}
     assert len(report_of(posted(FULL | {"rollout": figures})).as_json()) < MAX_SNAPSHOT_BYTES / 4
 
 
 @given(st.binary() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(posted))
-def test_nothing_but_a_value_error(content: bytes) -> None:
+def test_only_value_errors_are_raised(content: bytes) -> None:
     with pytest.raises(ValueError):
         report_of(content)
 
 
-def test_nan_is_no_number() -> None:
+def test_nan_is_refused() -> None:
     with pytest.raises(ValueError):
         report_of(posted(LEAST | {"training": {"step": 1, "steps": 2, "reward": float("nan")}}))
 
 
-def test_a_snapshot_has_its_own_bounds_when_it_is_made() -> None:
+def test_bounds_hold_when_a_report_is_created() -> None:
     with pytest.raises(ValueError):
         JobReport.model_validate(LEAST | {"attempt": 0})

@@ -117,7 +117,7 @@ def test_unknown_field_in_a_list_of_blocks(problems: Any) -> None:
     ]
 
 
-def test_all_problems_are_told_at_once(problems: Any) -> None:
+def test_all_problems_are_reported_at_once(problems: Any) -> None:
     lines = problems(spec__rollout__footprint=3, spec__training__steps=0)
     assert [line.partition(":")[0] for line in lines] == ["spec.training.steps", "spec.rollout.footprint"]
 
@@ -173,7 +173,7 @@ CONTRADICTIONS = [
     (
         {"spec__rollout__policy": schedule((128, 2))},
         "spec.rollout.policy.schedule[0].tokens",
-        "lives past 128",
+        "longer than 128",
     ),
     ({"spec__rollout__kvTokens": 639}, "spec.rollout.kvTokens", "one request of 640"),
     (
@@ -249,7 +249,7 @@ def test_reward_file() -> None:
 
 
 @given(valid_jobs())
-def test_right_jobs_survive_a_round_trip(content: dict[str, Any]) -> None:
+def test_valid_jobs_survive_a_round_trip(content: dict[str, Any]) -> None:
     first = parse_job(json.dumps(content), "job.yaml")
     dumped = first.model_dump(mode="json", exclude_none=True)
     assert parse_job(json.dumps(dumped), "job.yaml") == first
@@ -257,7 +257,7 @@ def test_right_jobs_survive_a_round_trip(content: dict[str, Any]) -> None:
 
 
 @given(valid_jobs(), st.data())
-def test_one_wrong_value_is_told_with_its_path(content: dict[str, Any], data: st.DataObject) -> None:
+def test_one_wrong_value_is_reported_with_its_path(content: dict[str, Any], data: st.DataObject) -> None:
     wrong = data.draw(st.sampled_from([None, -1, "zz", [], {}, 1.5, True]))
     section, field = data.draw(
         st.sampled_from([("training", "steps"), ("rollout", "footprint"), ("rollout", "responseTokens")])
@@ -269,12 +269,12 @@ def test_one_wrong_value_is_told_with_its_path(content: dict[str, Any], data: st
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_any_content_is_refused_by_job_error_alone(content: Any) -> None:
+def test_any_content_raises_only_job_errors(content: Any) -> None:
     with pytest.raises(JobError):
         parse_job(json.dumps({"spec": content}), "job.yaml")
 
 
-def test_python_constructs_by_its_own_names(job: Any) -> None:
+def test_blocks_are_constructed_by_python_names(job: Any) -> None:
     by_alias = job()
     assert RLHFJob(
         api_version="taper.dev/v1alpha1", kind="RLHFJob", metadata=by_alias.metadata, spec=by_alias.spec

@@ -13,14 +13,14 @@ from taper_api.job.secret_reference import secret_references
 from .rule_violations import FULL, broken
 
 
-def test_what_the_server_adds_is_left_out() -> None:
+def test_fields_that_the_server_adds_are_left_out() -> None:
     added = {"uid": "1", "resourceVersion": "7", "generation": 1, "managedFields": [], "finalizers": ["a"]}
     resource = broken({"status": {"phase": "Running"}, "metadata": FULL["metadata"] | added})
     assert job_of_resource(resource) == job_of_resource(FULL)
 
 
 @pytest.mark.parametrize("resource", [{}, {"metadata": None}, {"metadata": "a", "spec": 1}])
-def test_what_is_no_job_is_told(resource: dict[str, Any]) -> None:
+def test_an_invalid_resource_is_refused(resource: dict[str, Any]) -> None:
     with pytest.raises(JobError):
         job_of_resource(resource)
 
@@ -67,12 +67,12 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("changes", FORBIDDEN, ids=str)
-def test_no_field_is_a_way_to_more_than_the_operator_grants(changes: dict[str, Any]) -> None:
+def test_no_field_gives_more_rights_than_the_operator_grants(changes: dict[str, Any]) -> None:
     with pytest.raises(JobError):
         job_of_resource(broken(changes))
 
 
-def test_what_is_not_asked_for_follows_from_the_rest() -> None:
+def test_defaults_follow_from_other_fields() -> None:
     spec = job_of_resource(broken({"spec.nodePools": {}})).spec
     assert (spec.gpus_per_node, spec.gpu_pool_cpu) == (4, "16")
     assert spec.node_pools.gpu.shared_memory_bytes == 32 * 2**30
@@ -86,14 +86,14 @@ def test_quantities(cpu: int | str) -> None:
     assert (bytes_of("2Gi"), bytes_of("3M")) == (2**31, 3_000_000)
 
 
-def test_a_wrong_key_of_a_map_is_told_with_its_path() -> None:
+def test_a_wrong_key_of_a_map_is_reported_with_its_path() -> None:
     changes = {"spec.nodePools.gpu.nodeSelector": {"not a key": "a"}}
     with pytest.raises(JobError) as caught:
         job_of_resource(broken(changes))
     assert caught.value.problems[0].path == "spec.nodePools.gpu.nodeSelector['not a key']"
 
 
-def test_null_is_as_if_left_out() -> None:
+def test_null_counts_as_left_out() -> None:
     text = '{"spec": {"rollout": {"mode": null}}}'
     with pytest.raises(JobError) as caught:
         parse_job(text, "job.yaml")

@@ -21,13 +21,13 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @pytest.mark.parametrize(("line", "words"), LINES.items())
-def test_the_lines_that_both_sides_know(line: str, words: TerminationMessage) -> None:
+def test_writer_and_reader_agree_on_recorded_lines(line: str, words: TerminationMessage) -> None:
     assert line_of(words) == line
     assert termination_message_in(f"before\n{line}\nafter") == words
 
 
 @given(message=TEXTS.filter(bool), reason=TEXTS.map(lambda text: text[:128]), field=TEXTS, remedy=TEXTS)
-def test_what_is_said_is_heard(message: str, reason: str, field: str, remedy: str) -> None:
+def test_each_line_is_read_back(message: str, reason: str, field: str, remedy: str) -> None:
     words = TerminationMessage(reason=reason, message=message, field=field or None, remedy=remedy or None)
     line = line_of(words)
     assert line.isascii()
@@ -42,13 +42,13 @@ def test_a_long_message_is_cut(character: str) -> None:
     )
     line = line_of(words)
     assert len(line) <= MAX_LINE_CHARACTERS
-    heard = termination_message_in(line)
-    assert heard is not None
-    assert words.message.startswith(heard.message)
-    assert 200 <= len(heard.message) <= MAX_MESSAGE_CHARACTERS
+    found = termination_message_in(line)
+    assert found is not None
+    assert words.message.startswith(found.message)
+    assert 200 <= len(found.message) <= MAX_MESSAGE_CHARACTERS
 
 
-def test_the_last_that_makes_sense_counts() -> None:
+def test_the_last_valid_line_counts() -> None:
     log = f'{MARK}{{"message": "first"}}\n{MARK}{{"message": "late", "new": 1}}\n{MARK}{{"message": 1}}\nend'
     assert termination_message_in(log) == TerminationMessage(message="late")
 

@@ -66,14 +66,14 @@ def resource(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_a_profiles_file_comes_back_as_it_was() -> None:
+def test_a_profile_survives_a_round_trip() -> None:
     spec = TPProfileSpec.of_document(profile_as_json(profile()))
     assert spec.document() == profile_as_json(profile())
     through_a_server = TPProfile.model_validate(json.loads(json.dumps(resource())))
     assert profile_from_json(through_a_server.spec.document()) == profile()
 
 
-def test_a_server_takes_it() -> None:
+def test_the_schema_accepts_a_profile() -> None:
     assert errors(resource(), SCHEMA) == []
 
 
@@ -94,7 +94,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "path"), WRONG)
-def test_what_cannot_be_is_told_with_its_path(changes: dict[str, Any], path: str) -> None:
+def test_a_contradiction_is_reported_with_its_path(changes: dict[str, Any], path: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TPProfile.model_validate(resource(**changes))
     (problem, *_) = problems_of(caught.value, TPProfile)

@@ -28,7 +28,7 @@ def modules() -> Any:
 
 
 def case(modules: Any, errors: list[float | None], slowness: list[float], **changes: Any) -> Any:
-    """Stages of the predictor one after the other that took so much longer than on paper."""
+    """Stages of the predictor one after the other that took that much longer than simulated."""
     return modules.Stages(
         [
             modules.Run(

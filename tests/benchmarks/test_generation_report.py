@@ -27,7 +27,7 @@ def stages(
     slowness: dict[str, list[float]] | None = None,
     probe_bias: float = 0.0,
 ) -> Any:
-    """Stages that that take these seconds, by policy and repeat; by default the cores are slower beside TP2."""
+    """Stages with these seconds, by policy and repeat; by default the cores are slower beside TP2."""
     return report.Stages(
         [
             report.Run(

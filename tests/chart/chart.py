@@ -59,13 +59,13 @@ def text(values: Values | None = None, *, has_monitoring: bool = True) -> str:
 
 @functools.cache
 def _text(values: str, has_monitoring: bool) -> str:
-    told = template(json.loads(values), has_monitoring=has_monitoring)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+    reported = template(json.loads(values), has_monitoring=has_monitoring)
+    assert reported.returncode == 0, reported.stderr
+    return reported.stdout
 
 
 def objects(values: Values | None = None, *, has_monitoring: bool = True) -> list[KubeObject]:
-    """What the chart is made of, but for the CRDs, which are long."""
+    """The rendered objects of the chart, without the CRDs, which are long."""
     values = {"crds": {"install": False}} | (values or {})
     found = yaml.load_all(text(values, has_monitoring=has_monitoring), yaml.CSafeLoader)
     return [obj for obj in found if obj is not None]
@@ -77,9 +77,9 @@ def of_kind(kind: str, found: list[KubeObject]) -> list[KubeObject]:
 
 def refusal(values: Values) -> str:
     """What helm says of values that the chart does not take."""
-    told = template(values)
-    assert told.returncode != 0, f"taken: {values}"
-    return told.stderr
+    reported = template(values)
+    assert reported.returncode != 0, f"taken: {values}"
+    return reported.stderr
 
 
 def nested(path: str, value: Any) -> Values:

@@ -137,30 +137,30 @@ def operator_pod(values: Values | None = None) -> dict[str, Any]:
 
 
 def test_helm_finds_no_fault() -> None:
-    told = helm("lint", str(CHART), "--strict")
-    assert told.returncode == 0, told.stdout + told.stderr
+    reported = helm("lint", str(CHART), "--strict")
+    assert reported.returncode == 0, reported.stdout + reported.stderr
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_what_is_made_for_each_scope(scope: str) -> None:
+def test_the_objects_for_each_scope(scope: str) -> None:
     values, expected = SCOPES[scope]
     assert names(values) == sorted(ALWAYS + expected)
     assert names(values, has_monitoring=True) == sorted(ALWAYS + expected + MONITORED)
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_can_be_left_out_and_brings_nothing_else(part: str) -> None:
+def test_each_part_can_be_disabled_alone(part: str) -> None:
     values, brought = PARTS[part]
     everything = names({}, has_monitoring=True)
     assert sorted(set(everything) - set(names(values, has_monitoring=True))) == brought
 
 
-def test_what_needs_another_api_can_be_had_without_asking_for_it() -> None:
+def test_objects_of_optional_apis_can_be_forced() -> None:
     made = names({"serviceMonitor": {"create": "always"}, "alerts": {"create": "always"}})
     assert set(MONITORED) <= set(made)
 
 
-def test_no_roles_are_made_where_others_make_them() -> None:
+def test_no_roles_are_created_if_others_create_them() -> None:
     values = {"rbac": {"create": False, "userRoles": False}}
     assert [name for name in names(values) if "Role" in name] == []
 
@@ -173,7 +173,7 @@ def test_every_field_is_one_of_kubernetes(values: Values) -> None:
 
 
 @pytest.mark.parametrize("values", VARIANTS)
-def test_every_object_is_the_releases_and_in_a_namespace_that_is_meant(values: Values) -> None:
+def test_every_object_belongs_to_the_release_and_to_an_intended_namespace(values: Values) -> None:
     for obj in objects(values):
         labels = obj["metadata"]["labels"]
         assert labels["app.kubernetes.io/instance"] == RELEASE
@@ -226,7 +226,7 @@ def test_replicas_take_turns_and_are_probed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "PodDisruptionBudget", "Deployment"])
-def test_what_selects_pods_selects_the_operators(kind: str) -> None:
+def test_selectors_match_the_operators_pods(kind: str) -> None:
     found = objects({"podLabels": {"team": "ml"}})
     (deployment,) = of_kind("Deployment", found)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
@@ -275,7 +275,7 @@ def test_the_heads_of_jobs_reach_the_operator_to_report(namespaces: list[str], s
     assert port["targetPort"] in [each["name"] for each in container["ports"]]
 
 
-def test_the_certificate_is_of_the_host_that_jobs_are_told(tmp_path: Path) -> None:
+def test_the_certificate_is_for_the_host_that_jobs_report_to(tmp_path: Path) -> None:
     """Made by helm: a client that trusts `ca.crt` and asks for the host of the URL takes `tls.crt`."""
     (secret,) = of_kind("Secret", objects())
     assert secret["type"] == "kubernetes.io/tls"
@@ -328,7 +328,7 @@ def test_only_prometheus_reaches_the_operators_metrics_and_it_reaches_only_the_a
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
-def test_the_definitions_are_those_that_are_generated_and_are_kept() -> None:
+def test_the_crds_are_the_generated_ones_and_are_kept() -> None:
     generated = {crd["metadata"]["name"]: crd for crd in map(yaml.safe_load, crd_files().values())}
     found = yaml.load_all(text(), yaml.CSafeLoader)
     made = of_kind("CustomResourceDefinition", [obj for obj in found if obj is not None])
@@ -338,7 +338,7 @@ def test_the_definitions_are_those_that_are_generated_and_are_kept() -> None:
         assert crd == generated[crd["metadata"]["name"]]
 
 
-def test_the_definitions_can_go_with_the_release_or_be_left_out() -> None:
+def test_the_crds_can_be_removed_with_the_release_or_left_out() -> None:
     assert "resource-policy" not in text({"crds": {"keep": False}})
     assert "CustomResourceDefinition" not in text({"crds": {"install": False}})
 
@@ -347,38 +347,40 @@ def test_the_definitions_can_go_with_the_release_or_be_left_out() -> None:
     ("release", "name"), [("taper", "taper"), ("blue", "blue-taper"), ("x" * 53, "x" * 40)]
 )
 def test_names_follow_the_release(release: str, name: str) -> None:
-    told = helm("template", release, str(CHART), values={"crds": {"install": False}})
-    (deployment,) = of_kind("Deployment", list(yaml.safe_load_all(told.stdout)))
+    reported = helm("template", release, str(CHART), values={"crds": {"install": False}})
+    (deployment,) = of_kind("Deployment", list(yaml.safe_load_all(reported.stdout)))
     assert deployment["metadata"]["name"] == name
 
 
 def notes(values: Values) -> str:
     """helm shows notes of what it installs; a dry run in the client needs no cluster."""
-    told = helm("install", RELEASE, str(CHART), "--dry-run=client", f"--namespace={NAMESPACE}", values=values)
-    assert told.returncode == 0, told.stderr
-    return told.stdout.partition("NOTES:")[2]
+    reported = helm(
+        "install", RELEASE, str(CHART), "--dry-run=client", f"--namespace={NAMESPACE}", values=values
+    )
+    assert reported.returncode == 0, reported.stderr
+    return reported.stdout.partition("NOTES:")[2]
 
 
-def test_the_notes_warn_of_what_gives_more_than_it_seems() -> None:
-    told = notes({"jobs": {"image": "", "allowedSecrets": ["*"]}, "crds": {"keep": False}})
-    assert "has pods made of it: granting taper-taper-system-editor" in told
-    assert "can read every secret" in told
-    assert "deletes them, and with them every RLHFJob" in told
-    assert "has no RayJob" in told
-    assert "must name its own" in told
+def test_the_notes_warn_of_values_that_grant_more_than_they_seem() -> None:
+    reported = notes({"jobs": {"image": "", "allowedSecrets": ["*"]}, "crds": {"keep": False}})
+    assert "An RLHFJob creates pods: granting taper-taper-system-editor" in reported
+    assert "can read every secret" in reported
+    assert "deletes them, and with them every RLHFJob" in reported
+    assert "has no RayJob" in reported
+    assert "must name its own" in reported
 
 
-def test_the_notes_are_quiet_about_what_is_right() -> None:
-    told = notes({"jobs": {"allowedSecrets": ["token"]}})
-    assert "every secret" not in told
-    assert "must name its own" not in told
-    assert "stay when it is uninstalled" in told
+def test_the_notes_do_not_warn_about_good_values() -> None:
+    reported = notes({"jobs": {"allowedSecrets": ["token"]}})
+    assert "every secret" not in reported
+    assert "must name its own" not in reported
+    assert "stay when it is uninstalled" in reported
 
 
-def test_an_old_kubernetes_is_told_so() -> None:
-    told = template({}, "--kube-version=1.28.0")
-    assert told.returncode != 0
-    assert "incompatible with Kubernetes v1.28.0" in told.stderr
+def test_an_old_kubernetes_is_rejected_with_its_version() -> None:
+    reported = template({}, "--kube-version=1.28.0")
+    assert reported.returncode != 0
+    assert "incompatible with Kubernetes v1.28.0" in reported.stderr
 
 
 def test_the_images_are_of_the_charts_own_version() -> None:
@@ -392,7 +394,7 @@ def test_the_images_are_of_the_charts_own_version() -> None:
 
 
 @pytest.mark.parametrize("path", ["all-namespaces", "one-namespace", "monitoring"])
-def test_what_is_there_without_helm_is_the_chart_rendered(path: str, rendered: dict[str, str]) -> None:
+def test_the_manifests_without_helm_are_the_rendered_chart(path: str, rendered: dict[str, str]) -> None:
     file = CHART.parents[1] / "manifests" / "install" / f"{path}.yaml"
     assert file.read_text() == rendered[file.name], f"{path} is stale; run: make manifests"
 
@@ -406,7 +408,9 @@ def rendered() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "values"), [("all-namespaces", {"watchNamespaces": ["*"]}), ("one-namespace", {})]
 )
-def test_without_helm_the_same_is_made(name: str, values: Values, rendered: dict[str, str]) -> None:
+def test_without_helm_the_same_objects_are_created(
+    name: str, values: Values, rendered: dict[str, str]
+) -> None:
     made = list(yaml.safe_load_all(rendered[f"{name}.yaml"]))
     namespace, *others = made
     assert (namespace["kind"], namespace["metadata"]["name"]) == ("Namespace", NAMESPACE)

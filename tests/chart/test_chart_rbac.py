@@ -88,7 +88,7 @@ def test_for_all_namespaces_it_is_the_same_once() -> None:
     assert binding["subjects"] == [SERVICE_ACCOUNT]
 
 
-def test_whatever_is_cached_may_be_listed_and_watched() -> None:
+def test_every_cached_kind_may_be_listed_and_watched() -> None:
     watched = {(kind.resource.group, kind.resource.plural) for kind in watched_kinds()}
     assert watched == {resource for resource, verbs in TABLE.items() if verbs >= WATCHED}
 
@@ -131,20 +131,20 @@ REVIEWS_TOKENS = {
         ({"rbac": {"readKuberayDefinition": False}}, [REVIEWS_TOKENS]),
     ],
 )
-def test_of_the_cluster_it_may_read_one_definition_and_ask_about_tokens(
+def test_cluster_wide_it_may_read_one_crd_and_review_tokens(
     values: Values, rules: list[dict[str, Any]]
 ) -> None:
     assert the(objects(values), "ClusterRole", "taper-taper-system-cluster")["rules"] == rules
 
 
-def test_finalizers_may_be_updated_only_where_that_is_asked_for() -> None:
+def test_finalizers_may_be_updated_only_if_requested() -> None:
     found = objects({"rbac": {"updateFinalizers": True}})
     more = {("taper.dev", "rlhfjobs/finalizers"): {"update"}}
     assert granted(the(found, "Role", "taper-taper-system")) == TABLE | more
 
 
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["*"]}, {"rbac": {"updateFinalizers": True}}])
-def test_nobody_is_given_secrets_or_all_of_anything(values: Values) -> None:
+def test_no_role_grants_secrets_or_wildcards(values: Values) -> None:
     for role in (each for each in objects(values) if each["kind"] in ("Role", "ClusterRole")):
         for rule in role["rules"]:
             said: list[Any] = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]

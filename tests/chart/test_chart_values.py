@@ -1,4 +1,4 @@
-"""Every value is in the schema, changes what is made, reaches the operator, and is refused when wrong."""
+"""Every value is in the schema, has an effect, reaches the operator, and is rejected if it is wrong."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_schema_has_no_value_that_the_chart_lacks() -> None:
             assert set(block["properties"]) == set(found), path
 
 
-def test_the_schema_lets_nothing_unknown_in_and_tells_what_each_is() -> None:
+def test_the_schema_rejects_unknown_values_and_describes_each() -> None:
     for path, block in blocks(SCHEMA):
         assert block["additionalProperties"] is False, path
         if path != ".resources":
@@ -148,7 +148,7 @@ def test_the_schema_lets_nothing_unknown_in_and_tells_what_each_is() -> None:
 
 
 @pytest.mark.parametrize("path", OTHERS)
-def test_every_value_changes_what_is_made(path: str, by_default: dict[bool, list[Any]]) -> None:
+def test_every_value_changes_the_rendered_objects(path: str, by_default: dict[bool, list[Any]]) -> None:
     assert made(values_of(path, OTHERS[path][0])) != by_default[path.startswith("crds.")]
 
 
@@ -157,15 +157,15 @@ def test_wrong_values_are_named_all_at_once() -> None:
     for path, (_, value) in OTHERS.items():
         block, _, name = path.rpartition(".")
         (wrong.setdefault(block, {}) if block else wrong)[name] = value
-    told = refusal(wrong)
-    assert [path for path in OTHERS if f"at '/{path.replace('.', '/')}" not in told] == []
+    reported = refusal(wrong)
+    assert [path for path in OTHERS if f"at '/{path.replace('.', '/')}" not in reported] == []
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_values_that_contradict_each_other_are_named(case: str) -> None:
     values, name = CONTRADICTIONS[case]
-    told = refusal(values)
-    assert name in told or name.replace(".", "/") in told
+    reported = refusal(values)
+    assert name in reported or name.replace(".", "/") in reported
 
 
 def environment(values: Values) -> dict[str, str]:

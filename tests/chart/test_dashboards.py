@@ -60,7 +60,7 @@ def labels(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.name)
-def test_a_dashboard_asks_for_metrics_and_labels_that_there_are(file: Path) -> None:
+def test_dashboards_query_existing_metrics_and_labels(file: Path) -> None:
     assert len(queries(file)) >= 9
     for expression in queries(file):
         names = metric_names(expression)
@@ -113,8 +113,8 @@ def promtool(*arguments: str) -> None:
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("promtool is not on PATH; Debian has it in the package prometheus")
-    told = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0, told.stdout + told.stderr
+    reported = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    assert reported.returncode == 0, reported.stdout + reported.stderr
 
 
 def recorded(metric: Metric) -> Iterator[str]:
@@ -129,7 +129,7 @@ def recorded(metric: Metric) -> Iterator[str]:
             yield f"{name}{{{', '.join(f'{key}={json.dumps(text)}' for key, text in written.items())}}}"
 
 
-def test_every_query_of_a_dashboard_finds_series(tmp_path: Path) -> None:
+def test_every_dashboard_query_returns_series(tmp_path: Path) -> None:
     """A query that finds any is an alert without labels, which promtool can expect."""
     expressions = [expression for file in DASHBOARDS for expression in queries(file)]
     alerts = []
@@ -177,7 +177,7 @@ def test_every_alert_is_tested_to_fire_and_to_be_silent() -> None:
     assert fired == silent == alerts
 
 
-def test_alerts_are_about_metrics_that_there_are() -> None:
+def test_alerts_query_existing_metrics() -> None:
     from taper_operator.metrics import PREFIX
 
     for group in yaml.safe_load(RULES.read_text())["groups"]:
@@ -195,10 +195,10 @@ def operator_metrics() -> set[str]:
     """Names of the series that an operator has which has reconciled once and asked once."""
     from random import Random
 
-    from taper_operator.kube.cache import ObjectCache
     from taper_operator.kube.circuit_breaker import CircuitBreaker
-    from taper_operator.kube.reflector import Reflector
-    from taper_operator.kube.work_queue import WorkQueue
+    from taper_operator.kube.informer.cache import ObjectCache
+    from taper_operator.kube.informer.reflector import Reflector
+    from taper_operator.kube.informer.work_queue import WorkQueue
     from taper_operator.manifests.kinds import PODS
     from taper_operator.metrics import OperatorMetrics
 

@@ -27,10 +27,10 @@ from .scenarios.scenarios import SharedOperator, requested_scenarios, running_sc
 
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 KubeRay = FakeKubeRay | RealKubeRay
-# For which a head may not answer: no test waits for 300 s.
+# How long a head may not answer: no test waits for KubeRay's 300 s.
 UNREACHABLE_SECONDS = 30
-# Before KubeRay's kinds are there; and what ends an API server or an operator that others need. Training is
-# last of all: it leaves the API server so little of the cores that an operator's lease can run out.
+# First: before KubeRay's CRDs are installed. Last: what ends an API server or an operator that others need.
+# Training is the very last: it leaves the API server so little CPU that an operator's lease can expire.
 FIRST = ("test_without_kuberay",)
 LAST = ("test_restart", "test_rights_in_all", "test_whole_chain")
 
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell what was measured beside what it may be."""
+    """Print what was measured, with the limits."""
     found = figures()
     if found:
         terminalreporter.section("figures: the worst of each")
@@ -70,7 +70,7 @@ def control_plane() -> Iterator[ControlPlane]:
 
 
 def _keep_logs(folder: Path) -> None:
-    """What all programs have said, for who looks for the cause of a failure."""
+    """Keep the logs of all programs, for debugging a failure."""
     kept = os.environ.get("TAPER_CLUSTER_LOGS")
     if kept:
         Path(kept).mkdir(parents=True, exist_ok=True)
@@ -99,13 +99,13 @@ def cluster(api: Cluster) -> Cluster:
 
 @pytest.fixture(scope="session")
 def jobs() -> ScriptedJobs:
-    """Who runs what is handed in to heads."""
+    """Runs the jobs that are submitted to heads."""
     return ScriptedJobs()
 
 
 @pytest.fixture(scope="session")
 def kuberay(cluster: Cluster, jobs: ScriptedJobs) -> Iterator[KubeRay]:
-    """A fake KubeRay, or KubeRay itself where it is named, for all namespaces."""
+    """A fake KubeRay for all namespaces, or the real one where it is configured."""
     kuberay: KubeRay
     if real_kuberay.program() is not None:
         kuberay = RealKubeRay(cluster, jobs, unreachable_seconds=UNREACHABLE_SECONDS)
@@ -141,6 +141,6 @@ def shared(cluster: Cluster, jobs: ScriptedJobs, kuberay: KubeRay) -> Iterator[S
 def scenario_results(
     shared: SharedOperator, request: pytest.FixtureRequest
 ) -> Iterator[dict[str, Future[None]]]:
-    """Every scenario that a test asks for, under way."""
+    """The results of all scenarios that the collected tests need."""
     with running_scenarios(shared, requested_scenarios(request.session.items)) as futures:
         yield futures

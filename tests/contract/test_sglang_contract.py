@@ -194,7 +194,7 @@ def test_a_group_is_made_with_the_arguments_that_we_give() -> None:
     assert given <= taken, given - taken
 
 
-def test_a_receiver_can_be_made_anew_from_its_fields() -> None:
+def test_a_receiver_can_be_rebuilt_from_its_fields() -> None:
     receiver = find("managers.scheduler_components.request_receiver", "SchedulerRequestReceiver")
     assert dataclasses.is_dataclass(receiver)
     assert parameters(receiver._broadcast_reqs_across_ranks) == ["self", "recv_reqs", "local_reqs"]
@@ -212,7 +212,7 @@ def test_the_channels_have_the_fields_that_a_silent_stack_fills() -> None:
     }
 
 
-def test_the_server_takes_our_arguments() -> None:
+def test_the_server_accepts_our_arguments() -> None:
     from taper_rollout.sglang.engine_settings import EngineSettings
 
     taken = set(parameters(find("server_args", "ServerArgs")))

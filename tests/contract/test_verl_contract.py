@@ -1,4 +1,4 @@
-"""What Taper takes for granted of VeRL 0.9.1, by name: a failure says what moved, and who relies on it."""
+"""What Taper assumes about VeRL 0.9.1. A failure names what has changed, and what relies on it."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_the_version_is_the_one_that_was_read() -> None:
+def test_the_version_is_the_supported_one() -> None:
     assert importlib.metadata.version("verl") == VERSIONS["verl"]
 
 
 @pytest.mark.parametrize(("module", "name", "user"), NAMES)
-def test_the_name_is_there(module: str, name: str, user: str) -> None:
+def test_the_name_exists(module: str, name: str, user: str) -> None:
     assert find(module, name) is not None, f"{module}.{name}, used by taper_rollout.verl.{user}"
 
 
@@ -123,7 +123,7 @@ def test_the_replica_calls_only_methods_that_the_server_has() -> None:
     assert source.count(".remote(") - source.count("rollout_worker_actor_cls") <= len(SERVER_METHODS) + 1
 
 
-def test_the_client_sends_what_generate_takes() -> None:
+def test_generate_accepts_what_the_client_sends() -> None:
     from taper_rollout.verl.server import ReplicaServer
 
     sent = {"request_id", "prompt_ids", "sampling_params", "image_data", "video_data", "audio_data"}
@@ -138,7 +138,7 @@ def test_the_client_sends_what_generate_takes() -> None:
     )
 
 
-def test_the_trainer_hands_weights_over_as_the_adapter_takes_them() -> None:
+def test_the_adapter_accepts_weights_as_the_trainer_sends_them() -> None:
     source = inspect.getsource(find("verl.workers.engine_workers", "ActorRolloutRefWorker"))
     for call in (
         'await self.rollout.resume(tags=["weights"])',
@@ -179,7 +179,7 @@ def test_the_hooks_keep_to_verls_signatures() -> None:
     assert "self.logger.items()" in inspect.getsource(find("verl.utils.tracking", "Tracking.log"))
 
 
-def test_steps_and_validations_are_posted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_and_validations_are_posted_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     from taper_rollout.verl import trainer_hooks
 
     posts: list[dict[str, Any]] = []
@@ -198,24 +198,24 @@ def test_steps_and_validations_are_posted_apart(monkeypatch: pytest.MonkeyPatch)
     assert '"training/global_step"' in metrics
 
 
-def test_a_validation_is_told_to_the_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_are_notified_of_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     from taper_rollout.verl import trainer_hooks
 
     trainer_hooks.install()
-    told: list[int] = []
+    stages: list[int] = []
     monkeypatch.setattr(trainer_hooks.ray, "get", lambda calls, timeout: None)
-    handle = SimpleNamespace(set_stage=SimpleNamespace(remote=told.append))
+    handle = SimpleNamespace(set_stage=SimpleNamespace(remote=stages.append))
     manager = SimpleNamespace(get_replicas=lambda: [SimpleNamespace(server_handle=handle)])
     trainer = SimpleNamespace(global_steps=3, llm_server_manager=manager)
     trainer_class = find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer")
     trainer_class.on_validate_begin(trainer)
     trainer_class.on_validate_end(trainer)
-    assert told == [3, 4]
+    assert stages == [3, 4]
     fit = inspect.getsource(trainer_class.fit)
     assert fit.count("self.on_validate_begin()") == fit.count("self.on_validate_end()") == 2
 
 
-def test_waiting_is_short_and_dapo_still_filters() -> None:
+def test_polling_is_frequent_and_dapo_still_filters() -> None:
     """The reason for the hook: VeRL drops the filter's arguments where a custom sampler is configured."""
     from taper_rollout.verl import trainer_hooks
 
@@ -245,7 +245,7 @@ def test_the_environment_of_a_run_has_verls_names() -> None:
     assert theirs.items() <= VERL_ENVIRONMENT.items()
 
 
-def test_rewards_are_called_as_the_guard_takes_it() -> None:
+def test_the_wrapper_accepts_the_arguments_of_rewards() -> None:
     from taper_rollout.verl.inputs.rewards import GUARD_NAME, GUARD_PATH, score
 
     load = find("verl.utils.import_utils", "load_extern_object")
@@ -270,7 +270,7 @@ def test_the_configuration_has_the_fields_of_a_replica() -> None:
     assert "custom" in fields
 
 
-def test_the_fake_coordinator_of_the_server_test_is_the_real_ones_twin() -> None:
+def test_the_fake_coordinator_has_the_methods_of_the_real_one() -> None:
     """Here and not beside it: the real one imports the engine."""
     from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
     from taper_rollout.verl.settings import replica_settings
@@ -280,7 +280,7 @@ def test_the_fake_coordinator_of_the_server_test_is_the_real_ones_twin() -> None
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # needed by dataclasses
     spec.loader.exec_module(module)
     for name, fake in inspect.getmembers(module.FakeCoordinator, inspect.isfunction):
         assert parameters(fake) == parameters(getattr(Coordinator, name)), name
@@ -301,14 +301,14 @@ def test_the_fake_coordinator_of_the_server_test_is_the_real_ones_twin() -> None
 
 
 @pytest.mark.parametrize("content", list(checkpoints.SHARD_PREFIXES))
-def test_a_rank_saves_its_shards_under_the_names_that_are_looked_for(content: str) -> None:
+def test_a_rank_saves_its_shards_under_the_expected_names(content: str) -> None:
     manager = importlib.import_module("verl.utils.checkpoint.fsdp_checkpoint_manager").FSDPCheckpointManager
     name = f"{checkpoints.SHARD_PREFIXES[content]}_world_size_{{self.world_size}}_rank_{{self.rank}}.pt"
     assert f'"{name}"' in inspect.getsource(manager.save_checkpoint)
     assert f'"{name}"' in inspect.getsource(manager.load_checkpoint)
 
 
-def test_the_number_of_the_step_is_written_after_the_checkpoint() -> None:
+def test_the_tracker_file_is_written_after_the_checkpoint() -> None:
     trainer = find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer")
     source = inspect.getsource(trainer._save_checkpoint)
     written = [
@@ -321,8 +321,8 @@ def test_the_number_of_the_step_is_written_after_the_checkpoint() -> None:
     assert places == sorted(places)
 
 
-def test_of_its_own_checkpoints_verl_keeps_the_newest_and_two_of_them_while_it_saves() -> None:
-    """Told to keep one, it is without a whole one for a while: `old_checkpoints` leaves it another."""
+def test_verl_keeps_its_newest_checkpoint_and_two_while_it_saves() -> None:
+    """If it keeps one, it has no complete one for a while: `retention` keeps another."""
     module = importlib.import_module("verl.utils.checkpoint.checkpoint_manager")
     removed: list[str] = []
     manager = SimpleNamespace(
@@ -336,7 +336,7 @@ def test_of_its_own_checkpoints_verl_keeps_the_newest_and_two_of_them_while_it_s
     assert removed == ["1", "2", "3"]
 
 
-def test_a_run_goes_on_from_the_path_that_it_is_told() -> None:
+def test_a_run_resumes_from_the_path_that_is_set() -> None:
     source = inspect.getsource(find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._load_checkpoint"))
     for text in (
         'resume_mode == "disable"',

@@ -1,4 +1,4 @@
-"""The command as a user starts it, in a session of its own, and a look at what it leaves behind."""
+"""Starts commands as a user does, each in its own session, and inspects what they leave behind."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Command:
             time.sleep(0.2)
 
     def end(self, seconds: float = START_SECONDS) -> int:
-        """Wait for the end; the exit code."""
+        """Wait for the end. Returns the exit code."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:
             self.look()
@@ -67,7 +67,7 @@ class Command:
         return self.process.returncode
 
     def survivors(self, seconds: float = 0.0) -> list[str]:
-        """Processes of the command that still run after so many seconds at most."""
+        """Processes of the command that still run after at most `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             left = [process for process in self.family if _runs(process)]
@@ -85,7 +85,7 @@ def _runs(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="session")
 def shared_memory() -> Callable[[], set[str]]:
-    """What lies in /dev/shm now."""
+    """The files in /dev/shm."""
     return lambda: {path.name for path in Path("/dev/shm").iterdir()}
 
 
@@ -103,7 +103,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
-    """Starts a Python command; what of it still runs after the module's tests is killed."""
+    """Starts Python commands. Those that still run after the module's tests are killed."""
     commands: list[Command] = []
     directory = tmp_path_factory.mktemp("commands")
 

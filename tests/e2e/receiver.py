@@ -1,4 +1,4 @@
-"""An operator that hears what a job reports: all of it real but the API server, which is one in memory."""
+"""An operator that receives a job's reports. All of it is real except the API server, which is in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WRITE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receiver:
-    """environment: of the head's pod, as far as reports go"""
+    """environment: variables for reports, as in the head's pod"""
 
     api_server: TokenApiServer
     manager: Manager
@@ -46,19 +46,19 @@ class Receiver:
         return status
 
     def wait_for_step(self, step: int) -> None:
-        """Give replicas their time to write, but no longer, until the status tells of so many steps."""
+        """Wait until the status shows so many steps, as long as replicas may take to write it."""
         deadline = time.monotonic() + WRITE_SECONDS
         while self.status().get("progress", {}).get("step") != step and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def metrics(self) -> str:
-        """What the operator tells Prometheus."""
+        """The operator's metrics."""
         return self.manager.metrics.exposition()[0].decode()
 
 
 @contextmanager
 def receiving(folder: Path, *, attempt: int) -> Iterator[Receiver]:
-    """An operator that hears one attempt at a job."""
+    """An operator that receives the reports of one attempt."""
     files = make_certificates(folder)
     flags = ["--namespaces=*", "--identity=replica", "--namespace=taper", f"--address={LOOPBACK}:0"]
     flags += [f"--report-url=https://{LOOPBACK}:1", f"--report-ca={files.ca}", f"--report-key={files.key}"]

@@ -1,4 +1,4 @@
-"""The main job: VeRL trains on SGLang, which switches in mid-generation; interrupted, it goes on.
+"""The main job: VeRL trains on SGLang, which switches during generation. Interrupted, it resumes.
 
 The two runs are two attempts, each with a directory of its own for checkpoints, as on a cluster. The
 second one reports to an operator.
@@ -38,7 +38,7 @@ Scrape = dict[str, float]
 
 @dataclasses.dataclass
 class Story:
-    """What two runs of one job left: the first interrupted in its third step, the second to its end."""
+    """The files and output of two runs of one job: the first was interrupted in its third step."""
 
     output: Path
     attempts: tuple[Path, Path]
@@ -62,7 +62,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def scrape(log: Path) -> Scrape:
-    """What the run's endpoint tells now, the series of a metric added up; nothing while it is not there."""
+    """The metrics of the run's endpoint, series of a metric added up; empty while it does not listen."""
     found = METRICS_LINE.search(log.read_text())
     if found is None:
         return {}
@@ -71,10 +71,10 @@ def scrape(log: Path) -> Scrape:
             families = list(text_string_to_metric_families(answer.read().decode()))
     except OSError:  # a run that ended too early says so itself
         return {}
-    told: Scrape = {}
+    sums: Scrape = {}
     for sample in (sample for family in families for sample in family.samples):
-        told[sample.name] = told.get(sample.name, 0.0) + sample.value
-    return told
+        sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return sums
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,8 @@ def story(
     probe.unlink()
     rows.unlink()
     with receiving(directory / "receiver", attempt=2) as receiver:
-        told = environment | receiver.environment
-        resumed = start(*command, *saving_to(attempts[1]), **told)
+        environment |= receiver.environment
+        resumed = start(*command, *saving_to(attempts[1]), **environment)
         second_code = resumed.end()
         receiver.wait_for_step(4)
         status, operator_metrics = receiver.status(), receiver.metrics()
@@ -137,7 +137,7 @@ def story(
     )
 
 
-def test_the_exit_codes_tell_what_happened(story: Story) -> None:
+def test_the_exit_codes(story: Story) -> None:
     assert story.exit_codes == (130, 0), story.logs
     assert "Traceback" not in "".join(story.logs)
 
@@ -152,10 +152,10 @@ def test_metrics_can_be_read_while_the_job_runs_and_not_afterwards(story: Story)
         (url,) = METRICS_LINE.findall(log)
         with pytest.raises(urllib.error.URLError, match="refused"):
             urllib.request.urlopen(url, timeout=30)
-    assert max(told.get("taper_running_requests", 0) for told in story.scrapes) >= 8
-    assert {told.get("taper_layout_degree") for told in story.scrapes} >= {1.0, 2.0}
+    assert max(scrape.get("taper_running_requests", 0) for scrape in story.scrapes) >= 8
+    assert {scrape.get("taper_layout_degree") for scrape in story.scrapes} >= {1.0, 2.0}
     last = story.scrapes[-1]
-    paused = next(told for told in story.scrapes if told.get("taper_stage_seconds_count") == 2)
+    paused = next(scrape for scrape in story.scrapes if scrape.get("taper_stage_seconds_count") == 2)
     stages = [
         json.loads((story.output / "traces" / f"stage-{step:05d}-0.json").read_text()) for step in (1, 2)
     ]
@@ -188,11 +188,11 @@ def test_each_stage_starts_narrow_and_switches(story: Story) -> None:
         assert switches == [(1, 2, "committed")]
 
 
-def test_what_was_generated_is_what_the_trainer_would_say(story: Story) -> None:
-    """Log-probs of rollout and trainer agree: fresh weights, right through a switch."""
-    told = [line["metrics"] for line in lines(story.output / "metrics.jsonl") if line["metrics"]]
-    assert len(told) >= 3  # the interrupt may come between a step's checkpoint and its metrics
-    assert all(metrics["training/rollout_probs_diff_max"] < 1e-3 for metrics in told)
+def test_log_probs_of_rollout_and_trainer_agree(story: Story) -> None:
+    """Weights are fresh, and switches change nothing."""
+    steps = [line["metrics"] for line in lines(story.output / "metrics.jsonl") if line["metrics"]]
+    assert len(steps) >= 3  # the interrupt may come between a step's checkpoint and its metrics
+    assert all(metrics["training/rollout_probs_diff_max"] < 1e-3 for metrics in steps)
 
 
 def test_the_next_step_is_the_one_after_the_checkpoint(story: Story) -> None:
@@ -202,7 +202,7 @@ def test_the_next_step_is_the_one_after_the_checkpoint(story: Story) -> None:
     )
 
 
-def test_an_attempt_goes_on_from_the_one_before_and_writes_into_its_own_directory(story: Story) -> None:
+def test_an_attempt_resumes_from_the_one_before_and_writes_into_its_own_directory(story: Story) -> None:
     first, second = story.attempts
     old = first / "global_step_1"
     kept = {file: time for file, time in story.files_before.items() if not file.is_relative_to(old)}
@@ -218,10 +218,10 @@ def test_an_attempt_goes_on_from_the_one_before_and_writes_into_its_own_director
     )
     newest = resumed["passed_over"][0]
     assert newest["directory"] == str(first / f"global_step_{HALF_WRITTEN_STEP}")
-    assert f"goes on from step {story.checkpoint}: {first}" in story.logs[1]
+    assert f"resuming after step {story.checkpoint} from {first}" in story.logs[1]
 
 
-def test_the_operator_hears_how_the_attempt_stands_to_its_end(story: Story) -> None:
+def test_the_operator_receives_the_progress_of_the_attempt_to_its_end(story: Story) -> None:
     assert "not reported" not in story.logs[1]
     progress, rollout = story.status["progress"], story.status["rollout"]
     assert (progress["attempt"], progress["step"], progress["steps"]) == (2, 4, 4)
@@ -235,7 +235,7 @@ def test_the_operator_hears_how_the_attempt_stands_to_its_end(story: Story) -> N
     assert float(accepted[1]) >= 2
 
 
-def test_the_data_goes_on_in_the_same_order(story: Story, sample: Path) -> None:
+def test_the_data_continues_in_the_same_order(story: Story, sample: Path) -> None:
     job = load_job(sample / "job.yaml")
     num_rows = 512
     sampler = RandomSampler(range(num_rows), generator=torch.Generator().manual_seed(job.spec.data.seed))
@@ -252,7 +252,7 @@ def test_the_data_goes_on_in_the_same_order(story: Story, sample: Path) -> None:
 
 
 def test_weights_are_bit_equal_to_the_checkpoint(story: Story) -> None:
-    """The first weights that the second run hands over are the last that the first run made from."""
+    """The first weights that the second run sends are those of the first run's last checkpoint."""
 
     def weights(updates: list[dict[str, Any]], version: int) -> list[dict[str, str]]:
         return [update["digests"] for update in updates if update["version"] == version]

@@ -1,4 +1,4 @@
-"""The metrics host as an actor on a real Ray: shared by a node's replicas, and unable to disturb them."""
+"""The metrics host as an actor on a real Ray: shared by a node's replicas, and never blocking them."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def session(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def serve(run: str, endpoint: MetricsEndpoint | None = None) -> Any:
-    """A replica's way to its host."""
+    """A replica's handle of its host."""
     wanted = endpoint or MetricsEndpoint(host="127.0.0.1", port=0, field=FIELD)
     return asyncio.run(serve_metrics(wanted, run=run, node=ray.get_runtime_context().get_node_id()))
 
 
 @pytest.fixture
 def run(session: Session) -> Iterator[str]:
-    """A run of its own, with a reporter."""
+    """The name of a run with a reporter."""
     name = f"run_{time.monotonic_ns()}"
     reporter = ray.remote(Reporter).options(name=name, num_cpus=0).remote()
     yield name
@@ -54,7 +54,7 @@ def run(session: Session) -> Iterator[str]:
 
 
 class Reporter:
-    """Keeps what it is told."""
+    """A reporter that keeps its events."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -62,16 +62,16 @@ class Reporter:
     def post(self, event: dict[str, Any]) -> None:
         self.events.append(event)
 
-    def heard(self) -> list[dict[str, Any]]:
+    def received(self) -> list[dict[str, Any]]:
         return self.events
 
 
-def heard(run: str) -> list[dict[str, Any]]:
-    """What the reporter was told; a host's word to it may be on its way."""
+def received(run: str) -> list[dict[str, Any]]:
+    """The events of the reporter. That of a host may still be on its way."""
     deadline = time.monotonic() + SECONDS
     events: list[dict[str, Any]] = []
     while not events and time.monotonic() < deadline:
-        events = ray.get(ray.get_actor(run).heard.remote(), timeout=SECONDS)
+        events = ray.get(ray.get_actor(run).received.remote(), timeout=SECONDS)
     return events
 
 
@@ -92,7 +92,7 @@ def pid_of(host: Any) -> int:
 def test_replicas_of_a_node_share_a_host_and_the_trainer_finds_it(run: str) -> None:
     first, second = serve(run), serve(run)
     assert pid_of(first) == pid_of(second)
-    (served,) = heard(run)
+    (served,) = received(run)
     assert (served["kind"], served["node"]) == ("MetricsServed", None)
     ray.get([post_to(first, progress(0, 3)), post_to(second, progress(1, 5))], timeout=SECONDS)
     text = read(served["url"])
@@ -106,25 +106,25 @@ def test_replicas_of_a_node_share_a_host_and_the_trainer_finds_it(run: str) -> N
         read(served["url"])
 
 
-def test_a_taken_port_is_told_by_its_field_to_each_replica(run: str) -> None:
+def test_a_port_in_use_is_an_error_in_each_replica(run: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         endpoint = MetricsEndpoint(host="127.0.0.1", port=port, field=FIELD)
         for _ in range(2):
-            with pytest.raises(ValueError, match="is taken") as refused:
+            with pytest.raises(ValueError, match="is in use") as refused:
                 serve(run, endpoint)
             assert first_cause(refused.value).startswith(f"ValueError: {FIELD}.port: {port} is taken on 127")
 
 
 def test_a_host_that_cannot_be_made_in_time_is_an_error(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "START_SECONDS", 0.0)
-    with pytest.raises(TimeoutError, match=f"^{FIELD}: not served within 0 s on node "):
+    with pytest.raises(TimeoutError, match=f"^{FIELD}: the endpoint on node .* did not start within 0 s"):
         serve(run)
 
 
-def test_a_dead_host_disturbs_nobody(run: str) -> None:
+def test_a_dead_host_is_ignored(run: str) -> None:
     host = serve(run)
     process = pid_of(host)
     os.kill(process, signal.SIGKILL)
@@ -136,7 +136,7 @@ def test_a_dead_host_disturbs_nobody(run: str) -> None:
     post_to_all(run, progress(0, 1))
 
 
-def test_a_host_that_hangs_is_told_only_so_much(run: str) -> None:
+def test_posts_to_a_host_that_hangs_are_bounded(run: str) -> None:
     host = serve(run)
     process = pid_of(host)
     os.kill(process, signal.SIGSTOP)

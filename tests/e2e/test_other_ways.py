@@ -1,4 +1,4 @@
-"""Two other ways to run: VeRL's own command with our rollout, and a Ray cluster that runs already."""
+"""Other ways to run: VeRL's own command with Taper's rollout, and an existing Ray cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FRESH = 1e-3
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCommand:
-    """What VeRL's own command left: what it said, processes, and new names in /dev/shm."""
+    """What VeRL's own command left: its log, processes, and new files in /dev/shm."""
 
     log: str
     survivors: list[str]
@@ -37,8 +37,8 @@ class OwnCommand:
 
     def largest_differences(self) -> list[float]:
         """Of each step: the largest between a token's probability in the rollout and in the trainer."""
-        told = self.log.split("training/rollout_probs_diff_max:")[1:]
-        return [float(rest.split(" ")[0]) for rest in told]
+        parts = self.log.split("training/rollout_probs_diff_max:")[1:]
+        return [float(rest.split(" ")[0]) for rest in parts]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_verls_own_command_leaves_nothing(own_command: OwnCommand) -> None:
     assert own_command.segments_left == set()
 
 
-def test_weights_that_are_not_fresh_are_seen(own_command: OwnCommand) -> None:
+def test_stale_weights_are_detected(own_command: OwnCommand) -> None:
     """The check that the other runs pass: with the update cut it fails, from the second step on."""
     first, second = own_command.largest_differences()
     assert first < FRESH < second
@@ -106,7 +106,7 @@ def test_weights_that_are_not_fresh_are_seen(own_command: OwnCommand) -> None:
 def cluster(
     start: Callable[..., Any], tmp_path_factory: Any, notes: dict[str, str]
 ) -> Iterator[tuple[Any, str]]:
-    """A Ray cluster of one node that somebody else started, and its address."""
+    """The address of a Ray cluster of one node that was started separately."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -193,7 +193,7 @@ def test_a_running_cluster_and_a_rank_that_is_killed(
 
 
 def check_ledger(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the predictor decided until the run was lost can be read, and gives the same again."""
+    """The ledger up to the loss of the run can be read, and its replay gives equal decisions."""
     [history] = read_ledger(output).histories
     first = next(history.stages())
     assert first.step == 1 and first.has_ended and first.decisions
@@ -201,6 +201,6 @@ def check_ledger(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = json.loads((output / "traces" / "stage-00001-0.json").read_text())
     assert trace["review"] == first.review.review
     assert cli.main(["replay", str(output)]) == 0
-    assert " 0 not" in capsys.readouterr().out
+    assert " 0 different" in capsys.readouterr().out
     assert cli.main(["explain", str(output), "--step", "1"]) == 0
     assert capsys.readouterr().out.startswith("step 1, replica 0: ")

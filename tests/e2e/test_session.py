@@ -1,4 +1,4 @@
-"""A run's time on Ray without VeRL: who is heard, what is told, and that nothing outlives it."""
+"""A run on Ray without VeRL: its events and errors, and that nothing outlives it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Posting:
-    """Stands for VeRL's trainer: posts two steps."""
+    """A fake of VeRL's trainer that posts two steps."""
 
     def run(self, config: dict[str, Any]) -> None:
         reporter = ray.get_actor(config["run"])
@@ -38,14 +38,14 @@ class Unborn:
     """Cannot be started."""
 
     def __init__(self) -> None:
-        raise OSError("no room for an actor")
+        raise OSError("no memory for an actor")
 
     def run(self, config: dict[str, Any]) -> None:
         """Not reached."""
 
 
 class Raising:
-    """Fails two calls deep, as a fault in a worker does."""
+    """Fails two calls deep, like an error in a worker."""
 
     def run(self, config: dict[str, Any]) -> None:
         @ray.remote(num_cpus=0)
@@ -56,7 +56,7 @@ class Raising:
 
 
 class Reporting:
-    """A reward tells of its failure while VeRL goes on, and would for ever."""
+    """A reward reports its failure while VeRL continues forever."""
 
     def run(self, config: dict[str, Any]) -> None:
         import subprocess
@@ -71,7 +71,7 @@ class Reporting:
 
 
 class Closing:
-    """Stands for a replica, which tells of its stage when it is closed."""
+    """A fake replica that posts its stage when it is closed."""
 
     def __init__(self, run: str) -> None:
         self._reporter = ray.get_actor(run)
@@ -81,7 +81,7 @@ class Closing:
 
 
 class Starting:
-    """Starts a replica, tells of it, and trains for ever."""
+    """Starts a replica, posts a step, and trains forever."""
 
     def run(self, config: dict[str, Any]) -> None:
         import time
@@ -99,16 +99,16 @@ def job(sample: Path) -> RLHFJob:
 
 @pytest.fixture
 def train(job: RLHFJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
-    """Runs a stand-in for the trainer; afterwards nothing that was started here may run."""
+    """Runs a fake trainer. Afterwards nothing that was started here may still run."""
     before = set(psutil.Process().children(recursive=True))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def run(runner: type, on_events: OnEvents | None = None) -> list[dict[str, Any]]:
         monkeypatch.setattr(session_module, "Runner", runner)
-        heard: list[dict[str, Any]] = []
+        received: list[dict[str, Any]] = []
         with Session.open(job, tmp_path, verbose=False) as session:
-            session.train({"run": session.run_name}, on_events or heard.extend)  # type: ignore[arg-type]
-        return heard
+            session.train({"run": session.run_name}, on_events or received.extend)  # type: ignore[arg-type]
+        return received
 
     yield run
     left = [p for p in set(psutil.Process().children(recursive=True)) - before if p.status() != "zombie"]
@@ -117,15 +117,16 @@ def train(job: RLHFJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     assert list(Path("/tmp").glob(f"taper-ray-{os.getpid()}-*")) == []
 
 
-def test_steps_are_heard_and_logs_kept(train: Train, tmp_path: Path) -> None:
+def test_steps_arrive_and_logs_are_kept(train: Train, tmp_path: Path) -> None:
     assert [event["step"] for event in train(Posting)] == [1, 2]
     assert list((tmp_path / "logs").glob("*"))
 
 
 @pytest.mark.parametrize(
-    ("runner", "cause"), [(Raising, "KeyError: 'the real cause'"), (Unborn, "OSError: no room for an actor")]
+    ("runner", "cause"),
+    [(Raising, "KeyError: 'the real cause'"), (Unborn, "OSError: no memory for an actor")],
 )
-def test_the_innermost_cause_is_told(train: Train, runner: type, cause: str) -> None:
+def test_the_innermost_cause_is_reported(train: Train, runner: type, cause: str) -> None:
     with pytest.raises(TrainingFailed, match=f"^{cause}$"):
         train(runner)
 
@@ -135,20 +136,20 @@ def test_a_reported_failure_ends_the_run_and_all_its_children(train: Train) -> N
         train(Reporting)
 
 
-def test_what_replicas_tell_when_an_interrupt_closes_them_is_heard(train: Train) -> None:
-    heard: list[str] = []
+def test_events_of_replicas_closed_by_an_interrupt_arrive(train: Train) -> None:
+    received: list[str] = []
 
     def listen(events: list[dict[str, Any]]) -> None:
-        heard.extend(event["kind"] for event in events)
-        if heard == ["Step"]:
+        received.extend(event["kind"] for event in events)
+        if received == ["Step"]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(Starting, listen)
-    assert heard == ["Step", "StageRecord"]
+    assert received == ["Step", "StageRecord"]
 
 
-def test_an_interrupt_between_two_looks_cleans_up(train: Train) -> None:
+def test_an_interrupt_between_two_polls_cleans_up(train: Train) -> None:
     def interrupt(events: list[dict[str, Any]]) -> None:
         raise KeyboardInterrupt
 

@@ -27,10 +27,10 @@ each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.
 def versioned() -> list[str]:
     """The repository's files, with those that are not committed yet, and without what git ignores."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if told.returncode != 0:
+    reported = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if reported.returncode != 0:
         pytest.skip("this is no clone: git does not know its files")
-    return [name for name in told.stdout.splitlines() if (ROOT / name).is_file()]
+    return [name for name in reported.stdout.splitlines() if (ROOT / name).is_file()]
 
 
 def in_context(file: str) -> bool:
@@ -167,8 +167,8 @@ def test_the_operator_can_run_where_nothing_can_be_written() -> None:
 
 def test_hadolint_finds_nothing() -> None:
     program = Path(sys.executable).with_name("hadolint")
-    told = subprocess.run([program, *FILES], capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0, told.stdout + told.stderr
+    reported = subprocess.run([program, *FILES], capture_output=True, text=True, timeout=60)
+    assert reported.returncode == 0, reported.stdout + reported.stderr
 
 
 def build_steps() -> list[Instruction]:
@@ -198,10 +198,10 @@ def test_the_operators_steps_install_it_without_torch(tmp_path: Path, context: l
         command = step.replace("/opt/taper", str(target)).replace(
             "--python 3.11", f"--python {sys.executable}"
         )
-        told = subprocess.run(
+        reported = subprocess.run(
             [uv, *command.split()[1:]], cwd=source, env=env, capture_output=True, text=True, timeout=240
         )
-        assert told.returncode == 0, told.stderr
+        assert reported.returncode == 0, reported.stderr
     python = target / "bin" / "python"
     listed = subprocess.run(
         [uv, "pip", "list", "--format=freeze", "--python", python],
@@ -215,13 +215,13 @@ def test_the_operators_steps_install_it_without_torch(tmp_path: Path, context: l
     assert not names & HEAVY
     locked = {line for line in (ROOT / "env" / "cpu.lock").read_text().splitlines() if "==" in line}
     assert {line for line in installed if not line.startswith("taper==")} <= locked
-    told = subprocess.run(
+    reported = subprocess.run(
         [target / "bin" / "taper-operator", "run"],
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert told.returncode == 2
-    assert "--namespaces (TAPER_OPERATOR_NAMESPACES): missing" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert reported.returncode == 2
+    assert "--namespaces (TAPER_OPERATOR_NAMESPACES): missing" in reported.stderr
+    assert "Traceback" not in reported.stderr

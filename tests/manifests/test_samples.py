@@ -58,7 +58,7 @@ def test_there_is_a_sample_of_each_kind() -> None:
 
 
 @each_job
-def test_our_definition_takes_it_as_it_is_written(file: Path) -> None:
+def test_our_crd_accepts_it_unchanged(file: Path) -> None:
     """The rules in CEL are for an API server to say: tests/cluster applies each."""
     (version,) = rlhfjob_crd()["spec"]["versions"]
     content = yaml.safe_load(file.read_text())
@@ -67,7 +67,7 @@ def test_our_definition_takes_it_as_it_is_written(file: Path) -> None:
 
 
 @each_job
-def test_the_operator_makes_it_with_the_charts_own_values(
+def test_the_operator_creates_it_with_the_charts_default_values(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = yaml.safe_load(CHART_VALUES.read_text())["jobs"]
@@ -84,7 +84,7 @@ def test_the_operator_makes_it_with_the_charts_own_values(
 
 
 @each_job
-def test_what_it_reads_comes_with_the_image_or_by_its_name(file: Path) -> None:
+def test_its_data_is_in_the_image_or_referenced_by_name(file: Path) -> None:
     spec = job(file).spec
     assert spec.reward.file is not None
     read = [*spec.data.train, *spec.data.validation, str(spec.reward.file[0])]

@@ -1,4 +1,4 @@
-"""Certificates for servers on loopback, made anew for each test."""
+"""Certificates for servers on loopback, created for each test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Files:
 
 
 def make_certificates(folder: Path, host: str = LOOPBACK) -> Files:
-    """A CA, and a certificate of it for a host; what is there is replaced at once."""
+    """A CA and a host certificate that it issued; existing files are replaced atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca = _certificate("test CA", ca_key, issuer=None, issuer_key=ca_key)

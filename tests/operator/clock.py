@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Clock:
-    """Monotonic seconds, for whoever takes a clock."""
+    """A clock of monotonic seconds that tests set."""
 
     def __init__(self, now: float = 100.0) -> None:
         self.now = now

@@ -76,12 +76,11 @@ class FakeApiServer:
         self.garble: Callable[[list[bytes]], list[bytes]] = lambda lines: lines
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         self.changed = threading.Condition()
-        self.num_watching = 0
 
     # -- for tests ---------------------------------------------------------------------
 
     def put(self, resource: Resource, obj: KubeObject) -> KubeObject:
-        """Make or change an object, whoever does so."""
+        """Create or change an object, as some other client."""
         with self.changed:
             key = key_of(obj)
             old = self.objects.get((resource, key))
@@ -94,7 +93,7 @@ class FakeApiServer:
             return copy.deepcopy(new)
 
     def remove(self, resource: Resource, key: ObjectKey) -> None:
-        """Delete an object, whoever does so."""
+        """Delete an object, as some other client."""
         with self.changed:
             old = copy.deepcopy(self.objects.pop((resource, key)))
             self.applied = {each: obj for each, obj in self.applied.items() if each[:2] != (resource, key)}
@@ -195,8 +194,8 @@ class FakeApiServer:
         if start + limit < len(items):
             metadata["continue"] = f"{version}:{start + limit}"
         page = [{k: v for k, v in i.items() if k not in _KIND} for i in items[start : start + limit]]
-        told = {"apiVersion": resource.api_version, "kind": f"{resource.kind}List", "metadata": metadata}
-        return _json(200, told | {"items": page})
+        reported = {"apiVersion": resource.api_version, "kind": f"{resource.kind}List", "metadata": metadata}
+        return _json(200, reported | {"items": page})
 
     def _as_of(self, resource: Resource, namespace: str, version: int) -> list[KubeObject]:
         """The objects as they were: the present ones with what happened since undone."""
@@ -222,8 +221,8 @@ class FakeApiServer:
         since = int(query["resourceVersion"])
         if since < self.oldest:
             text = f"too old resource version: {since} ({self.oldest})"
-            told = json.loads(_status(410, "Expired", text).data)
-            return FakeHttpResponse(200, chunks=iter([_line("ERROR", told)]))
+            reported = json.loads(_status(410, "Expired", text).data)
+            return FakeHttpResponse(200, chunks=iter([_line("ERROR", reported)]))
         selector = query.get("labelSelector", "")
         response = FakeHttpResponse(200)
         # Once begun, a watch loses nothing to a compaction.
@@ -236,20 +235,16 @@ class FakeApiServer:
         self, response: FakeHttpResponse, resource: Resource, namespace: str,
         events: tuple[int, list[bytes]], selector: str,
     ) -> Iterator[bytes]:  # fmt: skip
-        self.num_watching += 1
-        try:
-            while True:
-                since, lines = events
-                bookmark = {"metadata": {"resourceVersion": str(since)}} | _kind(resource)
-                yield from self.garble([*lines, _line("BOOKMARK", bookmark)])
-                with self.changed:
-                    while self.is_live and not response.is_closed and self.version <= since:
-                        self.changed.wait(5)
-                    if response.is_closed or not self.is_live:
-                        return
-                    events = self._events(resource, namespace, since, selector)
-        finally:
-            self.num_watching -= 1
+        while True:
+            since, lines = events
+            bookmark = {"metadata": {"resourceVersion": str(since)}} | _kind(resource)
+            yield from self.garble([*lines, _line("BOOKMARK", bookmark)])
+            with self.changed:
+                while self.is_live and not response.is_closed and self.version <= since:
+                    self.changed.wait(5)
+                if response.is_closed or not self.is_live:
+                    return
+                events = self._events(resource, namespace, since, selector)
 
     def _events(
         self, resource: Resource, namespace: str, since: int, selector: str
@@ -266,10 +261,10 @@ class FakeApiServer:
         self, resource: Resource, old: KubeObject | None, key: ObjectKey, body: KubeObject, subresource: str,
         manager: str,
     ) -> FakeHttpResponse:  # fmt: skip
-        told = body["metadata"].pop("resourceVersion", None)
+        reported = body["metadata"].pop("resourceVersion", None)
         if old is None and subresource:
             return _status(404, "NotFound", f'{resource} "{key.name}" not found', resource, key)
-        if old and told not in (None, old["metadata"]["resourceVersion"]):
+        if old and reported not in (None, old["metadata"]["resourceVersion"]):
             return _modified(resource, key)
         new = copy.deepcopy(old or {})
         wanted = {"status": body.get("status")} if subresource == "status" else body

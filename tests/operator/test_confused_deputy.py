@@ -175,14 +175,14 @@ JOBS = {"one": ONE, "other": OTHER, "third": THIRD}
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_text() -> Iterator[None]:
-    """The text in the ConfigMap is read by nobody but `taper run`, and takes long to write."""
+    """Skips the text in the ConfigMap, which only `taper run` reads, and which is slow to write."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_map, "job_text", lambda job: "")
         yield
 
 
 def dangers_in(job: Fields, policy: PodPolicy = STRICT) -> list[str] | None:
-    """None for a job that is refused, else the dangers in what is made of it."""
+    """The dangers in the objects created for a job; None if the job is refused."""
     obj = as_served(job)
     try:
         read, identity = parsed(obj)
@@ -203,7 +203,7 @@ def refused_paths(job: Fields) -> set[str]:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_the_jobs_themselves_are_taken(name: str) -> None:
+def test_the_valid_jobs_are_accepted(name: str) -> None:
     assert dangers_in(JOBS[name]) == []
 
 
@@ -258,7 +258,7 @@ def test_no_mapping_of_a_job_takes_a_hostile_key(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_no_value_of_a_job_is_taken_for_more_than_a_text(name: str) -> None:
+def test_no_value_of_a_job_is_interpreted(name: str) -> None:
     """A hostile value in place of each value is refused by its path, or nothing dangerous is made."""
     job = JOBS[name]
     paths = own_paths(name)
@@ -280,7 +280,7 @@ def test_no_value_of_a_job_is_taken_for_more_than_a_text(name: str) -> None:
 
 @pytest.mark.parametrize("place", ["pod", "container", "rayJob"])
 @pytest.mark.parametrize("key", KEYS)
-def test_what_is_tried_is_found_where_it_gets_through(place: str, key: str) -> None:
+def test_the_checks_find_an_attack_that_succeeds(place: str, key: str) -> None:
     obj = as_served(ONE)
     _, identity = parsed(obj)
     made = made_for(obj, policy=STRICT)

@@ -106,7 +106,7 @@ def keys(*names: str) -> set[ObjectKey]:
     return {ObjectKey("team", name) for name in names}
 
 
-def test_a_leader_reconciles_all_there_is_and_what_changes(fake: FakeApiServer, run: Any) -> None:
+def test_a_leader_reconciles_all_existing_and_all_changed_objects(fake: FakeApiServer, run: Any) -> None:
     replica = run()
     wait_for(lambda: set(replica.reconciled) == keys("a", "b", "c"))
     assert len(replica.reconciled) == 3
@@ -120,7 +120,7 @@ def test_a_leader_reconciles_all_there_is_and_what_changes(fake: FakeApiServer, 
     assert replica.exit_code == 0
 
 
-def test_a_follower_has_warm_caches_and_takes_over_when_the_leader_stops(
+def test_a_follower_keeps_its_caches_filled_and_takes_over_when_the_leader_stops(
     fake: FakeApiServer, run: Any
 ) -> None:
     leader = run()
@@ -200,7 +200,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-def test_what_fails_is_done_again(failure: Exception, run: Any) -> None:
+def test_a_failed_key_is_reconciled_again(failure: Exception, run: Any) -> None:
     attempts: list[ObjectKey] = []
 
     def reconcile(key: ObjectKey) -> None:
@@ -216,7 +216,7 @@ def test_what_fails_is_done_again(failure: Exception, run: Any) -> None:
     assert 'taper_operator_reconciles_total{result="success"}' in text
 
 
-def test_who_asks_for_another_time_is_called_again(run: Any) -> None:
+def test_a_requested_requeue_happens(run: Any) -> None:
     attempts: list[ObjectKey] = []
 
     def reconcile(key: ObjectKey) -> float | None:
@@ -244,7 +244,7 @@ def test_the_lease_is_not_released_while_a_reconcile_is_under_way(fake: FakeApiS
     over.set()
 
 
-def test_nobody_leads_before_the_caches_are_filled(fake: FakeApiServer, run: Any) -> None:
+def test_no_replica_leads_before_its_caches_are_filled(fake: FakeApiServer, run: Any) -> None:
     del fake.resources["api/v1/pods"]
     replica = run()
     wait_for(lambda: replica.get("/readyz")[0] == 503)
@@ -253,7 +253,7 @@ def test_nobody_leads_before_the_caches_are_filled(fake: FakeApiServer, run: Any
     assert fake.all(LEASES) == {}
 
 
-def test_a_follower_lives_through_an_outage(fake: FakeApiServer, run: Any) -> None:
+def test_a_follower_survives_an_outage(fake: FakeApiServer, run: Any) -> None:
     leader = run()
     wait_for(lambda: leader.reconciled)
     follower = run()
@@ -277,15 +277,15 @@ def test_a_thread_that_has_ended_ends_the_process(run: Any) -> None:
     assert replica.exit_code == 1
 
 
-def test_a_reconcile_that_does_not_end_is_unhealthy(run: Any) -> None:
+def test_a_stuck_reconcile_is_unhealthy(run: Any) -> None:
     replica = run()
     wait_for(lambda: replica.reconciled)
     replica.manager.queue.longest_handled_seconds = lambda: 601.0
     status, text = replica.get("/healthz")
-    assert (status, text) == (503, "stuck: a reconcile does not end\n")
+    assert (status, text) == (503, "stuck: a reconcile does not finish\n")
 
 
-def test_metrics_tell_of_queue_caches_and_leader(run: Any) -> None:
+def test_metrics_show_queue_caches_and_leader(run: Any) -> None:
     replica = run()
     wait_for(lambda: len(replica.reconciled) == 3)
     text = replica.get("/metrics")[1]
@@ -300,7 +300,7 @@ def test_metrics_tell_of_queue_caches_and_leader(run: Any) -> None:
         assert line in text
 
 
-def test_an_object_that_cannot_be_read_has_an_event_and_a_metric_and_keeps_nobody_waiting(
+def test_an_unreadable_object_gets_an_event_and_a_metric_and_delays_nothing(
     fake: FakeApiServer, run: Any
 ) -> None:
     """Here a pod without a label that its kind must have; one in the first list, one in the watch."""

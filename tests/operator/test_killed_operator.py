@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import EVENTS, KubeObject, ObjectKey
 from taper_operator.main import watched_kinds
 from taper_operator.manifests.kinds import (
@@ -78,7 +78,7 @@ class World:
         return sum(method in WRITES for method, *_ in self.fake.requests)
 
     def state(self) -> dict[Any, KubeObject]:
-        """All objects but events, without what the API server made up."""
+        """All objects except events, without the fields that the API server generates."""
         return {
             (str(kind), key): _told(obj) for (kind, key), obj in self.fake.objects.items() if kind != EVENTS
         }
@@ -106,7 +106,7 @@ class World:
         self.change(RLHF_JOBS, KEY, lambda obj: obj["spec"].update(suspend=is_suspended))
 
     def disturb(self) -> None:
-        """What is shared by all attempts is changed by hand."""
+        """Change an object that all attempts share, as a user would."""
         changed = {DIGEST_ANNOTATION: "other"}
         self.change(NETWORK_POLICIES, SHARED, lambda obj: obj["metadata"]["annotations"].update(changed))
         self.fake.remove(POD_MONITORS, SHARED)
@@ -168,7 +168,7 @@ def life() -> dict[str, tuple[World, World]]:
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_what_is_written(life: dict[str, tuple[World, World]], chapter: str) -> None:
+def test_the_fields_that_are_written(life: dict[str, tuple[World, World]], chapter: str) -> None:
     _, phase, num_writes = CHAPTERS[chapter]
     end = life[chapter][1]
     assert end.fake.objects.get((RLHF_JOBS, KEY), {"status": {"phase": ""}})["status"]["phase"] == phase
@@ -177,7 +177,7 @@ def test_what_is_written(life: dict[str, tuple[World, World]], chapter: str) -> 
 
 @pytest.mark.parametrize("moment", ["", "after "])
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_killed_at_any_write_the_same_comes_of_it(
+def test_an_operator_killed_at_any_write_reaches_the_same_result(
     life: dict[str, tuple[World, World]], chapter: str, moment: str
 ) -> None:
     begin, end = life[chapter]
@@ -189,7 +189,7 @@ def test_killed_at_any_write_the_same_comes_of_it(
         world.fake.fault = lambda method, path: None
         world.settle()
         assert world.state() == end.state()
-        # What was not told before the end is not told any more, and nothing is told twice.
+        # An event that was not recorded before the end is lost, and none is recorded twice.
         untold = end.events()
         for event in world.events():
             untold.remove(event)

@@ -19,7 +19,7 @@ def job_file(folder: Path, **changes: object) -> str:
     return str(file)
 
 
-def test_render_shows_what_would_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_render_prints_the_objects_of_an_attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", "-f", job_file(tmp_path), "--image=taper/rollout:1"]) == 0
     objects = list(yaml.safe_load_all(capsys.readouterr().out))
     assert [obj["kind"] for obj in objects] == [
@@ -40,21 +40,21 @@ def test_render_refuses_what_the_operator_refuses(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["render", "-f", "no-such-file.yaml"], "--file"),
         (["render", "-f", "no-such-file.yaml", "--image=a b"], "--image"),
         (["run", "--workers=0"], "--workers"),
     ],
 )
-def test_what_is_wrong_is_told(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_errors_name_the_flag(
+    arguments: list[str], reported: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("POD_NAME", raising=False)
     assert main(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
-def test_a_job_that_is_none_is_told_by_its_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_job_is_reported_by_its_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", "-f", job_file(tmp_path, spec__backoffLimit=-1)]) == 2
     assert "spec.backoffLimit" in capsys.readouterr().err

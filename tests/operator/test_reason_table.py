@@ -1,4 +1,4 @@
-"""The table of reasons holds what is said, and nothing that never is."""
+"""The table has every reason that the operator reports, and no reason that never occurs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taper_api.job.attempt_directory import MAX_ATTEMPTS
 from taper_api.status.attempt import Disruption
 from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.observation.observation import KubeRay
-from taper_operator.reason_table import CONDITIONS, EVENTS, OF_OTHERS
+from taper_operator.reason_table import CONDITIONS, EVENTS, FROM_ELSEWHERE
 from taper_operator.reconcile.attempt_history import with_new_attempt
 from taper_operator.reconcile.conditions import ConditionInputs, conditions
 from taper_operator.reconcile.plan import plan
@@ -62,14 +62,14 @@ def all_inputs() -> Iterator[ConditionInputs]:
         )
 
 
-def test_each_reason_of_a_condition_is_there_and_is_said() -> None:
+def test_every_reason_of_a_condition_is_in_the_table_and_occurs() -> None:
     said = {
-        (told.type, told.status, told.reason)
+        (reported.type, reported.status, reported.reason)
         for inputs in all_inputs()
-        for told in conditions(inputs, 1, LATER)
+        for reported in conditions(inputs, 1, LATER)
     }
     of_others = {("Degraded", "True", "PreemptionByScheduler")}
-    assert said - of_others == CONDITION_REASONS - BY_PLANS - REFUSED - {("Degraded", "True", OF_OTHERS)}
+    assert said - of_others == CONDITION_REASONS - BY_PLANS - REFUSED - {("Degraded", "True", FROM_ELSEWHERE)}
 
 
 def fails(message: str = "") -> Callable[[ClusterModel], None]:
@@ -96,7 +96,7 @@ ENDS: dict[str, Callable[[ClusterModel], None]] = {
 
 
 @pytest.mark.parametrize("reason", ENDS)
-def test_an_end_of_a_job_is_there(reason: str) -> None:
+def test_every_reported_end_of_a_job_is_in_the_table(reason: str) -> None:
     cluster = ClusterModel(resource({"spec.backoffLimit": 0, "spec.activeDeadlineSeconds": 3600}))
     until_running(cluster)
     ENDS[reason](cluster)
@@ -106,7 +106,7 @@ def test_an_end_of_a_job_is_there(reason: str) -> None:
     assert reason in {each[2] for each in BY_PLANS}
 
 
-def test_the_last_of_all_attempts_is_there() -> None:
+def test_too_many_attempts_is_in_the_table() -> None:
     begun = with_new_attempt(RLHFJobStatus(attempt=MAX_ATTEMPTS - 1), "a-9999", NOW)
     status = begun.model_dump(mode="json", by_alias=True, exclude_none=True)
     cluster = ClusterModel(resource() | {"status": status})
@@ -125,15 +125,17 @@ def test_the_last_of_all_attempts_is_there() -> None:
         ({}, PodPolicy(), "NotAllowed"),
     ],
 )
-def test_a_refusal_is_there(changes: dict[str, object], policy: PodPolicy, reason: str) -> None:
+def test_every_reported_refusal_is_in_the_table(
+    changes: dict[str, object], policy: PodPolicy, reason: str
+) -> None:
     cluster = ClusterModel(resource(changes))
     planned = plan(cluster.observe(), policy, NOW)
     assert planned.status is not None
     (validated,) = (each for each in planned.status.conditions if each.type == "Validated")
     assert (validated.type, validated.status, validated.reason) in REFUSED
     assert validated.reason == reason
-    told = [(each.reason, each.kind) for each in job_events(RLHFJobStatus(), planned.status)]
-    assert told == [(reason, next(each.kind for each in EVENTS if each.reason == reason))]
+    reported = [(each.reason, each.kind) for each in job_events(RLHFJobStatus(), planned.status)]
+    assert reported == [(reason, next(each.kind for each in EVENTS if each.reason == reason))]
 
 
 def test_no_reason_is_there_twice() -> None:

@@ -57,7 +57,7 @@ def reason_of(fake: FakeApiServer, kind: str) -> str:
     return "".join(each["reason"] for each in status.get("conditions", []) if each["type"] == kind)
 
 
-def test_a_job_that_is_applied_comes_to_be_complete() -> None:
+def test_an_applied_job_becomes_complete() -> None:
     fake = FakeApiServer(*KINDS, is_live=True)
     operator = Running(fake)
     fake.put(RLHF_JOBS, resource())
@@ -70,7 +70,7 @@ def test_a_job_that_is_applied_comes_to_be_complete() -> None:
     operator.stop()
 
 
-def test_without_kuberay_it_says_so_and_lives() -> None:
+def test_without_kuberay_the_operator_reports_it_and_keeps_running() -> None:
     fake = without(*(kind for kind in KINDS if kind.group in ("ray.io", "monitoring.coreos.com")))
     operator = Running(fake)
     fake.put(RLHF_JOBS, resource())
@@ -133,7 +133,7 @@ def test_what_a_job_reports_comes_into_its_status_on_every_replica(tmp_path: Pat
 
 @pytest.mark.parametrize("levels", [1_100, 200_000])
 @pytest.mark.parametrize("field", ["verl", "reward.settings"])
-def test_a_job_that_is_nested_too_deep_stops_nobody_elses(levels: int, field: str) -> None:
+def test_a_job_that_is_nested_too_deep_stops_no_other_job(levels: int, field: str) -> None:
     """It is refused by the field's name, and an operator that starts later finds it just so."""
     fake = DeepApiServer(*KINDS, is_live=True, levels=levels)
     operator = Running(fake)

@@ -1,4 +1,4 @@
-"""A machine on paper: part of a step is fixed, part is shared by the ranks, the rest grows with the batch."""
+"""Prices for tests: part of a step is fixed, part is shared by the ranks, the rest grows with the batch."""
 
 from __future__ import annotations
 

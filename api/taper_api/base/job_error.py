@@ -1,4 +1,4 @@
-"""What is wrong with a job, told so that its author can put it right."""
+"""What is wrong with a job, worded so that its author can fix it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 class Problem:
     """One thing that is wrong.
 
-    `path` names the field as the author writes it (`spec.rollout.degrees[1]`) or, for
-    what is no field, the file and line. `remedy` says what would be right.
+    `path` names the field as the author writes it (`spec.rollout.degrees[1]`) or, where there
+    is no field, the file and line. `remedy` says what would be right.
     """
 
     path: str
@@ -32,5 +32,5 @@ class JobError(ValueError):
         self.problems = tuple(problems)
 
     def __reduce__(self) -> tuple[type[JobError], tuple[tuple[Problem, ...]]]:
-        """An exception is pickled by its text, which is no problem to make it from."""
+        """By default an exception is unpickled from its text; this one needs its problems."""
         return type(self), (self.problems,)

@@ -1,8 +1,8 @@
-"""The directory that an attempt saves to: the operator names it, `taper run` finds its siblings by the name.
+"""The directory that an attempt saves to. The operator names it; `taper run` finds those of earlier attempts.
 
-Its number fences it: an attempt writes into its own directory only, and reads those of earlier ones.
+An attempt writes only into its own directory, and reads those of earlier attempts.
 
-Invariant (asserted by `tests/api/test_attempt_directory.py`): what is named so is read back, nothing else is.
+Invariant (asserted by `tests/api/test_attempt_directory.py`): each name is read back, other names are not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ _NAME = re.compile(r"attempt-(?P<uid>[A-Za-z0-9][-A-Za-z0-9]*)-(?P<number>[0-9]{
 
 
 class AttemptDirectory(NamedTuple):
-    """Whose a directory is. uid: of the job, so that a later job of the same name has others"""
+    """The attempt that a directory belongs to.
+
+    uid: of the job, so that a later job of the same name has other directories
+    """
 
     uid: str
     number: int
@@ -28,7 +31,7 @@ class AttemptDirectory(NamedTuple):
 
 
 def attempt_directory_of(name: str) -> AttemptDirectory | None:
-    """Whose the directory of that name is; None for one that is no attempt's."""
+    """The attempt that a directory belongs to by its name; None if it belongs to none."""
     found = _NAME.fullmatch(name)
     if found is None or int(found["number"]) < 1:
         return None

@@ -21,9 +21,11 @@ class EnvironmentVariable(Block):
     """An environment variable of every container of the job: a value, or a key of a secret."""
 
     name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
-        description="Its name; not one that begins with RAY_ or TAPER_."
+        description="Name of the variable; it must not begin with RAY_ or TAPER_."
     )
-    value: Annotated[str, Field(max_length=4096)] | None = Field(default=None, description="Its value.")
+    value: Annotated[str, Field(max_length=4096)] | None = Field(
+        default=None, description="Value of the variable."
+    )
     secret: SecretKey | None = Field(
         default=None, description="The secret that holds its value; the operator's settings must allow it."
     )

@@ -1,4 +1,4 @@
-"""The queue of Kueue that a job waits in."""
+"""The Kueue queue that a job waits in."""
 
 from __future__ import annotations
 

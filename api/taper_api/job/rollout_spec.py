@@ -62,22 +62,25 @@ class SchedulePointSpec(Block):
 
 
 class PredictorSpec(Block):
-    """How much a switch must be expected to save."""
+    """How much time a switch must be predicted to save."""
 
     margin_seconds: float = Field(
         default=0.02,
         ge=0,
         le=3600,
-        description="Least gain of a switch, in seconds, on top of `marginShare`.",
+        description="Minimum gain over staying, in seconds, in addition to `marginShare`.",
     )
     margin_share: float = Field(
-        default=0.01, ge=0, le=1, description="Least gain, as a share of what staying would take."
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Minimum gain over staying, as a share of the time that staying would take.",
     )
     confidence: float = Field(
         default=0.75,
         ge=0,
         le=1,
-        description="Least share of the forecast's scenarios in which a switch gains.",
+        description="Share of the forecast's scenarios in which a switch must save time.",
     )
 
 
@@ -86,9 +89,9 @@ class Policy(Block):
 
     name: Literal["predictor", "widen-at-once", "threshold", "schedule"] = Field(
         default="predictor",
-        description="`predictor`: when that is expected to pay, by the measured profile and the forecast of "
-        "lengths. `widen-at-once`: as soon as a group is idle. `threshold`: by the number of running "
-        "requests. `schedule`: at given token counts.",
+        description="`predictor`: when a switch is predicted to save time, by the measured profile "
+        "and the forecast of lengths. `widen-at-once`: as soon as a group is idle. `threshold`: when few "
+        "requests are left. `schedule`: at given token counts.",
     )
     predictor: PredictorSpec | None = Field(
         default=None, description="Settings of the predictor; may be given when `name` is `predictor`."
@@ -116,36 +119,37 @@ class Sampling(Block):
         default=None,
         ge=0,
         lt=2**31,
-        description="With a seed, each sample's noise follows from it, the step, the prompt and the sample's "
-        "index, so that layouts do not change what is drawn. Without one, draws are not repeatable.",
+        description="With a seed, the noise of each sample depends only on the seed, the step, the prompt "
+        "and the sample's index, so that a switch does not change the response. Without one, responses "
+        "are not repeatable.",
     )
 
 
 class Switch(Block):
-    """How a switch is carried out."""
+    """How a switch treats the KV cache, and its deadline."""
 
     kv: Literal["auto", "migrate", "recompute"] = Field(
         default="auto",
         description="`migrate` moves the KV cache by head slices; `recompute` prefills the token ids again. "
-        "`auto` does either for each request, as costs less by the replica's profile; without a profile it "
+        "`auto` does for each request what costs less by the replica's profile; without a profile it "
         "migrates.",
     )
     timeout_seconds: float = Field(
         default=30.0,
         gt=0,
         le=3600,
-        description="Deadline of a switch; past it the old layout resumes.",
+        description="Deadline of a switch; after it the old layout resumes.",
     )
 
 
 class Metrics(Block):
-    """Where Prometheus reads the replicas' metrics: one address a node."""
+    """Where Prometheus scrapes the replicas' metrics: one address a node."""
 
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
         max_length=253,
-        description="Address to listen on; `node` is the node's own, by which other machines reach it.",
+        description="Address to listen on; `node` is the node's own, which other machines can reach.",
     )
     port: int | None = Field(
         default=None, ge=1024, le=65535, description="Port, the same on every node. Default: a free one."
@@ -165,14 +169,16 @@ class RolloutSpec(Block):
     )
     mode: Literal["off", "advise", "enforce"] = Field(
         default="enforce",
-        description="`off`: never switch. `advise`: decide and log, never act. `enforce`: act. "
+        description="`off`: never switch. `advise`: decide and log, but do not switch. `enforce`: switch. "
         'Quote "off" where the job goes through kubectl, which reads a bare off as false.',
     )
     policy: Policy = Field(default=Policy(), description="When to switch; default: the predictor.")
     samples_per_prompt: Positive = Field(description="Responses generated for each prompt.")
     response_tokens: Positive = Field(description="Longest response, in tokens; longer ones are cut.")
     sampling: Sampling = Field(default=Sampling(), description="How a token is drawn.")
-    switch: Switch = Field(default=Switch(), description="How a switch is carried out.")
+    switch: Switch = Field(
+        default=Switch(), description="How a switch treats the KV cache, and its deadline."
+    )
     max_running_requests: Positive | None = Field(
         default=None, description="Most requests that a group decodes at once. Default: by memory."
     )
@@ -182,9 +188,9 @@ class RolloutSpec(Block):
     )
     profile: NonEmpty | None = Field(
         default=None,
-        description="File of the profile to decide by, as `taper profile` writes it; it must be of this "
-        "model, device, dtype, footprint and these versions. Default: the one in the user's cache directory; "
-        "where none fits, one is measured when the run starts, and kept there.",
+        description="File of the profile to decide by, as `taper profile` writes it; it must have been "
+        "measured with this model, device, dtype, footprint and these versions. Default: the one in the "
+        "user's cache directory; where none fits, one is measured when the run starts, and saved there.",
     )
     port: int | None = Field(
         default=None,
@@ -193,5 +199,5 @@ class RolloutSpec(Block):
         description="Port of replica 0's status server; replica k takes port + k. Default: a free one.",
     )
     metrics: Metrics = Field(
-        default=Metrics(), description="Where Prometheus reads the replicas' metrics; default: loopback."
+        default=Metrics(), description="Where Prometheus scrapes the replicas' metrics; default: loopback."
     )

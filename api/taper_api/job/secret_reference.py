@@ -1,4 +1,4 @@
-"""The secrets that a job names. Which of them its author may use is for the operator's settings to say."""
+"""The secrets that a job names. The operator's settings say which of them a job may use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SecretReference:
 
 
 def secret_references(spec: RLHFJobSpec) -> Iterator[SecretReference]:
-    """Every secret that a job names. There is no other way for a job to come by one."""
+    """Every secret that a job names. A job cannot get a secret in any other way."""
     for index, name in enumerate(spec.image.pull_secrets):
         yield SecretReference(path=f"spec.image.pullSecrets[{index}]", name=name)
     for index, variable in enumerate(spec.env):

@@ -105,7 +105,7 @@ class DataSpec(Block):
     max_prompt_tokens: Positive = Field(default=512, description="Longest prompt allowed, in tokens.")
     overlong: Literal["error", "filter", "truncate"] = Field(
         default="error",
-        description="What happens to a longer prompt: refuse the job, leave it out, or cut it.",
+        description="What to do with a longer prompt: refuse the job, leave the prompt out, or cut it.",
     )
     shuffle: bool = Field(default=True, description="Draw the prompts in random order.")
     seed: int = Field(default=1, ge=0, lt=2**31, description="Seed of that order.")
@@ -118,7 +118,7 @@ class RewardSpec(Block):
         description="Name of a built-in reward, or `file.py:function` with the file relative to the job file."
     )
     settings: Settings = Field(
-        default={}, description="Keyword arguments handed to the reward function, of at most 32 levels."
+        default={}, description="Keyword arguments of the reward function, nested at most 32 levels deep."
     )
 
     @property
@@ -166,7 +166,8 @@ class CheckpointsSpec(Block):
         description="Number of newest checkpoints kept, those of earlier attempts included. Default: all.",
     )
     resume: Literal["auto", "never"] = Field(
-        default="auto", description="`auto` goes on from the newest checkpoint, `never` starts anew."
+        default="auto",
+        description="`auto` continues from the newest checkpoint, `never` starts from the beginning.",
     )
 
 
@@ -189,7 +190,7 @@ class TrainingSpec(Block):
 
 
 class RLHFJobSpec(Block):
-    """All that a job says about itself."""
+    """What is trained, on what, how and where."""
 
     model: ModelSpec = Field(description="The model that is trained.")
     data: DataSpec = Field(description="Prompts and their reference answers.")
@@ -201,8 +202,8 @@ class RLHFJobSpec(Block):
     rollout: RolloutSpec = Field(description="The generation stage.")
     verl: Settings = Field(
         default={},
-        description="Raw settings of VeRL by dotted name, for what Taper has no field for. They win over "
-        "Taper's own choice, except for the settings that Taper's fields stand for: those are refused here. "
+        description="VeRL settings by dotted name, for what Taper has no field for. They override "
+        "Taper's choices. Settings that a field of the job stands for are refused here. "
         "Nested at most 32 levels deep.",
     )
     image: Image = Field(
@@ -217,37 +218,37 @@ class RLHFJobSpec(Block):
         ),
     ] = Field(default=(), description="Environment variables of the job's pods; read by the operator only.")
     volumes: Volumes = Field(
-        default=Volumes(), description="What is mounted into the job's pods; read by the operator only."
+        default=Volumes(), description="Volumes of the job's pods; read by the operator only."
     )
     node_pools: NodePools = Field(
-        default=NodePools(), description="What the job needs of a cluster; read by the operator only."
+        default=NodePools(), description="The job's pods on a cluster; read by the operator only."
     )
     kueue: Kueue | None = Field(
         default=None, description="The queue that the job waits in; read by the operator only. Default: none."
     )
     submission_mode: Literal["HTTPMode", "K8sJobMode"] = Field(
         default="HTTPMode",
-        description="How the job is handed to Ray: by KubeRay itself, or by a Kubernetes Job. Read by the "
-        "operator only, as are the fields below.",
+        description="Who submits the job to Ray: KubeRay itself, or a Kubernetes Job. Read by the operator "
+        "only, as are the fields below.",
     )
     backoff_limit: int = Field(
         default=3,
         ge=0,
         le=100,
-        description="Failed attempts that are followed by another; the next failure is the job's. Attempts "
-        "that the cluster ended (preemption, lost nodes) do not count.",
+        description="Number of failed attempts that are retried; one more failure and the job has failed. "
+        "Attempts that the cluster ended (preemption, lost nodes) do not count.",
     )
     active_deadline_seconds: Positive | None = Field(
         default=None,
-        description="Longest that the job may be active, over all attempts; the time for which it is "
+        description="Longest time that the job may be active, over all attempts; time in which it is "
         "suspended does not count. Default: no limit.",
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = Field(
-        default=None, description="When the job is deleted after it has ended. Default: never."
+        default=None, description="Seconds after its end at which the job is deleted. Default: never."
     )
     suspend: bool = Field(
         default=False,
-        description="Run no attempt. Set on a running job it ends the attempt, which is not counted.",
+        description="Run no attempt. Set on a running job, it ends the attempt, which does not count.",
     )
     managed_by: Annotated[
         str,
@@ -257,7 +258,8 @@ class RLHFJobSpec(Block):
         ),
     ] = Field(
         default=OPERATOR_NAME,
-        description="Who reconciles the job; Taper's operator leaves all others alone. Cannot be changed.",
+        description="The controller that reconciles the job; Taper's operator ignores jobs of any other. "
+        "Cannot be changed.",
     )
 
     @property

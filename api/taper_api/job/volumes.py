@@ -1,4 +1,4 @@
-"""What is mounted into every pod of a job. Claims of its own namespace only: there is no host path."""
+"""Volumes of every pod of a job: claims of the job's own namespace only, no host path."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from taper_api.base.quantity import Bytes
 
 
 class CheckpointsVolume(Block):
-    """Where checkpoints outlive the pods: a claim that exists (`claimName`) or one that is made (`size`)."""
+    """A claim for checkpoints, kept after the pods: an existing one (`claimName`) or a new one (`size`)."""
 
     claim_name: DnsSubdomain | None = Field(
-        default=None, description="A PersistentVolumeClaim that exists, of the job's namespace."
+        default=None, description="An existing PersistentVolumeClaim of the job's namespace."
     )
     sub_path: SubPath | None = Field(default=None, description="Directory in it. Default: all of it.")
     size: Bytes | None = Field(
         default=None,
-        description="Size of a claim that the operator makes for the job, and that outlives the job.",
+        description="Size of a claim that the operator creates for the job and never deletes.",
     )
     storage_class_name: DnsSubdomain | None = Field(
         default=None, description="Storage class of that claim. Default: the cluster's."
@@ -34,36 +34,34 @@ class CheckpointsVolume(Block):
 class DataVolume(Block):
     """A claim with data."""
 
-    claim_name: DnsSubdomain = Field(
-        description="A PersistentVolumeClaim that exists, of the job's namespace."
-    )
+    claim_name: DnsSubdomain = Field(description="An existing PersistentVolumeClaim of the job's namespace.")
     sub_path: SubPath | None = Field(default=None, description="Directory in it. Default: all of it.")
     read_only: bool = Field(default=True, description="Mount it for reading only.")
     mount_path: MountPath = Field(description="Where it is mounted, under /mnt.")
 
 
 class ModelCacheVolume(Block):
-    """Where models that are named by their Hugging Face id are kept: in a claim, or with the pod."""
+    """A cache for models that are named by their Hugging Face id: in a claim, or with the pod."""
 
     claim_name: DnsSubdomain | None = Field(
         default=None,
-        description="A PersistentVolumeClaim that exists, of the job's namespace. Default: a directory of "
-        "the pod, gone when it ends.",
+        description="An existing PersistentVolumeClaim of the job's namespace. Default: a directory of "
+        "the pod, deleted with it.",
     )
     sub_path: SubPath | None = Field(default=None, description="Directory in it. Default: all of it.")
-    size: Bytes | None = Field(default=None, description="Most that the pod's own directory may hold.")
+    size: Bytes | None = Field(default=None, description="Size limit of the pod's own directory.")
     mount_path: MountPath = Field(default="/mnt/models", description="Where it is mounted, under /mnt.")
 
 
 class Volumes(Block):
-    """What is mounted into every pod of the job."""
+    """Volumes of every pod of the job."""
 
     checkpoints: CheckpointsVolume | None = Field(
-        default=None, description="Where checkpoints outlive the pods. Default: they do not."
+        default=None, description="A claim for checkpoints. Default: they are deleted with the pods."
     )
     data: Annotated[tuple[DataVolume, ...], Field(strict=False, max_length=8)] = Field(
         default=(), description="Claims with data."
     )
     model_cache: ModelCacheVolume | None = Field(
-        default=None, description="Where models that are named by their Hugging Face id are kept."
+        default=None, description="A cache for models that are named by their Hugging Face id."
     )

@@ -1,4 +1,4 @@
-"""Where pods may run, in the form that Kubernetes has for it; other namespaces cannot be named."""
+"""Where pods may run, as in Kubernetes, but within the job's own namespace."""
 
 from __future__ import annotations
 
@@ -50,24 +50,26 @@ class NodeAffinity(Block):
     """Which nodes pods run on."""
 
     required_during_scheduling_ignored_during_execution: NodeSelection | None = Field(
-        default=None, description="What a node must meet."
+        default=None, description="Requirements on a node."
     )
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[PreferredNodes, ...], Field(strict=False, max_length=4)
-    ] = Field(default=(), description="What a node should rather meet.")
+    ] = Field(default=(), description="Preferred nodes.")
 
 
 class LabelSelector(Block):
-    """Which pods are meant, by their labels."""
+    """Pods, by their labels."""
 
     match_labels: NodeLabels = Field(default={}, description="Labels that the pods have.")
 
 
 class PodTerm(Block):
-    """Pods of the job's own namespace, and what counts as being with them."""
+    """Pods of the job's own namespace, and how near to them."""
 
-    label_selector: LabelSelector = Field(description="Which pods are meant, by their labels.")
-    topology_key: LabelKey = Field(description="Label of a node; nodes of the same value are the same place.")
+    label_selector: LabelSelector = Field(description="The pods, by their labels.")
+    topology_key: LabelKey = Field(
+        description="Label of a node; nodes with the same value count as the same place."
+    )
 
 
 class PreferredPods(Block):
@@ -82,14 +84,14 @@ class PodAffinity(Block):
 
     required_during_scheduling_ignored_during_execution: Annotated[
         tuple[PodTerm, ...], Field(strict=False, max_length=4)
-    ] = Field(default=(), description="What must hold.")
+    ] = Field(default=(), description="Required places.")
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[PreferredPods, ...], Field(strict=False, max_length=4)
-    ] = Field(default=(), description="What should rather hold.")
+    ] = Field(default=(), description="Preferred places.")
 
 
 class Affinity(Block):
-    """Where pods may run and where they should rather run."""
+    """Where pods may run and where they preferably run."""
 
     node_affinity: NodeAffinity | None = Field(default=None, description="Which nodes pods run on.")
     pod_affinity: PodAffinity | None = Field(default=None, description="Which pods to be with.")

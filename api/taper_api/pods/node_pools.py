@@ -19,7 +19,7 @@ from taper_api.pods.topology import Topology
 
 # VeRL asks Ray for three CPUs with each GPU.
 CPUS_PER_GPU = 3
-# What a pod gets where nothing is asked for: one more, for what Ray does not count.
+# The default of a pod: one more for each rank, for processes that Ray does not count.
 CPUS_PER_RANK = 4
 
 
@@ -39,26 +39,28 @@ class Rdma(Block):
 
 
 class Pool(Block):
-    """What both pools have."""
+    """Fields of both pools."""
 
     cpu: Cpu | None = Field(default=None, description="CPUs of a pod, as a Kubernetes quantity.")
     memory: Bytes = Field(default="16Gi", description="Memory of a pod, such as 16Gi.")
     shared_memory: Bytes | None = Field(
         default=None, description="Size of /dev/shm, which is part of the memory. Default: a quarter of it."
     )
-    ephemeral_storage: Bytes | None = Field(default=None, description="Local disk of a pod. Default: any.")
+    ephemeral_storage: Bytes | None = Field(
+        default=None, description="Local disk of a pod. Default: no request."
+    )
     node_selector: NodeLabels = Field(default={}, description="Labels that a node must have.")
     tolerations: Annotated[tuple[Toleration, ...], Field(strict=False, max_length=16)] = Field(
-        default=(), description="Taints that the pods put up with."
+        default=(), description="Taints that the pods tolerate."
     )
     affinity: Affinity | None = Field(default=None, description="Where the pods may run.")
     topology: Topology | None = Field(
         default=None, description="How close to each other the pods run; needs `spec.kueue`."
     )
     priority_class_name: DnsSubdomain | None = Field(
-        default=None, description="Their PriorityClass; not one of the system's own."
+        default=None, description="PriorityClass of the pods; not one of the system's."
     )
-    runtime_class_name: DnsSubdomain | None = Field(default=None, description="Their RuntimeClass.")
+    runtime_class_name: DnsSubdomain | None = Field(default=None, description="RuntimeClass of the pods.")
     overlay: PodOverlay = Field(default=PodOverlay(), description="Further properties of the pods.")
 
     @property
@@ -68,7 +70,7 @@ class Pool(Block):
 
 
 class HeadPool(Pool):
-    """The pod that drives the job."""
+    """The Ray head, which runs the job's driver."""
 
     cpu: Cpu | None = Field(default="4", description="CPUs of the pod, as a Kubernetes quantity.")
 
@@ -103,14 +105,14 @@ class GpuPool(Pool):
 
 
 class NodePools(Block):
-    """What the job needs of a cluster. `taper run` reads `startupTimeoutSeconds` only."""
+    """The job's pods on a cluster. `taper run` reads `startupTimeoutSeconds` only."""
 
-    head: HeadPool = Field(default=HeadPool(), description="The pod that drives the job.")
+    head: HeadPool = Field(default=HeadPool(), description="The Ray head, which runs the job's driver.")
     gpu: GpuPool = Field(default=GpuPool(), description="The pods that train and generate.")
     startup_timeout_seconds: int = Field(
         default=1800,
         ge=60,
         le=86400,
-        description="How long an attempt waits for all of its pods, and `taper run` on a Ray cluster for the "
-        "job's GPUs; past it, it has failed.",
+        description="How long an attempt waits for all its pods, and `taper run` on a Ray cluster for the "
+        "job's GPUs, before it fails.",
     )

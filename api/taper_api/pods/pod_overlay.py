@@ -1,8 +1,7 @@
-"""What a job may change about its pods beyond the fields of a pool: a list of what is safe, nothing else.
+"""Further properties of a job's pods: only those that are safe to let the author of a job set.
 
-There is no way here to a host path, a privileged container, root, another service account or a
-secret. What is missing is missing on purpose: whoever may create a job may not thereby do more in
-the operator's name than the operator's settings allow.
+None leads to a host path, a privileged container, root, another service account or a secret. That
+is on purpose: the right to create a job must not give more rights than the operator's settings allow.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from taper_api.base.block import Block
 from taper_api.base.kubernetes_names import PlainLabels, without_nulls
 
 Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
-# Annotations can mean anything to who reads them (devices, profiles, injected containers): these are known.
+# Any annotation may change what a cluster does (devices, profiles, injected containers): these two are safe.
 AnnotationKey = Literal["cluster-autoscaler.kubernetes.io/safe-to-evict", "karpenter.sh/do-not-disrupt"]
 
 
@@ -27,7 +26,7 @@ class PodOverlay(Block):
         dict[AnnotationKey, Literal["true", "false"]], Field(max_length=2), BeforeValidator(without_nulls)
     ] = Field(
         default={},
-        description="Annotations that tell an autoscaler to leave the pods alone.",
+        description="Annotations that keep autoscalers from evicting the pods.",
     )
     run_as_user: Id | None = Field(default=None, description="User of the processes. Default: the image's.")
     run_as_group: Id | None = Field(default=None, description="Their group. Default: the image's.")
@@ -39,5 +38,5 @@ class PodOverlay(Block):
         default=None,
         ge=10,
         le=3600,
-        description="Time that the pods have to end, and to save where they can. Default: the operator's.",
+        description="Seconds that the pods have to end after SIGTERM. Default: the operator's.",
     )

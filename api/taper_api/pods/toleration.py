@@ -1,4 +1,4 @@
-"""A taint that pods put up with."""
+"""A taint that pods tolerate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from taper_api.base.kubernetes_names import LabelKey, LabelValue
 
 
 class Toleration(Block):
-    """A taint that pods put up with. It must be named: none tolerates them all."""
+    """A taint that pods tolerate. It must have a key: a job cannot tolerate every taint."""
 
     key: LabelKey = Field(description="Key of the taint.")
     operator: Literal["Equal", "Exists"] = Field(

@@ -15,5 +15,5 @@ class Topology(Block):
         default=None, description="Node label of the level that all pods must share, such as a rack."
     )
     preferred: LabelKey | None = Field(
-        default=None, description="Node label of the level that all pods should rather share."
+        default=None, description="Node label of the level that all pods should share if possible."
     )

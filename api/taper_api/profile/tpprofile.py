@@ -1,13 +1,13 @@
-"""TPProfile: a profile that the operator publishes for the replicas of a cluster to decide by.
+"""TPProfile: a published profile, by which the replicas of a cluster decide.
 
 Its `spec` is the profile's file, field for field; only the spelling differs (`contextTokens`
-here, `context_tokens` there). `document()` and `of_document` go from one to the other and back without a
-loss. What the numbers mean, and which of them can be true together, is said where they are
-used: `taper_policy.profile.profile`.
+here, `context_tokens` there). `document()` and `of_document` convert without loss. What the numbers mean
+is defined where they are used: `taper_policy.profile.profile`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -16,6 +16,7 @@ from taper_api.base.block import Block
 from taper_api.base.job_error import JobError, Problem
 from taper_api.base.kubernetes_names import Annotations, DnsLabel, DnsSubdomain, Labels, without_nulls
 from taper_api.job.rollout_spec import Degree, Positive
+from taper_api.rules.rule import CelRule, Rule
 from taper_api.status.condition import Condition, Count, Time
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -26,8 +27,8 @@ DegreeKey = Annotated[str, Field(max_length=1, pattern=r"^[1248]$")]
 DegreePair = Annotated[str, Field(max_length=4, pattern=r"^[1248]->[1248]$")]
 
 
-class ProfileKey(Block):
-    """What a profile is of."""
+class TPProfileKey(Block):
+    """What was measured: the model, on a device, with these versions."""
 
     model: Name = Field(description="The model.")
     device: Name = Field(description="The GPU.")
@@ -38,7 +39,7 @@ class ProfileKey(Block):
 
 
 class ProfileCell(Block):
-    """A decode step that was measured."""
+    """A measured decode step."""
 
     degree: Degree = Field(description="TP degree of the group.")
     batch: Positive = Field(description="Requests in the group.")
@@ -50,7 +51,7 @@ class ProfileCell(Block):
 
 
 class ProfilePrefill(Block):
-    """What a prefill takes: `fixedSeconds` + tokens x `tokenSeconds`."""
+    """Duration of a prefill: `fixedSeconds` + tokens x `tokenSeconds`."""
 
     fixed_seconds: NotNegative = Field(description="Seconds of any prefill.")
     token_seconds: Above = Field(description="Seconds of a token.")
@@ -58,7 +59,7 @@ class ProfilePrefill(Block):
 
 
 class ProfileSwitch(Block):
-    """What a switch from one degree to another takes: the sum of its amounts times these terms."""
+    """Duration of a switch from one degree to another: the sum of these terms times their amounts."""
 
     fixed_seconds: NotNegative = Field(description="Seconds of any switch.")
     request_seconds: NotNegative = Field(description="Seconds of a live request.")
@@ -77,38 +78,40 @@ class ProfileSwitch(Block):
 class TPProfileSpec(Block):
     """The profile."""
 
-    format_version: Literal[4] = Field(description="Version of the form.")
-    is_estimated: bool = Field(description="Whether it was derived from published figures, not measured.")
+    format_version: Literal[4] = Field(description="Version of the schema.")
+    is_estimated: bool = Field(
+        description="Whether it was derived from published figures instead of measured."
+    )
     made_at: Time = Field(description="When it was made, with the time zone.")
-    key: ProfileKey = Field(description="What it is of.")
+    key: TPProfileKey = Field(description="What was measured: the model, on a device, with these versions.")
     footprint: Degree = Field(description="Ranks of a replica.")
     degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1, max_length=4)] = Field(
-        description="Degrees of a replica, ascending, ending with the footprint."
+        description="Degrees of a replica, ascending; the last is the footprint."
     )
-    kv_bytes_per_token: Positive = Field(description="KV cache of a token, of all ranks together.")
+    kv_bytes_per_token: Positive = Field(description="Bytes of KV cache for a token, over all ranks.")
     held_out_error: NotNegative | None = Field(
-        default=None, description="Mean relative error of the decode steps that were held out."
+        default=None, description="Mean relative error of the held-out decode steps."
     )
     held_out_cell_error: NotNegative | None = Field(
-        default=None, description="The same of the mean of each cell's steps that were held out."
+        default=None, description="Mean relative error of each cell's mean held-out step."
     )
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(description="Share of samples held out.")
     kv: Literal["auto", "migrate", "recompute"] = Field(
-        description="What the switches that it prices do with the KV cache."
+        description="How the measured switches treat the KV cache."
     )
     prefill: Annotated[
         dict[DegreeKey, ProfilePrefill], Field(min_length=1, max_length=4), BeforeValidator(without_nulls)
-    ] = Field(description="What a prefill takes, by degree.")
+    ] = Field(description="Duration of a prefill, by degree.")
     switch: Annotated[
         dict[DegreePair, ProfileSwitch], Field(max_length=12), BeforeValidator(without_nulls)
-    ] = Field(description="What a switch takes, by the degrees from and to, such as `1->2`.")
+    ] = Field(description="Duration of a switch, by the degrees from and to, such as `1->2`.")
     cells: Annotated[tuple[ProfileCell, ...], Field(strict=False, min_length=1, max_length=4096)] = Field(
         description="Decode steps, in ascending order of degree, busy groups, batch and context."
     )
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        problems = _contradictions(self)
+        problems = [problem for rule in PROFILE_RULES for problem in rule.check(self)]
         if problems:
             raise JobError(problems)
         return self
@@ -124,10 +127,10 @@ class TPProfileSpec(Block):
 
 
 class TPProfileStatus(Block):
-    """What the operator says of the profile."""
+    """State of the profile."""
 
     observed_generation: Count | None = Field(
-        default=None, description="Generation of the profile that this status is of."
+        default=None, description="Generation of the profile that this status describes."
     )
     conditions: Annotated[
         tuple[Condition, ...],
@@ -136,11 +139,11 @@ class TPProfileStatus(Block):
             max_length=8,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
-    ] = Field(default=(), description="What holds of the profile.")
+    ] = Field(default=(), description="Conditions of the profile.")
 
 
 class TPProfileMetadata(Block):
-    """Name and labels, as of any Kubernetes object."""
+    """Name and labels, as in any Kubernetes object."""
 
     name: DnsSubdomain = Field(description="Name of the profile.")
     namespace: DnsLabel | None = Field(default=None, description="Its namespace.")
@@ -149,49 +152,77 @@ class TPProfileMetadata(Block):
 
 
 class TPProfile(Block):
-    """A calibrated profile, published for replicas to decide by."""
+    """A measured profile of step times and switch costs, by which replicas decide."""
 
-    api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this form.")
+    api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this schema.")
     kind: Literal["TPProfile"] = Field(description="Kind of resource.")
-    metadata: TPProfileMetadata = Field(description="Name and labels, as of any Kubernetes object.")
+    metadata: TPProfileMetadata = Field(description="Name and labels, as in any Kubernetes object.")
     spec: TPProfileSpec = Field(description="The profile.")
 
 
-def _contradictions(spec: TPProfileSpec) -> list[Problem]:
-    """As in `tpprofile_rules`, which says the same in CEL."""
-    degrees = list(spec.degrees)
-    checks = {
-        "spec.degrees": (
-            degrees == sorted(set(degrees)) and degrees[-1] == spec.footprint,
-            "list each degree once, in ascending order, the footprint last",
-        ),
-        "spec.prefill": (
-            {int(key) for key in spec.prefill} == set(degrees),
-            "give it for each of the degrees",
-        ),
-        "spec.switch": (
-            all(one != two and {int(one), int(two)} <= set(degrees) for one, two in _pairs(spec)),
-            "give it for pairs of different degrees among spec.degrees",
-        ),
-        "spec.cells": (
-            all(cell.degree in degrees for cell in spec.cells),
-            "give cells of spec.degrees only",
-        ),
-        "spec.heldOutError": (
-            spec.is_estimated or spec.held_out_error is not None,
-            "measure it, or estimate all",
-        ),
-        "spec.heldOutCellError": (
-            spec.is_estimated or spec.held_out_cell_error is not None,
-            "measure it, or estimate all",
-        ),
-    }
-    return [
-        Problem(path=path, message="does not fit the rest", remedy=remedy)
-        for path, (fits, remedy) in checks.items()
-        if not fits
-    ]
+def _pairs(spec: TPProfileSpec) -> list[tuple[int, int]]:
+    """The degrees of each switch, from and to."""
+    return [(int(pair[0]), int(pair[-1])) for pair in spec.switch]
 
 
-def _pairs(spec: TPProfileSpec) -> list[tuple[str, str]]:
-    return [(pair.partition("->")[0], pair.partition("->")[2]) for pair in spec.switch]
+def _rule(
+    field: str, holds: Callable[[TPProfileSpec], bool], cel: str, *, message: str, remedy: str
+) -> Rule[TPProfileSpec]:
+    """A rule on a field of the spec, in Python and in CEL, with the same words in both."""
+    path = f"spec.{field}"
+
+    def check(spec: TPProfileSpec) -> Iterator[Problem]:
+        if not holds(spec):
+            yield Problem(path=path, message=message, remedy=remedy)
+
+    in_cel = CelRule(at="spec", rule=cel, message=f"{path} {message}: {remedy}", field_path=f".{field}")
+    return Rule(text=f"`{path}` {message}.", check=check, cel=(in_cel,))
+
+
+_FROM, _TO = "int(pair.substring(0, 1))", "int(pair.substring(3, 4))"
+PROFILE_RULES = (
+    _rule(
+        "degrees",
+        lambda spec: list(spec.degrees) == sorted(set(spec.degrees)) and spec.degrees[-1] == spec.footprint,
+        "self.degrees[size(self.degrees) - 1] == self.footprint && [1, 2, 3].all(i, "
+        "i >= size(self.degrees) || self.degrees[i - 1] < self.degrees[i])",
+        message="must ascend and end with the footprint",
+        remedy="list each degree once",
+    ),
+    _rule(
+        "prefill",
+        lambda spec: {int(key) for key in spec.prefill} == set(spec.degrees),
+        "size(self.prefill) == size(self.degrees) && self.prefill.all(d, int(d) in self.degrees)",
+        message="must have the degrees of spec.degrees",
+        remedy="give it for each of them",
+    ),
+    _rule(
+        "switch",
+        lambda spec: all(one != two and {one, two} <= set(spec.degrees) for one, two in _pairs(spec)),
+        # `1->2`: the pattern of the key ensures that the digits are there.
+        f"self.switch.all(pair, {_FROM} != {_TO} && [{_FROM}, {_TO}].all(d, d in self.degrees))",
+        message="must have pairs of the degrees",
+        remedy="name different ones of spec.degrees",
+    ),
+    _rule(
+        "cells",
+        lambda spec: all(cell.degree in spec.degrees for cell in spec.cells),
+        "self.cells.all(cell, cell.degree in self.degrees)",
+        message="must have degrees of spec.degrees only",
+        remedy="remove the others",
+    ),
+    _rule(
+        "heldOutError",
+        lambda spec: spec.is_estimated or spec.held_out_error is not None,
+        "self.isEstimated || has(self.heldOutError)",
+        message="is missing in a profile that is not estimated",
+        remedy="measure it",
+    ),
+    _rule(
+        "heldOutCellError",
+        lambda spec: spec.is_estimated or spec.held_out_cell_error is not None,
+        "self.isEstimated || has(self.heldOutCellError)",
+        message="is missing in a profile that is not estimated",
+        remedy="measure it",
+    ),
+)

@@ -1,1 +1,1 @@
-"""Rules between fields, each as Python and as CEL."""
+"""Rules between fields: one file per topic, each rule with its Python and its CEL."""

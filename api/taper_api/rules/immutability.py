@@ -1,17 +1,19 @@
-"""What of a job may change once it exists.
+"""Which fields of a job may change once it exists.
 
-An attempt runs the job as it was when the attempt began, checkpoints are of a model and a
-number of GPUs, and a comparison of rewards over the steps holds only if all were trained alike. So
+An attempt runs the job as it was when the attempt began, checkpoints belong to a model and a
+number of GPUs, and rewards can be compared over the steps only if all steps were trained alike. So
 what is trained, on what and how never changes. Where and with what the pods run may change
 while the job is suspended. The rest may change at any time.
+
+Only an API server has both the old and the new job, so these rules are in CEL alone.
 """
 
 from __future__ import annotations
 
-from taper_api.base.job_error import Problem
 from taper_api.job.spec import RLHFJobSpec
+from taper_api.rules.rule import CelRule
 
-# By their names in YAML; of the operator and of the API server alike.
+# By their names in YAML.
 NEVER_CHANGES = (
     "model",
     "data",
@@ -25,18 +27,36 @@ NEVER_CHANGES = (
     "managedBy",
 )
 CHANGES_WHILE_SUSPENDED = ("image", "env", "nodePools", "kueue")
-NEVER_REMEDY = "delete the job and create it anew, or create another one"
+NEVER_REMEDY = "delete the job and create it again, or create another one"
 SUSPENDED_REMEDY = "set spec.suspend to true first"
 
 
-def refused_changes(old: RLHFJobSpec, new: RLHFJobSpec) -> list[Problem]:
-    """What in the step from one spec to another is not allowed."""
-    names = {field.alias: name for name, field in RLHFJobSpec.model_fields.items()}
-    refused = []
-    for group, remedy in ((NEVER_CHANGES, NEVER_REMEDY), (CHANGES_WHILE_SUSPENDED, SUSPENDED_REMEDY)):
-        if group is CHANGES_WHILE_SUSPENDED and old.suspend:
-            continue
-        for alias in group:
-            if getattr(old, names[alias]) != getattr(new, names[alias]):
-                refused.append(Problem(path=f"spec.{alias}", message="cannot be changed", remedy=remedy))
-    return refused
+def _is_same(name: str) -> str:
+    """CEL for: a field of the spec did not change."""
+    optional = {field.alias for field in RLHFJobSpec.model_fields.values() if field.default is None}
+    same = f"self.{name} == oldSelf.{name}"
+    if name in optional:
+        return f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})"
+    return same
+
+
+IMMUTABILITY_RULES = (
+    *(
+        CelRule(
+            at="spec",
+            rule=_is_same(name),
+            message=f"spec.{name} cannot be changed: {NEVER_REMEDY}",
+            field_path=f".{name}",
+        )
+        for name in NEVER_CHANGES
+    ),
+    *(
+        CelRule(
+            at="spec",
+            rule=f"oldSelf.suspend || ({_is_same(name)})",
+            message=f"spec.{name} cannot be changed while the job is not suspended: {SUSPENDED_REMEDY}",
+            field_path=f".{name}",
+        )
+        for name in CHANGES_WHILE_SUSPENDED
+    ),
+)

@@ -1,4 +1,4 @@
-"""From pydantic's JSON schema of a block to a structural schema, which is all that a CRD may hold.
+"""Pydantic's JSON schema of a block as a structural schema, the only kind that a CRD may hold.
 
 A structural schema has no `$ref`, one type for each field and no alternatives: blocks are written
 out where they are used; an optional field is one that is not required, for an API server drops
@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from taper_api.rules.cel_rule import CelRule
+from taper_api.rules.rule import CelRule
 
 Schema = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""A condition of a resource, in the form that every Kubernetes resource has it."""
+"""A condition of a resource, as in every Kubernetes resource."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Message = Annotated[str, Field(max_length=4096)]
 
 
 class Condition(Block):
-    """Whether something holds of the resource, since when, and why."""
+    """Whether something is true of the resource, since when, and why."""
 
     type: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9]*$")] = Field(
-        description="What holds or does not."
+        description="Name of the condition."
     )
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it is true.")
     observed_generation: Count | None = Field(
-        default=None, description="Generation of the resource that this was said of."
+        default=None, description="Generation of the resource that the condition describes."
     )
-    last_transition_time: Time = Field(description="Since when `status` is as it is.")
+    last_transition_time: Time = Field(description="When `status` last changed.")
     reason: Reason = Field(description="Why, in one word.")
     message: Message = Field(default="", description="Why, in words.")

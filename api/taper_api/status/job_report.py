@@ -1,7 +1,7 @@
-"""What `taper run` posts to the operator about an attempt: all there is to know of it, each time anew.
+"""What `taper run` posts to the operator about an attempt: each report is complete.
 
-A snapshot replaces the one before, so that any of them may be lost. It says nothing of the time of day:
-clocks of pods may be wrong, so who hears it says when that was.
+A report replaces the one before, so any of them may be lost. It holds no time of day: clocks of pods may be
+wrong, so the receiver adds the time.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from taper_api.status.condition import Count
 from taper_api.status.progress import Seconds, SwitchFigures, TrainingFigures
 
 MAX_SNAPSHOT_BYTES: Final = 16 * 1024
-# The status is written no more often; who posts more often is wasting both sides' time.
+# The status is written no more often, so posting more often gains nothing.
 REPORT_SECONDS: Final = 15.0
 _MAX_REMAINING_SECONDS = 10 * 365 * 86_400
 
 
 class JobReport(Block):
-    """How an attempt stands."""
+    """State of an attempt."""
 
-    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = Field(description="Attempt that it is of.")
-    sequence: Annotated[Count, Field(ge=1)] = Field(description="Its number within the attempt.")
-    is_last: bool = Field(default=False, description="Whether the attempt has ended, and no other follows.")
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = Field(description="Number of the attempt.")
+    sequence: Annotated[Count, Field(ge=1)] = Field(description="Number of the report within the attempt.")
+    is_last: bool = Field(default=False, description="Whether this is the attempt's last report.")
     remaining_seconds: Annotated[Seconds, Field(le=_MAX_REMAINING_SECONDS)] | None = Field(
-        default=None, description="Time that the training will take yet, at its present pace."
+        default=None, description="Estimated seconds until the training ends, at its present pace."
     )
     training: TrainingFigures = Field(description="How far the training is.")
-    rollout: SwitchFigures = Field(default=SwitchFigures(), description="What switching does for it.")
+    rollout: SwitchFigures = Field(default=SwitchFigures(), description="Switches and their gain.")
 
     def as_json(self) -> bytes:
-        """The snapshot as it is posted."""
+        """The report as it is posted."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 def report_of(content: bytes) -> JobReport:
-    """The snapshot that was posted. Raises ValueError in a line for what is none."""
+    """The report in a post. Raises ValueError, of one line, for what is not a report."""
     if len(content) > MAX_SNAPSHOT_BYTES:
         raise ValueError(f"{len(content)} bytes are more than {MAX_SNAPSHOT_BYTES}")
     try:

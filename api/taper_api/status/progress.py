@@ -1,4 +1,4 @@
-"""How far a job is: what the job itself tells, at most one report every 15 seconds."""
+"""How far a job is, from its own reports: at most one every 15 seconds."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class Report(Block):
-    """Which report a part of the status is from: a later one replaces it, never an earlier."""
+    """The report that a part of the status comes from. Only a later report replaces it."""
 
-    attempt: Count = Field(description="Attempt that told it.")
+    attempt: Count = Field(description="Attempt that sent the report.")
     sequence: Count = Field(description="Number of the report within the attempt.")
-    time: Time = Field(description="When it was told.")
+    time: Time = Field(description="When the report arrived.")
 
 
 class TrainingFigures(Block):
-    """How far the training is, in the job's own words."""
+    """How far the training is."""
 
-    step: Count = Field(description="Steps that are done.")
+    step: Count = Field(description="Steps that are complete.")
     steps: Count = Field(description="Steps in all.")
-    seconds_per_step: Seconds | None = Field(default=None, description="Mean of the last steps.")
+    seconds_per_step: Seconds | None = Field(default=None, description="Mean duration of the last steps.")
     first_step: Count | None = Field(
-        default=None, description="Step of the checkpoint that the attempt went on from; 0 for none."
+        default=None, description="Step of the checkpoint that the attempt continued from; 0 for none."
     )
     last_checkpoint_step: Count | None = Field(default=None, description="Step of the newest checkpoint.")
     reward: float | None = Field(default=None, description="Mean reward of the last step.")
@@ -36,7 +36,7 @@ class TrainingFigures(Block):
 class Progress(TrainingFigures, Report):
     """How far the training is."""
 
-    eta: Time | None = Field(default=None, description="When it will be done, at that pace.")
+    eta: Time | None = Field(default=None, description="Estimated end of the training, at that pace.")
 
 
 class ReplicaLayout(Block):
@@ -49,22 +49,25 @@ class ReplicaLayout(Block):
 
 
 class SwitchFigures(Block):
-    """What switching does for the job, over all replicas and since the attempt began."""
+    """Switches and their gain, over all replicas and since the attempt began."""
 
     layouts: Annotated[tuple[ReplicaLayout, ...], Field(strict=False, max_length=16)] = Field(
-        default=(), description="The layouts that replicas are in, most frequent first."
+        default=(), description="Layouts of the replicas, most frequent first."
     )
-    switches: Count = Field(default=0, description="Switches that were carried out.")
-    aborted_switches: Count = Field(default=0, description="Switches that were given up.")
+    switches: Count = Field(default=0, description="Completed switches.")
+    aborted_switches: Count = Field(default=0, description="Aborted switches.")
     pause_p50_seconds: Seconds | None = Field(default=None, description="Median of a switch's pause.")
-    pause_p99_seconds: Seconds | None = Field(default=None, description="99th percentile of it.")
+    pause_p99_seconds: Seconds | None = Field(
+        default=None, description="99th percentile of a switch's pause."
+    )
     saved_gpu_seconds: float | None = Field(
-        default=None, description="GPU-seconds that switching has saved, as measured; negative where it lost."
+        default=None,
+        description="Measured GPU-seconds that switching has saved; negative if it cost more than it gained.",
     )
     regret: float | None = Field(
-        default=None, description="Time taken by generation over the best possible, minus 1."
+        default=None, description="Duration of generation divided by the best possible one, minus 1."
     )
 
 
 class RolloutFigures(SwitchFigures, Report):
-    """What switching does for the job, over all replicas and since the attempt began."""
+    """Switches and their gain, over all replicas and since the attempt began."""

@@ -1,8 +1,8 @@
-"""`status` of an RLHFJob: what the operator has seen. Nothing in it is an input of a decision that
-cannot also be seen in the cluster, except the counts: attempts that are gone leave no other trace.
+"""`status` of an RLHFJob: what the operator has observed. The operator decides by what it observes in the
+cluster, not by the status, except for the counts: deleted attempts leave no other trace.
 
-`progress` and `rollout` are written by whichever operator hears the job's report, under a field
-manager of their own; all else by the leader.
+`progress` and `rollout` are written by whichever replica of the operator receives the job's report, under
+a field manager of their own; all else by the leader.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ class PodCounts(Block):
     """Pods of the current attempt."""
 
     ready: Count = Field(description="Pods that are ready, the head included.")
-    desired: Count = Field(description="Pods that there should be.")
+    desired: Count = Field(description="Pods that the attempt needs.")
 
 
 class RLHFJobStatus(Block):
-    """What the operator has seen of the job."""
+    """State of the job, as the operator has observed it."""
 
     observed_generation: Count | None = Field(
-        default=None, description="Generation of the job that this status is of."
+        default=None, description="Generation of the job that this status describes."
     )
     phase: (
         Literal["Pending", "Queued", "Starting", "Running", "Backoff", "Suspended", "Complete", "Failed"]
         | None
-    ) = Field(default=None, description="The conditions in one word, for people. Programs read conditions.")
+    ) = Field(
+        default=None,
+        description="The conditions in one word, for people; programs should read the conditions.",
+    )
     conditions: Annotated[
         tuple[Condition, ...],
         Field(
@@ -64,17 +67,17 @@ class RLHFJobStatus(Block):
     )
     pods: PodCounts | None = Field(default=None, description="Pods of the current attempt.")
     start_time: Time | None = Field(default=None, description="When the first attempt began.")
-    completion_time: Time | None = Field(default=None, description="When the job was complete or had failed.")
+    completion_time: Time | None = Field(default=None, description="When the job completed or failed.")
     active_seconds: Count = Field(
         default=0,
-        description="Time for which it was active before `activeSince`; counts against "
+        description="Seconds for which it was active before `activeSince`; they count against "
         "`spec.activeDeadlineSeconds`.",
     )
     active_since: Time | None = Field(
-        default=None, description="Since when it is active; absent while it is not."
+        default=None, description="Start of the current active time; absent while the job is not active."
     )
     next_attempt_time: Time | None = Field(
-        default=None, description="When the next attempt begins, in a backoff."
+        default=None, description="During a backoff: when the next attempt begins."
     )
     progress: Progress | None = Field(default=None, description="How far the training is.")
-    rollout: RolloutFigures | None = Field(default=None, description="What switching does for the job.")
+    rollout: RolloutFigures | None = Field(default=None, description="Switches and their gain.")

@@ -1,10 +1,10 @@
-"""The last line of a run that failed, `TAPER_ERROR {json}`: `taper run` says it, the operator reads it.
+"""The last line of a failed run, `TAPER_ERROR {json}`: `taper run` writes it, the operator reads it.
 
-Ray hands the end of a driver's log on with a failure: ten lines, 20,000 characters. So it is one line,
-and short, whatever it is made from; and what it is made from may come from anywhere.
+Ray passes the end of a driver's log on with a failure: ten lines, 20,000 characters. So the message is one
+short line, whatever text it is made from.
 
 Invariants (asserted by `tests/api/test_termination_message.py`):
-- what is said is heard, cut to its bounds;
+- what is written is read back, cut to its bounds;
 - a line has no line breaks, at most MAX_LINE_CHARACTERS, and ASCII only;
 - no log raises.
 """
@@ -23,12 +23,12 @@ MAX_LINE_CHARACTERS: Final = 8_000
 MAX_MESSAGE_CHARACTERS: Final = 2_000
 _MAX_FIELD_CHARACTERS = 256
 _MAX_REMEDY_CHARACTERS = 500
-# A job that will never run, however often it is tried.
+# The reason of a job that can never run: it is not retried.
 INVALID_JOB: Final = "InvalidJob"
 
 
 class TerminationMessage(Block):
-    """Why a run failed. An older reader leaves out what a newer writer adds."""
+    """Why a run failed. An older reader ignores fields that a newer writer adds."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -39,7 +39,7 @@ class TerminationMessage(Block):
 
     @property
     def text(self) -> str:
-        """All of it, for people."""
+        """The whole message as text, for people."""
         field = f"{self.field}: " if self.field else ""
         return f"{field}{self.message}{f'; {self.remedy}' if self.remedy else ''}"
 
@@ -69,13 +69,13 @@ def _line(content: dict[str, str]) -> str:
 
 
 def termination_message_in(log: str) -> TerminationMessage | None:
-    """What a log says last of why the run failed; None if it says nothing."""
+    """The last termination message in a log; None if there is none."""
     for line in reversed(log.splitlines()):
-        _, mark, told = line.partition(MARK)
+        _, mark, content = line.partition(MARK)
         if not mark:
             continue
         try:
-            words = TerminationMessage.model_validate(json.loads(told))
+            words = TerminationMessage.model_validate(json.loads(content))
         except (ValueError, RecursionError, ValidationError):
             continue
         return words.model_copy(update={"message": words.message[:MAX_MESSAGE_CHARACTERS]})

@@ -1,4 +1,4 @@
-{{/* What a schema cannot say of the values. Each message names the value, what is wrong, and the remedy. */}}
+{{/* Checks that a schema cannot express. Each message names the value, the problem, and the remedy. */}}
 {{- define "taper.checks" -}}
 {{- if and (has "*" .Values.watchNamespaces) (gt (len .Values.watchNamespaces) 1) -}}
 {{- fail "watchNamespaces: \"*\" means all namespaces and stands alone: remove it, or the others" -}}

@@ -1,4 +1,4 @@
-{{/* Name of what is made; of the Lease too. Room is left for suffixes. */}}
+{{/* Name of the namespaced objects and of the Lease, short enough for suffixes. */}}
 {{- define "taper.name" -}}
 {{- if contains "taper" .Release.Name -}}
 {{- .Release.Name | trunc 40 | trimSuffix "-" -}}
@@ -7,7 +7,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Name of what has no namespace: two releases of one name are told apart. */}}
+{{/* Name of cluster-scoped objects: distinct for two releases of the same name. */}}
 {{- define "taper.clusterName" -}}
 {{- printf "%s-%s" (include "taper.name" .) .Release.Namespace -}}
 {{- end -}}
@@ -29,12 +29,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.serviceAccount.name | default (include "taper.name" .) -}}
 {{- end -}}
 
-{{/* The namespaces that are served, with commas between them; * for all. */}}
+{{/* The served namespaces, separated by commas; * for all. */}}
 {{- define "taper.namespaces" -}}
 {{- .Values.watchNamespaces | default (list .Release.Namespace) | join "," -}}
 {{- end -}}
 
-{{/* The host by which jobs reach the operator, and the Secret that it shows itself by. */}}
+{{/* The host at which jobs reach the operator, and the Secret with its certificate. */}}
 {{- define "taper.reportHost" -}}
 {{- printf "%s-reports.%s.svc" (include "taper.name" .) .Release.Namespace -}}
 {{- end -}}
@@ -51,7 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* Whether to make what needs another's API: "yes", or nothing. Takes a list of `create`, the API and the root. */}}
+{{/* Whether to create an object of an optional API: "yes", or nothing. Takes a list of `create`, the API and the root. */}}
 {{- define "taper.isMade" -}}
 {{- $create := index . 0 -}}
 {{- if or (eq $create "always") (and (eq $create "auto") ((index . 2).Capabilities.APIVersions.Has (index . 1))) -}}

@@ -1,1 +1,1 @@
-"""Where the operator listens: probes and metrics."""
+"""HTTP servers of the operator: probes and metrics."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from taper_operator.http.listener import HttpListener
 from taper_operator.settings.parsing import Address
 
-# Who connects and says nothing is not waited for.
+# A client that connects and sends nothing is cut off.
 _READ_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
@@ -28,16 +28,16 @@ MakePage = Callable[[str], Page]
 
 
 def text_page(problems: list[str]) -> Page:
-    """200 and `ok`, or 503 and what is wrong."""
+    """200 and `ok`, or 503 and the problems."""
     body = "\n".join(problems) or "ok"
     return Page(503 if problems else 200, "text/plain; charset=utf-8", f"{body}\n".encode())
 
 
 class HealthServer:
-    """Serves `GET` of some paths, each request in a thread of its own."""
+    """Serves GET requests for some paths, each in a thread of its own."""
 
     def __init__(self, address: Address, pages: Mapping[str, MakePage]) -> None:
-        """Listen; `start` answers. Raises OSError where the address is taken or not this machine's."""
+        """Open the port; `start` serves it. Raises OSError where the address is not available."""
         self._server = HttpListener(address, _handler(dict(pages)))
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": _POLL_SECONDS}, daemon=True
@@ -45,14 +45,14 @@ class HealthServer:
 
     @property
     def port(self) -> int:
-        """The port that was taken, where the address left it open."""
+        """The actual port, also where the address has port 0."""
         return int(self._server.server_address[1])
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop serving and close the port."""
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
@@ -74,7 +74,7 @@ def _handler(pages: Mapping[str, MakePage]) -> type[http.server.BaseHTTPRequestH
             self.wfile.write(page.body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Probes come every few seconds."""
+            """Logs nothing: probes come every few seconds."""
 
     return Handler
 

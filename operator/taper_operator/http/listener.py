@@ -1,4 +1,4 @@
-"""Where a server of the operator listens."""
+"""The listening socket of an HTTP server of the operator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from taper_operator.settings.parsing import Address
 
 
 class HttpListener(http.server.ThreadingHTTPServer):
-    """Listens on an address, or, where it names no host, on all of this machine's."""
+    """Listens on an address, or on all of this machine's addresses if it names no host."""
 
     def __init__(self, address: Address, handler: type[http.server.BaseHTTPRequestHandler]) -> None:
-        """Raises OSError where the address is taken or not this machine's."""
-        # A pod may have IPv4, IPv6 or both: no host means whatever there is.
+        """Raises OSError where the address is in use or not this machine's."""
+        # A pod may have IPv4, IPv6 or both: without a host, use all there are.
         is_dual = not address.host and socket.has_dualstack_ipv6()
         if is_dual or ":" in address.host:
             self.address_family = socket.AF_INET6
@@ -24,11 +24,11 @@ class HttpListener(http.server.ThreadingHTTPServer):
     def server_bind(self) -> None:
         if self._is_dual:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Not HTTPServer's, which asks DNS for this machine's name.
+        # Replaces HTTPServer's, which looks up this machine's name in DNS.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "", self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who hangs up is no error of ours."""
+        """Ignores clients that hang up."""

@@ -1,1 +1,1 @@
-"""Talk to the API server: requests, watches, caches, work queue, leader election."""
+"""Talks to the API server: connections, requests, watches, events."""

@@ -1,4 +1,4 @@
-"""Jittered exponential backoff, as arithmetic."""
+"""Jittered exponential backoff, as pure arithmetic."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from random import Random
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
-    """Waits of `first`, `first * factor`, ..., `cap`, each made up to `jitter` times longer.
+    """Waits of `first`, `first * factor`, ..., `cap`, each lengthened by a random fraction up to `jitter`.
 
-    Jitter only ever lengthens a wait: how often something is tried has an upper bound.
+    Jitter never shortens a wait, so the number of tries in a given time is bounded.
     """
 
     first_seconds: float
@@ -19,7 +19,7 @@ class Backoff:
     jitter: float = 0.25
 
     def delay_seconds(self, failures: int, random: Random) -> float:
-        """The wait after so many failures in a row, at least 1."""
+        """The wait after this many failures in a row; failures is at least 1."""
         # Failures may go on for months; the exponent must not.
         wait = self.first_seconds * self.factor ** min(failures - 1, 64)
         return min(wait, self.cap_seconds) * (1 + self.jitter * random.random())

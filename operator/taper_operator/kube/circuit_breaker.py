@@ -1,13 +1,13 @@
-"""Keeps a process with many threads from knocking at a dead API server all at once.
+"""Limits how often a process with many threads connects to an API server that does not answer.
 
-Until there is a first answer, and once a connection has failed, one attempt at a time is let through,
-ever more seldom; all other requests fail at once without a connection. Any answer closes the circuit.
+Until the first answer, and after a failed connection, one attempt at a time is let through, at growing
+intervals; all other requests fail at once without a connection. Any answer closes the circuit.
 
 Invariants (asserted by `tests/operator/kube/test_circuit_breaker.py`):
-- while nothing answers, at most ten connections a minute are tried, however many threads ask, also by a
-  process that has just begun;
-- after an answer nothing is held back;
-- failures of attempts that were begun before the last failure was known count once.
+- while nothing answers, at most ten connections a minute are tried, however many threads ask, also in a
+  process that has just started;
+- after an answer no request is held back;
+- several failures of attempts that began before the latest failure count once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from taper_operator.kube.backoff import Backoff
 from taper_operator.kube.errors import Unreachable
 
 BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0)
-# Those who are held back ask again this often: that costs nothing, and they hear soon of an answer.
+# Callers that were held back ask again this often: it costs nothing, and they notice an answer soon.
 _ASK_AGAIN_SECONDS = 1.0
-# While no attempt has failed an answer may come in a moment.
+# While no attempt has failed, an answer may come at any moment.
 _ASK_SOON_SECONDS = 0.1
-# A little longer than connecting may take.
+# A little longer than the timeout for connecting.
 _ATTEMPT_SECONDS = 6.0
 
 
@@ -46,9 +46,9 @@ class CircuitBreaker:
         return self._is_open
 
     def begin(self) -> int:
-        """Called before a connection is made; returns what `failed` wants to know.
+        """Call before connecting; returns the epoch to pass to `failed`.
 
-        Raises Unreachable where no attempt may be made now.
+        Raises Unreachable where no attempt is allowed now.
         """
         with self._lock:
             if self._is_open:
@@ -57,18 +57,18 @@ class CircuitBreaker:
                     again = _ASK_AGAIN_SECONDS if self._failures else _ASK_SOON_SECONDS
                     wait = min(self._next_attempt_at - now, again)
                     raise Unreachable("the API server does not answer", retry_after_seconds=wait)
-                # Nobody else until this attempt has failed, or should have.
+                # No other attempt until this one has failed, or should have.
                 self._next_attempt_at = now + _ATTEMPT_SECONDS
             return self._epoch
 
     def answered(self) -> None:
-        """There was an answer, whatever it was."""
+        """Call after any answer."""
         with self._lock:
             self._is_open = False
             self._failures = 0
 
     def failed(self, epoch: int) -> None:
-        """The attempt that got `epoch` could not connect, or the connection broke before an answer."""
+        """The attempt of that epoch could not connect, or its connection broke before an answer."""
         with self._lock:
             if epoch == self._epoch:
                 self._is_open = True
@@ -78,7 +78,7 @@ class CircuitBreaker:
                 self._next_attempt_at = self._clock() + wait
 
     def suspect(self) -> None:
-        """A watch broke: the next request is to show whether the API server lives, before all reconnect."""
+        """A watch broke: one request tests whether the API server is alive before all reconnect."""
         with self._lock:
             if not self._is_open:
                 self._is_open = True

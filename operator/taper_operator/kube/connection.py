@@ -35,7 +35,7 @@ TRANSPORT_ERRORS: Final = (urllib3.exceptions.HTTPError, OSError, ApiException)
 def connect(kubeconfig: str = "") -> ApiClient:
     """A client for the cluster of a kubeconfig, or for the one that this pod runs in.
 
-    Raises SettingsError. Nothing is asked of the API server yet.
+    Raises SettingsError. No request is sent yet.
     """
     configuration = Configuration()
     try:
@@ -45,9 +45,9 @@ def connect(kubeconfig: str = "") -> ApiClient:
             load_incluster_config(client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise SettingsError([f"--kubeconfig: {error}"]) from error
-    # urllib3 would try three times at once, and follow redirects with the token.
+    # urllib3 would retry three times, and follow redirects with the token.
     configuration.retries = False
-    # Finds out that the other end of a silent watch is gone. Each watch and each worker keeps a connection.
+    # Detects that the other end of a silent watch is gone. Each watch and each worker keeps a connection.
     configuration.keep_alive = True
     configuration.connection_pool_maxsize = 256
     client = ApiClient(configuration)
@@ -56,7 +56,7 @@ def connect(kubeconfig: str = "") -> ApiClient:
 
 
 def fence_connections(client: ApiClient, write_seconds_left: WriteSecondsLeft) -> None:
-    """Ask before the first byte of each write whether it may still be sent; it then raises NotLeader."""
+    """Check right before the first byte of each write whether it may still be sent; else raise NotLeader."""
 
     def check(method: str) -> None:
         if method in WRITE_METHODS and write_seconds_left() <= 0:

@@ -1,6 +1,6 @@
-"""How a request to the API server can fail, as few types as a caller can tell apart.
+"""How a request to the API server can fail: one type for each failure that some caller handles differently.
 
-`ApiError` itself is an answer that no caller handles in a way of its own.
+`ApiError` itself stands for all other answers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class ApiError(Exception):
     """A request that did not succeed.
 
     status: HTTP status, 0 without an answer
-    reason: the API server's word for it (`AlreadyExists`), empty where it gave none
+    reason: as in `Status.reason` (`AlreadyExists`), empty where there is none
     causes: of `Status.details`, each with reason, message and field where known
-    retry_after_seconds: how long to leave the API server alone, None if nobody said
+    retry_after_seconds: how long to wait before the next request, None if unknown
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """404: the object, or the namespace it should be created in, is not there."""
+    """404: the object, or the namespace it should be created in, does not exist."""
 
 
 class ResourceNotServed(NotFound):
@@ -63,7 +63,7 @@ class Conflict(ApiError):
 
 
 class AlreadyExists(ApiError):
-    """409 to a create: there is an object of that name."""
+    """409 to a create: an object of that name exists."""
 
 
 class Gone(ApiError):
@@ -71,7 +71,7 @@ class Gone(ApiError):
 
 
 class Invalid(ApiError):
-    """422: a schema, CEL rule or validation refused the object (see `causes`)."""
+    """422: a schema, a CEL rule or an admission policy rejected the object (see `causes`)."""
 
 
 class TooManyRequests(ApiError):
@@ -79,15 +79,15 @@ class TooManyRequests(ApiError):
 
 
 class ServerError(ApiError):
-    """5xx: the API server or a webhook failed; a write may have happened."""
+    """5xx: the API server or a webhook failed; a write may have taken effect."""
 
 
 class Unreachable(ApiError):
-    """No answer, or half of one. A write may have happened."""
+    """No answer, or an incomplete one. A write may have taken effect."""
 
 
 class NotLeader(ApiError):
-    """A write that was not sent, since this process may not lead any more."""
+    """A write that was not sent: this process may no longer be the leader."""
 
 
 _TYPES: dict[int, type[ApiError]] = {
@@ -103,7 +103,7 @@ _TYPES: dict[int, type[ApiError]] = {
 
 
 def error_from_response(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
-    """The error of an HTTP answer. A proxy's page, which is no `Status`, is reported in its own words."""
+    """The error of an HTTP answer. A page that is no `Status`, such as a proxy's, is its message."""
     try:
         content = decoded(body)
     except ValueError:
@@ -131,7 +131,7 @@ def error_from_status(status: int, content: Mapping[str, Any], headers: Mapping[
 def _type(status: int, reason: str, details: Mapping[str, Any]) -> type[ApiError]:
     if status == 409 and reason == "AlreadyExists":
         return AlreadyExists
-    # A missing object is named in the details; an unknown path gets a plain "404 page not found".
+    # The details name a missing object; an unknown path gives a plain "404 page not found".
     if status == 404 and not details.get("name"):
         return ResourceNotServed
     if status >= 500:
@@ -140,7 +140,7 @@ def _type(status: int, reason: str, details: Mapping[str, Any]) -> type[ApiError
 
 
 def _seconds(text: object) -> float | None:
-    """Retry-After may also be a date, which says nothing to a monotonic clock."""
+    """Retry-After may also be a date, which a monotonic clock cannot use."""
     try:
         seconds = float(str(text))
     except ValueError:

@@ -1,7 +1,7 @@
-"""Events: what `kubectl describe` shows of what happened to an object. For transitions only.
+"""Kubernetes events, which `kubectl describe` shows with an object. For transitions only.
 
-An event is named after what happened, so that an operator that is killed and tells it again
-makes no second one. Events are for people: one that cannot be written is logged and let go.
+An event's name is derived from the transition, so an operator that was killed and records the transition
+again creates no second event. Events are for people: a failure to write one is logged and otherwise ignored.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def make_event(
 ) -> KubeObject:
     """An event about an object.
 
-    reason, action: in CamelCase, why and what was done
-    occasion: what tells this transition from others of the same reason, such as the attempt's number
+    reason, action: in CamelCase
+    occasion: distinguishes this transition from others with the same reason, such as the attempt's number
     instance: the identity of this replica
     """
     metadata = regarding["metadata"]
-    # An event about what has no namespace is kept in `default`, as Kubernetes' own are.
+    # As Kubernetes does for objects without a namespace.
     namespace = metadata.get("namespace") or "default"
     about = "\0".join((metadata["uid"], reason, action, occasion))
     digest = hashlib.sha256(about.encode()).hexdigest()[:16]
@@ -83,7 +83,7 @@ def record_event(api_server: ApiServer, event: KubeObject, *, read_seconds: floa
 
 
 def _cut(note: str) -> str:
-    """The API server counts bytes and refuses one too many."""
+    """The API server limits a note in bytes."""
     text = note.encode()
     if len(text) <= _MAX_NOTE_BYTES:
         return note

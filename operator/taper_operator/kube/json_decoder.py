@@ -1,11 +1,11 @@
-"""JSON from the API server, however deeply it is nested.
+"""Decodes JSON from the API server, however deeply nested.
 
 Where a definition preserves unknown fields, such as `spec.verl` of an RLHFJob, any user can nest an object
 so deeply that Python's decoder, and whatever walks over its result, raises RecursionError. One such object
 would end every list and every watch of its kind. So the depth is bounded here: mappings and lists on level
 `MAX_LEVELS` come back empty.
 
-No field that the operator reads lies that deep, the definition of a kind included (36 levels for KubeRay's
+No field that the operator reads is that deep, the definition of a kind included (36 levels for KubeRay's
 RayJob). Where any JSON may stand, the parser of jobs allows far fewer levels (`MAX_SETTING_LEVELS` in
 `taper_api.job.spec`), so a job that was cut here is refused there, by the name of the field.
 

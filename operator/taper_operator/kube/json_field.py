@@ -1,7 +1,7 @@
-"""Reading fields of objects that others write: what is missing or of another type is empty, never an error.
+"""Reads fields of objects that others write: a missing field, or one of a wrong type, reads as empty.
 
-Only for what is observed. A value that decides is checked by who decides: a status that makes no
-sense then says nothing, and nothing is done about it.
+Only for observed state: a malformed status reads as an empty one, and nothing is done about it. Code that
+decides by a value must check it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def mappings_at(obj: Any, *path: str) -> list[dict[str, Any]]:
 
 
 def is_condition_true(obj: Any, kind: str, *path: str) -> bool | None:
-    """Whether a condition holds; None if nobody says."""
+    """Whether a condition is True; None if it is Unknown or absent."""
     for condition in mappings_at(obj, *path):
         if condition.get("type") == kind:
             return {"True": True, "False": False}.get(text_at(condition, "status"))

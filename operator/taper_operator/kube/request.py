@@ -109,7 +109,7 @@ class RequestSender:
         try:
             response = self._client.call_api(*serialized, _request_timeout=timeouts)
         except urllib3.exceptions.ReadTimeoutError as error:
-            # It is connected, only slow: that does not keep others from trying.
+            # Connected, only slow: this must not open the circuit for others.
             self._observe(serialized[0], 0)
             raise Unreachable(f"no answer in {timeouts[1]:.1f} s") from error
         except TRANSPORT_ERRORS as error:

@@ -1,4 +1,4 @@
-"""What the API server serves: kinds of objects, and how one object is named."""
+"""Kinds of objects that the API server serves, and the keys of objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-# An object as the API server gives it, in JSON's types.
+# An object as the API server returns it, in JSON's types.
 KubeObject = dict[str, Any]
 
 

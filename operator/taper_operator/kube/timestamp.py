@@ -1,4 +1,4 @@
-"""Times as Kubernetes writes them: RFC 3339, whole seconds, UTC."""
+"""Timestamps in Kubernetes' format: RFC 3339, whole seconds, UTC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def timestamp(moment: datetime) -> str:
 
 
 def seconds_between(earlier: str, later: datetime) -> float:
-    """Seconds from a timestamp to a moment; 0 where clocks disagree about which came first."""
+    """Seconds from a timestamp to a moment; 0 where the timestamp is later, as clocks may disagree."""
     return max(0.0, (later - datetime.fromisoformat(earlier)).total_seconds())
 
 

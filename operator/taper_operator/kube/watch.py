@@ -1,4 +1,4 @@
-"""The stream of a watch, line by line."""
+"""The event stream of a watch, line by line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Watch:
     from any thread; the iteration then ends.
 
     response: urllib3's, not read yet
-    broke: called when the stream has ended without having been stopped
+    broke: called when the stream ends without `stop`
     """
 
     def __init__(self, response: Any, *, broke: Callable[[], None] = lambda: None) -> None:
@@ -55,16 +55,16 @@ class Watch:
                 yield _event(line)
 
     def stop(self) -> None:
-        """End the iteration, which may be waiting for the API server in another thread."""
+        """End the iteration, even while it waits for the API server in another thread."""
         with self._lock:
             self._is_stopped = True
             if not self._is_closed:
-                # Closing would not wake a thread that reads.
+                # Closing would not wake the reading thread.
                 with contextlib.suppress(ValueError, RuntimeError, OSError):
                     self._response.shutdown()
 
     def close(self) -> None:
-        """Give the connection up. It cannot be used for another request."""
+        """Close the connection: no other request can use it."""
         with self._lock:
             self._is_closed = True
             self._response.close()
@@ -74,11 +74,11 @@ class Watch:
         for chunk in self._chunks():
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines
-        # A last line without its end was cut off; what it told comes again from the resourceVersion before.
+        # A last line without a newline was cut off; the next watch delivers its event again.
 
     def _chunks(self) -> Iterator[bytes]:
         try:
-            # read1, since read and stream may wait until their buffer is full.
+            # read1: `read` and `stream` may wait until their buffer is full.
             while chunk := self._response.read1(_READ_BYTES):
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -95,7 +95,7 @@ def _event(line: bytes) -> WatchEvent:
         content = decoded(line)
         event = WatchEvent(content["type"], content["object"])
     except (ValueError, KeyError, TypeError) as error:
-        raise Unreachable(f"the watch told no event: {line[:200]!r}") from error
+        raise Unreachable(f"the watch sent something other than an event: {line[:200]!r}") from error
     if event.type == "ERROR":
         raise error_from_status(int(event.object.get("code") or 500), event.object, {})
     return event

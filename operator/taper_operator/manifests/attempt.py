@@ -1,8 +1,8 @@
-"""All that is made for an attempt, in the order in which it is made; the RayJob comes last.
+"""All objects of an attempt, in the order of their creation; the RayJob comes last.
 
 Invariants (asserted by `tests/operator/manifests/test_attempt.py`):
-- every object is labelled with its job and owned by it, but for the claim, which nobody owns;
-- what the RayJob refers to comes before it.
+- every object is labelled with its job and owned by it, except for the claim, which has no owner;
+- an object that the RayJob refers to comes before it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OwnedObject = tuple[Resource, KubeObject]
 def shared_objects(
     job: RLHFJob, identity: JobIdentity, policy: PodPolicy, *, has_pod_monitors: bool
 ) -> Iterator[OwnedObject]:
-    """What all attempts share; kept as it should be while one is active."""
+    """The objects that all attempts share; kept up to date while one is active."""
     yield SERVICE_ACCOUNTS, with_digest(service_account(identity))
     yield NETWORK_POLICIES, with_digest(network_policy(job, identity, policy))
     if has_pod_monitors:
@@ -46,7 +46,7 @@ def shared_objects(
 def attempt_objects(
     job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy
 ) -> Iterator[OwnedObject]:
-    """What is made once for an attempt, and never changed."""
+    """The objects that are created once for an attempt and never changed."""
     claim = checkpoints_claim(job, identity)
     if claim is not None:
         yield CLAIMS, claim
@@ -55,7 +55,7 @@ def attempt_objects(
 
 
 def with_digest(obj: KubeObject) -> KubeObject:
-    """The object with a digest of itself: what an API server adds to an object does not change that."""
+    """The object with a digest of its desired state, which defaults set by the API server do not change."""
     digest = hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()[:16]
     annotations = obj["metadata"].get("annotations", {}) | {DIGEST_ANNOTATION: digest}
     return obj | {"metadata": obj["metadata"] | {"annotations": annotations}}

@@ -1,13 +1,13 @@
 """The job as one attempt runs it, and its text in the attempt's ConfigMap.
 
-The author's job with what only the operator knows put in: where the attempt saves, and where
-Prometheus finds its replicas. The attempt's number fences the directory that it saves to, so that
-a pod of an earlier attempt that lives on unseen can never write into what a later one has made:
-it has another directory. `taper run` goes on from the newest checkpoint in the directories next to its own.
+It is the author's job plus what only the operator knows: where the attempt saves checkpoints, and where
+Prometheus finds its replicas. Each attempt saves to a directory of its own, named after its number. So a pod
+of an earlier attempt that is still alive can never write into a later one's checkpoints. `taper run` resumes
+from the newest checkpoint in the directories beside its own.
 
 Invariants (asserted by `tests/operator/manifests/test_attempt_job.py`):
-- no two attempts, of this job or of one of the same name before it, save to the same directory;
-- the text is read back as the very same job.
+- no two attempts, of this job or of an earlier one of the same name, save to the same directory;
+- parsing the text gives the very same job.
 """
 
 from __future__ import annotations
@@ -20,23 +20,15 @@ import yaml
 from taper_api import RLHFJob
 from taper_api.job.attempt_directory import AttemptDirectory
 from taper_operator.manifests.names import WORK_DIRECTORY, JobIdentity
+from taper_operator.manifests.yaml_dumper import ManifestDumper
 
 _METRICS_PORTS = (8090, 18090, 28090, 38090, 48090)
 _LOOPBACK = "127.0.0.1"
 _NODE = "node"
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text: `1e3` and `off` are texts to some readers of YAML and not to others."""
-
-
-_Dumper.add_representer(
-    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
-)
-
-
 def attempt_job(job: RLHFJob, identity: JobIdentity, number: int) -> RLHFJob:
-    """The job that `taper run` is given."""
+    """The job that the attempt's `taper run` gets."""
     spec = job.spec
     checkpoints = spec.training.checkpoints.model_copy(
         update={"directory": checkpoint_directory(job, identity, number)}
@@ -52,7 +44,7 @@ def attempt_job(job: RLHFJob, identity: JobIdentity, number: int) -> RLHFJob:
 
 
 def checkpoint_directory(job: RLHFJob, identity: JobIdentity, number: int) -> str:
-    """Where an attempt saves: a directory of its own below the one that all attempts share."""
+    """The attempt's own checkpoint directory, below the one that all attempts share."""
     volume = job.spec.volumes.checkpoints
     root = volume.mount_path if volume is not None else f"{WORK_DIRECTORY}/checkpoints"
     shared = posixpath.normpath(
@@ -62,7 +54,7 @@ def checkpoint_directory(job: RLHFJob, identity: JobIdentity, number: int) -> st
 
 
 def metrics_port(job: RLHFJob) -> int:
-    """Port of the replicas' metrics on every node: the job's own, or one that no status server takes."""
+    """Port of the replicas' metrics on every node: the job's own, or one that no status server uses."""
     rollout, training = job.spec.rollout, job.spec.training
     if rollout.metrics.port is not None:
         return rollout.metrics.port
@@ -72,7 +64,7 @@ def metrics_port(job: RLHFJob) -> int:
 
 
 def metrics_host(job: RLHFJob) -> str:
-    """The default is for a machine of one's own; Prometheus comes from another one."""
+    """The job's host, or the node's address in place of loopback, which Prometheus could not reach."""
     host = job.spec.rollout.metrics.host
     return _NODE if host == _LOOPBACK else host
 
@@ -80,4 +72,4 @@ def metrics_host(job: RLHFJob) -> str:
 def job_text(job: RLHFJob) -> str:
     """The job as YAML."""
     content: dict[str, Any] = job.model_dump(mode="json", by_alias=True)
-    return str(yaml.dump(content, Dumper=_Dumper, allow_unicode=False, sort_keys=False, width=4096))
+    return str(yaml.dump(content, Dumper=ManifestDumper, allow_unicode=False, sort_keys=False, width=4096))

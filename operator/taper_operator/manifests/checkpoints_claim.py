@@ -1,6 +1,6 @@
-"""The claim for checkpoints that the operator makes where a job asks for a size.
+"""The PersistentVolumeClaim for checkpoints that the operator creates if a job requests a size.
 
-It belongs to nobody: checkpoints outlive the job, and a job of the same name finds them again.
+It has no owner: checkpoints outlive the job, and a new job of the same name finds them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from taper_operator.manifests.names import JOB_LABEL, JOB_UID_LABEL, JobIdentity
 
 
 def checkpoints_claim(job: RLHFJob, identity: JobIdentity) -> KubeObject | None:
-    """None where the job names a claim that exists, or has none."""
+    """None if the job names an existing claim, or none."""
     volume = job.spec.volumes.checkpoints
     if volume is None or volume.size is None:
         return None

@@ -1,6 +1,6 @@
-"""The ConfigMap of an attempt: the job as that attempt runs it, whatever the RLHFJob becomes.
+"""The ConfigMap of an attempt: the job as that attempt runs it, whatever happens to the RLHFJob later.
 
-Beside it lies what the attempt knows the operator by, where it is to report to it.
+If jobs report, it also holds the CA certificates by which the attempt verifies the operator.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from taper_operator.settings.pod_policy import PodPolicy
 
 
 def config_map(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
-    """It cannot be changed: pods of one attempt that start at different times read the same."""
+    """Immutable: pods of one attempt that start at different times read the same."""
     trusted = {REPORT_CA_FILE: policy.report_ca.text} if policy.report_url else {}
     return {
         "apiVersion": CONFIG_MAPS.api_version,

@@ -1,4 +1,4 @@
-"""The kinds of objects that the operator reads or makes."""
+"""The kinds of objects that the operator reads or creates."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Names, labels and places of what is made for a job: what builders write and the plan looks for.
+"""Names, labels and paths of a job's objects: manifests are built with them, and the plan looks for them.
 
 Invariants (asserted by `tests/operator/manifests/test_ray_job.py` and `test_attempt_objects.py`):
-- the name of a RayJob has at most 47 characters, for every job that an API server takes;
-- every object that is made carries the labels of its job.
+- the name of a RayJob has at most 47 characters, for every job that the API server accepts;
+- every created object has the labels of its job.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RAY_METRICS_PORT = 8080
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobIdentity:
-    """Which job objects are made for. uid: of the RLHFJob, which owns them"""
+    """Identifies a job. uid: of the RLHFJob, which owns the objects"""
 
     name: str
     namespace: str
@@ -56,17 +56,17 @@ class JobIdentity:
 
     @property
     def selector(self) -> dict[str, str]:
-        """Labels by which the pods of the job are found."""
+        """Labels that select the pods of the job."""
         return {JOB_LABEL: self.name, JOB_UID_LABEL: self.uid}
 
     @property
     def shared_name(self) -> str:
-        """Name of what all attempts share. Its prefix keeps it apart from names that others have given."""
+        """Name of the objects that all attempts share. The prefix avoids clashes with users' names."""
         return f"taper-{self.name}"
 
     @property
     def claim_name(self) -> str:
-        """Name of the claim for checkpoints, where the operator makes it."""
+        """Name of the claim for checkpoints, if the operator creates it."""
         return f"{self.name}-checkpoints"
 
     def attempt_name(self, number: int) -> str:
@@ -75,11 +75,11 @@ class JobIdentity:
         return f"{self.name}-{number}"
 
     def attempt_labels(self, number: int) -> dict[str, str]:
-        """Labels of what belongs to one attempt."""
+        """Labels of the objects of one attempt."""
         return self.labels | {ATTEMPT_LABEL: str(number)}
 
     def metadata(self, name: str, labels: dict[str, str] | None = None) -> KubeObject:
-        """Metadata of an object that goes when the job goes."""
+        """Metadata of an object that is deleted with the job."""
         owner = {
             "apiVersion": RLHF_JOBS.api_version,
             "kind": RLHF_JOBS.kind,
@@ -97,7 +97,7 @@ class JobIdentity:
 
 
 def identity_of(resource: KubeObject, job: RLHFJob) -> JobIdentity:
-    """The identity of a job that an API server gave."""
+    """The identity of a job as the API server returns it."""
     metadata = resource["metadata"]
     return JobIdentity(
         name=job.metadata.name, namespace=metadata.get("namespace", "default"), uid=metadata["uid"]

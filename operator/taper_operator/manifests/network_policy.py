@@ -1,7 +1,7 @@
-"""Who may reach the pods of a job: each other, KubeRay to hand the job in, Prometheus to read metrics.
+"""Who may connect to a job's pods: the pods themselves, KubeRay to submit it, Prometheus for metrics.
 
-Ray runs what its Jobs API is sent, so all others are kept out; that the API asks for a token is
-the second lock. What the pods may reach is left to the cluster's own policies.
+Ray runs whatever its Jobs API receives, so all others are kept out; the API also requires a token.
+Connections from the pods are left to the cluster's own policies.
 """
 
 from __future__ import annotations

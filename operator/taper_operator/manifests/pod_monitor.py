@@ -1,4 +1,4 @@
-"""The PodMonitor of a job, where the cluster has the Prometheus operator."""
+"""The PodMonitor of a job, if the cluster has the Prometheus operator."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from taper_operator.manifests.kinds import POD_MONITORS
 from taper_operator.manifests.names import ATTEMPT_LABEL, JOB_LABEL, JobIdentity
 
 METRICS_PORT_NAME = "taper-metrics"
-# KubeRay's own name for it: under another one the head's Service would have the port twice, and be refused.
+# KubeRay's own name: with another one the head's Service would list the port twice and be rejected.
 RAY_METRICS_PORT_NAME = "metrics"
 
 
 def pod_monitor(identity: JobIdentity) -> KubeObject:
-    """It reads the replicas' metrics and Ray's own, with job and attempt as labels."""
+    """Scrapes the replicas' metrics and Ray's own, with job and attempt as labels."""
     return {
         "apiVersion": POD_MONITORS.api_version,
         "kind": POD_MONITORS.kind,

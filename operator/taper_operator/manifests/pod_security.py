@@ -1,8 +1,8 @@
-"""The security contexts of a job's pods: those of Kubernetes' restricted profile, whatever a job says.
+"""The security contexts of a job's pods: Kubernetes' restricted profile, whatever the job requests.
 
 Invariants (asserted by `tests/operator/manifests/test_pod_template.py`):
 - every container meets the restricted profile;
-- the one exception is IPC_LOCK, for pods with RDMA of a job that asks for it (and `PodPolicy` allows it).
+- the one exception is IPC_LOCK, for pods with RDMA of a job that requests it, if `PodPolicy` allows it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from taper_operator.kube.resource import KubeObject
 
 
 def pod_security_context(overlay: PodOverlay) -> KubeObject:
-    """Of a pod. The ids are from 1 up: none is root."""
+    """For a pod. Ids start at 1: never root."""
     ids = {
         "runAsUser": overlay.run_as_user,
         "runAsGroup": overlay.run_as_group,
@@ -24,7 +24,7 @@ def pod_security_context(overlay: PodOverlay) -> KubeObject:
 
 
 def container_security_context(*, locks_memory: bool = False) -> KubeObject:
-    """Of a container."""
+    """For a container."""
     capabilities: KubeObject = {"drop": ["ALL"]}
     if locks_memory:
         capabilities["add"] = ["IPC_LOCK"]

@@ -1,12 +1,12 @@
-"""The pods of an attempt: the head, which drives it, and those of the GPU pool, which train and generate.
+"""The pods of an attempt: the head, which runs the driver, and the GPU pool, which trains and generates.
 
-A pod is Guaranteed: what it asks for is what it may use. No container is started anew by the
-kubelet, for an attempt that lost one is over, and the next one is a new RayJob.
+A pod is Guaranteed: its requests equal its limits. The kubelet restarts no container: an attempt that lost
+one has ended, and the next attempt is a new RayJob.
 
 Invariants (asserted by `tests/operator/manifests/test_pod_template.py`):
-- for no job is there a host path, a host namespace, a host port, a privileged container, root, another
-  ServiceAccount, a token for the API server, or a secret that the job's own fields do not name;
-- a pod of the GPU pool has three CPUs or more for each GPU.
+- no job gets a host path, a host namespace, a host port, a privileged container, root, another
+  ServiceAccount, a token for the API server, or a secret that its own fields do not name;
+- a pod of the GPU pool has at least three CPUs for each GPU.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TOPOLOGY = "kueue.x-k8s.io/podset"
 
 
 def head_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
-    """The template of the head's pod. It alone can report: `taper run` runs in it."""
+    """The template of the head's pod. Only this one reports: `taper run` runs in it."""
     pool = job.spec.node_pools.head
     container = {
         "name": "ray-head",
@@ -90,7 +90,7 @@ def gpu_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPo
 
 
 def submitter_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
-    """The template of the pod that hands the job in, in K8sJobMode; KubeRay gives it its command."""
+    """The template of the pod that submits the job in K8sJobMode; KubeRay sets its command."""
     container = {
         "name": "ray-job-submitter",
         "image": job.spec.image.name or policy.image,
@@ -119,7 +119,7 @@ def _template(
     volumes: list[PodVolume],
 ) -> KubeObject:
     grace = pool.overlay.termination_grace_period_seconds or policy.grace_seconds
-    # KubeRay's own preStop stops Ray within three seconds.
+    # KubeRay's own preStop hook allows Ray three seconds.
     stop = ["ray", "stop", f"--grace-period={max(1, grace - _STOP_SECONDS)}"]
     container |= {
         "image": job.spec.image.name or policy.image,
@@ -135,7 +135,7 @@ def _template(
         "terminationGracePeriodSeconds": grace,
     }
     spec |= _scheduling(pool)
-    # Ours last: what the plan finds pods by is no author's to change.
+    # Our labels last: the plan finds pods by them, so authors must not override them.
     labels = pool.overlay.labels | identity.attempt_labels(number) | {ROLE_LABEL: role}
     metadata: KubeObject = {"labels": labels}
     annotations = pool.overlay.annotations | _topology(pool)
@@ -145,7 +145,7 @@ def _template(
 
 
 def _pod_base(job: RLHFJob, identity: JobIdentity) -> KubeObject:
-    """What all pods have, the one that hands the job in too."""
+    """The fields that all pods share, including the submitter."""
     base: KubeObject = {
         "serviceAccountName": identity.shared_name,
         "automountServiceAccountToken": False,
@@ -173,7 +173,7 @@ def _environment(
             reference = {"name": variable.secret.name, "key": variable.secret.key}
             variables.append({"name": variable.name, "valueFrom": {"secretKeyRef": reference}})
         else:
-            # `$(X)` would otherwise be replaced by another variable.
+            # Kubernetes would otherwise expand `$(X)`.
             variables.append({"name": variable.name, "value": (variable.value or "").replace("$", "$$")})
     ours = {
         "TAPER_JOB": identity.name,
@@ -207,7 +207,7 @@ def _scheduling(pool: Pool) -> dict[str, Any]:
 
 
 def _topology(pool: Pool) -> dict[str, str]:
-    """Annotations by which Kueue puts the pods close to each other."""
+    """Annotations for Kueue's topology-aware scheduling."""
     if pool.topology is None:
         return {}
     levels = {"required": pool.topology.required, "preferred": pool.topology.preferred}

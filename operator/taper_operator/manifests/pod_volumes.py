@@ -1,4 +1,4 @@
-"""What is mounted into the pods of an attempt: claims of the job's namespace, its ConfigMap, memory, a token.
+"""The volumes of an attempt's pods: claims of the job's namespace, its ConfigMap, memory, a token.
 
 Invariant (asserted by `tests/operator/manifests/test_pod_template.py`): there is no volume of any other kind.
 """
@@ -23,14 +23,14 @@ _TOKEN_SECONDS = 3600
 
 
 class PodVolume(NamedTuple):
-    """A volume of a pod, and where its container sees it."""
+    """A volume of a pod, and its mount in the container."""
 
     volume: KubeObject
     mount: KubeObject
 
 
 def pod_volumes(job: RLHFJob, identity: JobIdentity, number: int, pool: Pool) -> Iterator[PodVolume]:
-    """Those of every pod of an attempt."""
+    """The volumes of every pod of an attempt."""
     config = {"configMap": {"name": identity.attempt_name(number)}}
     yield _volume("job", config, JOB_DIRECTORY, is_read_only=True)
     memory = {"emptyDir": {"medium": "Memory", "sizeLimit": str(pool.shared_memory_bytes)}}
@@ -46,7 +46,7 @@ def pod_volumes(job: RLHFJob, identity: JobIdentity, number: int, pool: Pool) ->
 
 
 def token_volume(identity: JobIdentity, number: int) -> PodVolume:
-    """A token that says which attempt of which job its holder is, good for nothing but reports."""
+    """A token that identifies the job and attempt, valid only for reports."""
     token = {
         "audience": token_audience(identity, number),
         "expirationSeconds": _TOKEN_SECONDS,
@@ -57,7 +57,7 @@ def token_volume(identity: JobIdentity, number: int) -> PodVolume:
 
 
 def token_audience(identity: JobIdentity, number: int) -> str:
-    """The API server takes no token of this audience; who hears reports takes no other."""
+    """The audience of report tokens: the API server accepts none with it, the report server none without."""
     return f"taper.dev/rlhfjobs/{identity.uid}/attempts/{number}"
 
 

@@ -1,16 +1,16 @@
 """The RayJob of an attempt, for KubeRay 1.7.
 
-It is created once and never changed: Kueue writes node selectors and `suspend` into it, which a
-second apply would revert. KubeRay's own retries are off, for they cannot tell a lost node from a
-failure; each attempt is a RayJob of its own.
+It is created once and never changed: Kueue writes node selectors and `suspend` into it, which a second apply
+would revert. KubeRay's own retries are off, since they do not distinguish a lost node from a failure; each
+attempt is a RayJob of its own.
 
-Invariants (asserted by `tests/operator/manifests/test_ray_job.py`, for every job that the parser takes):
-- it is valid by KubeRay's CRD, and `docs`' rules: a name of at most 47 characters, min and max replicas
-  given, shutdown set as `suspend` and a TTL need it, no deletion rules, no `clusterSelector`, at most 18
-  pod sets, a submitter's template in K8sJobMode only;
-- the entrypoint is the same text for every job: nothing of a job is ever read by a shell;
+Invariants (asserted by `tests/operator/manifests/test_ray_job.py`, for every job that the parser accepts):
+- it is valid by KubeRay's CRD and keeps KubeRay's and Kueue's other rules: a name of at most 47 characters,
+  min and max replicas set, shutdown set as `suspend` and a TTL require, no deletion rules, no
+  `clusterSelector`, at most 18 pod sets, a submitter template in K8sJobMode only;
+- the entrypoint is the same text for every job: a shell never reads any part of a job;
 - Ray has a GPU and three CPUs for each rank, and CPUs for VeRL's helpers, whatever the pods have;
-- it is suspended at first exactly if the job waits in a queue.
+- it is created suspended exactly if the job waits in a Kueue queue.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from taper_operator.settings.pod_policy import PodPolicy
 
 RAY_VERSION: Final = "2.60.0"
 ENTRYPOINT: Final = f"taper run --file {JOB_DIRECTORY}/{JOB_FILE} --output {WORK_DIRECTORY}/output"
-# A new head would have no workers, and the job would be handed in to it anew.
+# KubeRay would submit the job again to a new head without workers.
 NO_HEAD_RESTART: Final = "ray.io/disable-provisioned-head-restart"
-# As long as it takes to fetch the last lines of a log.
+# Enough to fetch the last lines of a log.
 CLUSTER_TTL_SECONDS: Final = 30
 GPU_GROUP: Final = "gpu"
-# Ray counts CPUs and pins nothing to them: as many as VeRL's trainer, queue and storage ask Ray for.
+# As many as VeRL's trainer, queue and storage request. Ray only counts CPUs, it pins nothing to them.
 HEAD_RAY_CPUS: Final = 12
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
@@ -82,7 +82,7 @@ def _cluster(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy
                 "replicas": num_pods,
                 "minReplicas": num_pods,
                 "maxReplicas": num_pods,
-                # A rank takes one of Ray's GPUs also where it is a CPU process.
+                # A rank takes one of Ray's GPUs even if it is a CPU process.
                 "rayStartParams": {"num-gpus": str(num_ranks), "num-cpus": str(gpu_cpus)},
                 "template": gpu_template(job, identity, number, policy),
             }

@@ -1,4 +1,4 @@
-"""Where a job reports to: the path says which job, the token proves it."""
+"""The URL path of a job's reports: it names the job; the token authenticates it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PATH = re.compile(rf"/v1/namespaces/(?P<namespace>{_NAME})/rlhfjobs/(?P<name>{_
 
 
 def report_path(namespace: str, name: str) -> str:
-    """Where the snapshots of a job are posted to."""
+    """The path that a job posts its reports to."""
     return f"/v1/namespaces/{namespace}/rlhfjobs/{name}/snapshots"
 
 
 def job_of_path(path: str) -> ObjectKey | None:
-    """The job whose path it is; None for any other."""
+    """The job of a report path; None for any other path."""
     found = _PATH.fullmatch(path)
     return None if found is None else ObjectKey(found["namespace"], found["name"])

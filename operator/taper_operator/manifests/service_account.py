@@ -1,4 +1,4 @@
-"""The ServiceAccount of a job's pods. It may do nothing, and no pod gets a token for the API server."""
+"""The ServiceAccount of a job's pods. It has no rights, and no pod gets a token for the API server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from taper_operator.manifests.names import JobIdentity
 
 
 def service_account(identity: JobIdentity) -> KubeObject:
-    """It is what the token of an attempt's reports is issued for."""
+    """The subject of the token with which an attempt reports."""
     return {
         "apiVersion": SERVICE_ACCOUNTS.api_version,
         "kind": SERVICE_ACCOUNTS.kind,

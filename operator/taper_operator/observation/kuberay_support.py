@@ -1,7 +1,7 @@
-"""Whether the cluster's KubeRay takes the RayJobs that are generated, read off its CRD.
+"""Whether the cluster's KubeRay accepts the RayJobs that the operator creates, by its CRD.
 
 Invariant (asserted by `tests/operator/observation/test_kuberay_support.py`): a CRD without one of the fields
-that are generated, or without version v1, is too old.
+that the operator sets, or without version v1, is too old.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from taper_operator.observation.observation import KubeRay
 
 NAME: Final = f"{RAY_JOBS.plural}.{RAY_JOBS.group}"
 _SCHEMA = ("schema", "openAPIV3Schema", "properties", "spec", "properties")
-# Those that came last: authOptions in 1.5, preRunningDeadlineSeconds in 1.7.
+# The newest fields that the operator sets: authOptions in 1.5, preRunningDeadlineSeconds in 1.7.
 _FIELDS: Final = (("preRunningDeadlineSeconds",), ("rayClusterSpec", "properties", "authOptions"))
 
 
 def kuberay_of(definition: KubeObject) -> KubeRay:
-    """What a CRD of RayJob says about KubeRay."""
+    """KubeRay's state by its CRD of RayJob."""
     for version in mappings_at(definition, "spec", "versions"):
         if version.get("name") == RAY_JOBS.version and version.get("served") is True:
             has_all = all(field_at(version, *_SCHEMA, *field) is not None for field in _FIELDS)

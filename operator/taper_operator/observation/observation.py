@@ -1,4 +1,4 @@
-"""What the operator sees of a job at one moment: plain values, from caches or fresh from the API server."""
+"""The observed state of a job at one moment: plain values, from caches or fresh from the API server."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from taper_operator.manifests.names import JOB_UID_LABEL
 from taper_operator.observation.pod_state import PodState, pod_state
 from taper_operator.observation.ray_job_state import RayJobState, ray_job_state
 
-# `too_old`: KubeRay is there, but its RayJob lacks fields that are generated.
+# `too_old`: KubeRay is installed, but its RayJob lacks fields that the operator sets.
 KubeRay = Literal["served", "missing", "too_old"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """resource: the RLHFJob
-    ray_jobs, ray_clusters, pods: those labelled with the job's name, of whichever job of that name
-    departed_pods: such pods that have gone lately, as they were last
-    made: what else was made for it, by kind
+    ray_jobs, ray_clusters, pods: those labelled with the job's name, also of an earlier job of that name
+    departed_pods: such pods that were deleted recently, in their last state
+    labelled: other objects with that label, by kind
     """
 
     resource: KubeObject
@@ -31,13 +31,13 @@ class Observation:
     ray_clusters: tuple[KubeObject, ...] = ()
     pods: tuple[KubeObject, ...] = ()
     departed_pods: tuple[KubeObject, ...] = ()
-    made: tuple[tuple[Resource, KubeObject], ...] = ()
+    labelled: tuple[tuple[Resource, KubeObject], ...] = ()
     kuberay: KubeRay = "served"
     has_pod_monitors: bool = False
 
     @cached_property
     def status(self) -> RLHFJobStatus:
-        """The job's status. Raises ValueError for one that is none: its counts must not be lost."""
+        """The job's status. Raises ValueError if it is invalid: its counts must not be lost."""
         return RLHFJobStatus.model_validate(self.resource.get("status") or {}, by_alias=True, by_name=False)
 
     @property
@@ -54,16 +54,16 @@ class Observation:
 
     @cached_property
     def own_ray_jobs(self) -> tuple[RayJobState, ...]:
-        """The RayJobs of this very job."""
+        """The RayJobs that this job owns."""
         return tuple(ray_job_state(obj) for obj in self.ray_jobs if self.is_owner_of(obj))
 
     @cached_property
     def pod_states(self) -> tuple[PodState, ...]:
-        """The pods that bear the job's name, of all its attempts."""
+        """The pods labelled with the job's name, of all its attempts."""
         return tuple(pod_state(pod) for pod in self.pods)
 
     def is_owner_of(self, obj: KubeObject) -> bool:
-        """Whether an object is this very job's, and not that of one that had its name."""
+        """Whether this job owns an object, rather than an earlier job of the same name."""
         owners = mappings_at(obj, "metadata", "ownerReferences")
         return any(text_at(owner, "uid") == self.uid for owner in owners)
 
@@ -76,7 +76,7 @@ class Observation:
         return tuple(pod for pod in self.pod_states if pod.attempt == number)
 
     def present_and_departed_pods_of(self, number: int) -> tuple[PodState, ...]:
-        """The pods of an attempt, also those that have gone, which may say why."""
+        """The pods of an attempt, including deleted ones, which may show the reason."""
         own = (
             pod for pod in self.departed_pods if text_at(pod, "metadata", "labels", JOB_UID_LABEL) == self.uid
         )
@@ -84,9 +84,11 @@ class Observation:
         return (*self.pods_of(number), *(pod for pod in departed if pod.attempt == number))
 
     def found(self, resource: Resource, name: str) -> KubeObject | None:
-        """What was made of that kind and name, whoever owns it."""
-        return next((obj for kind, obj in self.made if kind == resource and key_of(obj).name == name), None)
+        """The object of that kind and name, whoever owns it."""
+        return next(
+            (obj for kind, obj in self.labelled if kind == resource and key_of(obj).name == name), None
+        )
 
     def own(self, resource: Resource) -> Iterable[KubeObject]:
-        """What was made of that kind for this very job."""
-        return (obj for kind, obj in self.made if kind == resource and self.is_owner_of(obj))
+        """The objects of that kind that this job owns."""
+        return (obj for kind, obj in self.labelled if kind == resource and self.is_owner_of(obj))

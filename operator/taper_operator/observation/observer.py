@@ -1,8 +1,7 @@
-"""Gathers what is seen of a job: from the caches, or fresh from the API server where much depends on it.
+"""Gathers the observed state of a job: from the caches, or fresh from the API server.
 
-Fresh are the job, its RayJobs, RayClusters and pods: what runs, or could. Of what else was made for a job
-the caches are believed: between two looks at a job they have the time to hear of it, and what is made
-a second time all the same is refused.
+A fresh read covers the job, its RayJobs, RayClusters and pods: what runs, or could run. Other objects come
+from the caches: these catch up between two reconciles of a job, and creating an object twice fails anyway.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError, NotFound
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 from taper_operator.manifests.kinds import (
     CONFIG_MAPS,
@@ -30,7 +29,7 @@ from taper_operator.observation.kuberay_support import NAME, kuberay_of
 from taper_operator.observation.observation import KubeRay, Observation
 
 OWNED_KINDS = (CONFIG_MAPS, SERVICE_ACCOUNTS, NETWORK_POLICIES, POD_MONITORS)
-# A definition is megabytes, and changes when KubeRay is installed anew.
+# The CRD is megabytes large, and changes only when KubeRay is upgraded.
 _DEFINITION_SECONDS = 600.0
 _MISSING_SECONDS = 15.0
 
@@ -38,7 +37,7 @@ _MISSING_SECONDS = 15.0
 class Observer:
     """See the module's docstring. Its methods may be called from any thread.
 
-    is_served: whether the API server knows a kind, as its reflectors saw last
+    is_served: whether the API server serves a kind, as its reflectors last saw
     clock: monotonic seconds
     """
 
@@ -59,12 +58,12 @@ class Observer:
         self._kuberay_until = float("-inf")
 
     def cached(self, key: ObjectKey) -> Observation | None:
-        """The job as the caches have it, None if there is none."""
+        """The job from the caches, None if it does not exist."""
         resource = self._caches[RLHF_JOBS].get(key)
         return None if resource is None else self._observation(resource, self._from_cache)
 
     def fresh(self, key: ObjectKey) -> Observation | None:
-        """The job, and what runs of it, as the API server has them now. Raises ApiError."""
+        """The job, and what runs of it, from the API server. None if it does not exist. Raises ApiError."""
         try:
             resource = self._reader.get(RLHF_JOBS, key)
         except NotFound:
@@ -81,7 +80,7 @@ class Observer:
             ray_clusters=tuple(find(RAY_CLUSTERS, namespace, name)),
             pods=tuple(find(PODS, namespace, name)),
             departed_pods=tuple(self._caches[PODS].departed(JOB_LABEL, name, namespace=namespace)),
-            made=tuple(
+            labelled=tuple(
                 (kind, obj) for kind in OWNED_KINDS for obj in self._from_cache(kind, namespace, name)
             ),
             kuberay=self._kuberay_now(),
@@ -111,6 +110,6 @@ class Observer:
         try:
             return kuberay_of(self._reader.get(DEFINITIONS, ObjectKey("", NAME)))
         except ApiError:
-            # It may not be read, or not now; that RayJobs are served is known. A field that an
-            # older KubeRay lacks is then told by the API server when the RayJob is made.
+            # The CRD is not readable, or not now, but RayJobs are served. If KubeRay is too old, the API
+            # server rejects the RayJob when it is created.
             return "served"

@@ -1,4 +1,4 @@
-"""What a pod says of itself, and what the cluster has done to it.
+"""The state of a pod, and what the cluster has done to it.
 
 Invariant (asserted by `tests/operator/reconcile/test_disruption.py`): whatever a pod's status holds, reading
 it raises nothing; a pod that ended by itself is no disruption.
@@ -13,7 +13,7 @@ from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.names import ATTEMPT_LABEL, HEAD_ROLE, ROLE_LABEL
 
 DISRUPTION_TARGET = "DisruptionTarget"
-# Of `status.reason`: why the kubelet, or the controller of nodes, has ended a pod.
+# Values of `status.reason` with which the kubelet or the node controller ends a pod.
 CLUSTER_REASONS = frozenset(
     {
         "Evicted",
@@ -31,7 +31,7 @@ CLUSTER_REASONS = frozenset(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodState:
     """attempt: number in its label, 0 without
-    cluster_reason, cluster_message: what the cluster has done to it, empty if nothing
+    cluster_reason, cluster_message: why the cluster ended it, empty if it did not
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""What KubeRay says of a RayJob, as far as it can be relied on.
+"""The state of a RayJob, by those fields of its status that are reliable.
 
-`Running` of the deployment status precedes the job's submission; `Complete` also stands for a job that
-was stopped; a RayCluster's `ready` is never unset. So what counts is the status of Ray's own job, and
-the cluster's counts and its condition HeadPodReady.
+The deployment status `Running` precedes the job's submission; `Complete` also stands for a stopped job; a
+RayCluster's `ready` is never unset. So this uses the status of Ray's own job, and the cluster's counts and
+condition HeadPodReady.
 
 Invariant (asserted by `tests/operator/observation/test_ray_job_state.py`): whatever a status holds, reading
 it raises nothing, and only SUCCEEDED is success.
@@ -23,8 +23,8 @@ _CLUSTER = ("status", "rayClusterStatus")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayJobState:
-    """deployment_status, job_status, reason, message: KubeRay's own words, empty where it says nothing
-    is_head_ready: None if nobody says
+    """deployment_status, job_status, reason, message: as KubeRay writes them, empty where it does not
+    is_head_ready: None if unknown
     """
 
     name: str
@@ -47,7 +47,7 @@ class RayJobState:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has ended without success. A job that was stopped did not do what it was for."""
+        """Whether it has ended without success. A stopped job counts as failed."""
         return not self.has_succeeded and (
             self.job_status in ("FAILED", "STOPPED")
             or self.deployment_status in ("Failed", "Complete", VALIDATION_FAILED)
@@ -60,12 +60,12 @@ class RayJobState:
 
     @property
     def is_torn_down_by_kuberay(self) -> bool:
-        """Whether KubeRay takes the cluster away by itself."""
+        """Whether KubeRay deletes the cluster by itself."""
         return self.deployment_status in ("Failed", "Complete")
 
     @property
     def has_all_pods(self) -> bool:
-        """Whether the cluster is as it should be."""
+        """Whether all pods of the cluster are ready."""
         return (
             self.desired_workers > 0
             and self.ready_workers >= self.desired_workers

@@ -1,4 +1,4 @@
-"""What a plan wants done. Each is safe to be done again."""
+"""The actions of a plan. Each is idempotent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create:
-    """Make an object. may_exist: one of that name that is there already will do, whoever's it is"""
+    """Create an object. may_exist: an existing object of that name is accepted, whoever owns it"""
 
     resource: Resource
     obj: KubeObject
@@ -19,7 +19,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apply:
-    """Make an object of this job what it should be. It is changed only if it is the one that was seen."""
+    """Update an object of this job to its desired state, if it is still the one that was observed."""
 
     resource: Resource
     obj: KubeObject
@@ -28,7 +28,7 @@ class Apply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delete:
-    """Delete that very object, and what it owns."""
+    """Delete the object with that uid, and what it owns."""
 
     resource: Resource
     key: ObjectKey

@@ -1,8 +1,8 @@
-"""The attempts in a job's status: how one is begun, watched and closed, and what that counts as.
+"""The attempts in a job's status: how one starts, is updated and ends, and what its end counts as.
 
-A failure waits 10 s, 20 s and so on up to six minutes; so does a disruption, by how many there were since
-the last new checkpoint. The fifth of those counts as a failure: a job that never comes as far as
-its first checkpoint would otherwise go on for ever.
+After a failure the next attempt waits 10 s, 20 s and so on up to six minutes; after a disruption likewise, by
+the number of disruptions since the last new checkpoint. The fifth of those counts as a failure: a job that
+never reaches its first checkpoint would otherwise restart for ever.
 
 Invariants (asserted by `tests/operator/reconcile/test_attempt_history.py` and `test_plan_simulation.py`):
 - `failures` and `disruptions` only ever grow, each by one for an attempt with that outcome;
@@ -30,19 +30,19 @@ DISRUPTIONS_OF_A_FAILURE = 5
 
 
 def active_attempt(status: RLHFJobStatus) -> Attempt | None:
-    """The attempt that goes on, None if there is none."""
+    """The active attempt, None if there is none."""
     newest = status.attempts[-1] if status.attempts else None
     return newest if newest is not None and newest.outcome == "Active" else None
 
 
 def backoff_seconds(times: int) -> int:
-    """The wait after so many failures, at least 1."""
-    # The exponent is bounded before the power is taken.
+    """The wait after this many failures; times is at least 1."""
+    # The exponent is bounded before the power is computed.
     return min(LONGEST_BACKOFF_SECONDS, int(FIRST_BACKOFF_SECONDS * 2 ** min(times - 1, 10)))
 
 
 def with_new_attempt(status: RLHFJobStatus, ray_job: str, now: datetime) -> RLHFJobStatus:
-    """The status in which the next attempt is claimed. Its RayJob is made once this is written."""
+    """The status that claims the next attempt. Its RayJob is created once this is written."""
     assert active_attempt(status) is None, "one attempt at a time"
     number = status.attempt + 1
     attempt = Attempt(
@@ -70,7 +70,7 @@ def with_observed_state(
     progress: Progress | None,
     now: datetime,
 ) -> RLHFJobStatus:
-    """The status with what there is to see of the active attempt, which is still active."""
+    """The status with the observed state of the active attempt, which stays active."""
     news: dict[str, str | int | Disruption] = {}
     if ray_job is not None and ray_job.ray_cluster and len(ray_job.ray_cluster) <= 63:
         news["ray_cluster"] = ray_job.ray_cluster
@@ -83,14 +83,16 @@ def with_observed_state(
 
 
 def _reported_steps(progress: Progress) -> dict[str, int]:
-    """What an attempt says of checkpoints itself."""
+    """The checkpoints that an attempt reported."""
     steps = {"first_step": progress.first_step, "last_checkpoint_step": progress.last_checkpoint_step or None}
     return {name: step for name, step in steps.items() if step is not None}
 
 
 def with_end(status: RLHFJobStatus, attempt: Attempt, end: Verdict, now: datetime) -> RLHFJobStatus:
-    """The status in which the active attempt has ended, with the wait before the next one."""
-    row = _row(status, attempt) if end.outcome == "Disrupted" else status.disruptions_in_a_row
+    """The status with the active attempt ended, and the wait before the next one."""
+    row = (
+        _disruptions_in_a_row(status, attempt) if end.outcome == "Disrupted" else status.disruptions_in_a_row
+    )
     outcome, reason, message = end.outcome, end.reason, end.message
     if outcome == "Disrupted" and row >= DISRUPTIONS_OF_A_FAILURE:
         outcome, row = "Failed", 0
@@ -114,17 +116,18 @@ def with_end(status: RLHFJobStatus, attempt: Attempt, end: Verdict, now: datetim
     )
 
 
-def _row(status: RLHFJobStatus, attempt: Attempt) -> int:
+def _disruptions_in_a_row(status: RLHFJobStatus, attempt: Attempt) -> int:
     """Disruptions since the last new checkpoint, this one included.
 
-    New is one that no earlier attempt came to: where the newer are lost each time there is no headway.
+    A checkpoint is new if no earlier attempt reached its step: an attempt that only repeats steps makes no
+    progress.
     """
     is_further = (attempt.last_checkpoint_step or 0) > (_newest_step(status.attempts[:-1]) or 0)
     return 1 if is_further else status.disruptions_in_a_row + 1
 
 
 def _newest_step(attempts: Sequence[Attempt]) -> int | None:
-    """Of all checkpoints that these attempts told of."""
+    """The latest step among the checkpoints of these attempts."""
     steps = (step for each in attempts for step in (each.first_step, each.last_checkpoint_step))
     return max((step for step in steps if step is not None), default=None)
 

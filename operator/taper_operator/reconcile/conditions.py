@@ -1,9 +1,9 @@
-"""The conditions of a job, and its phase, which is read off them.
+"""The conditions of a job, and its phase, which follows from them.
 
 Invariants (asserted by `tests/operator/reconcile/test_conditions.py`):
 - Running holds only while Ray's own job runs, Complete only after SUCCEEDED;
 - `lastTransitionTime` moves only when a condition's status does;
-- Complete and Failed never both hold, and never cease to.
+- Complete and Failed never both hold, and once one holds it stays.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from taper_operator.reconcile.attempt_history import active_attempt
 Phase = Literal["Pending", "Queued", "Starting", "Running", "Backoff", "Suspended", "Complete", "Failed"]
 _MAX_MESSAGE_CHARACTERS = 4_000
 _KUBERAY_PROBLEMS: Mapping[str, tuple[str, str]] = {
-    "missing": ("KubeRayMissing", "the API server knows no RayJob: install KubeRay 1.7 or newer"),
+    "missing": ("KubeRayMissing", "the cluster has no RayJob kind: install KubeRay 1.7 or newer"),
     "too_old": (
         "KubeRayTooOld",
-        "KubeRay's RayJob lacks fields that are needed: install KubeRay 1.7 or newer",
+        "the RayJob kind lacks fields that the operator needs: install KubeRay 1.7 or newer",
     ),
 }
 
@@ -47,12 +47,12 @@ class Finish(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionInputs:
-    """What the conditions are read off.
+    """What the conditions follow from.
 
-    refusal: why nothing may be made for the job, None if it may
+    refusal: reason and message why nothing may be created for the job, None if it may
     ray_job: of the active attempt
     has_leftovers: whether pods, RayJobs or RayClusters of ended attempts are still there
-    finish: None while the job goes on, and for a job whose end is in its status already
+    finish: None while the job continues, and for a job whose end is already in its status
     """
 
     status: RLHFJobStatus
@@ -77,12 +77,12 @@ def conditions(inputs: ConditionInputs, generation: int, now: str) -> tuple[Cond
 
 
 def holds(status: RLHFJobStatus, kind: str) -> bool:
-    """Whether a condition of a job holds."""
+    """Whether a condition of a job is True."""
     return any(condition.type == kind and condition.status == "True" for condition in status.conditions)
 
 
 def phase(status: RLHFJobStatus) -> Phase:
-    """The conditions in one word."""
+    """A one-word summary of the conditions."""
     for kind in ("Complete", "Failed", "Suspended", "Running"):
         if holds(status, kind):
             return kind
@@ -96,7 +96,7 @@ def _is_queued(status: RLHFJobStatus) -> bool:
 
 
 def _final_conditions(before: Mapping[str, Condition]) -> tuple[str, ...]:
-    """How a job has ended does not change any more."""
+    """The conditions that no longer change because the job has ended."""
     ended = any(before[kind].status == "True" for kind in ("Complete", "Failed") if kind in before)
     return ("Complete", "Failed") if ended else ()
 
@@ -147,7 +147,7 @@ def _admitted(inputs: ConditionInputs) -> ConditionValue:
     if active_attempt(inputs.status) is None:
         return ConditionValue(False, "NoAttempt")
     if inputs.ray_job is None:
-        return ConditionValue(False, "NotCreated", "the RayJob is yet to be made")
+        return ConditionValue(False, "NotCreated", "the RayJob has not been created yet")
     if inputs.ray_job.is_suspended:
         return ConditionValue(False, "Queued", "the RayJob is suspended until Kueue admits it")
     return ConditionValue(True, "Admitted" if inputs.is_queueing else "NotQueued")
@@ -157,8 +157,7 @@ def _cluster_ready(inputs: ConditionInputs) -> ConditionValue:
     if inputs.kuberay != "served":
         return ConditionValue(False, *_KUBERAY_PROBLEMS[inputs.kuberay])
     if inputs.ray_job is None:
-        waits = "WaitingForPods" if inputs.has_leftovers else "NoCluster"
-        return ConditionValue(False, waits)
+        return ConditionValue(False, "WaitingForPods" if inputs.has_leftovers else "NoCluster")
     if inputs.ray_job.has_all_pods:
         return ConditionValue(True, "AllPodsReady")
     return ConditionValue(False, "PodsNotReady", _counts(inputs.ray_job))
@@ -187,7 +186,7 @@ def _suspended(inputs: ConditionInputs) -> ConditionValue:
     if not inputs.is_suspended:
         return ConditionValue(False, "NotSuspended")
     if inputs.has_leftovers:
-        return ConditionValue(False, "Suspending", "pods are still there")
+        return ConditionValue(False, "Suspending", "its pods are still terminating")
     return ConditionValue(True, "Suspended", "spec.suspend is true")
 
 
@@ -198,7 +197,7 @@ def _counts(ray_job: RayJobState) -> str:
 def refused_conditions(
     status: RLHFJobStatus, reason: str, message: str, generation: int, now: str
 ) -> tuple[Condition, ...]:
-    """The conditions of a job that cannot be read: all but Validated are as they were."""
+    """The conditions of a job with an invalid spec: all but Validated stay as they were."""
     before = {condition.type: condition for condition in status.conditions}
     updated = _condition(
         "Validated", ConditionValue(False, reason, message), before.get("Validated"), generation, now

@@ -1,12 +1,12 @@
-"""What of an attempt's end is the cluster's doing, by what can be seen of its pods and its RayJob.
+"""Which ends of an attempt the cluster caused, by the state of its pods and its RayJob.
 
-A disruption is a condition DisruptionTarget of a pod, a reason by which kubelets and the node
-controller end pods, a head that someone took away, or an eviction by Kueue. It is remembered in
-the status when it is first seen, for the pods that show it soon go.
+A disruption is a pod's condition DisruptionTarget, a reason with which kubelets and the node controller end
+pods, a deleted head, or an eviction by Kueue. It is recorded in the status when it is first seen, since the
+pods that show it are soon gone.
 
 Invariants (asserted by `tests/operator/reconcile/test_disruption.py`):
-- a head that ran out of memory, and pods that go since their job has ended, are no disruption;
-- the one that was seen first is kept.
+- a head that ran out of memory, and pods that terminate because their job has ended, are no disruption;
+- the first disruption seen is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_REASON_CHARACTERS = 128
 
 
 def disruption_seen(ray_job: RayJobState | None, pods: Sequence[PodState], now: str) -> Disruption | None:
-    """What the cluster does to an attempt; None if nothing."""
+    """The disruption of an attempt that can be seen now; None if there is none."""
     for pod in pods:
         if pod.cluster_reason:
             return _disruption(pod.cluster_reason, f"{pod.name}: {pod.cluster_message}", now)
@@ -33,8 +33,8 @@ def disruption_seen(ray_job: RayJobState | None, pods: Sequence[PodState], now: 
     if any(pod.is_out_of_memory for pod in heads):
         return None
     if ray_job.reason == HEAD_UNREACHABLE:
-        return _disruption("HeadLost", "the head could not be reached any more", now)
-    # Pods go by themselves once their job has ended, is suspended or is deleted.
+        return _disruption("HeadLost", "the head no longer answered", now)
+    # Pods terminate anyway once their job has ended, is suspended or is deleted.
     is_terminating = ray_job.has_failed or ray_job.is_suspended or ray_job.is_terminating
     if not is_terminating and any(pod.is_terminating for pod in heads):
         return _disruption("HeadDeleted", f"{heads[0].name} was deleted", now)
@@ -48,6 +48,6 @@ def _disruption(reason: str, message: str, now: str) -> Disruption:
 
 
 def reason_of(text: str, otherwise: str) -> str:
-    """A text of others as a condition's reason, which has a form to keep."""
+    """Any text as a valid reason of a condition."""
     cleaned = re.sub(r"[^A-Za-z0-9_]", "", text)[:_MAX_REASON_CHARACTERS]
     return cleaned if re.match(r"[A-Za-z]", cleaned) else otherwise

@@ -1,12 +1,12 @@
-"""Carries a plan out: the status first, then the actions in their order, then the events.
+"""Executes a plan: first the status, then the actions in order, then the events.
 
-It decides nothing. What it cannot do it raises as an `ApiError`, and the rest of the plan is left
-to the next one, which sees what was done.
+It decides nothing. An action that fails raises its `ApiError`; the next plan, which observes what was done,
+covers the rest.
 
 Invariants (asserted by `tests/operator/reconcile/test_executor.py`):
-- with a job that has changed since it was seen, nothing at all is done;
-- nothing is done after an action that failed, but what happened is told;
-- an object of a name that is taken is an error, but for a claim.
+- nothing at all is done for a job that has changed since it was observed;
+- nothing is done after an action that failed, but events are still recorded;
+- creating an object whose name is taken is an error, except for a claim.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Executor:
         self._clock = clock
 
     def execute(self, plan: JobPlan, resource: KubeObject) -> None:
-        """Carry out a plan for a job as it was seen. Raises ApiError: Conflict if it has changed."""
+        """Execute a plan for a job as it was observed. Raises ApiError: Conflict if the job has changed."""
         if plan.status is not None:
             self._writer.apply_status(RLHF_JOBS, _with_status(resource, plan.status))
         try:
@@ -64,7 +64,7 @@ class Executor:
                 self._create(action)
             case Apply():
                 obj = action.obj
-                # The uid: it is this very object that is changed, never one that has taken its name.
+                # With the uid, this changes the observed object only, never another of the same name.
                 metadata = obj["metadata"] | {"uid": action.uid}
                 self._writer.apply(action.resource, obj | {"metadata": metadata})
             case Delete():
@@ -81,13 +81,11 @@ class Executor:
         except AlreadyExists as error:
             if not action.may_exist:
                 name = action.obj["metadata"]["name"]
-                raise Conflict(
-                    f"{action.resource} {name} is there already, and not as it was seen"
-                ) from error
+                raise Conflict(f"{action.resource} {name} exists already, which was not observed") from error
 
 
 def _with_status(resource: KubeObject, status: RLHFJobStatus) -> KubeObject:
-    """The status onto the job as it was seen: its resourceVersion makes a claim of it."""
+    """The status for the job as it was observed: the resourceVersion rejects a job that has changed."""
     metadata = {name: resource["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
     content = status.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"progress", "rollout"}

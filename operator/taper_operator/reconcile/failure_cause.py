@@ -1,9 +1,9 @@
-"""Why a job failed, from the end of its log, which Ray hands on.
+"""Why a job failed, from the end of its log, which KubeRay copies into the RayJob's message.
 
-Without last words of the job's own (`taper_api.status.termination_message`) the end of the log has to do.
+Without a termination message (`taper_api.status.termination_message`) the end of the log is used.
 
-Invariant (asserted by `tests/operator/reconcile/test_failure_cause.py`): no log raises, and what is told
-stays in bounds.
+Invariant (asserted by `tests/operator/reconcile/test_failure_cause.py`): no log raises, and the result is
+bounded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from taper_api.status.termination_message import INVALID_JOB, MAX_MESSAGE_CHARAC
 
 
 class FailureCause(NamedTuple):
-    """reason: in one word, empty if the job said none
+    """reason: in one word, empty if the job gave none
     is_final: another attempt would end the same way
     """
 
@@ -24,8 +24,8 @@ class FailureCause(NamedTuple):
 
 
 def failure_cause(log: str) -> FailureCause:
-    """What a failed job has said of why, or the end of its log."""
-    words = termination_message_in(log)
-    if words is None:
+    """The termination message of a failed job, or else the end of its log."""
+    message = termination_message_in(log)
+    if message is None:
         return FailureCause("", log[-MAX_MESSAGE_CHARACTERS:])
-    return FailureCause(words.reason, words.text[:MAX_MESSAGE_CHARACTERS], words.reason == INVALID_JOB)
+    return FailureCause(message.reason, message.text[:MAX_MESSAGE_CHARACTERS], message.reason == INVALID_JOB)

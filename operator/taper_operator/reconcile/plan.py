@@ -1,20 +1,20 @@
-"""What to do about a job: a pure function of what is seen of it, the operator's settings and the time.
+"""Plans what to do about a job: a pure function of its observed state, the operator's settings and the time.
 
-Strategy: settle the active attempt (is it over, and how), then see whether the job is over with
-it, then whether the next attempt may begin; the status says all that, and the actions follow from
-the status alone. The status is written first, and only onto the job as it was seen: so an
-attempt's number is claimed before anything is made for it, and no two operators, nor one with an
-old cache, ever make two. What is left undone by an operator that dies is done by the next plan.
+Strategy: first settle the active attempt (has it ended, and how), then decide whether the job ends with it,
+then whether the next attempt may begin. The status records all that, and the actions follow from the status
+alone. The executor writes the status first, and only if the job has not changed since it was observed. So an
+attempt's number is claimed before anything is created for it, and no two operators, nor one with an outdated
+cache, ever create two. What an operator that dies leaves undone, the next plan does.
 
-An attempt begins only when no pod, RayCluster or RayJob of an earlier one is left, also of
-an earlier job of the same name.
+An attempt begins only when no pod, RayCluster or RayJob of an earlier one is left, also of an earlier job of
+the same name.
 
 Invariants (asserted by `tests/operator/reconcile/test_plan.py` and `test_plan_simulation.py`):
-- once its actions are done, the same plan made again has none;
-- no two attempts are ever active, and no RayJob is made while pods of another are there;
-- a disruption never counts as a failure, but for every fifth in a row without a new checkpoint;
+- once its actions are done, planning again gives no more actions;
+- no two attempts are ever active, and no RayJob is created while pods of another exist;
+- a disruption never counts as a failure, except every fifth in a row without a new checkpoint;
 - a job of another manager, or one that is being deleted, is left alone;
-- whatever the statuses of RayJobs and pods hold, no plan raises.
+- whatever the statuses of RayJobs and pods contain, no plan raises.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ from taper_operator.reconcile.transitions import job_events
 from taper_operator.reconcile.verdict import DISRUPTION_GRACE_SECONDS, Verdict, deadline_verdict, verdict
 from taper_operator.settings.pod_policy import PodPolicy
 
-# What should be told by a watch is looked after all the same, now and then.
+# A watch should report a change; this is the fallback.
 _WAIT_SECONDS = 30.0
 _KUBERAY_SECONDS = 60.0
-# What is due in a moment is done then, not just before it.
+# So that a deadline has certainly passed when the next plan runs.
 _MARGIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlan:
-    """status: to be written first, None if it is right as it is
+    """status: to be written first, None if it is unchanged
     requeue_seconds: when to plan again even if nothing changes, None for never
-    needs_fresh_read: it begins or ends an attempt, and so must not be made from what a cache holds
+    needs_fresh_read: it begins or ends an attempt, so it must not be based on a cache
     """
 
     status: RLHFJobStatus | None = None
@@ -72,16 +72,16 @@ class JobPlan:
 
 
 def plan(observation: Observation, policy: PodPolicy, now: datetime) -> JobPlan:
-    """See the module's docstring. Raises ValueError if the job's own status is none."""
+    """See the module's docstring. Raises ValueError if the job's own status is invalid."""
     manager = field_at(observation.resource, "spec", "managedBy") or OPERATOR_NAME
     if manager != OPERATOR_NAME or observation.is_deleted:
         return JobPlan()
-    # Others write these two.
+    # The report writer owns these two.
     before = observation.status.model_copy(update={"progress": None, "rollout": None})
     try:
         job = job_of_resource(observation.resource)
     except JobError as error:
-        return _refused(observation, before, str(error), now)
+        return _rejected(observation, before, str(error), now)
     refusals = "\n".join(str(problem) for problem in policy.refusals(job.spec))
     context = PlanContext(
         observation=observation,
@@ -108,10 +108,10 @@ def plan(observation: Observation, policy: PodPolicy, now: datetime) -> JobPlan:
     )
 
 
-def _refused(observation: Observation, before: RLHFJobStatus, message: str, now: datetime) -> JobPlan:
-    """A job that cannot be read. What runs goes on: it was right when it began."""
-    said = refused_conditions(before, "InvalidSpec", message, observation.generation, timestamp(now))
-    status = before.model_copy(update={"conditions": said, "observed_generation": observation.generation})
+def _rejected(observation: Observation, before: RLHFJobStatus, message: str, now: datetime) -> JobPlan:
+    """The plan for an invalid spec. A running attempt continues: its spec was valid when it began."""
+    updated = refused_conditions(before, "InvalidSpec", message, observation.generation, timestamp(now))
+    status = before.model_copy(update={"conditions": updated, "observed_generation": observation.generation})
     status = status.model_copy(update={"phase": phase(status)})
     return JobPlan(status=None if status == before else status, events=tuple(job_events(before, status)))
 
@@ -120,7 +120,7 @@ def _refused(observation: Observation, before: RLHFJobStatus, message: str, now:
 
 
 def _settled(context: PlanContext, before: RLHFJobStatus) -> tuple[RLHFJobStatus, Verdict | None]:
-    """The status with what became of the active attempt, and its end if it has just ended."""
+    """The status with the active attempt updated, and the attempt's verdict if it has just ended."""
     observation, spec = context.observation, context.job.spec
     is_past_deadline = _seconds_to_deadline(context.job, before, context.now) == 0
     attempt = active_attempt(before)
@@ -143,7 +143,7 @@ def _settled(context: PlanContext, before: RLHFJobStatus) -> tuple[RLHFJobStatus
 
 
 def _finish(context: PlanContext, status: RLHFJobStatus, end: Verdict | None) -> Finish | None:
-    """How the job has just ended, None if it has not."""
+    """How the job has just ended, None if it continues."""
     if status.completion_time is not None or active_attempt(status) is not None:
         return None
     if end is not None and end.outcome == "Succeeded":
@@ -152,10 +152,10 @@ def _finish(context: PlanContext, status: RLHFJobStatus, end: Verdict | None) ->
         return Finish(False, end.reason, end.message)
     newest = status.attempts[-1] if status.attempts else None
     if newest is not None and status.failures > context.job.spec.backoff_limit and newest.outcome == "Failed":
-        message = f"{status.failures} attempts failed; the last: {newest.reason}: {newest.message}"
+        message = f"{status.failures} attempts failed; the last one: {newest.reason}: {newest.message}"
         return Finish(False, "BackoffLimitExceeded", message)
     if status.attempt >= MAX_ATTEMPTS:
-        return Finish(False, "TooManyAttempts", f"there were {MAX_ATTEMPTS} attempts")
+        return Finish(False, "TooManyAttempts", f"the job has had {MAX_ATTEMPTS} attempts")
     return None
 
 
@@ -174,7 +174,7 @@ def _may_begin(context: PlanContext, status: RLHFJobStatus) -> bool:
 
 
 def _described(context: PlanContext, status: RLHFJobStatus, finish: Finish | None) -> RLHFJobStatus:
-    """The status with all that is read off the rest of it."""
+    """The status with the fields that follow from the rest of it."""
     observation, spec = context.observation, context.job.spec
     attempt = active_attempt(status)
     ray_job = observation.ray_job(attempt.ray_job) if attempt is not None else None
@@ -214,7 +214,7 @@ def _with_active_time(status: RLHFJobStatus, is_active: bool, now: datetime) -> 
 
 
 def _active_seconds(status: RLHFJobStatus, now: datetime) -> float:
-    """Time for which the job has been active without a break until now."""
+    """Time for which the job has been active without interruption until now."""
     return seconds_between(status.active_since, now) if status.active_since is not None else 0.0
 
 

@@ -1,9 +1,9 @@
-"""The actions that follow from a job's status: what is to be made, kept and taken away for it.
+"""The actions that follow from a job's status: what to create, update and delete for it.
 
 Invariants (asserted by `tests/operator/reconcile/test_plan.py`):
-- what is another's is never changed or deleted, and nothing is made where a name is taken by another;
-- a RayJob is made for the active attempt only, once, and with nothing of another attempt left;
-- what ended by itself as the job's last attempt stays to be looked at, until the job goes.
+- objects of others are never changed or deleted, and nothing is created where another owns a needed name;
+- a RayJob is created only for the active attempt, once, and only when nothing of another attempt is left;
+- the RayJob of a job's last attempt is kept for inspection until the job is deleted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from taper_operator.settings.pod_policy import PodPolicy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanContext:
-    """All that a plan is made from. refusal: why nothing may be made for the job"""
+    """What a plan is made from. refusal: reason and message why nothing may be created for the job"""
 
     observation: Observation
     job: RLHFJob
@@ -41,18 +41,18 @@ class PlanContext:
 
     @property
     def may_create(self) -> bool:
-        """Whether anything may be made for the job."""
+        """Whether anything may be created for the job."""
         return self.refusal is None and self.observation.kuberay == "served"
 
     @property
     def has_leftovers(self) -> bool:
-        """Whether there is anything that runs, or could yet run, under the job's name."""
+        """Whether anything runs, or could still run, under the job's name."""
         seen = self.observation
         return bool(seen.ray_jobs or seen.ray_clusters or seen.pods)
 
 
 def actions_for(context: PlanContext, status: RLHFJobStatus) -> Iterator[Action]:
-    """What is to be done, in this order."""
+    """The actions, in their order."""
     attempt = active_attempt(status)
     yield from _deletions(context, status, attempt)
     if attempt is not None and context.may_create:
@@ -75,7 +75,7 @@ def _deletions(context: PlanContext, status: RLHFJobStatus, attempt: Attempt | N
 
 
 def _is_kept(ray_job: RayJobState, status: RLHFJobStatus) -> bool:
-    """KubeRay takes the cluster of what has ended away by itself; why it ended can be read in the RayJob."""
+    """KubeRay deletes the cluster of an ended RayJob by itself; the RayJob shows why it ended."""
     if status.completion_time is None or ray_job.name != status.attempts[-1].ray_job:
         return False
     return ray_job.has_succeeded or ray_job.is_torn_down_by_kuberay
@@ -88,15 +88,15 @@ def _creations(context: PlanContext, attempt: Attempt) -> Iterator[Action]:
             context.job, context.identity, context.policy, has_pod_monitors=observation.has_pod_monitors
         )
     )
-    is_to_be_made = observation.ray_job(attempt.ray_job) is None
-    if is_to_be_made and context.has_leftovers:
+    is_missing = observation.ray_job(attempt.ray_job) is None
+    if is_missing and context.has_leftovers:
         return
     once = (
         list(attempt_objects(context.job, context.identity, attempt.number, context.policy))
-        if is_to_be_made
+        if is_missing
         else []
     )
-    if any(_is_taken(observation, made) for made in (*shared, *once)):
+    if any(_is_taken(observation, each) for each in (*shared, *once)):
         return
     for resource, obj in shared:
         yield from _kept_up_to_date(observation, resource, obj)
@@ -105,9 +105,9 @@ def _creations(context: PlanContext, attempt: Attempt) -> Iterator[Action]:
             yield Create(resource=resource, obj=obj, may_exist=resource == CLAIMS)
 
 
-def _is_taken(observation: Observation, made: OwnedObject) -> bool:
-    """Whether another has an object of that name, or the job's own is about to go. A claim is nobody's."""
-    resource, obj = made
+def _is_taken(observation: Observation, owned: OwnedObject) -> bool:
+    """Whether the name is used by another's object, or by one that is terminating. Nobody owns a claim."""
+    resource, obj = owned
     found = observation.found(resource, key_of(obj).name)
     if found is None or resource == CLAIMS:
         return False

@@ -1,7 +1,7 @@
 """Reconciles a job: observe, plan, execute.
 
-What begins or ends an attempt is planned a second time from what the API server itself says: a cache
-may not have heard yet of a pod that is there, or think gone what it has not seen come.
+A plan that begins or ends an attempt is made a second time from a fresh read of the API server: the cache may
+not have a new pod yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from taper_operator.settings.pod_policy import PodPolicy
 class Reconciler:
     """See the module's docstring.
 
-    policy: what the settings say of pods now
+    policy: returns the current pod policy
     clock: the time of day, in UTC
     """
 
@@ -37,7 +37,7 @@ class Reconciler:
         self._clock = clock
 
     def __call__(self, key: ObjectKey) -> float | None:
-        """Returns the seconds after which it wants to be called again. Raises ApiError."""
+        """Returns the seconds after which to reconcile again. Raises ApiError."""
         observation = self._observer.cached(key)
         if observation is None:
             return None

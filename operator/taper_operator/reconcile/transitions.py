@@ -1,7 +1,6 @@
-"""The transitions between two statuses of a job, for its events.
+"""The transitions between two statuses of a job, as events.
 
-Invariant (asserted by `tests/operator/reconcile/test_transitions.py`): from a status to the same there is
-none.
+Invariant (asserted by `tests/operator/reconcile/test_transitions.py`): between equal statuses there is none.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.reconcile.action import JobEvent
 
 _WARNINGS = frozenset({"Failed", "Degraded"})
-_TOLD = ("Running", "Degraded", "Suspended", "Complete", "Failed")
+_REPORTED = ("Running", "Degraded", "Suspended", "Complete", "Failed")
 
 
 def job_events(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[JobEvent]:
-    """What has happened from one status to the next."""
+    """The events from one status to the next."""
     known = {attempt.number: attempt for attempt in before.attempts}
     for attempt in after.attempts:
         old = known.get(attempt.number)
@@ -38,7 +37,7 @@ def _of_conditions(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[JobE
     for condition in after.conditions:
         if condition.status == old.get(condition.type):
             continue
-        if condition.type in _TOLD and condition.status == "True":
+        if condition.type in _REPORTED and condition.status == "True":
             yield _condition(condition, condition.type, is_warning=condition.type in _WARNINGS)
         elif condition.type == "Validated" and condition.status == "False":
             yield _condition(condition, condition.reason, is_warning=True)

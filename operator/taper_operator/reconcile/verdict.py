@@ -1,10 +1,10 @@
-"""Whether an attempt is over, how it ended, and whether the job is over with it.
+"""Whether an attempt has ended, how it ended, and whether the job ends with it.
 
-Strategy: what the attempt itself has achieved comes first, then what its author wants, then why it
-is gone or failed. A failure within ten minutes of a disruption is the disruption's doing.
+Strategy: what the attempt has achieved comes first, then what its author wants, then why it is gone or
+failed. A failure within ten minutes after a disruption is attributed to the disruption.
 
 Invariants (asserted by `tests/operator/reconcile/test_verdict.py`):
-- success is SUCCEEDED and nothing else;
+- only SUCCEEDED is success;
 - a failure with a disruption in the ten minutes before it is no failure;
 - an attempt that was evicted, or whose head was lost, is no failure.
 """
@@ -23,7 +23,7 @@ from taper_operator.reconcile.disruption import reason_of
 from taper_operator.reconcile.failure_cause import failure_cause
 
 DISRUPTION_WINDOW_SECONDS = 600.0
-# Training does not survive the loss of a pod, but its last step may just be done.
+# Training does not survive the loss of a pod, but it may just be finishing its last step.
 DISRUPTION_GRACE_SECONDS = 10.0
 
 Outcome = Literal["Succeeded", "Failed", "Disrupted", "Suspended", "Stopped"]
@@ -48,7 +48,7 @@ def verdict(
     is_past_deadline: bool,
     now: datetime,
 ) -> Verdict | None:
-    """None while the attempt goes on."""
+    """None while the attempt continues."""
     if ray_job is not None and ray_job.has_succeeded:
         return Verdict(outcome="Succeeded", reason="JobSucceeded")
     if is_past_deadline:
@@ -56,14 +56,18 @@ def verdict(
     if spec.suspend:
         return Verdict(outcome="Suspended", reason="Suspended", message="spec.suspend is true")
     if ray_job is None or ray_job.is_terminating:
-        # Without a trace of it, it was never made: that is yet to be done.
+        # No trace of it: it has not been created yet.
         if ray_job is None and attempt.ray_cluster is None and not was_admitted:
             return None
         return Verdict(outcome="Disrupted", reason="RayJobDeleted", message=f"{attempt.ray_job} was deleted")
     if ray_job.has_failed:
         return _failure(attempt, ray_job, now)
     if ray_job.is_suspended and was_admitted:
-        return Verdict(outcome="Disrupted", reason="Evicted", message="its RayJob was suspended by another")
+        return Verdict(
+            outcome="Disrupted",
+            reason="Evicted",
+            message="its RayJob was suspended, as Kueue does to evict it",
+        )
     disruption = attempt.disruption
     if disruption is not None and seconds_between(disruption.time, now) >= DISRUPTION_GRACE_SECONDS:
         return Verdict(outcome="Disrupted", reason=disruption.reason, message=disruption.message)
@@ -71,7 +75,7 @@ def verdict(
 
 
 def deadline_verdict(spec: RLHFJobSpec) -> Verdict:
-    """The job has been active for as long as it may be."""
+    """The verdict for a job that has been active for as long as it may be."""
     message = f"active for longer than {spec.active_deadline_seconds} s"
     return Verdict(outcome="Stopped", reason="DeadlineExceeded", message=message, is_final=True)
 

@@ -1,12 +1,12 @@
-"""Takes the snapshots that jobs post about themselves: checks who posts, and hands on what is new.
+"""Receives the reports that jobs post: authenticates the sender, and passes new reports to the writer.
 
-Every replica of the operator does so, leading or not: which of them a Service chooses is nobody's choice.
-What is not known to exist is answered like what may not be told of.
+Every replica of the operator does so, leading or not, since a Service may choose any of them. An unknown job
+gets the same answer as a wrong token.
 
 Invariants (asserted by `tests/operator/reports/test_receiver.py`):
-- nothing is handed on without a token for that very job and attempt;
-- of an attempt that is not the newest, or a snapshot that is not newer than the last, nothing is handed on;
-- a job that posts too often is kept off, and no other job with it.
+- no report is accepted without a token for that very job and attempt;
+- no report is accepted of an attempt that is not the newest, or that is not newer than the last report;
+- a job that posts too often is refused, and no other job with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from taper_api.status.job_report import report_of
-from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.names import JobIdentity
 from taper_operator.manifests.report_path import job_of_path
@@ -63,7 +63,7 @@ class ReportReceiver:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def receive(self, path: str, authorization: str, body: bytes) -> str:
-        """Take a snapshot; returns `accepted`. Raises Refused."""
+        """Handle a posted report; returns `accepted`. Raises Refused."""
         key = job_of_path(path)
         if key is None:
             raise Refused("not_found")
@@ -72,22 +72,22 @@ class ReportReceiver:
         if not self._is_ready():
             raise Refused("not_ready")
         try:
-            snapshot = report_of(body)
+            report = report_of(body)
         except ValueError:
             raise Refused("malformed") from None
         resource = self._jobs.get(key)
         if resource is None:
             raise Refused("unauthenticated")
         identity = _identity(resource)
-        self._tokens.check(authorization.removeprefix(_SCHEME), identity, snapshot.attempt)
+        self._tokens.check(authorization.removeprefix(_SCHEME), identity, report.attempt)
         if not self._bucket(identity.uid).take():
             raise Refused("too_often")
-        if snapshot.attempt != current_attempt(resource):
+        if report.attempt != current_attempt(resource):
             raise Refused("stale_attempt")
-        if number_of(snapshot) <= written_number(resource):
+        if number_of(report) <= written_number(resource):
             raise Refused("stale_sequence")
         if not self._writer.offer(
-            key, ReceivedReport(uid=identity.uid, snapshot=snapshot, heard=self._now())
+            key, ReceivedReport(uid=identity.uid, report=report, received_at=self._now())
         ):
             raise Refused("stale_sequence")
         return ACCEPTED

@@ -1,4 +1,4 @@
-"""Why a posted snapshot is not taken, each reason with the HTTP status that it is answered by."""
+"""Why a posted report is refused: each reason, and its HTTP status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATUSES: Final[Mapping[str, int]] = {
 
 
 class Refused(Exception):
-    """A snapshot is not taken. reason: a key of STATUSES"""
+    """The report is refused. reason: a key of STATUSES"""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

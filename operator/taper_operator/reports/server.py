@@ -1,12 +1,12 @@
-"""The HTTPS server that snapshots are posted to. A connection is one request, and is bounded in every way.
+"""The HTTPS server that jobs post their reports to. A connection carries one request, within fixed bounds.
 
-Bounds: connections at a time, time in all (the handshake's included), bytes of the request and of its body.
-What is beyond them is answered where that can be done cheaply, and else cut off.
+Bounds: connections at a time, total time (handshake included), bytes of the request and of its body. What
+exceeds them gets an answer where that is cheap, and is cut off otherwise.
 
 Invariants (asserted by `tests/operator/reports/test_server.py`):
-- a client that is slow, silent or endless costs a thread for `_REQUEST_SECONDS` and nothing more;
-- a certificate that changes is used by the next connection after it was seen;
-- every connection is counted once, by how it ended.
+- a client that is slow, silent or endless occupies a thread for `_REQUEST_SECONDS` and nothing more;
+- a changed certificate is used by the next connection after it was noticed;
+- every connection is counted once, by its result.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _MAX_CONNECTIONS = 64
 _MAX_REQUEST_BYTES = 16 * 1024 + MAX_SNAPSHOT_BYTES
 _POLL_SECONDS = 0.2
 _RETRY_AFTER_SECONDS = 15
-# Of requests that never came to be one.
-_BROKEN_OFF = "broken_off"
+# The result of a connection without a complete request.
+_INTERRUPTED = "broken_off"
 
 # Given path, Authorization header and body; returns a key of STATUSES, or raises Refused.
 Receive = Callable[[str, str, bytes], str]
@@ -43,8 +43,8 @@ Receive = Callable[[str, str, bytes], str]
 class ReportServer:
     """See the module's docstring.
 
-    context: what the server shows itself by, asked for at each connection
-    observe: told how each connection ended
+    context: returns the TLS context, called for each connection
+    observe: called with the result of each connection
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class ReportServer:
 
     @property
     def port(self) -> int:
-        """That is listened at, 0 before `open`."""
+        """The port, 0 before `open`."""
         return int(self._listener.server_address[1]) if self._listener is not None else 0
 
     def open(self) -> None:
-        """Listen; `run` answers. Raises OSError where the address is taken or not this machine's."""
+        """Open the port; `run` serves it. Raises OSError where the address is not available."""
         self._listener = _Listener(
             self._address,
             receive=self._receive,
@@ -83,19 +83,19 @@ class ReportServer:
         )
 
     def run(self) -> None:
-        """Answer until `stop`."""
+        """Serve requests until `stop`."""
         assert self._listener is not None, "open comes first"
         with self._listener as listener:
             while not self._is_stopping:
                 listener.handle_request()
 
     def stop(self) -> None:
-        """Have `run` end. What is under way is left to its threads."""
+        """Make `run` return. Requests in progress are left to their threads."""
         self._is_stopping = True
 
 
 class _Listener(HttpListener):
-    """Each connection in a thread of its own, up to a number of them."""
+    """Handles each connection in a thread of its own, up to a maximum."""
 
     timeout = _POLL_SECONDS
     daemon_threads = True
@@ -132,9 +132,9 @@ class _Listener(HttpListener):
             self._free.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Not in the thread that accepts: a handshake takes as long as the other side likes."""
+        """Runs outside of the accepting thread: the client decides how long a handshake takes."""
         deadline = time.monotonic() + self._seconds
-        result = _BROKEN_OFF
+        result = _INTERRUPTED
         try:
             request.settimeout(self._seconds)
             context = self._context()
@@ -142,7 +142,7 @@ class _Listener(HttpListener):
                 secure.do_handshake()
                 result = _Handler(secure, client_address, self, deadline).result
         except OSError as error:
-            log.debug("a connection broke off: %s", error)
+            log.debug("a connection was interrupted: %s", error)
         finally:
             self._observe(result)
 
@@ -151,12 +151,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Listener
     server_version = "taper-operator"
     sys_version = ""
-    # What is no request at all is answered in full too.
+    # So that a malformed request also gets a full answer.
     default_request_version = "HTTP/1.0"
 
     def __init__(self, request: Any, client_address: Any, server: _Listener, deadline: float) -> None:
         self._deadline = deadline
-        self.result = _BROKEN_OFF
+        self.result = _INTERRUPTED
         super().__init__(request, client_address, server)
 
     def setup(self) -> None:
@@ -174,7 +174,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except OSError:
             raise
         except Exception:
-            log.exception("a report could not be taken")
+            log.exception("a report could not be handled")
             result = "failed"
         self._answer(result)
 
@@ -182,7 +182,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdecimal()):
             raise Refused("no_length")
-        # Compared as text first: a number of a thousand digits takes its time.
+        # The length first: parsing a number of a thousand digits is slow.
         if len(length) > 9 or int(length) > MAX_SNAPSHOT_BYTES:
             raise Refused("too_large")
         body = self.rfile.read(int(length))
@@ -204,15 +204,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What is no request at all, or no POST."""
+        """Answers a malformed request, or one that is no POST."""
         self._answer("malformed" if code != 501 else "not_found")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Every job posts every 15 s."""
+        """Logs nothing: every job posts every 15 s."""
 
 
 class _BoundedReader(io.RawIOBase):
-    """Reads from a socket until a deadline, and no more than so many bytes."""
+    """Reads from a socket until a deadline, and at most a given number of bytes."""
 
     def __init__(self, connection: socket.socket, deadline: float, max_bytes: int) -> None:
         self._connection = connection
@@ -223,7 +223,7 @@ class _BoundedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Raises TimeoutError past the deadline; more bytes than allowed are an end."""
+        """Raises TimeoutError past the deadline; returns the end of the stream after the allowed bytes."""
         seconds = self._deadline - time.monotonic()
         if seconds <= 0:
             raise TimeoutError("the request takes too long")

@@ -1,11 +1,11 @@
-"""What is written of a snapshot: `progress` and `rollout` of a job's status.
+"""The part of a job's status that a report fills: `progress` and `rollout`.
 
-Of all snapshots of a job the one of the latest attempt, and of its highest number, is the newest. What
-the status says already is the measure, so that replicas of the operator that hear different ones agree.
+The newest of a job's reports is the one of the latest attempt with the highest number. Replicas that received
+different reports agree by comparing with the one that is already in the status.
 
 Invariants (asserted by `tests/operator/reports/test_status.py`):
-- what is written is a valid status, for every snapshot;
-- it is the newer of any two that is written, in whatever order they are heard.
+- every report gives a valid status;
+- of any two reports the newer one ends up in the status, in whatever order they arrive.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from taper_operator.kube.timestamp import timestamp
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class ReportNumber:
-    """Which of two snapshots is the newer."""
+    """Orders the reports of a job; the greater one is newer."""
 
     attempt: int = 0
     sequence: int = 0
 
 
-def number_of(snapshot: JobReport) -> ReportNumber:
-    """The number of a snapshot that was posted."""
-    return ReportNumber(attempt=snapshot.attempt, sequence=snapshot.sequence)
+def number_of(report: JobReport) -> ReportNumber:
+    """The number of a posted report."""
+    return ReportNumber(attempt=report.attempt, sequence=report.sequence)
 
 
 def written_number(resource: KubeObject) -> ReportNumber:
-    """The snapshot that a job's status is of."""
+    """The number of the report that is in a job's status."""
     progress = ("status", "progress")
     return ReportNumber(
         attempt=count_at(resource, *progress, "attempt"), sequence=count_at(resource, *progress, "sequence")
@@ -43,7 +43,7 @@ def written_number(resource: KubeObject) -> ReportNumber:
 
 
 def seconds_since_written(resource: KubeObject, now: datetime) -> float | None:
-    """How old what the status says is; None where that is unreadable or of the future."""
+    """The age of the report in the status; None if its time is unreadable or in the future."""
     try:
         written = datetime.fromisoformat(text_at(resource, "status", "progress", "time"))
         seconds = (now - written).total_seconds()
@@ -57,18 +57,18 @@ def current_attempt(resource: KubeObject) -> int:
     return count_at(resource, "status", "attempt")
 
 
-def report_fields(snapshot: JobReport, heard: datetime, now: datetime) -> dict[str, Any]:
-    """`progress` and `rollout` of the status. heard, now: when it was heard, and when it is written"""
+def report_fields(report: JobReport, received: datetime, now: datetime) -> dict[str, Any]:
+    """`progress` and `rollout` of the status. received, now: when it was received, and when it is written"""
     identity: dict[str, Any] = {
-        "attempt": snapshot.attempt,
-        "sequence": snapshot.sequence,
+        "attempt": report.attempt,
+        "sequence": report.sequence,
         "time": timestamp(now),
     }
     eta = None
-    if snapshot.remaining_seconds is not None:
-        eta = timestamp(heard + timedelta(seconds=snapshot.remaining_seconds))
-    progress = Progress.model_validate(identity | snapshot.training.model_dump() | {"eta": eta})
-    rollout = RolloutFigures.model_validate(identity | snapshot.rollout.model_dump())
+    if report.remaining_seconds is not None:
+        eta = timestamp(received + timedelta(seconds=report.remaining_seconds))
+    progress = Progress.model_validate(identity | report.training.model_dump() | {"eta": eta})
+    rollout = RolloutFigures.model_validate(identity | report.rollout.model_dump())
     return {
         name: part.model_dump(mode="json", by_alias=True, exclude_none=True)
         for name, part in (("progress", progress), ("rollout", rollout))

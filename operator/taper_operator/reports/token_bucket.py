@@ -1,4 +1,4 @@
-"""A limit on how often something may be done: so many times a second in the long run, more now and then.
+"""A rate limit: a number of times a second on average, with short bursts.
 
 Invariant (asserted by `tests/operator/reports/test_token_bucket.py`): in any time t at most `burst +
 per_second * t`.
@@ -22,7 +22,7 @@ class TokenBucket:
         self._at = clock()
 
     def take(self) -> bool:
-        """Whether it may be done now; if so, that counts."""
+        """Whether it may be done now; if so, it is counted."""
         with self._lock:
             now = self._clock()
             self._left = min(self._burst, self._left + (now - self._at) * self._per_second)

@@ -1,12 +1,12 @@
-"""Whether who posts a snapshot is the attempt that it is of: asked of the API server by its token.
+"""Checks by a token review that a report comes from the attempt that it is about.
 
-The kubelet gives the head's pod a token whose audience names the job's uid and the attempt, and which ends
-with the pod. That it was made for the job's own ServiceAccount is looked at too.
+The kubelet gives the head's pod a token whose audience names the job's uid and the attempt, and which expires
+with the pod. The token must also belong to the job's own ServiceAccount.
 
 Invariants (asserted by `tests/operator/reports/test_tokens.py`):
 - a token of another job, another attempt, another ServiceAccount or another audience is refused;
-- no token is kept or logged; a good one is believed for `_BELIEVED_SECONDS` before it is asked about again;
-- the API server is asked no more often than `_MAX_REVIEWS_PER_SECOND`, however many guess.
+- no token is stored or logged; a valid one is trusted for `_TRUSTED_SECONDS` before its next review;
+- at most `_MAX_REVIEWS_PER_SECOND` reviews are requested, however many tokens are guessed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from taper_operator.reports.token_bucket import TokenBucket
 log = logging.getLogger(__name__)
 
 _TOKEN = re.compile(r"[-A-Za-z0-9._~+/=]{1,8192}")
-_BELIEVED_SECONDS = 60.0
-_MAX_BELIEVED = 4_096
+_TRUSTED_SECONDS = 60.0
+_MAX_TRUSTED = 4_096
 _MAX_REVIEWS_PER_SECOND = 50.0
 _REVIEW_SECONDS = 5.0
 
@@ -43,7 +43,7 @@ class ReportTokens:
         self._api_server = api_server
         self._clock = clock
         self._lock = threading.Lock()
-        self._believed: OrderedDict[bytes, float] = OrderedDict()
+        self._trusted: OrderedDict[bytes, float] = OrderedDict()
         self._reviews = TokenBucket(per_second=_MAX_REVIEWS_PER_SECOND, burst=100, clock=clock)
 
     def check(self, token: str, identity: JobIdentity, attempt: int) -> None:
@@ -52,7 +52,7 @@ class ReportTokens:
             raise Refused("unauthenticated")
         audience = token_audience(identity, attempt)
         digest = hashlib.sha256(f"{audience}\n{token}".encode()).digest()
-        if self._is_believed(digest):
+        if self._is_trusted(digest):
             return
         if not self._reviews.take():
             raise Refused("busy")
@@ -64,23 +64,23 @@ class ReportTokens:
         try:
             answer = self._api_server.review(TOKEN_REVIEWS, review, read_seconds=_REVIEW_SECONDS)
         except ApiError as error:
-            # Of the type alone: an answer may quote what it was asked about.
+            # Only the type: the message may quote the token.
             log.warning("a token could not be reviewed: %s (HTTP %d)", type(error).__name__, error.status)
             raise Refused("unavailable") from None
         if not _is_reporter(answer, identity, audience):
             raise Refused("unauthenticated")
-        self._believe(digest)
+        self._trust(digest)
 
-    def _is_believed(self, digest: bytes) -> bool:
+    def _is_trusted(self, digest: bytes) -> bool:
         with self._lock:
-            return self._believed.get(digest, float("-inf")) > self._clock()
+            return self._trusted.get(digest, float("-inf")) > self._clock()
 
-    def _believe(self, digest: bytes) -> None:
+    def _trust(self, digest: bytes) -> None:
         with self._lock:
-            self._believed[digest] = self._clock() + _BELIEVED_SECONDS
-            self._believed.move_to_end(digest)
-            while len(self._believed) > _MAX_BELIEVED:
-                self._believed.popitem(last=False)
+            self._trusted[digest] = self._clock() + _TRUSTED_SECONDS
+            self._trusted.move_to_end(digest)
+            while len(self._trusted) > _MAX_TRUSTED:
+                self._trusted.popitem(last=False)
 
 
 def _is_reporter(answer: object, identity: JobIdentity, audience: str) -> bool:
@@ -88,7 +88,7 @@ def _is_reporter(answer: object, identity: JobIdentity, audience: str) -> bool:
     account = f"system:serviceaccount:{identity.namespace}:{identity.shared_name}"
     return (
         field_at(answer, "status", "authenticated") is True
-        # An API server that does not know of audiences would leave them out.
+        # An API server without support for audiences would omit them.
         and isinstance(audiences, list)
         and audience in audiences
         and text_at(answer, "status", "user", "username") == account

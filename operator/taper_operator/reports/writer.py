@@ -1,14 +1,15 @@
-"""Writes what jobs report into their statuses, by server-side apply under `taper-progress`.
+"""Writes reports into the statuses of jobs, by server-side apply as `taper-progress`.
 
-Each replica writes what it heard. A write goes onto the job as it was seen, so that of two replicas that
-write at once one is told, looks again, and sees whether its snapshot is still the newer one. The time
-in the status keeps all of them together to one write in 15 s for a job; its last snapshot does not wait.
+Each replica writes the reports that it received. A write applies to the job as it was read, so of two
+replicas that write at once one gets a conflict, reads again, and checks whether its report is still the newer
+one. The time in the status limits all replicas together to one write in 15 s for a job; its last report does
+not wait.
 
 Invariants (asserted by `tests/operator/reports/test_writer.py`):
-- for a job, at most one snapshot waits, the newest;
-- a status never goes back to an older snapshot, however many replicas write;
-- at most one write in 15 s a job, its last not counted;
-- what cannot be written is tried again, later and later, until it is replaced or its job is gone.
+- at most one report of a job waits, the newest;
+- a status never goes back to an older report, however many replicas write;
+- at most one write in 15 s for a job, not counting its last;
+- a failed write is retried with growing delays until its report is replaced or the job is deleted.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from datetime import datetime
 from typing import Final
 
 from taper_api.status.job_report import REPORT_SECONDS, JobReport
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reports.status import (
@@ -38,7 +39,7 @@ from taper_operator.reports.status import (
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER: Final = "taper-progress"
-_LOOKS_AT_ONCE = 3
+_READS_PER_WRITE = 3
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 60.0
 _IDLE_SECONDS = 5.0
@@ -47,18 +48,18 @@ _MAX_WRITTEN = 4_096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedReport:
-    """uid: of the job that it is of"""
+    """A report and when it was received. uid: of its job"""
 
     uid: str
-    snapshot: JobReport
-    heard: datetime
+    report: JobReport
+    received_at: datetime
 
 
 @dataclass(slots=True, kw_only=True)
 class _Waiting:
     """due: monotonic seconds"""
 
-    report: ReceivedReport
+    received: ReceivedReport
     due: float
     num_failures: int = 0
 
@@ -67,7 +68,7 @@ class ReportWriter:
     """See the module's docstring. `run` writes; the other methods may be called from any thread.
 
     jobs: the cache of RLHFJobs
-    observe: told how each attempt at a write ended
+    observe: called with the result of each attempt to write
     clock: monotonic seconds
     now: the time of day, in UTC
     """
@@ -88,33 +89,33 @@ class ReportWriter:
         self._now = now
         self._changed = threading.Condition()
         self._waiting: dict[ObjectKey, _Waiting] = {}
-        # What the cache may not have heard of yet.
+        # The newest reports written, which the cache may not have yet.
         self._written: dict[str, ReportNumber] = {}
         self._is_stopping = False
 
-    def offer(self, key: ObjectKey, report: ReceivedReport) -> bool:
-        """Have a snapshot written in its time; False if a newer one has been, or waits. Never waits."""
-        number = number_of(report.snapshot)
+    def offer(self, key: ObjectKey, received: ReceivedReport) -> bool:
+        """Queue a report; False if a newer one was written or waits. Does not block."""
+        number = number_of(received.report)
         with self._changed:
             waiting = self._waiting.get(key)
-            if number <= self._written.get(report.uid, ReportNumber()):
+            if number <= self._written.get(received.uid, ReportNumber()):
                 return False
-            if waiting is None or waiting.report.uid != report.uid:
-                self._waiting[key] = _Waiting(report=report, due=self._clock())
-            elif number <= number_of(waiting.report.snapshot):
+            if waiting is None or waiting.received.uid != received.uid:
+                self._waiting[key] = _Waiting(received=received, due=self._clock())
+            elif number <= number_of(waiting.received.report):
                 return False
             else:
-                waiting.report = report
-                if report.snapshot.is_last:
+                waiting.received = received
+                if received.report.is_last:
                     waiting.due = self._clock()
             self._changed.notify()
         return True
 
     def open(self) -> None:
-        """Nothing is to be taken first."""
+        """Needs nothing before `run`."""
 
     def stop(self) -> None:
-        """Have `run` end. What waits is left: the next snapshot finds another replica."""
+        """Make `run` return. Waiting reports are dropped: the job's next report reaches another replica."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
@@ -146,79 +147,79 @@ class ReportWriter:
     def _handle(self, key: ObjectKey) -> None:
         with self._changed:
             waiting = self._waiting[key]
-            report = waiting.report
+            received = waiting.received
         try:
-            result, again_seconds = self._write(key, report)
+            result, again_seconds = self._write(key, received)
         except (Invalid, BadRequest, Forbidden) as error:
-            log.error("%s: the report is refused: %s: %s", key, type(error).__name__, error)
+            log.error("%s: the API server rejected the report: %s: %s", key, type(error).__name__, error)
             result, again_seconds = "refused", None
         except ApiError as error:
-            log.warning("%s: the report is not written: %s: %s", key, type(error).__name__, error)
+            log.warning("%s: the report could not be written: %s: %s", key, type(error).__name__, error)
             waiting.num_failures += 1
             result, again_seconds = "failed", _retry_seconds(waiting.num_failures)
         if result != "early":
             self._observe(result)
         with self._changed:
-            is_replaced = waiting.report is not report
-            if is_replaced and (again_seconds is None or waiting.report.snapshot.is_last):
+            is_replaced = waiting.received is not received
+            if is_replaced and (again_seconds is None or waiting.received.report.is_last):
                 again_seconds = 0.0
             if again_seconds is None:
                 del self._waiting[key]
             else:
                 waiting.due = self._clock() + again_seconds
 
-    def _write(self, key: ObjectKey, report: ReceivedReport) -> tuple[str, float | None]:
-        """How it ended, and after how many seconds to try again; None for not at all. Raises ApiError."""
+    def _write(self, key: ObjectKey, received: ReceivedReport) -> tuple[str, float | None]:
+        """The result, and the seconds until the next try, None for no other try. Raises ApiError."""
         resource = self._jobs.get(key)
-        for look in range(_LOOKS_AT_ONCE):
+        for look in range(_READS_PER_WRITE):
             if look:
                 try:
                     resource = self._api_server.get(RLHF_JOBS, key)
                 except NotFound:
                     resource = None
-            if resource is None or resource["metadata"]["uid"] != report.uid:
+            if resource is None or resource["metadata"]["uid"] != received.uid:
                 return "gone", None
-            if _is_old(resource, report.snapshot):
+            if _is_old(resource, received.report):
                 return "stale", None
-            wait = self._seconds_to_wait(resource, report.snapshot)
+            wait = self._seconds_to_wait(resource, received.report)
             if wait > 0:
                 return "early", wait
             try:
                 self._api_server.apply_status(
-                    RLHF_JOBS, self._status(resource, report), field_manager=FIELD_MANAGER
+                    RLHF_JOBS, self._status(resource, received), field_manager=FIELD_MANAGER
                 )
             except NotFound:
                 return "gone", None
             except Conflict:
                 continue
-            self._note(report)
+            self._note(received)
             return "written", None
         return "conflict", _FIRST_RETRY_SECONDS
 
-    def _seconds_to_wait(self, resource: KubeObject, snapshot: JobReport) -> float:
-        if snapshot.is_last or written_number(resource).attempt != snapshot.attempt:
+    def _seconds_to_wait(self, resource: KubeObject, report: JobReport) -> float:
+        if report.is_last or written_number(resource).attempt != report.attempt:
             return 0.0
         seconds = seconds_since_written(resource, self._now())
         return 0.0 if seconds is None else max(0.0, REPORT_SECONDS - seconds)
 
-    def _status(self, resource: KubeObject, report: ReceivedReport) -> KubeObject:
+    def _status(self, resource: KubeObject, received: ReceivedReport) -> KubeObject:
         names = ("name", "namespace", "uid", "resourceVersion")
         return {
             "metadata": {name: resource["metadata"][name] for name in names},
-            "status": report_fields(report.snapshot, report.heard, self._now()),
+            "status": report_fields(received.report, received.received_at, self._now()),
         }
 
-    def _note(self, report: ReceivedReport) -> None:
+    def _note(self, received: ReceivedReport) -> None:
         with self._changed:
-            self._written.pop(report.uid, None)
-            self._written[report.uid] = number_of(report.snapshot)
+            self._written.pop(received.uid, None)
+            self._written[received.uid] = number_of(received.report)
             while len(self._written) > _MAX_WRITTEN:
                 del self._written[next(iter(self._written))]
 
 
-def _is_old(resource: KubeObject, snapshot: JobReport) -> bool:
-    is_of_old_attempt = snapshot.attempt < current_attempt(resource)
-    return is_of_old_attempt or number_of(snapshot) <= written_number(resource)
+def _is_old(resource: KubeObject, report: JobReport) -> bool:
+    is_of_old_attempt = report.attempt < current_attempt(resource)
+    return is_of_old_attempt or number_of(report) <= written_number(resource)
 
 
 def _retry_seconds(num_failures: int) -> float:

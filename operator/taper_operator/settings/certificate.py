@@ -1,10 +1,10 @@
-"""Certificates in files that others change: the server's own, and the ones that clients are to trust.
+"""Certificates in files that change: the server's own, and the CA certificates for clients.
 
-A changed file is read anew, without a restart. What cannot be read or does not fit together is left for
-the next look: certificate and key may be changed one after the other.
+Changed files are reloaded without a restart. Files that are unreadable or do not match are ignored until the
+next check: certificate and key may be replaced one after the other.
 
-Invariant (asserted by `tests/operator/settings/test_certificate.py`): what was good once is used until there
-is something else that is good.
+Invariant (asserted by `tests/operator/settings/test_certificate.py`): a valid value is used until there is
+another valid one.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0
+_CHECK_SECONDS = 10.0
 _MAX_TRUSTED_CHARACTERS = 256 * 1024
 _Read = TypeVar("_Read")
 
 
 class ReloadedFiles(Generic[_Read]):
-    """What is read from files, as they were when they were last whole. May be called from any thread.
+    """A value read from files, reloaded when they change. May be called from any thread.
 
-    read: what reads them; it raises OSError or ValueError (such as SSLError) for what is not right
+    read: reads the files; raises OSError or ValueError (such as SSLError) if they are not valid
     clock: monotonic seconds
     """
 
@@ -38,56 +38,56 @@ class ReloadedFiles(Generic[_Read]):
         self._read = read
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen = self._look()
+        self._seen = self._file_states()
         self._value = read()
-        self._looked_at = clock()
+        self._checked_at = clock()
 
     def value(self) -> _Read:
-        """What was read last. It is looked for changes every 10 s at most."""
+        """The last valid value. The files are checked at most every 10 s."""
         with self._lock:
-            if self._clock() - self._looked_at >= _LOOK_SECONDS:
-                self._looked_at = self._clock()
-                self._renew()
+            if self._clock() - self._checked_at >= _CHECK_SECONDS:
+                self._checked_at = self._clock()
+                self._reload()
             return self._value
 
-    def _renew(self) -> None:
+    def _reload(self) -> None:
         try:
-            seen = self._look()
+            seen = self._file_states()
             if seen == self._seen:
                 return
             self._value = self._read()
         except (OSError, ValueError) as error:
-            log.warning("%s cannot be read anew: %s", ", ".join(self._paths), error)
+            log.warning("%s cannot be reloaded: %s", ", ".join(self._paths), error)
             return
         self._seen = seen
-        log.info("%s has been read anew", ", ".join(self._paths))
+        log.info("%s was reloaded", ", ".join(self._paths))
 
-    def _look(self) -> tuple[tuple[int, int, int], ...]:
+    def _file_states(self) -> tuple[tuple[int, int, int], ...]:
         states = [os.stat(path) for path in self._paths]
         return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:
-    """A context of a server with the certificate (and its chain) and key in two PEM files.
+    """The TLS context of a server with a certificate (and its chain) and a key, each in a PEM file.
 
-    Raises OSError, also in form of SSLError, where they cannot be read or do not belong together.
+    Raises OSError, or its subclass SSLError, if they are unreadable or do not match.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # A key with a passphrase must not have the process wait for someone to type one.
+    # With an encrypted key, OpenSSL would otherwise prompt for a passphrase.
     context.load_cert_chain(certificate, key, password="")
     return context
 
 
 def trusted_certificates(path: str) -> str:
-    """The certificates of a PEM file, for clients to trust. Raises OSError, ValueError for what is none."""
+    """The CA certificates of a PEM file, for clients. Raises OSError, or ValueError if it holds none."""
     with open(path, encoding="ascii") as file:
         text = file.read(_MAX_TRUSTED_CHARACTERS + 1)
     if len(text) > _MAX_TRUSTED_CHARACTERS:
         raise ValueError(f"{path} is larger than {_MAX_TRUSTED_CHARACTERS} characters")
     if "PRIVATE KEY" in text:
-        # It goes to every job.
-        raise ValueError(f"{path} holds a private key: name the CA's certificate alone")
+        # The text is given to every job.
+        raise ValueError(f"{path} holds a private key; name a file with the CA's certificate only")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:

@@ -1,18 +1,18 @@
-"""What a replica asks `decide`, and when: the memory between one decision and the next.
+"""The predictor of one replica over a job: what it has learned, and when its next decision is due.
 
-One advisor lives as long as its job. It hears which responses have ended, asks when the
-batch has shrunk enough since the last question, and keeps of each question all that is
-needed to ask it again (`ledger`). Live replicas and simulated ones use the same advisor.
+An advisor lives as long as its job. It records which responses have ended, decides whenever the batch has
+shrunk enough since its last decision, and returns each decision with everything needed to repeat it
+(`ledger`). Live replicas and simulated ones use the same advisor.
 
-Between two questions the live count must fall by a share (one by one when few live), but never past
-the count at which the last choice planned to widen. Or the longest response must grow by a share: that
-a request goes on, too, tells how long the rest may be. Asking more often gained nothing that
-`benchmarks/regret.py` could see.
+Between two decisions the live count must fall by a share (by one if few are live), but never past the count
+at which the last decision planned to widen. Or the longest response must grow by a share: that it is still
+running also says how long the rest may be. Deciding more often gained nothing that `benchmarks/regret.py`
+could detect.
 
 Invariants (asserted by `tests/policy/decision/test_advisor.py`):
-- the same events give the same questions with the same choices;
-- a response is told to the history once, in the stage that it ended in;
-- a fault of forecast or profile is an answer to stay, never an exception.
+- the same events give the same decisions;
+- a response enters the history once, in the stage in which it ended;
+- an error in forecast or profile is a decision to stay, never an exception.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Advisor:
         self._number = 0
         self._due: int | None = None
         self._due_tokens = 0
-        self._untold: list[FinishedResponse] = []
+        self._unrecorded: list[FinishedResponse] = []
 
     def start_stage(self, step: int) -> None:
-        """The generation stage of global step `step` begins; the first question is due at once."""
+        """The generation stage of global step `step` begins; its first decision is due at once."""
         self._history.start_stage(step)
         self._step, self._number, self._due = step, 0, None
 
@@ -72,16 +72,16 @@ class Advisor:
         """Responses of this stage that have ended. `ValueError` for one without a token."""
         for response in finished:
             self._history.add_finished(response.prompt, response.tokens, step=self._step)
-            self._untold.append(response)
+            self._unrecorded.append(response)
 
     def is_due(self, num_live: int, longest_tokens: int) -> bool:
-        """Whether the batch has shrunk, or its longest response grown, enough for another question."""
+        """Whether the batch has shrunk, or its longest response grown, enough for the next decision."""
         return self._due is None or num_live <= self._due or longest_tokens >= self._due_tokens
 
     def decide(self, snapshot: Snapshot, now: float) -> DecisionEntry:
-        """What to do now, kept with all that the answer followed from."""
+        """The decision for this moment, with everything that it followed from."""
         choice = self._choice(snapshot, now)
-        self._due = _next_question(choice, snapshot.degree, len(snapshot.live))
+        self._due = _next_decision(choice, snapshot.degree, len(snapshot.live))
         longest = max((request.decoded_tokens for request in snapshot.live), default=0)
         self._due_tokens = max(longest + math.ceil(LEAST_GROWTH * self._max_tokens), int(GROWTH * longest))
         self._number += 1
@@ -89,29 +89,29 @@ class Advisor:
             step=self._step,
             number=self._number,
             age_seconds=now - snapshot.at_seconds,
-            finished=self._told(),
+            finished=self._take_unrecorded(),
             snapshot=snapshot,
             choice=choice,
         )
 
     def end_stage(self) -> StageEndEntry:
-        """What ended after the last question; the next stage's choices follow from it, too."""
-        return StageEndEntry(step=self._step, finished=self._told())
+        """What ended after the last decision; the next stage's decisions follow from it as well."""
+        return StageEndEntry(step=self._step, finished=self._take_unrecorded())
 
-    def _told(self) -> tuple[FinishedResponse, ...]:
-        told, self._untold = tuple(self._untold), []
-        return told
+    def _take_unrecorded(self) -> tuple[FinishedResponse, ...]:
+        taken, self._unrecorded = tuple(self._unrecorded), []
+        return taken
 
     def _choice(self, snapshot: Snapshot, now: float) -> Choice:
         try:
             expected: Forecast = forecast(snapshot.live, self._history, max_tokens=self._max_tokens)
         except (ValueError, ArithmeticError) as error:
-            return Choice(degree=snapshot.degree, reason=f"nothing can be forecast: {error}")
+            return Choice(degree=snapshot.degree, reason=f"the forecast failed: {error}")
         return decide(snapshot, self._prices, expected, self._rules, now)
 
 
-def _next_question(choice: Choice, degree: int, num_live: int) -> int:
-    """The live count at which the next question is due."""
+def _next_decision(choice: Choice, degree: int, num_live: int) -> int:
+    """The live count at which the next decision is due."""
     if num_live <= FEW:
         return num_live - 1
     staying = next((option for option in choice.options if option.degree == degree), None)

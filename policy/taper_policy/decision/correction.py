@@ -1,18 +1,19 @@
-"""By how much decode steps take longer, or less, than a profile says: learned while serving.
+"""Corrects a profile's decode-step times by what was measured while serving.
 
-A profile is measured on an engine that does nothing else, once; what runs beside it, and how warm the
-machine is, changes. After each stage the seconds of its steps are put beside the profile's, by degree and
-by size of the batch (bins of a factor of two): the ratio of their sums is the bin's factor. Stages are
-averaged in logarithms, each with a weight that grows with its steps up to `MOST_WEIGHT`, the
-last ones counting most. Factors are bounded: beyond `BOUND` the profile is of another machine.
+A profile is measured once, on an engine that does nothing else; what runs beside it later, and how warm
+the machine is, changes. After each stage the measured seconds of its steps are compared with the
+profile's, by degree and by batch size (bins of a factor of two): the ratio of their sums is the bin's
+factor. Stages are averaged in logarithms, each with a weight that grows with its steps up to
+`MOST_WEIGHT`; the last stages count most. Factors are bounded: beyond `BOUND` the profile belongs to
+another machine.
 
-Between the middles of the bins that were seen a factor is linear over the logarithm of the batch,
-beyond them it is that of the nearest. A degree that was never seen has the mean of the others
-there: what slows one layout slows all.
+Between the centres of the bins that were seen, a factor is linear over the logarithm of the batch; beyond
+them it is that of the nearest bin. A degree that was never seen has the mean of the others there: what
+slows one layout slows all.
 
 Invariants (asserted by `tests/policy/decision/test_correction.py`):
 - steps that take what the profile says change nothing;
-- steps that take all the same multiple are learned to be so, to any precision, within the bound;
+- steps that all take the same multiple are learned exactly, within the bound;
 - every factor lies within the bound, and between those of the bins next to it.
 """
 
@@ -36,7 +37,7 @@ MOST_WEIGHT: Final = 0.5
 
 
 class TimedStep(NamedTuple):
-    """A decode step of a group as it was: `context_tokens` is the mean over its requests."""
+    """A measured decode step of a group; `context_tokens` is the mean over its requests."""
 
     degree: int
     batch: int
@@ -76,7 +77,7 @@ class Correction:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Correction:
-        """The one that `as_json` wrote. Raises `ValueError` and the like for what is none."""
+        """The correction that `as_json` wrote. `ValueError`, `TypeError` or `AttributeError` for others."""
         return cls(
             {
                 int(degree): {int(one): float(factor) for one, factor in bins.items()}
@@ -129,7 +130,7 @@ class CorrectedPrices:
 
 
 def learned(correction: Correction, steps: Iterable[TimedStep], prices: Prices, footprint: int) -> Correction:
-    """The correction after a stage of `steps`. All groups of a layout are taken to have been busy.
+    """The correction after a stage of `steps`. All groups of a layout are assumed busy.
 
     Raises `ValueError` for steps of a degree that has no price.
     """

@@ -1,12 +1,12 @@
-"""The decision as a replica asks for it: a snapshot, a profile, a forecast, settings, the time.
+"""The predictor's decision, as a pure function of snapshot, profile, forecast, settings and time.
 
-`decide` is pure and gives a reason for whatever it does. It stays where it must not or cannot
-judge: nothing lives, requests wait for room or may still arrive, the snapshot is old or from
-the future, the forecast is of other requests, or the profile cannot price a layout.
+`decide` gives a reason for every answer. It stays in the present layout if it cannot judge: nothing is
+running, requests wait for room or may still arrive, the snapshot is too old or from the future, the
+forecast is for other requests, or the profile cannot price a layout.
 
 Invariants (asserted by `tests/policy/decision/test_decide.py`):
 - equal arguments give equal choices, also with the live requests in another order;
-- it does not raise for any snapshot: a fault of the predictor never stops generation.
+- it does not raise for any snapshot: an error of the predictor never stops generation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCENARIO_REQUESTS: Final = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionSettings:
-    """What the user set: the layouts that may be taken, and when a gain is enough. `seed` draws scenarios."""
+    """The layouts that may be taken, and how large a gain must be. `seed` is for drawing scenarios."""
 
     degrees: tuple[int, ...]
     predictor: PredictorSettings = field(default_factory=PredictorSettings)
@@ -37,7 +37,7 @@ class DecisionSettings:
 def decide(
     snapshot: Snapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings, now: float
 ) -> Choice:
-    """The layout to have now, and why. Never raises: what it cannot judge it leaves as it is."""
+    """The layout to have now, and why. Never raises; stays where it cannot judge."""
     reason = _why_not(snapshot, forecast, now)
     if reason is not None:
         return Choice(degree=snapshot.degree, reason=reason)
@@ -48,7 +48,7 @@ def decide(
 
 
 def scenario_count(num_live: int) -> int:
-    """How many scenarios are drawn for so many requests: fewer of many, whose sums vary less."""
+    """How many scenarios to draw for `num_live` requests: fewer for many, because their sums vary less."""
     fewest, most = SCENARIOS
     return max(fewest, min(most, SCENARIO_REQUESTS // num_live))
 
@@ -74,14 +74,14 @@ def _priced(snapshot: Snapshot, profile: Prices, forecast: Forecast, settings: D
     remaining = forecast.scenarios(scenario_count(len(live)), settings.seed)[
         :, [order[request.rid] for request in live]
     ]
-    outlook = Scenarios.of(
+    scenarios = Scenarios.of(
         remaining,
         [request.prompt_tokens + request.decoded_tokens for request in live],
         [request.group for request in live],
         num_groups=snapshot.footprint // snapshot.degree,
     )
     return choose(
-        outlook,
+        scenarios,
         profile,
         settings.predictor,
         degree=snapshot.degree,

@@ -1,14 +1,13 @@
-"""The layout to begin a stage in, before any of its requests is there.
+"""The layout in which a stage begins, chosen before its first request arrives.
 
-Between two stages a replica is idle, so another layout costs no request a pause. What the stage
-will bring is not known yet; what is expected of it is: about as many requests as in the stage
-before, with lengths as the job has shown so far, or the prior's in its first stage. The layouts
-are priced by their courses to the end, widenings on the way included. The fastest is taken if it
-beats the best layout to keep for good by the margin: a widening that is planned for nothing but a
-sliver costs most where the stage turns out short.
+Between two stages a replica is idle, so a change of layout pauses no request. The coming stage is
+expected to be like the last one: about as many requests, with lengths as the job has shown so far, or the
+prior's in its first stage. Each layout is priced to the end of the stage, later widenings included. The
+fastest is taken if it beats the best static layout by the margin: planning a later widening for a tiny
+gain loses most if the stage turns out short.
 
 Invariants (asserted by `tests/policy/decision/test_first_layout.py`):
-- by its own model never slower than any layout that is kept for good;
+- by its own model never slower than any static layout;
 - equal arguments give equal choices;
 - it does not raise for what cannot be priced: the stage then begins in the narrowest layout.
 """
@@ -28,12 +27,12 @@ from taper_policy.forecast.lengths import LengthHistory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedStage:
-    """What a stage is expected to bring to one replica.
+    """What one replica is expected to serve in a stage.
 
     num_requests, num_prompts: requests, and the prompts whose samples they are
     prompt_tokens: mean tokens of a prompt
 
-    Raises `ValueError` for numbers that no stage has.
+    Raises `ValueError` for impossible numbers.
     """
 
     num_requests: int
@@ -47,7 +46,7 @@ class ExpectedStage:
             raise ValueError(f"prompt_tokens: {self.prompt_tokens} is negative")
 
     def requests(self) -> list[LiveRequest]:
-        """As many requests, of prompts that nobody has seen; the samples of a prompt follow each other."""
+        """The expected requests, of unknown prompts; the samples of a prompt follow each other."""
         samples = -(-self.num_requests // self.num_prompts)
         return [
             LiveRequest(
@@ -78,14 +77,14 @@ def first_layout(
         )
         num_groups = footprint // settings.degrees[0]
         # The prefill makes the first token of each response, no step does.
-        outlook = Scenarios.of(
+        scenarios = Scenarios.of(
             np.maximum(1, remaining - 1),
             [request.prompt_tokens + 1 for request in requests],
             [index % num_groups for index in range(len(requests))],
             num_groups=num_groups,
         )
         return choose_first(
-            outlook, profile, settings.predictor, degrees=settings.degrees, footprint=footprint
+            scenarios, profile, settings.predictor, degrees=settings.degrees, footprint=footprint
         )
     except (ValueError, ArithmeticError) as error:
         return Choice(degree=settings.degrees[0], reason=f"cannot be priced: {error}")

@@ -1,9 +1,12 @@
-"""The decisions of a replica as they are kept: every question with all that its answer followed from.
+"""The decisions of a replica as they are recorded: each with everything that it followed from.
 
-A ledger is a sequence of entries in the order of time. A replica's life begins with its `StartEntry`; then
-come, stage by stage, how its profile is corrected (where that is news), its opening, the questions,
-what became of the switches, how the stage compares with other plans, and its end.
-`replay.replay` asks the questions again.
+A ledger is a sequence of entries in the order of time. A replica's history begins with a `StartEntry`.
+Then follow, stage by stage: the correction of its profile (if it changed), the first layout, the
+decisions, the outcomes of the switches, the review of the stage, and its end. `review.replay` decides
+everything again.
+
+The kinds in the JSON form (`start`, `correction`, `opening`, `question`, ...) are those of the first
+ledgers, so that these can still be read.
 
 Invariants (asserted by `tests/policy/review/test_replica_history.py`):
 - an entry read back from JSON equals the one written.
@@ -35,7 +38,7 @@ class FinishedResponse(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartEntry:
-    """A replica begins to predict, and knows nothing of lengths yet.
+    """A replica starts to predict, without any lengths yet.
 
     degrees: of the layouts that may be taken, base first
     mode: `advise` or `enforce`
@@ -50,7 +53,7 @@ class StartEntry:
     profile: Profile
 
     def rules(self) -> DecisionSettings:
-        """What the questions were asked with."""
+        """The settings of its decisions."""
         return DecisionSettings(degrees=self.degrees, predictor=self.predictor)
 
     def as_json(self) -> dict[str, Any]:
@@ -68,7 +71,7 @@ class StartEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorrectionEntry:
-    """How the profile's steps are corrected from this stage on."""
+    """The correction of the profile's steps from this stage on."""
 
     step: int
     correction: Correction
@@ -80,7 +83,7 @@ class CorrectionEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstLayoutEntry:
-    """The layout that a stage began in, by what was expected of it."""
+    """The choice of a stage's first layout, from what was expected of the stage."""
 
     step: int
     expected: ExpectedStage
@@ -100,9 +103,9 @@ class FirstLayoutEntry:
 class DecisionEntry:
     """One decision.
 
-    step, number: the stage's global step, and the how-manieth question of the stage it is, from 1
-    age_seconds: of the snapshot when it was judged
-    finished: responses that ended since the question (or stage) before
+    step, number: the stage's global step; 1-based index within the stage
+    age_seconds: age of the snapshot at the time of the decision
+    finished: responses that ended since the previous decision, or the start of the stage
     """
 
     step: int
@@ -114,11 +117,11 @@ class DecisionEntry:
 
     @property
     def is_switch(self) -> bool:
-        """Whether another layout was chosen than the one at hand."""
+        """Whether another layout than the present one was chosen."""
         return self.choice.degree != self.snapshot.degree
 
     def option(self, degree: int) -> Option | None:
-        """What was weighed of a layout; None where nothing could be priced."""
+        """The price of a layout; None if nothing could be priced."""
         return next((option for option in self.choice.options if option.degree == degree), None)
 
     def as_json(self) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class DecisionEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageEndEntry:
-    """The end of a stage: the responses that ended after its last question."""
+    """The end of a stage: the responses that ended after its last decision."""
 
     step: int
     finished: tuple[FinishedResponse, ...]
@@ -152,7 +155,7 @@ class StageEndEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchOutcomeEntry:
-    """What became of a switch, or of an advice: the fields of the stage's record of it."""
+    """The outcome of a switch, made or only advised: the fields of its record in the stage."""
 
     step: int
     switch: Mapping[str, Any]
@@ -164,7 +167,7 @@ class SwitchOutcomeEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReviewEntry:
-    """How the stage compares with other plans, as its record tells it."""
+    """The comparison of the stage with other plans, from its record."""
 
     step: int
     review: Mapping[str, Any]
@@ -187,7 +190,7 @@ def entry_from_json(values: Mapping[str, Any]) -> LedgerRecord:
     except KeyError as error:
         raise ValueError(f"{error.args[0]}: missing") from None
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"is no ledger entry: {error}") from None
+        raise ValueError(f"is not a ledger entry: {error}") from None
 
 
 def _start(values: Mapping[str, Any]) -> StartEntry:

@@ -1,21 +1,20 @@
-"""Which layout a replica should have now: the predictor's decision, pure.
+"""Prices each layout to the end of the stage and chooses one: the core of the predictor, pure.
 
-For each uniform layout the expected seconds to the end of the stage are priced over the
-forecast's scenarios: going on in the layout at hand, or switching to another now, switch
-cost included, with later widenings allowed in both cases. A later widening happens when
-the live count has fallen to a milestone; which one is chosen by backward induction on the
-scenarios' mean, so that nothing is decided by lengths that nobody can know.
+For each uniform layout the expected seconds to the end of the stage are computed over the forecast's
+scenarios: stay in the present layout, or switch to another one now with the pause included. Later
+widenings are allowed in both cases. A later widening happens when the live count has fallen to a
+milestone; which one is chosen by backward induction on the scenarios' mean, so that no choice depends on
+lengths that are not yet known.
 
-A switch waits for the last group to finish its step. How long is known for one that is made now; of
-a later one the mean is taken, groups being out of step.
+A switch waits until the last group has finished its step. That wait is known for a switch now; for a
+later one the mean is taken, with the groups out of step.
 
-A switch is decided only if it is best made now, its expected gain over staying for good beats the
-margin, and enough scenarios gain.
+A switch is chosen only if now is the best time for it, its expected gain over staying to the end of the stage
+exceeds the margin, and enough scenarios gain.
 
 Invariants (asserted by `tests/policy/decision/test_pricing.py`):
-- under its own model the decision is never slower than staying for good;
-- equal inputs give equal decisions, whatever the order of the requests;
-- with `mode` limits met (nothing live, requests waiting, arrivals open) it stays, and says why;
+- under its own model the choice is never slower than staying to the end;
+- equal inputs give equal choices, whatever the order of the requests;
 - it never raises for a snapshot and a forecast that agree: what it cannot price, it does not choose.
 """
 
@@ -32,7 +31,7 @@ from taper_policy.decision.scenarios import Scenarios, StepSeconds
 
 
 class Prices(Protocol):
-    """What a profile must tell: step seconds of each degree, and the seconds of a switch."""
+    """The interface of a profile: step times of each degree, and the duration of a switch."""
 
     def steps(self, degree: int) -> StepSeconds:
         """The step times of a group of `degree` ranks."""
@@ -48,15 +47,15 @@ class Prices(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictorSettings:
-    """When a predicted gain is enough: `margin_seconds` and `margin_share` of what staying for good
-    takes, in at least the share `confidence` of the scenarios."""
+    """How large a predicted gain must be: more than `margin_seconds` plus `margin_share` of the time that
+    staying takes, in at least the share `confidence` of the scenarios."""
 
     margin_seconds: float = 0.02
     margin_share: float = 0.01
     confidence: float = 0.75
 
     def margin(self, staying_seconds: float) -> float:
-        """Seconds that must be saved of those."""
+        """Minimum gain required over staying."""
         return self.margin_seconds + self.margin_share * staying_seconds
 
 
@@ -64,8 +63,8 @@ class PredictorSettings:
 class Option:
     """A layout to have from now on: expected seconds to the end of the stage, and its 80 % interval.
 
-    `pause_seconds` is part of `seconds`. `next_degree` and `next_at_requests` tell the widening
-    that is planned later, if one is.
+    `pause_seconds` is part of `seconds`. `next_degree` and `next_at_requests` describe the widening
+    that is planned for later, if any.
     """
 
     degree: int
@@ -79,9 +78,9 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The decision: the layout to have, why, and what was weighed. `degree` is the present one to stay.
+    """The chosen layout, the reason, and the prices of all layouts. To stay, `degree` is the present one.
 
-    `gain_seconds` is what the best other layout saves over staying for good, `gain_share` the share
+    `gain_seconds` is what the best other layout saves over staying to the end, `gain_share` the share
     of the scenarios in which it does.
     """
 
@@ -93,8 +92,8 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Course:
-    """What follows from a layout: seconds of its blocks `[scenarios, blocks]`, and when to leave it.
+class _Continuation:
+    """The rest of a stage from a layout on: seconds of its blocks `[scenarios, blocks]`, when to leave it.
 
     At each milestone `[blocks + 1]`: `rest` is the mean seconds to the end of the best way on,
     `saved` what widening there saves on average, and `targets` to which degree.
@@ -112,7 +111,7 @@ class _Course:
 
 
 def choose(
-    outlook: Scenarios,
+    scenarios: Scenarios,
     prices: Prices,
     settings: PredictorSettings,
     *,
@@ -121,88 +120,92 @@ def choose(
     footprint: int,
     boundary_seconds: float | None = None,
 ) -> Choice:
-    """The best layout now, for a stage of which `outlook` tells what may come.
+    """The best layout now, for a stage whose rest may be any of `scenarios`.
 
     `boundary_seconds`: how long the first group to stop would wait for the last, now; None where unknown.
     """
-    pauses = _Pauses(outlook, prices, footprint, degree, boundary_seconds)
-    courses = _courses(outlook, prices, pauses, degrees, footprint)
+    pauses = _Pauses(scenarios, prices, footprint, degree, boundary_seconds)
+    continuations = _continuations(scenarios, prices, pauses, degrees, footprint)
     is_one_group = degree == footprint
-    grouped = courses[degree].seconds if is_one_group else outlook.seconds_as_grouped(prices.steps(degree))
-    wider = {other: course for other, course in courses.items() if other > degree}
-    staying = _course(grouped, degree, wider, pauses, first=1)
-    ways = courses | {degree: staying}
-    plans = {other: _plan_seconds(other, ways[other], courses, pauses, present=degree) for other in degrees}
-    options = _options(plans, ways, outlook, pauses, degree)
-    return _weigh(plans, grouped.sum(axis=1), options, settings, degree, int(outlook.counts[0]))
+    grouped = (
+        continuations[degree].seconds if is_one_group else scenarios.seconds_as_grouped(prices.steps(degree))
+    )
+    wider = {other: continuation for other, continuation in continuations.items() if other > degree}
+    staying = _continuation(grouped, degree, wider, pauses, first=1)
+    ways = continuations | {degree: staying}
+    plans = {
+        other: _plan_seconds(other, ways[other], continuations, pauses, present=degree) for other in degrees
+    }
+    options = _options(plans, ways, scenarios, pauses, degree)
+    return _weigh(plans, grouped.sum(axis=1), options, settings, degree, int(scenarios.counts[0]))
 
 
 def choose_first(
-    outlook: Scenarios,
+    scenarios: Scenarios,
     prices: Prices,
     settings: PredictorSettings,
     *,
     degrees: Sequence[int],
     footprint: int,
 ) -> Choice:
-    """The layout to begin in. The groups of `outlook` are those of the narrowest of `degrees`; in another
+    """The layout to begin in. The groups of `scenarios` are those of the narrowest of `degrees`; in another
     layout they are `merged`, as requests that are dealt in turn would be.
 
-    No layout is at hand, so none costs a switch. The fastest is taken, later widenings included, if it
-    beats the best layout to keep for good by the margin. Confidence is not asked for: a widening that
-    is only planned will be judged when it is due.
+    No switch is needed for any of them. The fastest is taken, later widenings included, if it
+    beats the best static layout by the margin. Confidence is not required: a widening that
+    is only planned will be decided when it is due.
     """
-    pauses = _Pauses(outlook, prices, footprint)
-    courses = _courses(outlook, prices, pauses, degrees, footprint)
+    pauses = _Pauses(scenarios, prices, footprint)
+    continuations = _continuations(scenarios, prices, pauses, degrees, footprint)
     plans, ways, kept = {}, {}, {}
     for degree in degrees:
-        wider = {other: course for other, course in courses.items() if other > degree}
-        dealt = outlook.merged(footprint // degree).seconds_as_grouped(prices.steps(degree))
-        ways[degree] = _course(dealt, degree, wider, pauses)
-        plans[degree] = _plan_seconds(degree, ways[degree], courses, pauses, present=degree)
+        wider = {other: continuation for other, continuation in continuations.items() if other > degree}
+        dealt = scenarios.merged(footprint // degree).seconds_as_grouped(prices.steps(degree))
+        ways[degree] = _continuation(dealt, degree, wider, pauses)
+        plans[degree] = _plan_seconds(degree, ways[degree], continuations, pauses, present=degree)
         kept[degree] = dealt.sum(axis=1)
     steady = min(degrees, key=lambda degree: (float(kept[degree].mean()), degree))
     fastest = min(degrees, key=lambda degree: (float(plans[degree].mean()), degree))
     staying, seconds = float(kept[steady].mean()), float(plans[fastest].mean())
     share = float((kept[steady] > plans[fastest]).mean())
     is_enough = staying - seconds > settings.margin(staying)
-    told = f"{outlook.counts[0]} expected: degree {fastest} {seconds:.2f} s"
+    summary = f"{scenarios.counts[0]} expected: degree {fastest} {seconds:.2f} s"
     return Choice(
         degree=fastest if is_enough else steady,
-        reason=f"{told}, degree {steady} for good {staying:.2f} s",
+        reason=f"{summary}, static degree {steady} {staying:.2f} s",
         gain_seconds=staying - seconds,
         gain_share=share,
-        options=_options(plans, ways, outlook, pauses, None),
+        options=_options(plans, ways, scenarios, pauses, None),
     )
 
 
-def _courses(
-    outlook: Scenarios, prices: Prices, pauses: _Pauses, degrees: Sequence[int], footprint: int
-) -> dict[int, _Course]:
-    """The course from each degree on, with the requests spread evenly."""
-    courses: dict[int, _Course] = {}
+def _continuations(
+    scenarios: Scenarios, prices: Prices, pauses: _Pauses, degrees: Sequence[int], footprint: int
+) -> dict[int, _Continuation]:
+    """The continuation from each degree on, with the requests spread evenly."""
+    continuations: dict[int, _Continuation] = {}
     for degree in sorted(degrees, reverse=True):
-        even = outlook.seconds_if_even(prices.steps(degree), num_groups=footprint // degree)
-        courses[degree] = _course(even, degree, courses, pauses)
-    return courses
+        even = scenarios.seconds_if_even(prices.steps(degree), num_groups=footprint // degree)
+        continuations[degree] = _continuation(even, degree, continuations, pauses)
+    return continuations
 
 
 class _Pauses:
     """Mean seconds of a switch at each milestone, for each pair of degrees, with the wait for the boundary.
 
-    `boundary_seconds` is that wait in the layout at hand, of `present`, at the first milestone.
+    `boundary_seconds` is that wait in the present layout, of degree `present`, at the first milestone.
     """
 
     def __init__(
         self,
-        outlook: Scenarios,
+        scenarios: Scenarios,
         prices: Prices,
         footprint: int,
         present: int | None = None,
         boundary_seconds: float | None = None,
     ) -> None:
-        self._requests = outlook.counts.astype(np.float64)
-        self._context = outlook.live_context_tokens.mean(axis=0)
+        self._requests = scenarios.counts.astype(np.float64)
+        self._context = scenarios.live_context_tokens.mean(axis=0)
         self._prices, self._footprint = prices, footprint
         self._present, self._boundary_seconds = present, boundary_seconds
         self._waits: dict[int, FloatArray] = {}
@@ -234,9 +237,9 @@ class _Pauses:
         return wait
 
 
-def _course(
-    seconds: FloatArray, degree: int, wider: Mapping[int, _Course], pauses: _Pauses, *, first: int = 0
-) -> _Course:
+def _continuation(
+    seconds: FloatArray, degree: int, wider: Mapping[int, _Continuation], pauses: _Pauses, *, first: int = 0
+) -> _Continuation:
     """The best way on from `degree`, whose blocks take `seconds` `[scenarios, blocks]`, at each milestone.
 
     `first` is the earliest milestone at which it may widen.
@@ -245,19 +248,24 @@ def _course(
     alone = np.concatenate([mean[::-1].cumsum()[::-1], [0.0]])
     # What is saved by widening at each milestone; at the last one nothing is left to save.
     saved, targets = np.zeros(len(alone)), np.full(len(alone), degree)
-    for other, course in wider.items():
+    for other, continuation in wider.items():
         if other <= degree:
             continue
-        candidate = alone - pauses.of(degree, other) - course.rest
+        candidate = alone - pauses.of(degree, other) - continuation.rest
         better = candidate > saved
         saved, targets = np.where(better, candidate, saved), np.where(better, other, targets)
     saved[:first] = 0.0
     best = np.maximum.accumulate(saved[::-1])[::-1]
-    return _Course(seconds, alone - best, saved, targets)
+    return _Continuation(seconds, alone - best, saved, targets)
 
 
 def _plan_seconds(
-    degree: int, way: _Course, courses: Mapping[int, _Course], pauses: _Pauses, *, present: int
+    degree: int,
+    way: _Continuation,
+    continuations: Mapping[int, _Continuation],
+    pauses: _Pauses,
+    *,
+    present: int,
 ) -> FloatArray:
     """Seconds of each scenario `[scenarios]` under the plan of going on by `way` from now."""
     total = np.zeros(len(way.seconds))
@@ -267,19 +275,19 @@ def _plan_seconds(
     while (leaves := way.leaves(begin)) is not None:
         at, target = leaves
         total += way.seconds[:, begin:at].sum(axis=1) + pauses.of(degree, target)[at]
-        degree, way, begin = target, courses[target], at
+        degree, way, begin = target, continuations[target], at
     rest: FloatArray = total + way.seconds[:, begin:].sum(axis=1)
     return rest
 
 
 def _options(
     plans: Mapping[int, FloatArray],
-    ways: Mapping[int, _Course],
-    outlook: Scenarios,
+    ways: Mapping[int, _Continuation],
+    scenarios: Scenarios,
     pauses: _Pauses,
     present: int | None,
 ) -> tuple[Option, ...]:
-    """What each of `plans` comes to. `present` is the layout at hand, None where there is none yet."""
+    """The price of each of `plans`. `present` is the present degree, None before a stage begins."""
     seconds = np.sort(np.stack(list(plans.values())), axis=1)
     mean = seconds.mean(axis=1).tolist()
     low, high = (_quantile(seconds, share).tolist() for share in (0.1, 0.9))
@@ -295,7 +303,7 @@ def _options(
                 high_seconds=high[index],
                 pause_seconds=pause,
                 next_degree=leaves[1] if leaves else None,
-                next_at_requests=int(outlook.counts[leaves[0]]) if leaves else None,
+                next_at_requests=int(scenarios.counts[leaves[0]]) if leaves else None,
             )
         )
     return tuple(options)
@@ -318,7 +326,7 @@ def _weigh(
     degree: int,
     num_live: int,
 ) -> Choice:
-    """The best other layout if now is the moment for it, and it is enough faster than staying for good.
+    """The best other layout if now is the best time for it, and it is enough faster than staying to the end.
 
     A margin over waiting for the same switch would put it off again and again: a moment later it is
     nearly as good. Over waiting for another one the margin is due.
@@ -332,16 +340,16 @@ def _weigh(
     staying = float(staying_for_good.mean())
     gain, ahead = staying - best.seconds, waiting.seconds - best.seconds
     share = float((staying_for_good > plans[best.degree]).mean())
-    told = f"{num_live} live: degree {best.degree} {best.seconds:.2f} s, staying {staying:.2f} s"
+    summary = f"{num_live} live: degree {best.degree} {best.seconds:.2f} s, staying {staying:.2f} s"
     margin = settings.margin(staying)
     target = degree
     if gain <= margin:
-        reason = f"{told}: no more than the margin of {margin:.2f} s is gained"
+        reason = f"{summary}: the gain does not exceed the margin of {margin:.2f} s"
     elif share < settings.confidence:
-        reason = f"{told}: only {share:.0%} of the scenarios gain"
+        reason = f"{summary}: only {share:.0%} of the scenarios gain"
     elif ahead <= (0.0 if waiting.next_degree == best.degree else margin):
         waits = f"degree {waiting.next_degree} at {waiting.next_at_requests} live, {waiting.seconds:.2f} s"
-        reason = f"{told}: waits for {waits}"
+        reason = f"{summary}: waits for {waits}"
     else:
-        reason, target = f"{told}: {gain:.2f} s gained, in {share:.0%} of the scenarios", best.degree
+        reason, target = f"{summary}: {gain:.2f} s gained, in {share:.0%} of the scenarios", best.degree
     return Choice(degree=target, reason=reason, gain_seconds=gain, gain_share=share, options=tuple(options))

@@ -6,12 +6,12 @@ is cut at *milestones*, live counts from all down to none: each of the last `FIN
 fewer above, where a step's cost is smooth. A *block* lies between two milestones; within
 it a layout's step is priced once, at the block's mean batch and mean context.
 
-In the layout at hand the groups are those that are; the one that takes longest prices the
-stage. In any other layout the live requests are spread evenly.
+In the present layout requests stay in their groups, and the slowest group prices the stage. In any other
+layout the live requests are spread evenly.
 
 Invariants (asserted by `tests/policy/decision/test_scenarios.py`):
 - with one group and all counts fine, the seconds equal a simulation step by step;
-- blind to the order of requests and to the names of groups;
+- does not depend on the order of requests or on the numbering of groups;
 - no layout's seconds fall when a request has more tokens to make, if larger batches and
   longer contexts never take less time.
 """
@@ -48,11 +48,11 @@ def milestones(num_live: int) -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class Scenarios:
-    """Scenarios, summed over blocks.
+    """Scenarios of the rest of a stage, summed over blocks.
 
     `counts` `[blocks + 1]` are the milestones, and `live_context_tokens` `[scenarios, blocks
     + 1]` the sum of the live contexts there. `steps` `[scenarios, blocks]` is how many tokens
-    a request makes that lives through a block. Of each group of the layout at hand, `[groups,
+    a request makes that lives through a block. Of each group of the present layout, `[groups,
     scenarios, blocks]`: `batch_tokens`, the tokens made in a block, and `context_tokens`, the
     live contexts summed over its steps.
     """
@@ -84,7 +84,7 @@ class Scenarios:
         ended = num_live - counts
         cuts = np.zeros((len(remaining), len(counts)))
         cuts[:, 1:] = ends[:, ended[1:] - 1]
-        made = _made_until(cuts, ends, context[order], owner[order], ended, num_groups)
+        made = _progress_until(cuts, ends, context[order], owner[order], ended, num_groups)
         return cls(
             counts=counts,
             steps=np.diff(cuts, axis=1),
@@ -102,7 +102,7 @@ class Scenarios:
         return replace(self, batch_tokens=tokens, context_tokens=contexts)
 
     def seconds_as_grouped(self, steps: StepSeconds) -> FloatArray:
-        """Seconds of each block `[scenarios, blocks]` in the layout at hand: the slowest group's."""
+        """Seconds of each block `[scenarios, blocks]` in the present layout: the slowest group's."""
         seconds = self._priced(steps, self.batch_tokens, self.context_tokens, len(self.batch_tokens))
         slowest = seconds.sum(axis=2).argmax(axis=0)
         chosen: FloatArray = np.take_along_axis(seconds, slowest[None, :, None], axis=0)[0]
@@ -134,8 +134,8 @@ class Scenarios:
         return steps_made * steps.seconds(np.maximum(1.0, batch), context, busy)
 
 
-class _Made(NamedTuple):
-    """What the requests of each group have made at each milestone, `[groups, scenarios, milestones]`.
+class _Progress(NamedTuple):
+    """What the requests of each group have decoded by each milestone, `[groups, scenarios, milestones]`.
 
     Tokens; the live contexts, which grow by one a step, summed over the steps; the live contexts.
     """
@@ -145,14 +145,14 @@ class _Made(NamedTuple):
     live_contexts: FloatArray
 
 
-def _made_until(
+def _progress_until(
     cuts: FloatArray,
     ends: FloatArray,
     contexts: FloatArray,
     owners: IntArray,
     ended: IntArray,
     num_groups: int,
-) -> _Made:
+) -> _Progress:
     """After `cuts` `[scenarios, milestones]` steps, when `ended` `[milestones]` requests have ended.
 
     `ends`, `contexts`, `owners` (groups) `[scenarios, live]`, soonest end first.
@@ -168,7 +168,7 @@ def _made_until(
 
     num_ended, ended_contexts = until(None), until(contexts)
     live, live_contexts = num_ended[..., -1:] - num_ended, ended_contexts[..., -1:] - ended_contexts
-    return _Made(
+    return _Progress(
         tokens=until(ends) + live * cuts,
         context_steps=until(ends * (contexts + 0.5 * ends)) + cuts * (live_contexts + 0.5 * live * cuts),
         live_contexts=live_contexts + live * cuts,

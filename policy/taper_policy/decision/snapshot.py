@@ -42,7 +42,7 @@ class Snapshot:
 
     @property
     def is_settled(self) -> bool:
-        """Whether requests are running, none waits, and none is still to arrive: from now on the batch shrinks."""
+        """Whether requests are running, none waits and none is still to arrive: the batch only shrinks."""
         return self.arrivals_settled and not self.waiting and self.num_running > 0
 
     def with_live(self, live: tuple[LiveRequest, ...]) -> Snapshot:

@@ -109,7 +109,7 @@ class Schedule:
 
     @classmethod
     def from_settings(cls, settings: Any, degrees: Sequence[int]) -> Schedule:
-        """From a list of `{"tokens": n, "degree": d}`; d is one of `degrees`, the first point's not the first."""
+        """From a list of `{"tokens": n, "degree": d}`; d among `degrees`, at first not the base degree."""
         schedule = cls(points=tuple(SchedulePoint(**point) for point in settings))
         for index, point in enumerate(schedule.points):
             known = ", ".join(map(str, degrees))

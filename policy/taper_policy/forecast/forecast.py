@@ -3,8 +3,8 @@
 Model. Lengths are read as normal scores through the job's survivor curve (`survivors.py`).
 The score of a sample is `sqrt(c) * level + sqrt(1 - c) * noise`: the level is its prompt's, the
 noise its own, c the correlation of siblings (a Gaussian copula within each prompt). A
-sibling that has ended tells its score; a live one, or one that ended at the cap, tells that
-its score is above some point; the prompt's last stage tells its level then, which correlates
+sibling that has ended shows its score; a live one, or one that ended at the cap, shows that
+its score is above some point; the prompt's last stage shows its level then, which correlates
 with that of now. The posterior of each prompt's level is summed over a grid, without
 approximation of the censored terms, and a request's forecast is the mixture over the levels of
 what lies beyond its own decoded tokens. In a job's first stage the curve is the prior, bent
@@ -19,15 +19,13 @@ Invariants (asserted by `tests/policy/forecast/test_forecast.py`):
 - a sibling that is longer, ended or live, never makes a forecast shorter, in no quantile;
 - draws of siblings are correlated as far as their prompt's level is not known yet;
 - between 1 and `max_tokens - decoded_tokens`; quantiles never fall;
-- a function of the set of live requests: their order is of no matter.
+- a function of the set of live requests: their order does not matter.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 from zlib import crc32
@@ -36,18 +34,17 @@ import numpy as np
 import numpy.typing as npt
 
 from taper_policy.arrays import FloatArray, IntArray
-from taper_policy.forecast.lengths import LengthHistory, PastLengths
-from taper_policy.forecast.survivors import NUM_FOLDS, Observed, SurvivorCurves, survivor_curves
+from taper_policy.forecast.lengths import LengthHistory
+from taper_policy.forecast.levels import KNOTS, LEVELS, tails, tails_at
+from taper_policy.forecast.sources import FORECAST_SOURCES
+from taper_policy.forecast.stage_lengths import StageLengths
+from taper_policy.forecast.survivors import SurvivorCurves
 
 # Even ones, and some in the upper tail: a stage lasts as long as the longest of many.
 PROBABILITIES: Final = np.append((np.arange(32) + 0.5) / 32, (0.992, 0.996, 0.999))
 NUM_QUANTILES: Final = len(PROBABILITIES)
 
 _GAPS: Final = np.diff(PROBABILITIES)
-_LEVELS: Final = np.linspace(-4.0, 4.0, 33)
-_KNOTS: Final = np.linspace(-3.6, 5.0, 44)
-# Far below any likelihood that matters, far above what a logarithm or a quotient cannot bear.
-_SMALLEST: Final = 1e-200
 # Requests whose arrays fit a core's cache together, and which malloc need not take from the system.
 _BLOCK: Final = 256
 _FIELDS: Final = attrgetter("rid", "prompt", "group", "decoded_tokens")
@@ -155,7 +152,7 @@ def forecast(
         return Forecast(rids=(), prompts=(), quantiles=nothing, shared=np.empty(0), source=())
     rids, prompts, groups, decoded_tokens = zip(*map(_FIELDS, live), strict=True)
     _check(rids, groups, decoded_tokens, max_tokens, num_groups)
-    stage = _Stage.of(prompts, decoded_tokens, history, max_tokens)
+    stage = StageLengths.of(prompts, decoded_tokens, history, max_tokens)
     curves = stage.curves(history.past, max_tokens)
     totals, shared = _total_quantiles(stage, curves, history)
     decoded = stage.decoded_tokens[:, None]
@@ -165,71 +162,12 @@ def forecast(
         prompts=prompts,
         quantiles=np.clip(totals - decoded, 1, max_tokens - decoded)[back],
         shared=shared[stage.live_prompts][back],
-        source=_sources(stage, history),
+        source=_described(stage, history),
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stage:
-    """The requests of a stage as arrays, in an order of their own: by prompt, then decoded tokens.
-
-    order: index, among the live requests as given, of each live request here [num_live]
-    live_prompts: index into `prompts` of each live request, ascending [num_live]
-    decoded_tokens: of each live request [num_live]
-    prompts, folds: digest and fold of each prompt of the live requests [num_prompts]
-    ended_prompts: the prompt of each request that has ended; -1 where none of its siblings live [num_ended]
-    ended_folds, ended_tokens: of those [num_ended]
-    """
-
-    order: IntArray
-    live_prompts: IntArray
-    decoded_tokens: IntArray
-    prompts: list[str]
-    folds: IntArray
-    ended_prompts: IntArray
-    ended_folds: IntArray
-    ended_tokens: IntArray
-
-    @classmethod
-    def of(
-        cls, prompts_of: Sequence[str], decoded_tokens: Sequence[int], history: LengthHistory, max_tokens: int
-    ) -> _Stage:
-        ended = history.finished
-        fold_of = {prompt: crc32(prompt.encode()) % NUM_FOLDS for prompt in {*prompts_of, *ended}}
-        prompts = sorted(set(prompts_of))
-        index = {prompt: number for number, prompt in enumerate(prompts)}
-        placed, decoded = np.array([index[prompt] for prompt in prompts_of]), np.array(decoded_tokens)
-        order = np.lexsort((decoded, placed))
-        num_ended = [len(lengths) for lengths in ended.values()]
-        ended_tokens = np.array(
-            [tokens for lengths in ended.values() for tokens in sorted(lengths)], np.int64
-        )
-        return cls(
-            order=order,
-            live_prompts=placed[order],
-            decoded_tokens=decoded[order],
-            prompts=prompts,
-            folds=np.array([fold_of[prompt] for prompt in prompts]),
-            ended_prompts=np.repeat(
-                np.array([index.get(prompt, -1) for prompt in ended], np.int64), num_ended
-            ),
-            ended_folds=np.repeat(np.array([fold_of[prompt] for prompt in ended], np.int64), num_ended),
-            ended_tokens=np.minimum(ended_tokens, max_tokens),
-        )
-
-    def curves(self, past: PastLengths, max_tokens: int) -> SurvivorCurves:
-        """The job's survivor curves as they stand."""
-        num_live, num_ended = len(self.order), len(self.ended_tokens)
-        observed = Observed(
-            tokens=np.concatenate((self.decoded_tokens + 1, self.ended_tokens)),
-            folds=np.concatenate((self.folds[self.live_prompts], self.ended_folds)),
-            has_ended=np.repeat((False, True), (num_live, num_ended)),
-        )
-        return survivor_curves(past, observed, max_tokens=max_tokens)
-
-
 def _total_quantiles(
-    stage: _Stage, curves: SurvivorCurves, history: LengthHistory
+    stage: StageLengths, curves: SurvivorCurves, history: LengthHistory
 ) -> tuple[IntArray, FloatArray]:
     """Decoded and remaining tokens together, at `PROBABILITIES` [num_live, NUM_QUANTILES].
 
@@ -237,7 +175,7 @@ def _total_quantiles(
     """
     correlation, folds = history.past.correlation, stage.folds[stage.live_prompts]
     passed = curves.scores((stage.decoded_tokens + 1).astype(np.float64), folds)
-    own = _tails_at(passed, correlation)
+    own = tails_at(passed, correlation)
     weights = _level_weights(stage, curves, history, own)
     totals = np.empty((len(passed), NUM_QUANTILES), np.int64)
     for start in range(0, len(passed), _BLOCK):
@@ -246,51 +184,25 @@ def _total_quantiles(
         scores = _score_quantiles(mixture, passed[block], correlation)
         # The tiny step up is for positions that are whole but for rounding, as the cap is.
         totals[block] = curves.positions(scores, folds[block]) + 1e-6
-    spread = weights @ _LEVELS**2 - (weights @ _LEVELS) ** 2
+    spread = weights @ LEVELS**2 - (weights @ LEVELS) ** 2
     return totals, correlation * spread / (correlation * spread + 1.0 - correlation)
 
 
 def _level_weights(
-    stage: _Stage, curves: SurvivorCurves, history: LengthHistory, own: FloatArray
+    stage: StageLengths, curves: SurvivorCurves, history: LengthHistory, own: FloatArray
 ) -> FloatArray:
-    """Of each prompt, the weights of `_LEVELS` given all its samples have shown [num_prompts, num_levels].
+    """Of each prompt, the weights of `LEVELS` given all its samples have shown [num_prompts, num_levels].
 
     `own` is the likelihood, for every level, of what each live request has passed [num_live, num_levels].
     """
-    logs = -0.5 * _LEVELS**2 + _log_earlier(stage.prompts, history)
-    logs += _log_ended(stage, curves, history.past.correlation)
+    logs = np.broadcast_to(-0.5 * LEVELS**2, (len(stage.prompts), len(LEVELS))).copy()
+    for source in FORECAST_SOURCES:
+        logs += source.log_likelihood(stage, curves, history)
     # Every prompt has a live request, and they lie prompt after prompt.
     logs += np.add.reduceat(np.log(own), np.searchsorted(stage.live_prompts, np.arange(len(stage.prompts))))
     weights: FloatArray = np.exp(logs - logs.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     return weights
-
-
-def _log_ended(stage: _Stage, curves: SurvivorCurves, correlation: float) -> FloatArray:
-    """Log-likelihood of each prompt's ended siblings, for every level [num_prompts, num_levels]."""
-    logs = np.zeros((len(stage.prompts), len(_LEVELS)))
-    known = stage.ended_prompts >= 0
-    prompts, tokens = stage.ended_prompts[known], stage.ended_tokens[known]
-    is_capped = tokens >= curves.edges[-1]
-    scores = curves.scores(tokens + 0.5 * ~is_capped, stage.folds[prompts])
-    np.add.at(logs, prompts[is_capped], np.log(_tails_at(scores[is_capped], correlation)))
-    exact, num_prompts = ~is_capped, len(stage.prompts)
-    count = np.bincount(prompts[exact], minlength=num_prompts)[:, None]
-    total = np.bincount(prompts[exact], scores[exact], minlength=num_prompts)[:, None]
-    means = math.sqrt(correlation) * _LEVELS
-    return logs + means * (total - 0.5 * count * means) / (1.0 - correlation)
-
-
-def _log_earlier(prompts: Sequence[str], history: LengthHistory) -> FloatArray:
-    """Log-likelihood of what each prompt's last stage told of its level [num_prompts, num_levels]."""
-    past = history.past
-    levels = [history.level(prompt) for prompt in prompts]
-    mean = np.array([0.0 if level is None else level.mean_score for level in levels])
-    count = np.array([0 if level is None else level.num_samples for level in levels])
-    between = past.correlation * (1.0 - past.persistence**2)
-    variance = between + (1.0 - past.correlation) / np.maximum(count, 1)
-    distance = mean[:, None] - math.sqrt(past.correlation) * past.persistence * _LEVELS
-    return np.where(count[:, None] > 0, -0.5 * distance**2 / variance[:, None], 0.0)
 
 
 def _score_quantiles(weights: FloatArray, passed: FloatArray, correlation: float) -> FloatArray:
@@ -300,48 +212,23 @@ def _score_quantiles(weights: FloatArray, passed: FloatArray, correlation: float
     times the tails beyond a score, and summed, they give the probability to go beyond it.
     """
     # Up to `passed` every tail is at least the request's own: there the minimum makes it exactly 1.
-    beyond = np.minimum(weights @ _tails(correlation).T, 1.0)
+    beyond = np.minimum(weights @ tails(correlation).T, 1.0)
     beyond[:, -1] = 0.0
     rows = np.arange(len(weights))[:, None]
-    knots = np.maximum(_KNOTS, passed[:, None])
+    knots = np.maximum(KNOTS, passed[:, None])
     # One axis for all requests, row after row: a request's probabilities fill [row, row + 1].
     found = np.interp((PROBABILITIES + rows).ravel(), (rows + 1.0 - beyond).ravel(), knots.ravel())
     return found.reshape(len(weights), NUM_QUANTILES)
 
 
-@lru_cache(maxsize=32)
-def _tails(correlation: float) -> FloatArray:
-    """P(score > knot | level) of a sample [num_knots, num_levels]; between the knots it is linear."""
-    means, spread = math.sqrt(correlation) * _LEVELS, math.sqrt(1.0 - correlation)
-    distances = (_KNOTS[:, None] - means) / (spread * math.sqrt(2.0))
-    return np.array([[max(0.5 * math.erfc(x), _SMALLEST) for x in row] for row in distances.tolist()])
-
-
-def _tails_at(scores: FloatArray, correlation: float) -> FloatArray:
-    """P(score > `scores` | level) [num, num_levels], from `_tails`."""
-    tails = _tails(correlation)
-    place = np.clip((scores - _KNOTS[0]) / (_KNOTS[1] - _KNOTS[0]), 0.0, len(_KNOTS) - 1.0)
-    knot = np.minimum(place.astype(np.int64), len(_KNOTS) - 2)
-    share = (place - knot)[:, None]
-    lower = tails[knot]
-    found: FloatArray = lower + share * (tails[knot + 1] - lower)
-    return found
-
-
-def _sources(stage: _Stage, history: LengthHistory) -> tuple[str, ...]:
-    num_prompts = len(stage.prompts)
-    ended = np.bincount(stage.ended_prompts[stage.ended_prompts >= 0], minlength=num_prompts).tolist()
-    live = np.bincount(stage.live_prompts, minlength=num_prompts).tolist()
+def _described(stage: StageLengths, history: LengthHistory) -> tuple[str, ...]:
+    """What each live request's forecast is made of, in words."""
     job = f"{history.num_lengths} lengths of the job" if history.num_lengths else "the prior"
-    words = []
-    for prompt, num_ended, num_live in zip(stage.prompts, ended, live, strict=True):
-        level = history.level(prompt)
-        parts = [f"siblings: {num_ended} ended, {num_live - 1} live"] if num_ended + num_live > 1 else []
-        parts += [f"{level.num_samples} of an earlier stage"] if level else []
-        words.append("; ".join([*parts, job]))
-    sources = np.empty(len(stage.order), object)
-    sources[stage.order] = np.array(words, object)[stage.live_prompts]
-    return tuple(sources.tolist())
+    parts = [source.describe(stage, history) for source in FORECAST_SOURCES]
+    words = ["; ".join(filter(None, [*known, job])) for known in zip(*parts, strict=True)]
+    described = np.empty(len(stage.order), object)
+    described[stage.order] = np.array(words, object)[stage.live_prompts]
+    return tuple(described.tolist())
 
 
 def _check(
@@ -357,7 +244,7 @@ def _check(
         raise ValueError(f"live[{index}].decoded_tokens: {made}; request {rids[index]} cannot be live")
     if num_groups is not None and max(groups) >= num_groups:
         index = next(index for index, group in enumerate(groups) if group >= num_groups)
-        raise ValueError(f"live[{index}].group: {groups[index]} is none of the {num_groups} groups")
+        raise ValueError(f"live[{index}].group: {groups[index]} is not one of the {num_groups} groups")
     if len(set(rids)) < len(rids):
         index = next(index for index, rid in enumerate(rids) if rid in rids[:index])
         raise ValueError(f"live[{index}].rid: {rids[index]} is there twice")

@@ -19,7 +19,7 @@ curve is made of the past and of the other folds' requests.
 
 Invariants (asserted by `tests/policy/forecast/test_survivors.py`):
 - without censoring and with many lengths the curve is the empirical one;
-- a request that lives on raises the curve of the other folds, and leaves its own fold's alone;
+- a request that is still live raises the curve of the other folds, and leaves its own fold's alone;
 - `positions` is the inverse of `scores`, to within a step of its table.
 """
 

@@ -1,4 +1,4 @@
-"""Profiles of GPUs derived from published figures, for what-if runs where no GPU is at hand.
+"""Profiles of GPUs derived from published figures, for simulations without a GPU.
 
 None of it was measured here: `is_estimated` is set, and every surface that shows such a
 profile shows that. A decode step of a group of d ranks, with b requests of c tokens, takes
@@ -23,7 +23,7 @@ Sources.
   arXiv 2605.23945), which gives the prefill rate; scaled by P for 14B, by 8 / d for a group of d.
 - Migration under load has been measured 3 times slower than idle: so it is here.
 - Assumed, without a source: A = 10 us on NVLink and 40 us on PCIe; 50 ms and 1 ms a request
-  fixed for a switch, whatever becomes of the KV; 10 ms for a prefill; half widths of 25 % of
+  fixed for a switch, whether KV is migrated or recomputed; 10 ms for a prefill; half widths of 25 % of
   a step, 50 % of the rest.
 """
 

@@ -10,7 +10,7 @@ the samples; and its `held_out_cell_error`: over the cells, of the means of thei
 Switches and prefills. Terms by `robust_fit`, for each pair and degree; their p90 errors are
 cross-validated: each sample is predicted by terms fitted without its fold, which is that share of them.
 A recomputed token that no switch of a pair had costs what it costs the prefill of the
-target's degree; what migrating costs a request, or once, is then not told apart from what
+target's degree; what migrating costs a request, or once, then cannot be separated from what
 any switch costs. Every pair must have moved requests and bytes: what was never measured
 does not become free.
 
@@ -46,7 +46,7 @@ HELD_OUT_SHARE: Final = 0.2
 NARROW_SHARE: Final = 0.03
 MIN_SAMPLES: Final = 12
 MAX_SAMPLES: Final = 200
-# Folds of fewer samples tell nothing.
+# Folds of fewer samples say nothing.
 MIN_TERM_SAMPLES: Final = 5
 
 
@@ -321,7 +321,7 @@ def _switch_terms(
 
 
 def _switch_amounts(sample: SwitchSample) -> tuple[float, ...]:
-    """By term, in the order of `SwitchTerms`. What cannot be told apart is the first one's."""
+    """By term, in the order of `SwitchTerms`. Terms that cannot be separated are attributed to the first."""
     return (
         1.0,
         sample.requests,

@@ -3,7 +3,7 @@
 Migrating costs something once, for each request (slots, cache entry, copies) and for each
 token. Recomputing costs something for each token that is prefilled; the groups of the new
 layout do so at the same time, so the pause is that of the one with the most tokens. What
-every switch costs, whatever becomes of its KV, is no part of the choice.
+every switch costs in either case is not part of the choice.
 
 Shared prompts. SGLang (0.5.23) looks up cached prefixes before it forms a prefill batch, so
 recomputed siblings in one batch share nothing with each other. But one whose sibling
@@ -16,7 +16,7 @@ that is the same for all groups; every limit that makes a difference is tried. W
 seconds the choice that migrates more is taken.
 
 Invariants (asserted by `tests/policy/profile/test_kv_choice.py`):
-- by `state_seconds` it costs no more than migrating all or recomputing all, nor than any other
+- of the pause it costs no more than migrating all or recomputing all, nor than any other
   set of that form; with one group and no shared prompt, than any other set at all;
 - without shared prompts, where a request is recomputed so is every shorter one of its group;
 - the order in which the requests are listed does not matter.
@@ -63,7 +63,7 @@ KV_MODES: Final = (AUTO, "migrate", "recompute")
 """What a job may ask for: `auto` is a choice by cost."""
 
 KvMode = Literal["migrate", "recompute"] | KvCosts
-"""What becomes of the KV of a switch: one way for all requests, or what each costs."""
+"""How a switch carries over KV: one way for all requests, or the costs to choose by per request."""
 
 
 def kv_as_json(kv: KvMode) -> Any:
@@ -124,16 +124,6 @@ def choose_recomputed(requests: Iterable[HeldKv], costs: KvCosts) -> frozenset[s
         if seconds < best:
             best, num_recomputed = seconds, count
     return frozenset(step.held.id for step in steps[:num_recomputed])
-
-
-def state_seconds(requests: Collection[HeldKv], recomputed: Collection[str], costs: KvCosts) -> float:
-    """What a choice costs of the pause, beyond what every switch does."""
-    chosen = frozenset(recomputed)
-    moving = [request for request in requests if request.id not in chosen]
-    migrated = math.fsum(costs.migrated_seconds(request.num_tokens) for request in moving)
-    prefilled = max(prefilled_tokens(requests, chosen).values(), default=0)
-    exchange = costs.exchange_seconds if moving else 0.0
-    return exchange + migrated + prefilled * costs.recomputed_token_seconds
 
 
 def prefilled_tokens(requests: Collection[HeldKv], recomputed: Collection[str]) -> dict[int, int]:

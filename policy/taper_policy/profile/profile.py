@@ -260,7 +260,7 @@ class Profile:
         """Seconds of switches of `requests` with `context_tokens`, summed over them, elementwise.
 
         With `kv: auto` they migrate all or recompute all, whichever takes less. From totals no more can
-        be told: a choice per request takes as much or less. So that this holds for any spread of the
+        be known: a choice per request takes as much or less. So that this holds for any spread of the
         requests over the target groups, one group is taken to recompute all.
         """
         terms = self._switch(from_degree, to_degree)

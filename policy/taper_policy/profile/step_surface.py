@@ -104,7 +104,7 @@ class StepSurface:
     ) -> FloatArray:
         """Seconds of a step of groups with `batch` requests of `context_tokens` mean tokens, elementwise.
 
-        The arguments are broadcast; fractions are welcome. A batch of 0 takes nothing.
+        The arguments are broadcast; fractions are allowed. A batch of 0 takes nothing.
         Raises `ValueError` for negative numbers and more busy groups than the layout has.
         """
         batches, contexts, start = self._checked(batch, context_tokens, busy_groups)
@@ -248,7 +248,7 @@ def _require_range(name: str, numbers: FloatArray | IndexArray, least: float, mo
 def check_cells(cells: Sequence[StepCell], *, footprint: int, degrees: Sequence[int], derived: bool) -> None:
     """Raise `ValueError`, which begins with `cells`, unless they make a surface for each degree.
 
-    `derived`: cells without samples are welcome.
+    `derived`: cells without samples are allowed.
     """
     for index, cell in enumerate(cells):
         _check_cell(cell, f"cells[{index}]", footprint, degrees, derived=derived)

@@ -1,18 +1,18 @@
-"""What following the predictor would have saved in stages that stayed in the base layout.
+"""Estimates what the predictor would have saved in stages that stayed in the base layout (`mode: advise`).
 
-Each stage is simulated twice with its true lengths: staying, and under the very rule that a replica
-follows, from the layout that it would have begun in. The rule's advisor learns from stage to stage,
-as that of a replica does, and is no other's.
+Each stage is simulated twice with its true lengths: staying, and under the policy that a replica would
+follow, from the first layout that it would have chosen. The policy's advisor learns from stage to stage,
+as a replica's would, and is used for nothing else.
 
-A stage's half width is the profile's part of the uncertainty: what its intervals allow staying and
-advice to differ by from where their layouts differ; before that both take the same steps. Over stages it
-adds up, since all are priced by one profile. The spread of the gains over stages does not: it is
-what another run of as many stages would differ by. The two are independent.
+A stage's half width is the uncertainty of the profile: the difference between staying and switching that
+its intervals allow, from the point at which the layouts differ; before it both take the same steps. Over
+stages it adds up, because one profile prices them all. The spread of the gains over stages does not: it
+is by how much another run of as many stages would differ. The two are independent.
 
 Invariants (asserted by `tests/policy/review/test_advice.py`):
 - without a switch nothing is saved, with no uncertainty;
-- the gain is what the simulator gives for the two, the rule asked afresh;
-- more stages of the same spread make the mean surer.
+- the gain is what the simulator gives for the two runs;
+- more stages of the same spread narrow the interval of the mean.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEVIATIONS = 1.96
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvisedStage:
-    """Seconds of a stage on paper: staying, and following the advice; the half width is that of the gain."""
+    """Simulated seconds of a stage: staying, and following the predictor; half width of the gain."""
 
     staying_seconds: float
     advised_seconds: float
@@ -47,12 +47,12 @@ class AdvisedStage:
 
     @property
     def gain_seconds(self) -> float:
-        """What following the advice saves."""
+        """What following the predictor saves."""
         return self.staying_seconds - self.advised_seconds
 
 
 class AdviceEstimator:
-    """See the module's docstring. One for each replica, told of each of its stages in turn."""
+    """See the module's docstring. One per replica; it gets each of its stages in turn."""
 
     def __init__(self, profile: Profile, rules: DecisionSettings, *, max_tokens: int) -> None:
         self._profile, self._rules = profile, rules
@@ -64,10 +64,10 @@ class AdviceEstimator:
         footprint, base = self._profile.footprint, self._rules.degrees[0]
         clock = clock_of(requests, self._profile, footprint=footprint)
         staying = simulate(requests, self._profile, static, footprint=footprint, degree=base, clock=clock)
-        rule = PredictorPolicy(self._advisor, step=step)
+        policy = PredictorPolicy(self._advisor, step=step)
         first = self._first_degree(footprint)
-        advised = simulate(requests, self._profile, rule, footprint=footprint, degree=first, clock=clock)
-        rule.learn(requests)
+        advised = simulate(requests, self._profile, policy, footprint=footprint, degree=first, clock=clock)
+        policy.learn(requests)
         self._advisor.end_stage()
         self._expected = expected_like(requests)
         return AdvisedStage(
@@ -79,7 +79,7 @@ class AdviceEstimator:
         )
 
     def learn(self, step: int, finished: Sequence[FinishedResponse]) -> None:
-        """The responses of a stage that cannot be judged."""
+        """Learn the responses of a stage that cannot be simulated."""
         self._advisor.start_stage(step)
         self._advisor.add_finished(finished)
         self._advisor.end_stage()

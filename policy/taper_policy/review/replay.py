@@ -1,4 +1,4 @@
-"""Recorded decisions, made again: by the same rules to see that they are the same, or by others."""
+"""Decides recorded decisions again: with the same settings, to verify them, or with others."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RecordedChoice = FirstLayoutEntry | DecisionEntry
 def replay(
     entries: Iterable[AdvisorEntry], advisor: Advisor, *, footprint: int
 ) -> Iterator[tuple[RecordedChoice, RecordedChoice]]:
-    """Each opening and question of one replica's ledger, as recorded and as `advisor`, a new one, answers.
+    """Each first layout and decision of one history, as recorded and as the new `advisor` decides.
 
-    The advisor hears what ended between the questions in the recorded order. With other rules a
-    choice is what they would have chosen there: what came after it is as recorded. Raises
+    The advisor gets the responses that ended between decisions in the recorded order. With other settings a
+    choice is what they would have chosen at that moment; everything after it is as recorded. Raises
     `ValueError` where a stage has no end although another follows.
     """
     step: int | None = None

@@ -1,11 +1,11 @@
-"""A ledger cut into replica_histories: what one replica asked from its start to its end, stage by stage.
+"""A ledger split into replica histories: what one replica decided from its start to its end, by stage.
 
 A replica that is started again (a run that goes on from a checkpoint, an engine that was lost)
-knows nothing of what it had seen before: its questions can only be asked again from its own start.
+has lost what it had learned: its decisions can only be repeated from its own start.
 
 Invariants (asserted by `tests/policy/review/test_replica_history.py`):
-- replica_histories of several replicas may lie between each other; none has entries of another;
-- an entry before its replica's first start is refused.
+- entries of several replicas may be interleaved; each history has only its own;
+- an entry before its replica's first start is an error.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ReplicaHistory:
 
 
 def replica_histories(entries: Iterable[tuple[int, LedgerRecord]]) -> list[ReplicaHistory]:
-    """The replica_histories in a ledger of pairs (replica, entry), in the order of their starts.
+    """The histories in a ledger of pairs (replica, entry), in the order of their starts.
 
     Raises `ValueError` for an entry of a replica that has not begun.
     """

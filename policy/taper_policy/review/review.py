@@ -1,17 +1,17 @@
-"""How good a stage's layouts were, now that its lengths are known: all plans on paper, by one profile.
+"""Compares a finished stage with static layouts and the best plan, all simulated with its true lengths.
 
-The stage as it was played (its first layout, its requests grouped as they were, and the switches
-where the tokens made tell that they happened) is put beside each static layout and the best plan
-(`oracle`). `regret` compares plans on paper, so that errors of the profile cancel; `model_error`
-compares the paper with what the stage really took.
+The stage as it ran (its first layout, its requests in their groups, and its switches, placed by the
+number of tokens that had been decoded) is simulated beside each static layout and the best plan
+(`oracle`). `regret` compares simulated plans, so that errors of the profile cancel; `model_error`
+compares the simulation with the stage's real duration.
 
-In other layouts than the first the requests are dealt as the router deals them. The search for the
-best plan need not find it: the best is therefore the best of all that was run.
+In other layouts than the first, requests are distributed as the router distributes them. The search need
+not find the best plan: the best is therefore the fastest of everything that was simulated.
 
 Invariants (asserted by `tests/policy/review/test_review.py`):
 - no plan is faster than the best one: no regret is below 0;
-- what was played without a switch takes what its static layout takes;
-- blind to the order of the requests and to the names of groups;
+- a stage without a switch takes what its static layout takes;
+- does not depend on the order of the requests or on the numbering of groups;
 - a simulated stage, reviewed, takes what it took in the simulation.
 """
 
@@ -38,7 +38,7 @@ ROUNDS: Final = 2
 
 
 class ReplicaPrices(Prices, Protocol):
-    """What a profile must tell of a replica to judge its stages."""
+    """The prices that a review needs from a profile."""
 
     def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
         """Seconds of a prefill of `tokens` tokens by one group of `degree` ranks."""
@@ -86,9 +86,9 @@ class RecordedStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageReview:
-    """Seconds of a stage: as it took, and of plans on paper.
+    """Real and simulated seconds of a stage.
 
-    prefill_seconds: of what was prefilled in the first layout, on paper; no plan's seconds hold it
+    prefill_seconds: simulated prefill of the first layout; not part of any plan's seconds
     static_seconds: by degree
     """
 
@@ -112,7 +112,7 @@ class StageReview:
 
     @property
     def model_error(self) -> float:
-        """How much longer the stage took than it does on paper, as a share."""
+        """How much longer the stage took than simulated, as a share."""
         return self.actual_seconds / (self.executed_seconds + self.prefill_seconds) - 1.0
 
     def as_json(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def review(
     }
     static[stage.degree] = _last_end(Timeline(_first(stage), clock))
     plan, best = best_plan(requests, prices, footprint=stage.footprint, degrees=degrees, clock=clock)
-    tried = [(best.seconds, str(plan)), (executed, "as it was played")]
+    tried = [(best.seconds, str(plan)), (executed, "as it ran")]
     tried += [(seconds, f"degree {degree}") for degree, seconds in static.items()]
     best_seconds, best_name = min(tried)
     return StageReview(
@@ -201,10 +201,10 @@ def _first(stage: RecordedStage) -> Batches:
 
 def _executed_seconds(stage: RecordedStage, prices: Prices, clock: StepClock) -> float:
     # No step makes a response's first token: the prefill does.
-    batches, told, last = _first(stage), len(stage.requests), 0.0
+    batches, counted, last = _first(stage), len(stage.requests), 0.0
     for move in stage.moves:
         timeline = Timeline(batches, clock)
-        made, began = timeline.boundary(_moment(timeline, batches, move.made_tokens - told))
+        made, began = timeline.boundary(_moment(timeline, batches, move.made_tokens - counted))
         is_live = batches.left > made
         if not is_live.any():
             break
@@ -223,7 +223,7 @@ def _executed_seconds(stage: RecordedStage, prices: Prices, clock: StepClock) ->
             groups=_groups_after(stage.requests, batches, move),
             at_seconds=began + pause,
         )
-        told += int(made.sum())
+        counted += int(made.sum())
     return max(last, _last_end(Timeline(batches, clock)))
 
 
@@ -240,7 +240,7 @@ def _moment(timeline: Timeline, batches: Batches, tokens: int) -> FloatArray:
 
 
 def _groups_after(requests: Sequence[RecordedRequest], before: Batches, move: RecordedSwitch) -> IntArray:
-    # One that lives on paper alone has no group that was told: it stays among its neighbours.
+    # A request that is live only in the simulation has no recorded group: it stays with its neighbours.
     alike = before.groups[0] * before.degree // move.degree
     groups = [
         move.groups.get(request.number, group)

@@ -66,7 +66,7 @@ def compare(
     max_tokens: int,
     on_stage: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """Run all stages under all policies. `on_stage` hears how many are done."""
+    """Run all stages under all policies. `on_stage` is called with the number of finished stages."""
     degrees = settings.degrees
     clock = _clock(stages, prices, footprint)
     policies: dict[str, tuple[int, Policy]] = {f"static TP{degree}": (degree, static) for degree in degrees}
@@ -86,7 +86,7 @@ def compare(
         for name, (degree, policy) in policies.items():
             note(name, simulate(requests, prices, policy, footprint=footprint, degree=degree, clock=clock))
         predictor = PredictorPolicy(advisor, step=step)
-        # As many requests as the stage before had; how many a job's first one has its settings tell.
+        # As many requests as the stage before; the number in a job's first stage is known from its settings.
         expected = expected_like(stages[max(0, step - 1)])
         begin = advisor.first_layout(expected, footprint=footprint).degree
         note(PREDICTOR, simulate(requests, prices, predictor, footprint=footprint, degree=begin, clock=clock))

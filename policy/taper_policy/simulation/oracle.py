@@ -52,8 +52,8 @@ class LayoutPlan:
     degree: int
     widenings: tuple[tuple[int, int], ...] = ()
 
-    def rule(self) -> Policy:
-        """The plan as a rule of one stage."""
+    def policy(self) -> Policy:
+        """The plan as a policy of one stage."""
 
         def follow(replica: SimulatedReplica) -> tuple[int, str] | None:
             due = [degree for requests, degree in self.widenings if len(replica.live) <= requests]
@@ -75,24 +75,26 @@ def best_plan(
     clock: StepClock,
 ) -> tuple[LayoutPlan, SimulatedStage]:
     """The best plan found, and the stage that it gives."""
-    rehearsals = {
-        degree: _Rehearsal(initial_batches(requests, footprint=footprint, degree=degree), prices, clock)
+    simulators = {
+        degree: _PlanSimulator(initial_batches(requests, footprint=footprint, degree=degree), prices, clock)
         for degree in degrees
     }
     found: dict[tuple[int, ...], _Found] = {
-        (degree,): _static(degree, rehearsal) for degree, rehearsal in rehearsals.items()
+        (degree,): _static(degree, simulator) for degree, simulator in simulators.items()
     }
     for length in range(2, len(degrees) + 1):
         for path in combinations(degrees, length):
             shorter = [found[part] for part in combinations(path, length - 1) if part in found]
             least = min(found.values()).seconds
-            tried = _best_on(path, shorter, rehearsals[path[0]], enough=PROMISING * least)
+            tried = _best_on(path, shorter, simulators[path[0]], enough=PROMISING * least)
             # One layout more is worth a trial only where each so far has been worth it.
             if shorter and tried < min(shorter) and tried.seconds <= PROMISING * least:
                 found[path] = tried
     best = min(found.values())
     plan = LayoutPlan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
-    return plan, simulate(requests, prices, plan.rule(), footprint=footprint, degree=plan.degree, clock=clock)
+    return plan, simulate(
+        requests, prices, plan.policy(), footprint=footprint, degree=plan.degree, clock=clock
+    )
 
 
 def regret(seconds: float, best_seconds: float) -> float:
@@ -100,7 +102,7 @@ def regret(seconds: float, best_seconds: float) -> float:
     return max(0.0, seconds / best_seconds - 1.0) if best_seconds > 0 else 0.0
 
 
-class _Rehearsal:
+class _PlanSimulator:
     """Plans of a stage that begin in one layout, simulated together."""
 
     def __init__(self, begin: Batches, prices: Prices, clock: StepClock) -> None:
@@ -149,12 +151,12 @@ class _Found:
         return max(0, missing - 1)
 
 
-def _static(degree: int, rehearsal: _Rehearsal) -> _Found:
-    return _Found(float(rehearsal.seconds((degree,), np.empty((1, 0), np.int64))[0]), (degree,))
+def _static(degree: int, simulator: _PlanSimulator) -> _Found:
+    return _Found(float(simulator.seconds((degree,), np.empty((1, 0), np.int64))[0]), (degree,))
 
 
 def _best_on(
-    path: tuple[int, ...], shorter: Sequence[_Found], rehearsal: _Rehearsal, *, enough: float
+    path: tuple[int, ...], shorter: Sequence[_Found], simulator: _PlanSimulator, *, enough: float
 ) -> _Found:
     """The best plan found on `path`, beginning with the best that lacks one of its layouts.
 
@@ -164,24 +166,24 @@ def _best_on(
         return _Found(math.inf, path)
     base = min(shorter)
     at = base.lacks(path)
-    best = _placed(path, (*base.counts[:at], 0, *base.counts[at:]), at, rehearsal, enough=enough)
+    best = _placed(path, (*base.counts[:at], 0, *base.counts[at:]), at, simulator, enough=enough)
     for other in range(len(best.counts)):
         if other != at and best < base:
-            best = min(best, _placed(path, best.counts, other, rehearsal, enough=enough))
+            best = min(best, _placed(path, best.counts, other, simulator, enough=enough))
     return best
 
 
 def _placed(
-    path: tuple[int, ...], counts: tuple[int, ...], at: int, rehearsal: _Rehearsal, *, enough: float
+    path: tuple[int, ...], counts: tuple[int, ...], at: int, simulator: _PlanSimulator, *, enough: float
 ) -> _Found:
     """The best plan with another count at `at`; infinitely slow where none fits between its neighbours."""
     lowest = counts[at + 1] + 1 if at + 1 < len(counts) else 1
-    highest = counts[at - 1] - 1 if at else rehearsal.num_requests - 1
+    highest = counts[at - 1] - 1 if at else simulator.num_requests - 1
     best, tries = _Found(math.inf, path, counts), _ladder(lowest, highest)
     while tries:
         plans = np.tile(np.array(counts), (len(tries), 1))
         plans[:, at] = tries
-        seconds = rehearsal.seconds(path, plans)
+        seconds = simulator.seconds(path, plans)
         place = int(seconds.argmin())
         best = min(best, _Found(float(seconds[place]), path, tuple(plans[place].tolist())))
         # A layout that is best left at once is best left out.

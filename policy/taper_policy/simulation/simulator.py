@@ -1,18 +1,18 @@
-"""A replica's stage on paper: the same requests under any rule, priced by a profile.
+"""Simulates a generation stage of a replica: the same requests under any policy, priced by a profile.
 
-All requests are there at the start, prefilled, each with the first token of its response. Each goes
-to the group with the fewest; each group decodes one token a step for all it has, on a clock of its own;
-a step costs what the profile says for its batch and mean context (`timeline`). A rule is asked at
-the start, whenever a response ends and, while none does, whenever the stage has lasted `PATIENCE`
-times as long. A switch waits until every group is between two steps, takes the profile's pause, and
-groups the live requests as a live switch does.
+All requests are there at the start, prefilled, each with the first token of its response. Each goes to
+the group with the fewest requests; each group decodes one token a step for all it has, on a clock of its
+own; a step costs what the profile says for its batch and mean context (`timeline`). A policy is asked at
+the start, whenever a response ends and, while none does, whenever the stage has lasted `PATIENCE` times
+as long. A switch waits until every group is between two steps, takes the profile's pause, and groups the
+live requests as a live switch does.
 
 Not modelled: the seconds of prefill, requests that wait for room, requests that arrive later.
 
 Invariants (asserted by `tests/policy/simulation/test_simulator.py`):
 - without a switch the stage takes what its slowest group takes, step by step;
 - every token of every request but its first is decoded exactly once, whatever the switches;
-- a rule that names the layout at hand changes nothing.
+- a policy that asks for the present layout changes nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedRequest:
-    """A request with its true length, which no rule may look at. `prompt` names its siblings."""
+    """A request with its true length, which no policy may look at. `prompt` names its siblings."""
 
     rid: str
     prompt: str
@@ -76,7 +76,7 @@ class SimulatedSwitch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedStage:
-    """What became of a stage."""
+    """A stage after its simulation."""
 
     seconds: float
     idle_rank_seconds: float
@@ -85,11 +85,12 @@ class SimulatedStage:
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedReplica:
-    """The state that a rule sees: what a coordinator would, and no true length.
+    """The state that a policy sees: what a coordinator would see, and no true length.
 
     running: live requests of each group
     live: those requests; what they have made counts the step that is under way
     longest_tokens: about, of the longest response so far, live or ended
+    num_switches: switches of this stage so far
     finished: requests that have ended, in the order of their ends
     """
 
@@ -137,7 +138,7 @@ def simulate(
     degree: int,
     clock: StepClock,
 ) -> SimulatedStage:
-    """Run a stage that begins at `degree` under `rule`. `ValueError` for a response of no tokens."""
+    """Run a stage that begins at `degree` under `policy`. `ValueError` for a response of no tokens."""
     batches: Batches | None = initial_batches(requests, footprint=footprint, degree=degree)
     switches: list[SimulatedSwitch] = []
     finished = [request for request in requests if request.response_tokens == 1]
@@ -181,13 +182,13 @@ class _Layout:
             num_switches=num_switches,
             finished=finished,
         )
-        # A switch is an answer already: its layout is questioned at the next moment.
+        # After a switch the policy is asked at the next event, not at once.
         is_moment = self.at_seconds == 0
         for place, index in enumerate(coming):
             before, until = self.at_seconds, ends[index]
             longest, grown = replica.longest_tokens, self.requests[index].response_tokens
             while self.at_seconds < until:
-                replica.at_seconds, replica.live = self.at_seconds, _Lives(self, coming, place)
+                replica.at_seconds, replica.live = self.at_seconds, _LiveRequests(self, coming, place)
                 answer = policy(replica) if is_moment else None
                 if answer is not None and answer[0] != replica.degree:
                     return answer
@@ -212,8 +213,8 @@ class _Layout:
         return degree * float(np.maximum(0.0, self.at_seconds - last).sum())
 
 
-class _Lives(Sequence[SimulatedLiveRequest]):
-    """The live requests of a layout at this moment; made only where a rule looks at them."""
+class _LiveRequests(Sequence[SimulatedLiveRequest]):
+    """The live requests of a layout at this moment; made only when a policy looks at them."""
 
     def __init__(self, layout: _Layout, coming: list[int], place: int) -> None:
         self._layout, self._coming, self._place = layout, coming, place

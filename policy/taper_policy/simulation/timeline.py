@@ -4,8 +4,8 @@ Each group decodes one token a step for all it has, on a clock of its own. With 
 sorted by what they have left, its batch falls by one at each end; between two ends lies a *block*
 of like steps, priced at its batch and at the mean context of its middle.
 
-Arrays are `[plans, requests]` unless their shape is told. A plan is a row; rows know nothing of
-each other. Where `left` is 0 there is no request.
+Arrays are `[plans, requests]` unless their shape is given. A plan is a row; rows are
+independent. Where `left` is 0 there is no request.
 
 Invariants (asserted by `tests/policy/simulation/test_timeline.py`):
 - a request ends when its group has made all its steps, one by one;
@@ -66,7 +66,7 @@ class _Blocks:
 
 
 class Timeline:
-    """What becomes of requests while their layout stays. `ends_at` is 0 where there is no request."""
+    """When requests end, and how far they are, in one layout. `ends_at` is 0 where there is no request."""
 
     def __init__(self, batches: Batches, clock: StepClock) -> None:
         self._batches, self._clock = batches, clock
@@ -171,5 +171,5 @@ def _runs(values: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _shifted(values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
-    """Each place's value of the place before; the first place's is of no matter."""
+    """Each place's value of the place before; the first place's is arbitrary."""
     return np.concatenate((values[:, :1], values[:, :-1]), axis=1)

@@ -8,8 +8,8 @@ from typing import Any
 
 EXAMPLES = """\
 examples:
-  taper explain runs/first             each stage's switches, or what came closest to one
-  taper explain runs/first --step 7 -v every question of one step
+  taper explain runs/first             each stage's switches, or the decision that came closest
+  taper explain runs/first --step 7 -v every decision of one step
 """
 
 
@@ -17,22 +17,22 @@ def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
     parser = commands.add_parser(
         "explain",
-        help="why a run switched, and why it did not",
-        description="Tell from a run's ledger why each switch happened or did not, and what became of it.",
+        help="explain why a run switched or did not",
+        description="Explain from a run's ledger why each switch happened or did not, and its outcome.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's output directory")
-    parser.add_argument("--step", type=int, metavar="N", help="of this step only")
-    parser.add_argument("--replica", type=int, metavar="R", help="of this replica only")
+    parser.add_argument("--step", type=int, metavar="N", help="only this step")
+    parser.add_argument("--replica", type=int, metavar="R", help="only this replica")
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="tell every question; show tracebacks of errors"
+        "-v", "--verbose", action="store_true", help="show every decision; show tracebacks of errors"
     )
     parser.set_defaults(execute=explain_run)
 
 
 def explain_run(options: argparse.Namespace) -> None:
-    """Print why. Raises `JobError` for a ledger that cannot be read, and where it has nothing of it."""
+    """Print the explanation. Raises `JobError` for a ledger that cannot be read or has no such stage."""
     from rich.console import Console
 
     from taper_api import JobError, Problem
@@ -50,7 +50,7 @@ def explain_run(options: argparse.Namespace) -> None:
             for name in ("step", "replica")
             if (value := getattr(options, name)) is not None
         ]
-        problem = Problem(path=names[0] if names else "RUN", message="the ledger holds no such stage")
+        problem = Problem(path=names[0] if names else "RUN", message="the ledger has no such stage")
         raise JobError([problem])
     if ledger.is_cut_off:
         lines.append(CUT_OFF)

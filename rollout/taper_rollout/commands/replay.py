@@ -8,20 +8,20 @@ from typing import Any
 
 EXAMPLES = """\
 examples:
-  taper replay runs/first                             every decision again: they must be the same
-  taper replay runs/first --set margin_seconds=0.1    which would have been others
+  taper replay runs/first                             repeat every decision: all must be equal
+  taper replay runs/first --set margin_seconds=0.1    list the decisions that would differ
 """
-SAME, OTHER = 0, 1
+SAME, DIFFERENT = 0, 1
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
     parser = commands.add_parser(
         "replay",
-        help="make a run's decisions again, by its settings or by others",
-        description="Ask the predictor again all that a run's ledger holds. Without --set its answers must "
-        "be those of the run (exit code 1 where one is not). With --set it lists those that differ; what "
-        "came after each of them is as it was in the run.",
+        help="repeat a run's decisions, with its settings or others",
+        description="Repeat every decision of a run's ledger. Without --set they must equal those of the run "
+        "(exit code 1 if one does not). With --set, list those that differ; each is made in the situation "
+        "that was recorded.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,14 +32,14 @@ def add_parser(commands: Any) -> None:
         default=[],
         metavar="NAME=VALUE",
         dest="settings",
-        help="another value of margin_seconds, margin_share or confidence; may be given many times",
+        help="set margin_seconds, margin_share or confidence; repeatable",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of errors")
     parser.set_defaults(execute=replay_run)
 
 
 def replay_run(options: argparse.Namespace) -> int:
-    """Print what is equal and what is not; the exit code. Raises `JobError` for what cannot be used."""
+    """Print what differs, and return the exit code. Raises `JobError` for bad input."""
     from rich.console import Console
 
     from taper_rollout.ledger.ledger_file import CUT_OFF, read_ledger
@@ -51,4 +51,4 @@ def replay_run(options: argparse.Namespace) -> int:
     console = Console()
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    return SAME if options.settings or not found.differing else OTHER
+    return SAME if options.settings or not found.differing else DIFFERENT

@@ -18,14 +18,15 @@ def add_parser(commands: Any) -> None:
     """Add the command to argparse's `commands`."""
     parser = commands.add_parser(
         "simulate",
-        help="would switching help a job? no cluster needed",
-        description="Run recorded or synthetic stages on paper, under every layout, rule and the oracle.",
+        help="would switching help a job? needs no cluster",
+        description="Simulate recorded or synthetic stages under every policy: static layouts, switch "
+        "rules, the predictor, and the best plan with known lengths.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--trace", type=Path, metavar="DIR", help="a run's output directory: its recorded stages"
+        "--trace", type=Path, metavar="DIR", help="use the recorded stages of this run's output directory"
     )
     source.add_argument(
         "--regime", default="lognormal", help="synthetic lengths: lognormal, bimodal, siblings, uniform"
@@ -33,16 +34,16 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--profile", default="h100-8b", help="a profile's file, or an estimated one: h100-8b, a40-14b"
     )
-    for name, default, told in (
+    for name, default, meaning in (
         ("stages", 20, "synthetic stages"),
-        ("prompts", 16, "prompts a stage and replica"),
-        ("samples", 8, "responses a prompt"),
-        ("prompt-tokens", 200, "tokens of a prompt"),
-        ("max-tokens", 24576, "cap of a response"),
-        ("seed", 1, "draws the lengths"),
+        ("prompts", 16, "prompts per stage and replica"),
+        ("samples", 8, "responses per prompt"),
+        ("prompt-tokens", 200, "tokens per prompt"),
+        ("max-tokens", 24576, "longest response"),
+        ("seed", 1, "seed of the lengths"),
     ):
         parser.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=f"{told} (default: {default})"
+            f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} (default: {default})"
         )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file")
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of errors")
@@ -50,7 +51,7 @@ def add_parser(commands: Any) -> None:
 
 
 def simulate(options: argparse.Namespace) -> None:
-    """Run the stages on paper; print table and answer. Raises `JobError` for what cannot be used."""
+    """Simulate the stages; print the table and the answer. Raises `JobError` for bad input."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -82,7 +82,7 @@ def model_config(path: str, *, is_raw: bool = False) -> dict[str, Any]:
     """The content of a model's config.json. `path`: a directory or a Hugging Face id. Raises `JobError`."""
     field = "actor_rollout_ref.model.path" if is_raw else "spec.model.path"
     try:
-        file = Path(path) / "config.json" if Path(path).is_dir() else _from_hub(path)
+        file = _config_file(path)
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -95,6 +95,14 @@ def model_config(path: str, *, is_raw: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise JobError([Problem(path=field, message=f"config.json of {path} is not a mapping")])
     return content
+
+
+def _config_file(path: str) -> Path:
+    if Path(path).is_dir():
+        return Path(path) / "config.json"
+    if path.startswith(("/", ".", "~")):
+        raise FileNotFoundError("there is no such directory")
+    return _from_hub(path)
 
 
 def _from_hub(model_id: str) -> Path:

@@ -1,12 +1,12 @@
 """`ledger.jsonl` of a run: every decision of its replicas, a JSON line an entry, as it was made.
 
 A line is `{"replica": ..., "at": ..., "entry": ...}` with the fields of the entry. It is written when the
-driver hears of it, and never held back. A run that goes on from a checkpoint continues the file: what is
-in it of the steps that are done again goes, and its replicas begin with `start` entries of their own.
+driver receives it, without buffering. A run that resumes from a checkpoint continues the file: entries of the
+steps that are repeated are removed, and its replicas begin with `start` entries of their own.
 
 Invariants (asserted by `tests/rollout/ledger/test_ledger_file.py`):
 - a killed run loses no more than the line that it was writing;
-- a reader tells such a line, and refuses one that is spoilt anywhere else, with its number.
+- a reader reports such a line, and refuses a corrupt line anywhere else, with its number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from taper_policy.review.replica_history import ReplicaHistory, replica_historie
 from taper_rollout.job.output_files import writing
 
 LEDGER_FILE = "ledger.jsonl"
-CUT_OFF = "the ledger's last line was cut off, as a killed run leaves it; it is left out"
+CUT_OFF = "the last line of the ledger is incomplete, as after a killed run, and was ignored"
 
 
 class LedgerFile:
@@ -38,7 +38,7 @@ class LedgerFile:
                 self._num_old_bytes = _drop_broken_end(self.path)
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Write down a `LedgerEntry` in JSON form."""
+        """Write a `LedgerEntry` in JSON form."""
         entry: Mapping[str, Any] = event["entry"]
         if "step" in entry:
             self.continue_from(entry["step"])
@@ -48,7 +48,7 @@ class LedgerFile:
             file.write(line + "\n")
 
     def continue_from(self, first_step: int) -> None:
-        """Forget what an earlier run told of `first_step` and later. Only the first call does something."""
+        """Remove an earlier run's entries of `first_step` and later. Only the first call has an effect."""
         if self._is_continued:
             return
         self._is_continued = True
@@ -74,14 +74,13 @@ class ReadLedger:
 
 
 def read_ledger(directory: Path) -> ReadLedger:
-    """The ledger in a run's output directory. Raises `JobError` for one that is missing or spoilt."""
+    """The ledger in a run's output directory. Raises `JobError` for one that is missing or corrupt."""
     path = directory / LEDGER_FILE
     if not directory.is_dir():
         raise _problem(f"there is no directory {directory}")
     if not path.is_file():
         raise _problem(
-            f"{directory} holds no {LEDGER_FILE}: only a run whose policy is predictor, and that has a "
-            "profile, keeps one"
+            f"{directory} has no {LEDGER_FILE}: only a run with the predictor policy and a profile writes one"
         )
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -107,7 +106,7 @@ def _entries(lines: list[bytes]) -> Iterator[tuple[int, LedgerRecord]]:
                 raise ValueError("replica: missing")
             yield values["replica"], entry_from_json(values)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number} is spoilt: {error}") from None
+            raise ValueError(f"line {number} is corrupt: {error}") from None
 
 
 def _problem(message: str) -> JobError:
@@ -138,7 +137,7 @@ def _kept(lines: list[bytes], first_step: int) -> Iterator[bytes]:
 
 
 def _place(line: bytes) -> tuple[int, int | None]:
-    """Replica and step of a line, no step of a start. One that is spoilt stays: whoever reads it is told."""
+    """Replica and step of a line, no step of a start. A corrupt line stays, and is reported to its reader."""
     try:
         values = json.loads(line)
         return int(values["replica"]), values["step"] if values["entry"] != "start" else None

@@ -1,33 +1,36 @@
-"""A ledger's decisions, made again: which are the same, and which are not. Pure."""
+"""The decisions of a ledger, made again: how many are the same, and which differ. Pure."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
+from pydantic import ValidationError
+
 from taper_api import JobError, Problem
+from taper_api.base.violations import problems_of
+from taper_api.job.rollout_spec import PredictorSpec
 from taper_policy.decision.ledger import DecisionEntry
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.review.replay import RecordedChoice
 from taper_policy.review.replica_history import ReplicaHistory, same_choice
-from taper_rollout.job.policy_settings import checked_policy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Differing:
-    """A decision of a replica that was answered otherwise."""
+    """A decision of a replica that differs from the recorded one."""
 
     replica: int
     recorded: RecordedChoice
     again: RecordedChoice
 
     def lines(self) -> Iterator[str]:
-        """What was chosen, and what is chosen now."""
+        """The recorded choice, and the choice now."""
         recorded = self.recorded
-        about = "its opening"
+        about = "first layout"
         if isinstance(recorded, DecisionEntry):
             live, degree = len(recorded.snapshot.live), recorded.snapshot.degree
-            about = f"question {recorded.number}, {live} live in TP{degree}"
+            about = f"decision {recorded.number}, {live} live in TP{degree}"
         yield f"step {recorded.step}, replica {self.replica}, {about}:"
         for name, asked in (("in the run", recorded), ("now", self.again)):
             yield f"  {name}: TP{asked.choice.degree}, because {asked.choice.reason}"
@@ -35,7 +38,7 @@ class Differing:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """How many decisions were asked again, and those that are others now."""
+    """The number of repeated decisions, and those that differ."""
 
     num_decisions: int
     num_stages: int
@@ -46,19 +49,19 @@ class Replayed:
         for one in self.differing:
             yield from one.lines()
         differing = len(self.differing)
-        asked = f"{self.num_decisions} decisions of {self.num_stages} stages"
-        yield f"{asked}: {self.num_decisions - differing} equal, {differing} not"
+        total = f"{self.num_decisions} decisions of {self.num_stages} stages"
+        yield f"{total}: {self.num_decisions - differing} equal, {differing} different"
 
 
 def replayed(histories: Sequence[ReplicaHistory], settings: Sequence[str]) -> Replayed:
-    """Ask everything again, with `settings` ("name=value") in place of the run's.
+    """Decide everything again, with `settings` ("name=value") in place of the run's.
 
-    With settings of its own a decision differs where another layout is chosen; without, where any number
-    of it does. Raises `JobError` for settings that are none, and for a ledger with a gap.
+    With `settings` a decision differs if it chooses another layout; without, if any of its numbers differs.
+    Raises `JobError` for invalid settings, and for a ledger with a gap.
     """
     differing, count = [], 0
     for history in histories:
-        enough = _changed(history.start.predictor, history.start.degrees, settings) if settings else None
+        enough = _changed(history.start.predictor, settings) if settings else None
         try:
             for recorded, again in history.decided_again(enough):
                 count += 1
@@ -71,9 +74,7 @@ def replayed(histories: Sequence[ReplicaHistory], settings: Sequence[str]) -> Re
     return Replayed(num_decisions=count, num_stages=num_stages, differing=differing)
 
 
-def _changed(
-    present: PredictorSettings, degrees: Sequence[int], settings: Iterable[str]
-) -> PredictorSettings:
+def _changed(present: PredictorSettings, settings: Iterable[str]) -> PredictorSettings:
     values: dict[str, object] = dict(dataclasses.asdict(present))
     for setting in settings:
         name, _, text = setting.partition("=")
@@ -84,11 +85,11 @@ def _changed(
         except ValueError:
             raise _bad(setting, f"{text!r} is not a number") from None
         try:
-            changed = checked_policy({"name": "predictor", "predictor": values}, degrees)
-        except ValueError as error:
-            raise _bad(setting, str(error).partition(": ")[2]) from None
-    assert isinstance(changed, PredictorSettings)
-    return changed
+            PredictorSpec.model_validate({name: values[name]})
+        except ValidationError as error:
+            problem = problems_of(error, PredictorSpec)[0]
+            raise _bad(setting, f"{problem.message}; {problem.remedy}") from None
+    return PredictorSettings(**PredictorSpec.model_validate(values).model_dump(by_alias=False))
 
 
 def _bad(setting: str, message: str) -> JobError:

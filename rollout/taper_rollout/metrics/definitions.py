@@ -224,8 +224,8 @@ GAIN_SECONDS = Metric(
     name="taper_gain_seconds_total",
     kind="counter",
     meaning="Measured gain of committed switches: how long the rest of the stage would have taken in the old "
-    "layout, by measured step times and the true lengths, minus how long it took. Counted at the end of the "
-    "stage, if step times of the old layout were measured.",
+    "layout, by the profile and the true lengths, minus how long it took. Counted at the end of the stage, "
+    "if the replica has a profile.",
     labels=(REPLICA, SIGN),
 )
 REGRET_RATIO = Metric(

@@ -1,4 +1,4 @@
-"""Obtains a replica's profile when it starts, and the step times that follow from it.
+"""Obtains a replica's profile when it starts.
 
 The profile is the one that the job names, or that of the store, or is measured on the replica's engine
 and stored. If measuring fails, the error is logged and the replica serves without a profile.
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from taper_policy.profile.profile import Profile
-from taper_policy.review.step_times import StepTimeCell, StepTimes, StepTimeTable
 from taper_rollout.job.requirements import model_config
 from taper_rollout.profiling.grid import QUICK, Grid
 from taper_rollout.profiling.key import profile_key
@@ -33,8 +32,6 @@ log = logging.getLogger("taper.replica_profile")
 PROFILE_SETTING = "actor_rollout_ref.rollout.custom.profile"
 # Batch sizes of one busy group, as in a tail, whose step times the run prints.
 REPORTED_BATCHES = (1, 4)
-# A measured cell weighs at most as much as this many live steps.
-MAX_WEIGHT_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,29 +42,31 @@ class Calibration:
     event: dict[str, Any] | None
 
 
-async def calibrate(
-    engine: ElasticEngine, step_times: StepTimes, switch: Switch, settings: ReplicaSettings
-) -> Calibration:
-    """Obtain the profile of an idle engine in its base layout, and add its steps to `step_times`."""
+async def calibrate(engine: ElasticEngine, switch: Switch, settings: ReplicaSettings) -> Calibration:
+    """Obtain the profile of an idle engine in its base layout."""
     profile = await obtain_profile(engine, settings, switch)
     if profile is None:
         return Calibration(profile=None, event=None)
-    cells = alone_cells(profile, settings.rollout.degrees)
-    for cell in cells:
-        for _ in range(min(cell.num_samples, MAX_WEIGHT_STEPS)):
-            step_times.add(cell.degree, cell.batch, cell.seconds)
-    reported = StepTimeTable(tuple(cell for cell in cells if cell.batch in REPORTED_BATCHES))
-    event = {"kind": "Calibration", "replica": settings.replica, "step_seconds": reported.as_json()}
+    steps = reported_steps(profile, settings.rollout.degrees)
+    event = {"kind": "Calibration", "replica": settings.replica, "step_seconds": steps}
     return Calibration(profile=profile, event=event)
 
 
-def alone_cells(profile: Profile, degrees: tuple[int, ...]) -> list[StepTimeCell]:
-    """Cells of one busy group at the shortest context."""
+def reported_steps(profile: Profile, degrees: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Measured steps of one busy group at the shortest context, by degree and batch; JSON-ready."""
     shortest = min(cell.context_tokens for cell in profile.cells)
     return [
-        StepTimeCell(degree=cell.degree, batch=cell.batch, seconds=cell.seconds, num_samples=cell.num_samples)
+        {
+            "degree": cell.degree,
+            "batch": cell.batch,
+            "seconds": cell.seconds,
+            "num_samples": cell.num_samples,
+        }
         for cell in profile.cells
-        if cell.busy_groups == 1 and cell.context_tokens == shortest and cell.degree in degrees
+        if cell.busy_groups == 1
+        and cell.context_tokens == shortest
+        and cell.batch in REPORTED_BATCHES
+        and cell.degree in degrees
     ]
 
 

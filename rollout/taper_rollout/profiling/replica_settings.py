@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from taper_api.job.rollout_spec import RolloutSpec
 from taper_rollout.profiling.kv_budget import default_kv_tokens, read_model_shape
@@ -33,11 +32,6 @@ class ReplicaSettings:
     log_level: str = "error"
     calibrate: bool = True
     profiles: str | None = None
-
-    @property
-    def policy(self) -> dict[str, Any]:
-        """`rollout.policy` in the form that `taper_policy` reads: plain values, Python's names, no nulls."""
-        return self.rollout.policy.model_dump(mode="json", by_alias=False, exclude_none=True)
 
 
 def engine_settings(settings: ReplicaSettings) -> EngineSettings:

@@ -73,8 +73,7 @@ class Coordinator:
 
     async def _calibrate(self) -> None:
         """Learn, or measure, how fast the engine is."""
-        step_times, switch = self._stages.step_times, self._switcher.change_layout
-        found = await calibrate(self._engine, step_times, switch, self._settings)
+        found = await calibrate(self._engine, self._switcher.change_layout, self._settings)
         if found.event is not None:
             self._emit(found.event)
         self.use(found.profile)

@@ -1,11 +1,11 @@
-"""What one replica decides, by its job's policy, and what it tells of it for the ledger.
+"""Decides for one replica by its job's policy, and emits every decision of the predictor for the ledger.
 
-The predictor is asked when the batch has shrunk enough and nothing is on its way; the rules
-(threshold, schedule, ...) are asked each time. Of the predictor every question is told with
-all that its answer followed from, and at the end of a stage what became of each switch.
+The predictor decides when the batch has shrunk enough and no request waits or may still arrive; a switch
+rule is asked at every poll. Each decision of the predictor is emitted with everything that it followed
+from, and at the end of a stage the outcome of each switch.
 
-The guard: when the last `GUARD_SWITCHES` measured gains of the predictor's switches sum to a
-loss, the replica only advises for `GUARD_STAGES` stages; then it tries again.
+The guard: if the last `GUARD_SWITCHES` measured gains of the predictor's switches sum to a loss, the
+replica only advises for `GUARD_STAGES` stages; then it switches again.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from taper_policy.decision.ledger import (
 )
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.decision.snapshot import Snapshot
-from taper_policy.decision.switch_rules import SwitchRule, rule_from_settings
+from taper_policy.decision.switch_rules import SwitchRule
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
+from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import LedgerEntry, StageRecord
 
 log = logging.getLogger("taper.decisions")
 
 # Where a policy that does not fit the replica's degrees was set.
-POLICY_PATH = "actor_rollout_ref.rollout.custom.policy"
 GUARD_SWITCHES = 4
 GUARD_STAGES = 8
 
@@ -52,23 +52,23 @@ LiveRequestsReader = Callable[[], tuple[LiveRequest, ...] | None]
 
 
 class Decider(Protocol):
-    """What a coordinator asks and tells."""
+    """The interface that a coordinator uses."""
 
     @property
     def mode(self) -> str:
         """`off`, `advise` or `enforce`."""
 
     def use(self, profile: Profile | None) -> None:
-        """Predict by `profile`."""
+        """Predict with `profile`; None switches the predictor off."""
 
     def start_stage(self, step: int, correction: Correction) -> None:
         """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
 
     def first_degree(self) -> int:
-        """The degree of the layout that it begins in."""
+        """The degree of the layout in which the stage begins."""
 
     def add_finished(self, prompt: str, tokens: int) -> None:
-        """A response of this stage came to its own end."""
+        """A response of this stage has ended by itself: it was not aborted."""
 
     def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
         """The layout to switch to now, or None to stay."""
@@ -78,12 +78,12 @@ class Decider(Protocol):
 
 
 class PolicyDecider:
-    """See the module's docstring. `tell` takes events."""
+    """See the module's docstring. Events go to `emit`."""
 
-    def __init__(self, settings: ReplicaSettings, tell: Callable[[Any], None]) -> None:
-        self._settings, self._tell = settings, tell
-        self._policy: SwitchRule | PredictorSettings = rule_from_settings(
-            settings.policy, settings.rollout.degrees, path=POLICY_PATH
+    def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
+        self._settings, self._emit = settings, emit
+        self._policy: SwitchRule | PredictorSettings = policy_of(
+            settings.rollout.policy, settings.rollout.degrees
         )
         self._advisor: Advisor | None = None
         self._in_stage = False
@@ -94,7 +94,7 @@ class PolicyDecider:
         self._guarded_stages = 0
 
     def use(self, profile: Profile | None) -> None:
-        """Predict by `profile`. Without one the predictor stays in the layout that it has, and says so."""
+        """Predict with `profile`. Without one the predictor never switches, and a warning is logged."""
         if not isinstance(self._policy, PredictorSettings) or self._settings.rollout.mode == "off":
             return
         if profile is None:
@@ -145,7 +145,7 @@ class PolicyDecider:
         return choice.degree if self.mode == "enforce" else base
 
     def add_finished(self, prompt: str, tokens: int) -> None:
-        """A response of this stage came to its own end."""
+        """A response of this stage has ended by itself: it was not aborted."""
         if self._advisor is not None and self._in_stage:
             self._advisor.add_finished([FinishedResponse(prompt, tokens)])
 
@@ -163,12 +163,12 @@ class PolicyDecider:
     def _ask(
         self, advisor: Advisor, snapshot: Snapshot, requests: tuple[LiveRequest, ...]
     ) -> Decision | None:
-        question = advisor.decide(snapshot.with_live(requests), time.monotonic())
-        self._enter(question)
-        return _decision(question) if question.is_switch else None
+        entry = advisor.decide(snapshot.with_live(requests), time.monotonic())
+        self._enter(entry)
+        return _decision(entry) if entry.is_switch else None
 
     def end_stage(self, record: StageRecord | None) -> None:
-        """The stage has ended; it and its switches are judged by now."""
+        """The stage has ended; `record` has its review and the gains of its switches."""
         self._in_stage = False
         if self._advisor is None:
             return
@@ -199,11 +199,11 @@ class PolicyDecider:
             self._guarded_stages = GUARD_STAGES
 
     def _enter(self, entry: LedgerRecord) -> None:
-        self._tell(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry.as_json()))
+        self._emit(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry.as_json()))
 
 
 def _expected(record: StageRecord) -> ExpectedStage:
-    """The next stage, as the last one was."""
+    """The next stage is expected to be like the last one."""
     requests = record.requests
     return ExpectedStage(
         num_requests=len(requests),
@@ -212,13 +212,13 @@ def _expected(record: StageRecord) -> ExpectedStage:
     )
 
 
-def _decision(question: DecisionEntry) -> Decision:
-    choice = question.choice
-    option = question.option(choice.degree)
+def _decision(entry: DecisionEntry) -> Decision:
+    choice = entry.choice
+    option = entry.option(choice.degree)
     return Decision(
         degree=choice.degree,
         reason=choice.reason,
-        question=question.number,
+        question=entry.number,
         gain_seconds=choice.gain_seconds,
         pause_seconds=None if option is None else option.pause_seconds,
     )

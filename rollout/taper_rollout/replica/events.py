@@ -60,8 +60,8 @@ class SwitchRecord:
     rank's: `offer`, `quiesce` and `agree` are moments, counted from when it took up the
     switch; `drain`, `requests` and `kv` are durations (`pause_phases` makes phases of them).
     `gain_seconds` is `staying_seconds` (what the rest of the stage would have taken
-    in the old layout, by measured step times and the true lengths) minus what it
-    took; None where no step time of the old layout was measured.
+    in the old layout, by the true lengths and the profile, corrected by measured steps)
+    minus what it took; None without a profile.
 
     `kv` is what happened to the KV cache: `migrate`, `recompute` or `mixed`, with the numbers of
     requests of each; where no request had KV, or no switch was made, what the job asks for.

@@ -6,18 +6,21 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from taper_policy.decision.correction import Correction
+from taper_policy.decision.pricing import Prices
 from taper_policy.forecast.forecast import LiveRequest
-from taper_policy.review.counterfactual import staying_seconds
-from taper_policy.review.step_times import DecodeSeconds
+from taper_policy.review.remaining import RemainingRequest, remaining_seconds
 from taper_rollout.replica.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
 from taper_rollout.replica.progress_throttle import ProgressThrottle
 from taper_rollout.shared_memory.rank_record import LiveRecord, RecordReader, new_group_steps
 from taper_rollout.switching.figures import MovedRequest
+
+log = logging.getLogger("taper.stage")
 
 
 def prompt_digest(prompt_ids: list[int]) -> str:
@@ -207,8 +210,8 @@ class Stage:
             )
         return stood
 
-    def record(self, replica: int, step: int, step_times: DecodeSeconds) -> StageRecord:
-        """The finished stage, each switch with its gain over staying by the true lengths."""
+    def record(self, replica: int, step: int, prices: Prices | None) -> StageRecord:
+        """The finished stage, each switch with its gain over staying, by the true lengths and by `prices`."""
         ended_at = max(request.ended_at for request in self.requests)
         return StageRecord(
             replica=replica,
@@ -219,7 +222,7 @@ class Stage:
             idle_rank_seconds=self._idle_rank_seconds(ended_at),
             requests=tuple(self.requests),
             batch=tuple(self.samples),
-            switches=tuple(self._judge(moment, ended_at, step_times) for moment in self._moments),
+            switches=tuple(self._judge(moment, ended_at, prices) for moment in self._moments),
         )
 
     def _idle_rank_seconds(self, ended_at: float) -> float:
@@ -231,7 +234,7 @@ class Stage:
             total += idle_groups * sample.degree * max(0.0, until - sample.at)
         return total
 
-    def _judge(self, moment: _Moment, ended_at: float, step_times: DecodeSeconds) -> SwitchRecord:
+    def _judge(self, moment: _Moment, ended_at: float, prices: Prices | None) -> SwitchRecord:
         """What the rest of the stage took, and would have taken in the old layout.
 
         Not judged where requests arrived after the switch: how they would have been served
@@ -242,16 +245,33 @@ class Stage:
             return record
         if any(request.started_at > record.at for request in self.requests):
             return record
-        groups: list[list[int]] = [[] for _ in range(self.num_ranks // record.from_degree)]
-        for one in self._stood(moment):
-            ended = self.ended.get(one.engine_id)
-            tokens = ended.record.response_tokens if ended else 0
-            groups[one.old_group].append(max(0, tokens - one.made_tokens))
-        staying = staying_seconds(groups, step_times, record.from_degree)
+        staying = self._staying_seconds(moment, prices)
         actual = ended_at - record.at
         return dataclasses.replace(
             record,
             staying_seconds=staying,
             actual_seconds=actual,
             gain_seconds=None if staying is None else staying - actual,
+        )
+
+    def _staying_seconds(self, moment: _Moment, prices: Prices | None) -> float | None:
+        """What the rest of the stage would have taken without a switch; None where it has no price."""
+        if prices is None:
+            return None
+        remaining = [self._remaining(one) for one in self._stood(moment)]
+        degree = moment.record.from_degree
+        try:
+            return remaining_seconds(remaining, prices, footprint=self.num_ranks, degree=degree)
+        except ValueError as error:
+            log.warning("the gain of a switch is not known: %s", error)
+            return None
+
+    def _remaining(self, live: LiveAtSwitch) -> RemainingRequest:
+        """A request as it was at a switch, with the tokens that it generated afterwards."""
+        ended = self.ended.get(live.engine_id)
+        tokens = ended.record.response_tokens if ended else 0
+        return RemainingRequest(
+            group=live.old_group,
+            context_tokens=live.made_tokens + (ended.record.prompt_tokens if ended else 0),
+            remaining_tokens=max(0, tokens - live.made_tokens),
         )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from taper_policy.decision.correction import Correction
 from taper_policy.profile.profile import Profile
-from taper_policy.review.step_times import StepTimes
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import BatchSample, StageRecord
 from taper_rollout.replica.stage import Stage
@@ -17,12 +16,11 @@ from taper_rollout.shared_memory.rank_record import RankRecord, RecordReader, ne
 
 
 class StageKeeper:
-    """`present` is None between stages. `step_times` are of all stages and of the calibration."""
+    """`present` is None between stages."""
 
     def __init__(self, settings: ReplicaSettings) -> None:
         self._settings = settings
         self.present: Stage | None = None
-        self.step_times = StepTimes()
         self.reviewer = StageReviewer(settings)
         self._learner = StepLearner(footprint=settings.rollout.footprint, replica=settings.replica)
 
@@ -48,7 +46,6 @@ class StageKeeper:
         """Read each rank's record once: the batch as a sample, and the records of the groups' leaders."""
         records = [reader.read() for reader in readers]
         for step in new_group_steps(readers, records):
-            self.step_times.add(step.degree, step.batch, step.seconds)
             self._learner.add(step)
         leaders = records[::degree]
         sample = BatchSample(
@@ -72,5 +69,5 @@ class StageKeeper:
         self._learner.end_stage()
         if not stage.requests:
             return None
-        record = stage.record(self._settings.replica, step, self.step_times.table())
+        record = stage.record(self._settings.replica, step, self._learner.prices)
         return self.reviewer.judged(stage, record)

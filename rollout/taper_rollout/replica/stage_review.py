@@ -1,9 +1,10 @@
-"""Judges the finished stages of a replica by its profile: other plans on paper, with the true lengths.
+"""Reviews a replica's finished stages with its profile: other plans are simulated with the true lengths.
 
-On paper all requests are there from the start, and none waits. A stage in which that was not so
-is not judged, and says why. With `mode: advise` the predictor's rule is run on paper, too.
+The simulation assumes that all requests are there from the start and none waits. A stage in which that
+did not hold is not reviewed, and its record says why. With `mode: advise` the predictor is simulated as
+well.
 
-A fault here is logged and told as the reason; it never ends a stage otherwise than it would have ended.
+An error in a review is logged and recorded as the reason; it never changes how the stage ends.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.switch_rules import rule_from_settings
 from taper_policy.profile.profile import Profile
 from taper_policy.review.advice import AdviceEstimator
 from taper_policy.review.review import RecordedRequest, RecordedStage, RecordedSwitch, as_simulated, review
+from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import StageRecord
 from taper_rollout.replica.stage import Ended, Stage
@@ -34,11 +35,11 @@ ENDED_SHARE = 0.1
 
 
 class NotJudged(ValueError):
-    """The stage was none that can be put on paper; the text says why."""
+    """The stage cannot be simulated; the text says why."""
 
 
 class StageReviewer:
-    """See the module's docstring. One for each replica; it begins to judge when it has a profile."""
+    """See the module's docstring. One per replica; it reviews stages once it has a profile."""
 
     def __init__(self, settings: ReplicaSettings) -> None:
         self._settings = settings
@@ -46,9 +47,9 @@ class StageReviewer:
         self._advice: AdviceEstimator | None = None
 
     def use(self, profile: Profile | None) -> None:
-        """Judge by `profile`."""
+        """Review with `profile`."""
         self._profile = profile and dataclasses.replace(profile, kv=self._settings.rollout.switch.kv)
-        policy = rule_from_settings(self._settings.policy, self._settings.rollout.degrees)
+        policy = policy_of(self._settings.rollout.policy, self._settings.rollout.degrees)
         if self._profile is None or self._settings.rollout.mode != "advise":
             return
         if isinstance(policy, PredictorSettings):
@@ -67,17 +68,17 @@ class StageReviewer:
             self._learn(record)
             return dataclasses.replace(record, review={"not_judged": str(reason)})
         except Exception as fault:
-            log.exception("replica %d: a stage is not judged", self._settings.replica)
+            log.exception("replica %d: a stage could not be reviewed", self._settings.replica)
             return dataclasses.replace(record, review={"not_judged": f"{type(fault).__name__}: {fault}"})
         return dataclasses.replace(record, review=found, regret=found["regret"])
 
     def _review(self, profile: Profile, stage: Stage, record: StageRecord) -> dict[str, Any]:
-        played = played_stage(stage, record)
-        prefill = profile.prefill_seconds(played.degree, played.prefilled_tokens)
+        recorded = recorded_stage(stage, record)
+        prefill = profile.prefill_seconds(recorded.degree, recorded.prefilled_tokens)
         _check_waiting(stage, record, prefill.seconds)
-        found = review(played, profile, self._settings.rollout.degrees, stage.correction).as_json()
+        found = review(recorded, profile, self._settings.rollout.degrees, stage.correction).as_json()
         if self._advice is not None:
-            advised = self._advice.judge(record.step, as_simulated(played))
+            advised = self._advice.judge(record.step, as_simulated(recorded))
             found["advised"] = dataclasses.asdict(advised) | {"gain_seconds": advised.gain_seconds}
         return found
 
@@ -91,8 +92,8 @@ class StageReviewer:
             self._advice.learn(record.step, finished)
 
 
-def played_stage(stage: Stage, record: StageRecord) -> RecordedStage:
-    """The stage as it is put on paper. Raises `NotJudged`."""
+def recorded_stage(stage: Stage, record: StageRecord) -> RecordedStage:
+    """The stage as it is simulated. Raises `NotJudged`."""
     _check_requests(stage)
     made = stage.switches_made()
     first = (
@@ -123,14 +124,14 @@ def played_stage(stage: Stage, record: StageRecord) -> RecordedStage:
 
 
 def _served(ended: Ended, number: int, group: int | None, num_groups: int) -> RecordedRequest:
-    # Where the group was not told: requests that come one after the other are dealt in turn.
-    told = number if group is None else group
+    # If the group is unknown: requests are distributed over the groups in turn.
+    chosen = number if group is None else group
     return RecordedRequest(
         number=number,
         prompt=ended.record.prompt,
         prompt_tokens=ended.record.prompt_tokens,
         response_tokens=ended.record.response_tokens,
-        group=told % num_groups,
+        group=chosen % num_groups,
     )
 
 

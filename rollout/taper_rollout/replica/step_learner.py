@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from taper_policy.decision.correction import Correction, TimedStep, learned
+from taper_policy.decision.correction import CorrectedPrices, Correction, TimedStep, learned
 from taper_policy.profile.profile import Profile
 from taper_rollout.shared_memory.rank_record import Step
 
@@ -32,6 +32,11 @@ class StepLearner:
         """Correct `profile`; what was learned of another one is forgotten."""
         self._profile, self.correction = profile, Correction()
         self._forget()
+
+    @property
+    def prices(self) -> CorrectedPrices | None:
+        """The profile with its steps corrected; None without a profile."""
+        return None if self._profile is None else CorrectedPrices(self._profile, self.correction)
 
     def add(self, step: Step) -> None:
         """A group has made a step."""

@@ -1,7 +1,7 @@
 """`taper simulate`: would switching help this job? Recorded or synthetic stages, priced by a profile.
 
 No cluster, no GPU, no engine: the policy's own simulator runs every static layout, the
-baselines, the predictor and the oracle on the same responses.
+switch rules, the predictor and the oracle on the same responses.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def load_profile(name: str) -> Profile:
     path = Path(name)
     if not path.exists():
         known = " or ".join(PROFILES)
-        raise JobError([Problem(path="--profile", message=f"{name} is no file, nor {known}")])
+        raise JobError(
+            [Problem(path="--profile", message=f"{name} does not exist; name a file, or use {known}")]
+        )
     try:
         return read_profile(path, path=f"--profile {name}")
     except ValueError as error:
@@ -95,7 +97,7 @@ def read_traces(directory: Path) -> list[Stage]:
     inside = directory / "traces"
     files = sorted((inside if inside.is_dir() else directory).glob("stage-*.json"))
     if not files:
-        raise JobError([Problem(path="--trace", message=f"{directory} holds no stage-*.json")])
+        raise JobError([Problem(path="--trace", message=f"{directory} has no stage-*.json")])
     return [_read_stage(file) for file in files]
 
 
@@ -104,7 +106,7 @@ def _read_stage(file: Path) -> Stage:
         records = json.loads(file.read_text(encoding="utf-8"))["requests"]
         stage = [_request(record, f"{file.stem}-{index}") for index, record in enumerate(records)]
     except (KeyError, TypeError, ValueError) as error:
-        message = f"{file.name} is no stage that a run recorded ({type(error).__name__}: {error})"
+        message = f"{file.name} is not a recorded stage ({type(error).__name__}: {error})"
         raise JobError([Problem(path="--trace", message=message)]) from error
     if not stage:
         raise JobError([Problem(path="--trace", message=f"{file.name} has no request")])
@@ -126,7 +128,7 @@ def simulate_job(
     max_tokens: int | None = None,
     on_stage: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
-    """All policies on all stages. `max_tokens` is the cap of a response, None where no trace tells it.
+    """Simulate all policies on all stages. `max_tokens` is the longest allowed response, None if unknown.
 
     The longest response then stands for the cap: the forecast knows a little more than it would have.
     """
@@ -168,6 +170,6 @@ def answer(found: Comparison) -> str:
     best = found.best_static()
     gain, low, high = found.gain_over(PREDICTOR, best)
     possible, _, _ = found.gain_over(ORACLE, best)
-    told = f"predictor against {best}, the best static layout: {gain:+.1%} [{low:+.1%}, {high:+.1%}]"
+    result = f"predictor against {best}, the best static layout: {gain:+.1%} [{low:+.1%}, {high:+.1%}]"
     verdict = "it would help" if low > 0 else "it would cost time" if high < 0 else "no clear difference"
-    return f"{verdict}: {told}; the best plan with known lengths: {possible:+.1%}"
+    return f"{verdict}: {result}; the best plan with known lengths: {possible:+.1%}"

@@ -1,1 +1,1 @@
-"""VeRL's side of Taper: plugin, replica, weights, rewards and the run of a job. The only importer of verl."""
+"""Taper's integration with VeRL, and the only importer of verl: plugin, replica, weights, rewards, runs."""

@@ -1,8 +1,8 @@
-"""Act on a module right after its first import, without importing it.
+"""Runs an action right after a module's first import, without importing it.
 
-VeRL loads its plugins in every process that imports it, also in those that never
-touch a rollout. Registrations therefore wait until VeRL itself imports the module
-that they change: a plain VeRL user pays a dictionary look-up per import.
+VeRL loads its plugins in every process that imports it, even those that never use a rollout. So
+registrations wait until VeRL imports the module that they change. The cost for other VeRL users is a
+dictionary look-up per import.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
-    """A finder that finds nothing itself: it adds an action to what the others find."""
+    """An import finder that adds an action to the specs that other finders find."""
 
     def __init__(self) -> None:
         self._actions: dict[str, Action] = {}
@@ -29,7 +29,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
     def add(self, name: str, action: Action) -> None:
         """Run `action(module)` after module `name` is imported, or now if it already is."""
         module = sys.modules.get(name)
-        # A module that is still executing is in sys.modules too, but has not all of its names yet.
+        # A module that is still being imported is in sys.modules too, but lacks some of its names.
         if module is not None and not getattr(module.__spec__, "_initializing", False):
             _run(action, module)
             return
@@ -40,11 +40,11 @@ class AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec that the other finders find, with the action added; None where there is no action."""
+        """The spec from the other finders, with the action added; None if there is no action."""
         action = self._actions.pop(fullname, None)
         if action is None:
             return None
-        spec = importlib.util.find_spec(fullname)  # not found by us a second time: the action is popped
+        spec = importlib.util.find_spec(fullname)  # does not recurse: the action is popped
         if spec is not None and spec.loader is not None:
             spec.loader = _ActingLoader(spec.loader, action)
         return spec
@@ -60,13 +60,13 @@ class _ActingLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__spec__.loader = self._loader  # resources and source are asked of the real loader
+        module.__spec__.loader = self._loader  # the real loader serves resources and source
         self._loader.exec_module(module)
         _run(self._action, module)
 
 
 def _run(action: Action, module: ModuleType) -> None:
-    """A failed action must not break the import of somebody who uses another rollout; it must be heard of."""
+    """Log a failed action instead of raising: the import must work for users of another rollout."""
     try:
         action(module)
     except Exception:

@@ -1,7 +1,7 @@
-"""VeRL's device interface on a host without an accelerator (VeRL 0.9.1 has none for CPU).
+"""VeRL's device interface for hosts without an accelerator (VeRL 0.9.1 has none for CPU).
 
-Ranks are ordinary processes; Ray counts them as logical GPUs, so that VeRL's placement
-stays as it is. The platform is never detected, only chosen with `VERL_PLATFORM=cpu`.
+Ranks are ordinary processes, which Ray counts as logical GPUs, so that VeRL's placement works unchanged. The
+platform is never detected, only selected with `VERL_PLATFORM=cpu`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    """A device call that has no meaning on CPU."""
+    """A device call without an effect on CPU."""
 
 
 def _zero(*_args: Any, **_kwargs: Any) -> int:
@@ -28,7 +28,7 @@ def _set_rng_state(state: torch.Tensor, *_args: Any, **_kwargs: Any) -> None:
 
 
 def _device_module() -> types.ModuleType:
-    """The part of `torch.cuda` that VeRL calls. Not "available": so VeRL's cache helpers return early."""
+    """The part of `torch.cuda` that VeRL calls. Not "available", so VeRL's cache helpers return early."""
     module = types.ModuleType("taper_torch_cpu")
     members: dict[str, Any] = dict.fromkeys(
         (
@@ -60,7 +60,7 @@ def _device_module() -> types.ModuleType:
 
 
 class CPUPlatform(PlatformBase):
-    """One CPU "device" a process, gloo between processes, shared memory in the place of device IPC."""
+    """One CPU "device" per process, gloo between processes, shared memory instead of device IPC."""
 
     device_name = "cpu"
     vendor_name = "cpu"
@@ -116,7 +116,7 @@ class CPUPlatform(PlatformBase):
         return None
 
     def ray_resource_name(self) -> str:
-        return "GPU"  # logical ones
+        return "GPU"  # counted as logical GPUs
 
     def ray_noset_envvars(self) -> list[str]:
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
@@ -129,5 +129,5 @@ class CPUPlatform(PlatformBase):
 
 
 def register() -> None:
-    """Make `VERL_PLATFORM=cpu` known to VeRL in this process."""
+    """Register the platform `cpu` with VeRL in this process."""
     PlatformRegistry.register(platform="cpu")(CPUPlatform)

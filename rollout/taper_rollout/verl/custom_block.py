@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from taper_api import JobError, Problem
 from taper_api.base.violations import problems_of
 from taper_api.job.rollout_spec import NonEmpty, RolloutSpec
+from taper_api.rules.rollout_rules import rollout_contradictions
 
 ROLLOUT = "actor_rollout_ref.rollout"
 CUSTOM = f"{ROLLOUT}.custom"
@@ -80,9 +81,13 @@ def read_block(config: Any) -> CustomBlock:
     for path, setting in VERL_SETTINGS.items():
         _put(content, path, getattr(config, setting))
     try:
-        return CustomBlock.model_validate(content)
+        block = CustomBlock.model_validate(content)
     except ValidationError as error:
         problems = problems_of(error, CustomBlock)
+    else:
+        problems = rollout_contradictions(block)
+        if not problems:
+            return block
     raise JobError([_at_verls_path(problem) for problem in problems])
 
 
@@ -109,9 +114,14 @@ def _misplaced(content: dict[str, Any]) -> Iterator[Problem]:
 
 def _at_verls_path(problem: Problem) -> Problem:
     """The same problem, at the path where a user of VeRL sets the field."""
-    setting = VERL_SETTINGS.get(problem.path)
-    path = f"{CUSTOM}.{problem.path}" if setting is None else f"{ROLLOUT}.{setting}"
-    return Problem(path=path, message=problem.message, remedy=problem.remedy)
+    field = problem.path.removeprefix("spec.rollout.")
+    setting = VERL_SETTINGS.get(field)
+    path = f"{CUSTOM}.{field}" if setting is None else f"{ROLLOUT}.{setting}"
+    remedy = problem.remedy
+    for name, verl_name in VERL_SETTINGS.items():
+        remedy = remedy.replace(f"spec.rollout.{name}", f"rollout.{verl_name}")
+    remedy = remedy.replace("spec.rollout.", "rollout.custom.")
+    return Problem(path=path, message=problem.message, remedy=remedy)
 
 
 def _put(content: dict[str, Any], path: str, value: Any) -> None:

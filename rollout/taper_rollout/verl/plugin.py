@@ -1,10 +1,9 @@
-"""What VeRL loads in each of its processes (entry-point group `verl.plugins`; read from VeRL 0.9.1).
+"""Taper's VeRL plugin, loaded in each VeRL process (entry-point group `verl.plugins`; read from VeRL 0.9.1).
 
-It makes `actor_rollout_ref.rollout.name=taper` known. Only where `VERL_PLATFORM=cpu` asks for
-it, it also adds a CPU platform and mends what VeRL cannot do there: the process group's
-name, and pinned memory for reference models. Where flash attention is not installed, PPO's
-critic loads without it. Nothing else changes for a job with another rollout. VeRL logs a
-plugin's failure at DEBUG only, so failures are logged here.
+Registers `actor_rollout_ref.rollout.name=taper`. With `VERL_PLATFORM=cpu` it also adds a CPU platform and
+fixes what fails there: the name of the process group, and pinned memory for reference models. Without flash
+attention, it lets PPO's critic load with torch's own. Nothing else changes for a job with another rollout.
+VeRL logs the failure of a plugin at DEBUG only, so failures are logged here.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 def _load_replica() -> type[Any]:
-    """Called by VeRL in the trainer's process, and only when the job's rollout is ours."""
+    """Called by VeRL in the trainer's process, only for jobs with Taper's rollout."""
     from taper_rollout.verl import trainer_hooks
     from taper_rollout.verl.replica import TaperReplica
 
@@ -41,7 +40,7 @@ def _register_adapter(module: ModuleType) -> None:
 
 
 def _use_gloo_once(module: Any) -> None:
-    """VeRL composes "cpu:gloo,<device>:<backend>", which torch rejects when the device is "cpu" too."""
+    """VeRL builds "cpu:gloo,<device>:<backend>", which torch rejects if the device is "cpu" too."""
     original = module.initialize_global_process_group_ray
 
     def initialize(timeout_second: float | None = None, backend: str | None = None) -> None:
@@ -51,7 +50,7 @@ def _use_gloo_once(module: Any) -> None:
 
 
 def _pin_no_memory(module: Any) -> None:
-    """VeRL keeps a reference model in pinned memory, which there is only beside a GPU."""
+    """VeRL keeps a reference model in pinned memory, which needs a GPU."""
     original = module.CPUOffloadPolicy
 
     def policy(pin_memory: bool = False) -> Any:
@@ -61,7 +60,7 @@ def _pin_no_memory(module: Any) -> None:
 
 
 def _load_critic_without_flash_attention(module: Any) -> None:
-    """VeRL loads a critic with flash attention or not at all; where it is missing, torch's own serves."""
+    """VeRL requires flash attention to load a critic. Use torch's own attention instead."""
 
     def load(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
         from transformers import AutoModelForTokenClassification
@@ -78,7 +77,7 @@ def _load_critic_without_flash_attention(module: Any) -> None:
 
 
 def install(environment: dict[str, str] | os._Environ[str]) -> None:
-    """Queue the registrations; on CPU register the platform now, before VeRL looks for one."""
+    """Queue the registrations. On CPU, register the platform at once, before VeRL looks for one."""
     after_import = AfterImport()
     after_import.add("verl.workers.rollout.replica", _register_replica)
     after_import.add("verl.workers.rollout.base", _register_adapter)
@@ -89,7 +88,7 @@ def install(environment: dict[str, str] | os._Environ[str]) -> None:
     from taper_rollout.verl import cpu_platform
 
     cpu_platform.register()
-    # VeRL registers its FSDP engines for cuda and npu only; this is its own override of the look-up.
+    # VeRL registers its FSDP engines for cuda and npu only; this variable overrides the look-up.
     environment.setdefault("VERL_ENGINE_DEVICE", "cuda")
     after_import.add("verl.utils.distributed", _use_gloo_once)
     after_import.add("verl.workers.engine.fsdp.transformer_impl", _pin_no_memory)

@@ -8,13 +8,13 @@ from typing import Any
 
 
 class ProfileTrace:
-    """Requests as bars over time, one line a request that ran beside others."""
+    """Requests as bars over time, a row per request."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
 
     def add(self, request_id: str, started_at: float, ended_at: float, *, tokens: int) -> None:
-        """A finished request; times in seconds since the epoch."""
+        """Add a finished request. Times are Unix seconds."""
         self._events.append(
             {
                 "name": request_id,
@@ -28,6 +28,6 @@ class ProfileTrace:
         )
 
     def write(self, path: Path) -> None:
-        """Write the trace, making the directory if need be."""
+        """Write the trace. Creates the directory."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"traceEvents": self._events}))

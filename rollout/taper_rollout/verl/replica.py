@@ -1,4 +1,4 @@
-"""`rollout.name=taper`: one VeRL replica is one footprint of ranks behind one server actor (VeRL 0.9.1)."""
+"""The VeRL replica of `rollout.name=taper`: one footprint of ranks behind one server actor (VeRL 0.9.1)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from taper_rollout.verl.settings import replica_settings
 
 
 class TaperReplica(RolloutReplica):
-    """Places the server actor beside its trainer ranks, on one node, and starts it."""
+    """Starts the server actor on the node of its trainer ranks."""
 
     async def launch_servers(self) -> None:
-        """Fill in VeRL's `servers`, `_server_handle` and `_server_address`.
+        """Set VeRL's `servers`, `_server_handle` and `_server_address`.
 
-        Raises `ValueError` for settings that are wrong and a footprint over more than one node, and
-        what the engine or the metrics' endpoint raises when it cannot start.
+        Raises `ValueError` for bad settings and a footprint across nodes, and the error of an engine or
+        a metrics endpoint that cannot start.
         """
         if len(self.workers) != self.world_size:
             raise ValueError(f"{len(self.workers)} trainer ranks for a footprint of {self.world_size}")
@@ -42,11 +42,11 @@ class TaperReplica(RolloutReplica):
         if len(nodes) != 1:
             raise ValueError(
                 f"actor_rollout_ref.rollout.tensor_model_parallel_size: a footprint of {self.world_size} "
-                f"ranks lies on {len(nodes)} nodes; use one that fits on a node"
+                f"ranks spans {len(nodes)} nodes; use one that fits on a node"
             )
         node, node_address, _ = places[0]
         devices = sorted({device for _, _, visible in places for device in visible.split(",") if device})
-        # Kept: the host lives as long as its handles.
+        # Kept, as the actor lives only as long as its handles.
         self.metrics_host = await self._serve_metrics(node, node_address)
         server = self._create_server(node, node_address, devices)
         await server.launch.remote()
@@ -60,10 +60,10 @@ class TaperReplica(RolloutReplica):
         try:
             return read_block(self.config)
         except JobError as error:
-            raise ValueError(str(error)) from None  # which Ray can carry to the driver
+            raise ValueError(str(error)) from None  # Ray can pickle this one
 
     def _check_support(self) -> None:
-        """`taper run` has checked before Ray started. Here is the check for VeRL's own command."""
+        """Check the support matrix for VeRL's own command. `taper run` has done so before Ray started."""
         if self._block.run is not None:
             return
         settings = {
@@ -73,7 +73,7 @@ class TaperReplica(RolloutReplica):
         try:
             check_support(gather_facts(settings, is_raw=True))
         except JobError as error:
-            raise ValueError(str(error)) from None  # which Ray can carry to the driver
+            raise ValueError(str(error)) from None  # Ray can pickle this one
 
     async def _serve_metrics(self, node: str, node_address: str) -> Any:
         endpoint = metrics_endpoint(self._block, node_address=node_address)
@@ -115,6 +115,6 @@ class TaperReplica(RolloutReplica):
 
 
 def _place(_worker: Any) -> tuple[str, str, str]:
-    """Runs in a trainer rank: its node, the node's address, its visible devices."""
+    """Runs in a trainer rank. Returns its node id, the node's address, and its visible devices."""
     visible = os.environ.get(get_platform().visible_devices_envvar(), "")
     return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), visible

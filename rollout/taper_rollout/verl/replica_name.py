@@ -1,4 +1,4 @@
-"""The Ray names by which a run's actors find each other."""
+"""Ray names of a run's actors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ METRICS_PREFIX = "taper_metrics_"
 
 
 def replica_name(rank: int, suffix: str = "") -> str:
-    """The server actor of replica `rank`; `suffix` sets several rollouts of one job apart."""
+    """The server actor of replica `rank`. `suffix` distinguishes several rollouts of one job."""
     return f"{PREFIX}{rank}{suffix}"
 
 
 def metrics_name(run: str | None, node: str) -> str:
-    """The metrics host of a run on the node with this Ray id; VeRL's own command has no run's name."""
+    """The metrics host of a run on the node with this Ray id. With VeRL's own command, `run` is None."""
     return f"{METRICS_PREFIX}{run or 'verl'}_{node}"

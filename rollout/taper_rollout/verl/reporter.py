@@ -1,4 +1,4 @@
-"""The run's Ray actor that gathers what trainer, rewards and replicas tell."""
+"""The Ray actor that collects the events of trainer, rewards and replicas for the driver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from taper_rollout.report.inbox import Inbox
 
 
 class Reporter:
-    """An inbox that other processes can post to. Posts are kept until the driver drains them."""
+    """An inbox for the events of other processes, which the driver drains."""
 
     def __init__(self) -> None:
         self._inbox = Inbox()

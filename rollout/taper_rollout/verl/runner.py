@@ -1,21 +1,21 @@
 """The Ray actor that runs VeRL's own task runner (VeRL 0.9.1: `trainer/main_ppo.py`).
 
-`main_ppo` cannot be called from the driver: it starts Ray itself and blocks. This actor
-does what its `main` does after Ray is up, and leaves the driver free to listen.
+`main_ppo` cannot be called from the driver: it starts Ray itself and blocks. This actor does what `main`
+does after Ray is up, so that the driver can collect events meanwhile.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-TELL_SECONDS = 30.0
+REPORT_SECONDS = 30.0
 
 
 class Runner:
     """VeRL's trainer for one job."""
 
     def run(self, config: Any) -> None:
-        """Train; raises what VeRL raises. `config` is the composed `ppo_trainer` configuration."""
+        """Train. `config` is the composed `ppo_trainer` configuration. Raises what VeRL raises."""
         from verl.trainer.main_ppo import TaskRunnerV1, auto_set_device, validate_config
         from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
@@ -25,12 +25,12 @@ class Runner:
             config=config, use_reference_policy=need_reference_policy(config), use_critic=has_critic
         )
         _resume(config, has_critic=has_critic)
-        # The class inside Ray's wrapper: this process is the actor already.
+        # The class without Ray's wrapper, as this process is the actor already.
         TaskRunnerV1.__ray_metadata__.modified_class().run(config)
 
 
 def _resume(config: Any, *, has_critic: bool) -> None:
-    """Choose the checkpoint to go on from, and tell the run which."""
+    """Select the checkpoint to resume from, and report it to the run."""
     import ray
 
     from taper_rollout.verl.checkpoints.resume import keep_newest, resume, resumed_event
@@ -41,6 +41,6 @@ def _resume(config: Any, *, has_critic: bool) -> None:
         return
     keep_newest(config, has_critic=has_critic)
     run = run_of(config)
-    if run is None or (found.checkpoint is None and not found.passed_over):
+    if run is None or (found.checkpoint is None and not found.skipped):
         return
-    ray.get(ray.get_actor(run).post.remote(resumed_event(found)), timeout=TELL_SECONDS)
+    ray.get(ray.get_actor(run).post.remote(resumed_event(found)), timeout=REPORT_SECONDS)

@@ -1,9 +1,8 @@
-"""The Ray actor that VeRL knows as one rollout server: the facade of one footprint (VeRL 0.9.1).
+"""The Ray actor that VeRL uses as a rollout server: the facade of one footprint (VeRL 0.9.1).
 
-It speaks VeRL's server contract and hands everything to the coordinator, which hides
-layouts and switches. What the coordinator tells goes to the run's reporter and to the node's
-metrics host; the first failure goes to the reporter: VeRL turns a failed request into a missing
-sample and trains on.
+Implements VeRL's server interface with the coordinator, which hides layouts and switches. Events of the
+coordinator are posted to the run's reporter and to the node's metrics host. Failures of requests are
+posted to the reporter too, because VeRL treats a failed request as a missing sample and continues.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ReplicaServer:
-    """One per footprint. Methods are VeRL's, plus the few that our trainer-side adapter asks."""
+    """One per footprint. The methods are VeRL's, and a few more for the adapter in the trainer's ranks."""
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class ReplicaServer:
         metrics_host: Any,
         profiles: str,
     ) -> None:
-        # Imported here: the trainer's process knows this class too, and must not import the engine.
+        # Imported here, because the trainer's process imports this class and must not import the engine.
         from taper_rollout.replica.coordinator import Coordinator, ReplicaSettings
 
         self._settings = ReplicaSettings(**settings)
@@ -58,10 +57,10 @@ class ReplicaServer:
         self._coordinator = Coordinator(self._settings, self._emit)
 
     def _emit(self, event: Any) -> None:
-        told = event if isinstance(event, dict) else as_json(event)
+        record = event if isinstance(event, dict) else as_json(event)
         if self._reporter is not None:
-            self._last_posts["run"] = self._reporter.post.remote(told)
-        posted = post_to(self._metrics_host, told)
+            self._last_posts["run"] = self._reporter.post.remote(record)
+        posted = post_to(self._metrics_host, record)
         if posted is not None:
             self._last_posts["metrics"] = posted
 
@@ -72,14 +71,14 @@ class ReplicaServer:
             self._reporter.post.remote({"kind": "Failure", "message": message})
 
     async def launch(self) -> None:
-        """Start the engine and its ranks. Raises what keeps them from starting."""
+        """Start the engine and its ranks. Raises if they cannot start."""
         await self._coordinator.start()
 
     async def close(self) -> None:
-        """End the engine and its ranks; nothing of them is left afterwards."""
+        """Stop the engine and its ranks, and wait for the last posts."""
         await self._coordinator.close()
         posts = asyncio.gather(*self._last_posts.values(), return_exceptions=True)
-        with contextlib.suppress(TimeoutError):  # who should hear it may be gone, too
+        with contextlib.suppress(TimeoutError):  # the receivers may be gone, too
             await asyncio.wait_for(posts, POST_SECONDS)
 
     async def get_server_address(self) -> tuple[str, int]:
@@ -87,7 +86,7 @@ class ReplicaServer:
         return self._coordinator.address()
 
     async def get_weight_channel(self) -> str:
-        """A name that no other replica on this machine has, for the sockets of weight transfers."""
+        """A name, unique on this machine, for the sockets of weight transfers."""
         return self._channel
 
     async def generate(
@@ -101,9 +100,9 @@ class ReplicaServer:
         mm_processor_kwargs: Any = None,
         priority: int = 0,
     ) -> TokenOutput:
-        """The response's token ids, their log-probs if asked for, and why it ended.
+        """Generate a response: its token ids, their log-probs if requested, and why it ended.
 
-        Raises `ValueError` for images, video and audio. `priority` is taken and not used.
+        Raises `ValueError` for images, video and audio. `priority` is ignored.
         """
         if image_data or video_data or audio_data:
             raise ValueError("images, video and audio are not supported; use text prompts")
@@ -115,53 +114,53 @@ class ReplicaServer:
         )
         started_at = time.time()
         try:
-            made = await self._coordinator.generate(
+            response = await self._coordinator.generate(
                 request_id=request_id, prompt_ids=list(prompt_ids), sampling=sampling, logprobs=logprobs
             )
         except Exception as error:
             self._report_failure(error)
             raise
         if self._profile is not None:
-            self._profile.add(request_id, started_at, time.time(), tokens=len(made.token_ids))
+            self._profile.add(request_id, started_at, time.time(), tokens=len(response.token_ids))
         return TokenOutput(
-            token_ids=made.token_ids,
-            log_probs=made.log_probs,
-            stop_reason=made.stop_reason,
-            num_preempted=made.num_preempted,
+            token_ids=response.token_ids,
+            log_probs=response.log_probs,
+            stop_reason=response.stop_reason,
+            num_preempted=response.num_preempted,
             extra_fields={"global_steps": self._step},
         )
 
     async def sleep(self) -> None:
-        """Give weights and KV memory away, unless VeRL was told to keep them (`free_cache_engine`)."""
+        """Release the memory of weights and KV caches, unless `free_cache_engine` is off."""
         if self._free_cache_engine:
             await self._coordinator.sleep()
 
     async def wake_up(self) -> None:
-        """Take both back."""
+        """Allocate both again."""
         if self._free_cache_engine:
             await self._coordinator.wake_up()
 
     async def resume(self, tags: list[str]) -> None:
-        """Take back "weights" or "kv_cache" alone."""
+        """Allocate "weights" or "kv_cache" again."""
         if self._free_cache_engine:
             await self._coordinator.wake_up(tuple(tags))
 
     async def release_kv_cache(self) -> None:
-        """Give the KV memory away; weights stay."""
+        """Release the memory of KV caches only."""
         if self._free_cache_engine:
             await self._coordinator.sleep(("kv_cache",))
 
     async def resume_kv_cache(self) -> None:
-        """Take the KV memory back."""
+        """Allocate the memory of KV caches again."""
         if self._free_cache_engine:
             await self._coordinator.wake_up(("kv_cache",))
 
     async def clear_kv_cache(self) -> None:
-        """Forget all cached prefixes, in all stacks."""
+        """Drop all cached prefixes, in all layouts."""
         await self._coordinator.clear_kv_cache()
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """End live requests with what they have and hold new ones back, or refuse them."""
+        """End running requests with the tokens they have, and hold back or reject new ones."""
         await self._coordinator.abort_all(reject=reject_request)
 
     async def resume_generation(self) -> None:
@@ -171,26 +170,26 @@ class ReplicaServer:
     async def update_weights(
         self, source: str, arguments: list[dict[str, Any]], version: int | None = None
     ) -> None:
-        """Load new weights in every rank from what `source` yields there; `version` is VeRL's step."""
+        """Load the weights that `source` yields in each rank. `version`: VeRL's step."""
         await self._coordinator.update_weights(source=source, arguments=arguments, version=version)
         if version is not None:
             await self.set_global_steps(version)
 
     async def set_global_steps(self, global_steps: int) -> None:
-        """The step that made the weights; each response says it. The next stage is the next step's."""
+        """Set the step of the weights, a field of each response. The next stage belongs to the next step."""
         self._step = global_steps
         await self._coordinator.set_global_steps(global_steps + 1)
 
     async def set_stage(self, step: int) -> None:
-        """What is generated from now on belongs to `step`; a stage of another step ends."""
+        """Assign further requests to `step`. Ends a stage of another step."""
         await self._coordinator.set_global_steps(step)
 
     async def start_profile(self, **_settings: Any) -> None:
-        """Record each request's span from now on."""
+        """Start recording the span of each request."""
         self._profile = ProfileTrace()
 
     async def stop_profile(self) -> None:
-        """Write the spans as a trace file (Chrome's trace event format) and stop recording."""
+        """Stop recording, and write the spans as a trace file (Chrome's trace event format)."""
         profile, self._profile = self._profile, None
         if profile is not None:
             name = f"replica{self._settings.replica}_step{self._step or 0}.trace.json"

@@ -1,4 +1,4 @@
-"""A job's time on Ray: start or attach, train while listening, and leave nothing behind."""
+"""Runs a job on Ray: starts or joins Ray, trains while collecting events, and cleans up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from taper_api import JobError, RLHFJob
 from taper_rollout.job.child_processes import Descendants
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
-from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, look_at_ray, wait_for_capacity
+from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, poll_ray, wait_for_capacity
 from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
 from taper_rollout.verl.reporter import Reporter
 from taper_rollout.verl.runner import Runner
@@ -34,7 +34,7 @@ REPORTER_SECONDS = 60.0
 RAY_DIRECTORY = "taper-ray-"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
-# What VeRL's `get_ppo_ray_runtime_env` and `run_ppo` set for every process, without importing VeRL here.
+# The variables that VeRL's `get_ppo_ray_runtime_env` and `run_ppo` set for every process.
 VERL_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",
     "NCCL_DEBUG": "WARN",
@@ -51,8 +51,8 @@ VERL_ENVIRONMENT = {
 }
 CPU_ENVIRONMENT = {"VERL_PLATFORM": "cpu", "VERL_ENGINE_DEVICE": "cuda", "OMP_NUM_THREADS": "1"}
 QUIET_ENVIRONMENT = {"VERL_LOGGING_LEVEL": "WARN", "HYDRA_FULL_ERROR": "1"}
-# Ray reads these when it starts, in the driver. It would run its workers, and so our ranks, at a
-# niceness of 15: whatever else the machine does would come first.
+# Ray reads these in the driver when it starts. By default it runs its workers, and so the ranks, at a
+# niceness of 15, behind everything else on the machine.
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -64,7 +64,7 @@ OnEvents = Callable[[list[dict[str, Any]]], None]
 
 
 class Session:
-    """Ray with the run's reporter on it. Use `open` as a context."""
+    """A connection to Ray, with the run's reporter. Use `open` as a context."""
 
     def __init__(
         self, *, host: HostResources, run_name: str, reporter: Any, environment: dict[str, str]
@@ -79,9 +79,9 @@ class Session:
     def open(
         cls, job: RLHFJob, output: Path, *, verbose: bool, on_events: OnEvents = lambda events: None
     ) -> Iterator[Self]:
-        """Attach to `RAY_ADDRESS`, or start Ray here, and wait for the job's GPUs.
+        """Join Ray at `RAY_ADDRESS`, or start it on this machine, and wait for the job's resources.
 
-        Raises `TrainingFailed` if Ray cannot serve the job.
+        Raises `TrainingFailed` if they do not become available.
         """
         address = os.environ.get("RAY_ADDRESS")
         ray_directory = None if address else _ray_directory()
@@ -100,41 +100,43 @@ class Session:
         try:
             self._train(config, on_events)
         except BaseException:
-            self._hear_last(on_events)
+            self._drain_last_events(on_events)
             raise
 
     def _train(self, config: DictConfig, on_events: OnEvents) -> None:
-        # All of VeRL's processes are started below this one and inherit its environment.
+        # VeRL's processes are all started by this one and inherit its environment.
         options = {"num_cpus": 1, "runtime_env": {"env_vars": self._environment}}
         runner = ray.remote(Runner).options(**options).remote()
         result = runner.run.remote(config)
         done: list[Any] = []
         while not done:
             done, _ = ray.wait([result], timeout=SLICE_SECONDS)
-            self._listen(on_events)
+            self._pass_on_events(on_events)
         try:
             ray.get(result)
         except ray.exceptions.RayError as error:
-            self._listen(on_events)  # what the failed part itself said comes first
+            self._pass_on_events(on_events)  # a failure that a component reported itself comes first
             innermost = _innermost(error)
             if isinstance(innermost, JobError):
                 raise innermost from error
             raise TrainingFailed(first_cause(error)) from error
-        self._listen(on_events)
+        self._pass_on_events(on_events)
 
-    def _hear_last(self, on_events: OnEvents) -> None:
-        """What was on its way when the run broke off, and what replicas tell when they are closed."""
+    def _drain_last_events(self, on_events: OnEvents) -> None:
+        """Pass on the events that were on their way, and those that replicas post when they are closed."""
         with _uninterrupted(), contextlib.suppress(Exception):
             _close_replicas()
             events = ray.get(self._reporter.drain.remote(), timeout=CLOSE_SECONDS)
             on_events([event for event in events if event["kind"] != "Failure"])
 
-    def _listen(self, on_events: OnEvents) -> None:
-        """Hand new events on. Raises `TrainingFailed` for a failure that somebody reported."""
+    def _pass_on_events(self, on_events: OnEvents) -> None:
+        """Pass on new events. Raises `TrainingFailed` for a reported failure."""
         try:
             events = ray.get(self._reporter.drain.remote(), timeout=REPORTER_SECONDS)
         except ray.exceptions.RayError as error:
-            raise TrainingFailed(f"the run's reporter is gone: {first_cause(error)}") from error
+            raise TrainingFailed(
+                f"the actor that collects the run's events is gone: {first_cause(error)}"
+            ) from error
         failures = [event["message"] for event in events if event["kind"] == "Failure"]
         on_events([event for event in events if event["kind"] != "Failure"])
         if failures:
@@ -142,9 +144,12 @@ class Session:
 
 
 def _ray_directory() -> Path:
-    """A directory for Ray's sockets and logs, short enough for a socket's name; those of killed runs go."""
-    place = Path(tempfile.gettempdir())
-    for left in place.glob(f"{RAY_DIRECTORY}*-*"):
+    """Create a directory for Ray's sockets and logs, and remove those of killed runs.
+
+    Its path is short, because socket paths are limited.
+    """
+    temporary = Path(tempfile.gettempdir())
+    for left in temporary.glob(f"{RAY_DIRECTORY}*-*"):
         owner = left.name.removeprefix(RAY_DIRECTORY).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
@@ -165,7 +170,7 @@ def first_cause(error: BaseException) -> str:
         return type(error).__name__
     if not isinstance(error, ray.exceptions.RayError):
         return f"{type(error).__name__}: {' '.join(lines)}"
-    # Ray quotes a traceback: its last line is the error. Of its own notes all is of use.
+    # If Ray quotes a traceback, its last line is the error. Ray's own messages are used whole.
     quotes = isinstance(error, ray.exceptions.RayTaskError) or "error raised in its creation task" in lines[0]
     return lines[-1] if quotes else " ".join(lines)
 
@@ -173,36 +178,37 @@ def first_cause(error: BaseException) -> str:
 def _connect(
     address: str | None, ray_directory: Path | None, job: RLHFJob, on_events: OnEvents, *, verbose: bool
 ) -> HostResources:
-    """Join Ray at `address`, or start it here, and wait for room.
+    """Join Ray at `address`, or start it on this machine, and wait for the job's resources.
 
-    Returns the resources that decide between GPU and CPU settings: of a cluster they are known only then.
+    Returns the resources that decide between GPU and CPU settings. Those of a cluster are known only
+    afterwards.
     """
-    room = RayCapacity(ranks=job.spec.training.ranks, nodes=job.spec.training.nodes)
+    capacity = RayCapacity(ranks=job.spec.training.ranks, nodes=job.spec.training.nodes)
     quiet: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "INFO" if verbose else "WARNING"}
     if address:
         ray.init(address=address, **quiet)
-        return _wait(room, job.spec.node_pools.startup_timeout_seconds, on_events)
+        return _wait(capacity, job.spec.node_pools.startup_timeout_seconds, on_events)
     host = HostResources.local()
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(
-        num_gpus=host.num_gpus or room.num_gpus,
+        num_gpus=host.num_gpus or capacity.num_gpus,
         # Enough for VeRL's placement, which counts and does not pin.
-        num_cpus=max(host.num_cpus, room.num_cpus(has_real_gpus=host.num_gpus > 0)),
+        num_cpus=max(host.num_cpus, capacity.num_cpus(has_real_gpus=host.num_gpus > 0)),
         include_dashboard=False,
         _temp_dir=str(ray_directory),
         **quiet,
     )
-    _wait(room, LOCAL_SECONDS, on_events)
+    _wait(capacity, LOCAL_SECONDS, on_events)
     return host
 
 
-def _wait(room: RayCapacity, seconds: float, on_events: OnEvents) -> HostResources:
+def _wait(capacity: RayCapacity, seconds: float, on_events: OnEvents) -> HostResources:
     return wait_for_capacity(
-        room,
+        capacity,
         seconds=seconds,
-        tell=lambda text: on_events([{"kind": "Waiting", "text": text}]),
-        look=look_at_ray,
+        report=lambda text: on_events([{"kind": "Waiting", "text": text}]),
+        poll=poll_ray,
         clock=time.monotonic,
         sleep=time.sleep,
     )
@@ -214,16 +220,16 @@ def _environment(host: HostResources, ray_directory: Path | None, *, verbose: bo
     if host.num_gpus == 0:
         environment |= CPU_ENVIRONMENT
     if ray_directory is not None:
-        temporary = ray_directory / "tmp"  # VeRL and SGLang leave files in it; all of it goes with Ray's own
+        temporary = ray_directory / "tmp"  # VeRL and SGLang leave files in it; it is removed with Ray's
         temporary.mkdir()
         environment["TMPDIR"] = str(temporary)
     return environment
 
 
 def _close(descendants: Descendants, ray_directory: Path | None, logs: Path) -> None:
-    """Close the replicas, end Ray, keep its logs, and end what outlived it. Its waits have deadlines."""
+    """Close the replicas, stop Ray, keep its logs, and end what outlived it. All waits have deadlines."""
     with _uninterrupted():
-        with contextlib.suppress(Exception):  # the run is over; its own error must not be hidden by ours
+        with contextlib.suppress(Exception):  # must not hide the error of the run
             _close_replicas()
         descendants.look()
         ray.shutdown()
@@ -235,7 +241,7 @@ def _close(descendants: Descendants, ray_directory: Path | None, logs: Path) -> 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not stop what the first one began. Signals are the main thread's alone."""
+    """Ignore signals, so that a second Ctrl-C does not stop the clean-up. Only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -248,13 +254,13 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _close_replicas() -> None:
-    """Ask replicas to end their ranks and clear what they share, then metrics hosts to stop listening.
+    """Close the replicas, then the metrics hosts, which count the replicas' last events.
 
-    Actors that hang are ended with Ray.
+    Actors that hang end with Ray.
     """
     if not ray.is_initialized():
         return
-    for prefix in (PREFIX, METRICS_PREFIX):  # what replicas tell last is still counted
+    for prefix in (PREFIX, METRICS_PREFIX):
         names = [name for name in ray.util.list_named_actors() if name.startswith(prefix)]
         closing = [ray.get_actor(name).close.remote() for name in names]
         if closing:
@@ -262,9 +268,9 @@ def _close_replicas() -> None:
 
 
 def _keep_logs(ray_directory: Path, logs: Path) -> None:
-    """Copy what VeRL's processes and Ray itself said, so that a failure can be looked into."""
+    """Copy the logs of VeRL's processes and of Ray itself."""
     session = ray_directory / "session_latest" / "logs"
-    with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
+    with contextlib.suppress(OSError):  # a full disk must not hide the error of the run
         logs.mkdir(parents=True, exist_ok=True)
         for pattern in ("worker-*", "raylet.*", "gcs_server.*"):
             for file in sorted(session.glob(pattern)):

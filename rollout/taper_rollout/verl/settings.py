@@ -46,7 +46,7 @@ def replica_settings(
 
 
 def _loopback(replica: int) -> str:
-    """A replica's own loopback address: VeRL tells servers apart by address, and nodes may agree in ports."""
+    """A loopback address of the replica's own: VeRL identifies servers by address; ports may be the same."""
     return str(ipaddress.IPv4Address("127.0.0.1") + replica)
 
 

@@ -1,11 +1,11 @@
-"""What Taper changes in VeRL's trainer process, for jobs whose rollout is ours (VeRL 0.9.1).
+"""Changes to VeRL's trainer process, for jobs with Taper's rollout (VeRL 0.9.1).
 
-- `ReplayBuffer` waits 2 s between two looks at the finished samples, which hides what a
-  switch gains and is most of a small step. VeRL's own remedy, a custom sampler, would
-  switch DAPO's filtering off, so the waiting alone is shortened.
-- `Tracking` knows a closed list of loggers: one is added that posts to the run's reporter and its metrics.
-- Validation generates with the replicas awake, and training goes on without a pause: replicas are
-  told of both ends, or the two would count as one generation stage.
+- `ReplayBuffer` polls for finished samples every 2 s, which is most of a small step and hides the gain
+  of a switch. A custom sampler, VeRL's own way to change this, would turn off DAPO's filtering, so only
+  the interval is shortened.
+- `Tracking` has a closed list of loggers: one is added that posts to the run's reporter and metrics hosts.
+- Validation and the training step after it generate without a pause. Replicas are notified at both ends,
+  so that the two do not count as one generation stage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 def install() -> None:
-    """Apply all of it, once a process."""
+    """Apply the changes, once per process."""
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
     from verl.utils.tracking import Tracking
@@ -36,13 +36,13 @@ def install() -> None:
         return
     ReplayBuffer._wait_for_next_poll = _short_wait(ReplayBuffer._wait_for_next_poll)
     Tracking.__init__ = _reporting_init(Tracking.__init__)
-    PPOTrainer.on_validate_begin = _telling_stage(PPOTrainer.on_validate_begin, steps_ahead=0)
-    PPOTrainer.on_validate_end = _telling_stage(PPOTrainer.on_validate_end, steps_ahead=1)
+    PPOTrainer.on_validate_begin = _setting_stage(PPOTrainer.on_validate_begin, steps_ahead=0)
+    PPOTrainer.on_validate_end = _setting_stage(PPOTrainer.on_validate_end, steps_ahead=1)
     ReplayBuffer._taper_polls = True
 
 
-def _telling_stage(original: Any, *, steps_ahead: int) -> Any:
-    """A validation counts to the step whose weights it judges; what is generated after it, to the next."""
+def _setting_stage(original: Any, *, steps_ahead: int) -> Any:
+    """A validation belongs to the step whose weights it evaluates, what is generated after it to the next."""
 
     @functools.wraps(original)
     def hook(self: Any) -> None:
@@ -82,28 +82,28 @@ def _reporting_init(original: Any) -> Any:
 
 
 def run_of(config: dict[str, Any]) -> str | None:
-    """The name of the run's reporter actor in a VeRL configuration, None where nobody listens."""
+    """The name of the run's reporter actor in a VeRL configuration; None without one."""
     custom = config.get("actor_rollout_ref", {}).get("rollout", {}).get("custom") or {}
     run: str | None = custom.get("run")
     return run
 
 
 class StepReport:
-    """A VeRL logger that posts each step's numbers to the run's reporter, and to its metrics hosts."""
+    """A VeRL logger that posts each step's metrics to the run's reporter and metrics hosts."""
 
     def __init__(self, run: str) -> None:
         self._run = run
         self._reporter = ray.get_actor(run)
 
     def log(self, data: dict[str, Any], step: int) -> None:
-        """Post what is a number in `data`: as the step's, or, before the first step, as a validation's."""
+        """Post the numbers in `data`, as a step's, or before the first step as a validation's."""
         metrics = {name: float(value) for name, value in data.items() if isinstance(value, numbers.Real)}
         kind = "Step" if "training/global_step" in metrics else "Validation"
         event = {"kind": kind, "step": step, "metrics": metrics}
         post_to_all(self._run, event)
         posted = self._reporter.post.remote(event)
         try:
-            # Waited for: the last step's post must not be lost with the process that made it.
+            # Waits, so that the post of the last step is not lost when this process ends.
             ray.get(posted, timeout=REPORT_SECONDS)
         except ray.exceptions.RayError:
-            _logger.exception("the report of step %d did not reach the run", step)
+            _logger.exception("the metrics of step %d could not be posted", step)

@@ -1,4 +1,4 @@
-"""What the API server's audit log tells of one user."""
+"""The requests of one user, from the API server's audit log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CREDENTIAL = "authentication.kubernetes.io/credential-id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """at, answered_at: seconds since 1970 when it came in, and when its answer was sent
+    """at, answered_at: seconds since 1970 of its arrival and of its answer
     resource: with its subresource, as a role names it
     status: of HTTP
     credential: which of the user's tokens came with it
@@ -44,24 +44,24 @@ def requests_of(log: Path, user: str) -> list[Request]:
 def _requests(log: Path, user: str) -> Iterator[Request]:
     with log.open() as lines:
         for line in lines:
-            # Half a line is one that is being written.
+            # An incomplete line is still being written.
             if f'"{user}"' not in line or not line.endswith("\n"):
                 continue
-            told = json.loads(line)
-            about = told.get("objectRef")
-            if told["user"]["username"] != user or about is None:
+            reported = json.loads(line)
+            about = reported.get("objectRef")
+            if reported["user"]["username"] != user or about is None:
                 continue
             subresource = about.get("subresource", "")
             yield Request(
-                at=_seconds(told["requestReceivedTimestamp"]),
-                answered_at=_seconds(told["stageTimestamp"]),
-                verb=told["verb"],
+                at=_seconds(reported["requestReceivedTimestamp"]),
+                answered_at=_seconds(reported["stageTimestamp"]),
+                verb=reported["verb"],
                 group=about.get("apiGroup", ""),
                 resource=about["resource"] + (f"/{subresource}" if subresource else ""),
                 namespace=about.get("namespace", ""),
                 name=about.get("name", ""),
-                status=told.get("responseStatus", {}).get("code", 0),
-                credential=told["user"].get("extra", {}).get(_CREDENTIAL, [""])[0],
+                status=reported.get("responseStatus", {}).get("code", 0),
+                credential=reported["user"].get("extra", {}).get(_CREDENTIAL, [""])[0],
             )
 
 

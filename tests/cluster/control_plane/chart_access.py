@@ -13,7 +13,7 @@ from taper_operator.kube.resource import KubeObject
 from .cluster_tools import find
 
 CHART = Path(__file__).parents[3] / "charts" / "taper"
-# The chart's names, for a release of this name.
+# The chart's names for this release.
 RELEASE = "taper"
 _KINDS = {
     "ServiceAccount": "serviceaccounts",
@@ -22,7 +22,7 @@ _KINDS = {
     "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
 }
-# As the test cluster checks them.
+# With the extra right that the test cluster requires.
 _SETTINGS = (
     "rbac.updateFinalizers=true",
     "rbac.userRoles=false",
@@ -33,7 +33,7 @@ _SETTINGS = (
 def access_objects(
     namespace: str, watched: Sequence[str], *, hears_reports: bool = False
 ) -> list[KubeObject]:
-    """All that says what an operator in a namespace may do.
+    """The objects that grant an operator in a namespace its rights.
 
     watched: namespaces, or `*` for all
     hears_reports: whether jobs report to it, about whose tokens it then asks

@@ -56,7 +56,7 @@ class ChildProcess:
     def stop(self) -> None:
         """Ask it to end, and end it if it does not. A second time does nothing."""
         self._process.terminate()
-        # It may have been stopped by a test.
+        # A test may have suspended it.
         self._process.send_signal(signal.SIGCONT)
         try:
             self._process.wait(_STOP_SECONDS)

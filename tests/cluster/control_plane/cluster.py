@@ -36,8 +36,8 @@ PRIORITY_CLASSES = Resource(
 HOSTNAME = "kubernetes.io/hostname"
 _IMPATIENT = Backoff(first_seconds=0.1, cap_seconds=0.5)
 _WAIT_SECONDS = 30.0
-# Sixty scenarios that ask ten times a second keep the API server busier than the operators that they test:
-# who has waited for long asks less often.
+# Sixty scenarios that poll ten times a second would load the API server more than the operators under test:
+# a long wait polls less often.
 _POLL_SECONDS = 0.1
 _POLL_SHARE = 0.05
 _MOST_POLL_SECONDS = 1.0
@@ -61,7 +61,7 @@ class Cluster:
             field_manager="tests",
         )
 
-    # -- definitions and namespaces --------------------------------------------------------
+    # -- CRDs and namespaces --------------------------------------------------------
 
     def define(self, *definitions: KubeObject) -> None:
         """Apply CRDs, and wait until they are served."""
@@ -121,8 +121,8 @@ class Cluster:
     def token_of(self, namespace: str, service_account: str) -> str:
         """A token for an hour, as a pod of that ServiceAccount gets it."""
         body = {"spec": {"audiences": [], "expirationSeconds": 3600}}
-        told = self._core.create_namespaced_service_account_token(service_account, namespace, body)
-        return str(told.status.token)
+        reported = self._core.create_namespaced_service_account_token(service_account, namespace, body)
+        return str(reported.status.token)
 
     def projected_token(self, pod: KubeObject, projection: KubeObject) -> str:
         """A token as the kubelet asks for one: for a pod, and good for as long as that pod is there."""
@@ -135,12 +135,12 @@ class Cluster:
                 "boundObjectRef": holder,
             }
         }
-        told = self._core.create_namespaced_service_account_token(
+        reported = self._core.create_namespaced_service_account_token(
             spec["serviceAccountName"], metadata["namespace"], body
         )
-        return str(told.status.token)
+        return str(reported.status.token)
 
-    # -- asking ------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------
 
     def found(self, resource: Resource, namespace: str, name: str) -> KubeObject | None:
         """The object, None if there is none."""
@@ -189,7 +189,7 @@ def wait_for(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Ask until the answer is a true one, and return it.
+    """Poll until the value is true, and return it.
 
     seconds: the deadline, which starts again whenever `moves` returns something else
     why: what to say when the answer never is

@@ -1,10 +1,9 @@
-"""The programs of the test cluster: found where they lie, or built from their pinned Go modules.
+"""The programs of the test cluster: found in the cache, or built from their pinned Go modules.
 
-Each has a module of its own in `tools/`, for what they depend on does not agree. They are built once into
-the user's cache, in a folder named after the modules' sums and the way of building, so that
-a change of either builds anew and two checkouts share what is the same. `KUBEBUILDER_ASSETS` goes before
-that folder, for the programs that it has. Beside them lie kwok's stages and the CRDs of Prometheus'
-operator, which are files of such modules.
+Each has a module of its own in `tools/`, since their dependencies conflict. They are built once into the
+user's cache, in a folder named after the modules' sums and the build options: a change of either causes a
+new build, and checkouts share equal programs. Programs in `KUBEBUILDER_ASSETS` take precedence. The same
+folder holds kwok's stages and the CRDs of Prometheus' operator, which are files of such modules.
 
 Run as a program this builds what is missing, which takes some 12 minutes on two cores the first time.
 It needs the standard library only.
@@ -28,12 +27,12 @@ from pathlib import Path
 
 MODULES = Path(__file__).parent / "tools"
 STAGES = "kwok-stages.yaml"
-# Its CRDs are all that is wanted of this module, so that it is pinned here, by its sum.
+# Only the CRDs of this module are used, so it is pinned here, by its sum.
 _MONITORING_MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 _MONITORING_SUM = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
 MONITORING = f"monitoring-{_MONITORING_MODULE.rpartition('@')[2]}.yaml"
 _MONITORING_PLURALS = ("podmonitors", "prometheusrules", "servicemonitors")
-# Read now: while tests run, the cache is another one.
+# Read at import: tests use another cache.
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taper" / "cluster-tools"
 _ENVIRONMENT = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GOWORK": "off"}
 _STRIPPED = "-s -w"

@@ -1,7 +1,7 @@
 """A Kubernetes control plane on loopback, with everything but machines: etcd, API server, controllers,
 scheduler, and kwok, which plays the kubelets of all nodes.
 
-All it writes is in one folder; its ports are free ones. Its audit log tells what ServiceAccounts ask for,
+It writes to one folder only, and uses free ports. Its audit log records the requests of ServiceAccounts,
 as the operator's own is.
 """
 
@@ -21,7 +21,7 @@ from .child_process import ChildProcess
 from .cluster_tools import STAGES, find
 
 _READY_SECONDS = 60.0
-# What jobs and their pods need; volumes are nobody's here, as are networks.
+# What jobs and their pods need, without volumes and networks.
 _CONTROLLERS = (
     "garbage-collector-controller",
     "namespace-controller",
@@ -40,7 +40,7 @@ _AUDIT_POLICY = {
         {"level": "None"},
     ],
 }
-# Claims are bound by nobody here: pods that mount one are placed all the same.
+# Nothing binds claims here: pods that mount one are scheduled anyway.
 _SCHEDULER = {
     "apiVersion": "kubescheduler.config.k8s.io/v1",
     "kind": "KubeSchedulerConfiguration",
@@ -121,7 +121,7 @@ class ControlPlane:
             f"--service-account-signing-key-file={self.folder / 'tokens.key'}",
             "--service-cluster-ip-range=10.96.0.0/24",
             "--authorization-mode=RBAC",
-            # As OpenShift does: who makes an object that blocks its owner's deletion must be allowed to.
+            # As on OpenShift: creating an object that blocks its owner's deletion needs a right.
             "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             f"--audit-policy-file={self.folder / 'audit-policy.yaml'}",

@@ -1,5 +1,4 @@
-"""CRDs of others: KubeRay's and those of Prometheus' operator where they are here, else ones that say just
-enough for objects to be kept."""
+"""CRDs of others: KubeRay's and those of Prometheus' operator where they are available, else minimal ones."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Kubectl:
     def __call__(self, *arguments: str | Path) -> str:
         """What it prints. An error of it is one of the test."""
         command = [self._program, *self._flags, *arguments]
-        # No settings of whoever runs the tests.
+        # Without the settings of the user who runs the tests.
         environment = {"PATH": os.environ["PATH"]}
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False

@@ -42,7 +42,7 @@ class Relay:
 
     def close(self) -> None:
         self.cut()
-        # A thread in `accept` does not hear of a `close`.
+        # `close` does not wake a thread in `accept`.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

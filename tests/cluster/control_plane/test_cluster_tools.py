@@ -22,9 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_programs_that_are_named_go_before(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_named_programs_take_precedence(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assets = tmp_path / "assets"
     for place in (assets, folder()):
         place.mkdir(parents=True)
@@ -36,7 +34,7 @@ def test_programs_that_are_named_go_before(
     assert find("kwok") == folder() / "kwok"
 
 
-def test_where_nothing_is_there_the_reason_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_reported_with_the_reason(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("go") is not None:
         with pytest.raises(NoTools, match="run: make cluster-tools"):
             find("etcd")
@@ -78,7 +76,7 @@ def test_of_two_builds_at_a_time_one_builds(cache: Path, monkeypatch: pytest.Mon
     assert {file.name for file in folder().iterdir()} == {*built, ".lock"}
 
 
-def test_what_failed_to_build_is_not_there(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_build_leaves_no_program(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(tool: Tool, target: Path) -> None:
         target.write_text("half of it")
         raise OSError("no space")

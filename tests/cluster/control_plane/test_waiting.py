@@ -29,26 +29,26 @@ class Clock:
         return wait_for(asked, seconds, clock=lambda: self.seconds, sleep=self.sleep, **options)
 
 
-def test_the_answer_is_returned_when_it_is_there() -> None:
+def test_a_wait_returns_the_value() -> None:
     clock = Clock()
     assert clock.wait_for(lambda: clock.seconds if clock.seconds > 5 else None) == pytest.approx(5, abs=0.5)
 
 
-def test_where_nothing_moves_it_ends_at_the_deadline() -> None:
+def test_a_wait_without_change_ends_at_the_deadline() -> None:
     clock = Clock()
     with pytest.raises(AssertionError, match=r"not within 30.0 s; stuck"):
         clock.wait_for(lambda: None, why=lambda: "stuck", moves=lambda: "the same")
     assert clock.seconds == pytest.approx(30)
 
 
-def test_what_moves_is_waited_for_until_it_stops() -> None:
+def test_a_wait_continues_while_the_value_changes() -> None:
     clock = Clock()
     with pytest.raises(AssertionError):
         clock.wait_for(lambda: None, moves=lambda: min(clock.seconds // 10, 5))
     assert clock.seconds == pytest.approx(50 + 30, abs=1)
 
 
-def test_a_long_wait_asks_seldom_and_is_hardly_later_for_that() -> None:
+def test_a_long_wait_polls_rarely_and_ends_hardly_later() -> None:
     clock = Clock()
     with pytest.raises(AssertionError):
         clock.wait_for(lambda: None, 60.0)

@@ -1,4 +1,4 @@
-"""Plays KubeRay 1.7.0 on the test cluster, as far as Taper's operator can see: RayJob's life, as
+"""A fake of KubeRay 1.7.0 for the test cluster, as far as Taper's operator can see: RayJob's life, as
 `rayjob_controller.go` lists it, with RayClusters (`fake_ray_cluster.py`) of pods.
 
     "" -> Initializing -> Running -> Complete | Failed          (a RayCluster's status is copied on the way)
@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound, ServerError, Unreachable
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
+from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of, own_key
-from taper_operator.kube.work_queue import WorkQueue
 from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS, RAY_JOBS
 
 from .fake_ray_cluster import CLUSTER_LABEL, FakeRayCluster, is_ready, name_suffix, ray_job_key
@@ -122,10 +122,10 @@ class FakeKubeRay:
             try:
                 self._reconcile(*item)
             except (Conflict, NotFound, AlreadyExists):
-                # As a cache that is behind has it.
+                # As in an outdated cache.
                 self._queue.add_after(item, 0.05)
             except (Forbidden, Unreachable, ServerError):
-                # A ServiceAccount that has just gone with its job, or an API server that has gone itself.
+                # A ServiceAccount that was just deleted with its job, or an API server that has stopped.
                 self._queue.add_after(item, self._period_seconds)
             except Exception as error:
                 self.failures.append(f"{item}: {error!r}")
@@ -326,8 +326,8 @@ class FakeKubeRay:
     def _write(self, ray_job: KubeObject, before: dict[str, Any]) -> None:
         status = ray_job["status"]
         _count(status, before)
-        told = ("jobStatus", "jobDeploymentStatus", "rayClusterStatus", "jobStatusCheckFailureStartTime")
-        if all(status.get(field) == before.get(field) for field in told):
+        reported = ("jobStatus", "jobDeploymentStatus", "rayClusterStatus", "jobStatusCheckFailureStartTime")
+        if all(status.get(field) == before.get(field) for field in reported):
             return
         if status.get("jobDeploymentStatus") in _TERMINAL:
             status["endTime"] = _now()

@@ -1,5 +1,5 @@
 """KubeRay's part about RayClusters, as `raycluster_controller.go` of 1.7.0 has it: pods are made from the
-templates, made anew where some are gone, and counted in the status. `ready` is never unset.
+templates, recreated where some are gone, and counted in the status. `ready` is never unset.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import NotFound
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
 from taper_operator.manifests.kinds import PODS, RAY_CLUSTERS
 
@@ -34,7 +34,7 @@ class FakeRayCluster:
             return
         pods = self._pods.labelled(CLUSTER_LABEL, key_of(cluster).name, namespace=key_of(cluster).namespace)
         if _missing(cluster, pods) or any(_is_over(pod) for pod in pods):
-            # The cache may not know yet what was made a moment ago.
+            # The cache may not have the newest pods yet.
             pods = self._listed(cluster)
             self._make_right(cluster, pods)
         self._write_status(cluster, pods)
@@ -162,12 +162,12 @@ def _head_condition(heads: list[KubeObject]) -> tuple[bool, str]:
 
 
 def _condition(before: dict[str, Any], kind: str, holds: bool, reason: str) -> dict[str, Any]:
-    told = {"type": kind, "status": "True" if holds else "False", "reason": reason, "message": ""}
+    reported = {"type": kind, "status": "True" if holds else "False", "reason": reason, "message": ""}
     since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for each in before.get("conditions", []):
-        if each["type"] == kind and each["status"] == told["status"]:
+        if each["type"] == kind and each["status"] == reported["status"]:
             since = each["lastTransitionTime"]
-    return told | {"lastTransitionTime": since}
+    return reported | {"lastTransitionTime": since}
 
 
 def name_suffix() -> str:

@@ -1,4 +1,4 @@
-"""Who runs what a RayJob's head is given: a script, or a real Ray head.
+"""Runs the jobs that are submitted to heads: by a script, or on a real Ray head.
 
 This is what KubeRay asks of Ray's Jobs API: whether it knows a job, to take one, to stop one.
 """
@@ -52,7 +52,7 @@ class ScriptedJobs:
         with self._lock:
             found = self._jobs.get(job_id)
             if found is not None and found.status == "PENDING":
-                # Seen so once: then it runs.
+                # PENDING was seen once: now it runs.
                 self._jobs[job_id] = replace(found, status="RUNNING", start_ms=1_000)
             return found
 
@@ -95,12 +95,12 @@ class RayHeadJobs:
         answer = self._ask("GET", f"/api/jobs/{job_id}")
         if answer.status == 404:
             return None
-        told = answer.json()
+        reported = answer.json()
         return JobInfo(
-            status=told["status"],
-            message=told.get("message") or "",
-            start_ms=told.get("start_time") or 0,
-            end_ms=told.get("end_time") or 0,
+            status=reported["status"],
+            message=reported.get("message") or "",
+            start_ms=reported.get("start_time") or 0,
+            end_ms=reported.get("end_time") or 0,
         )
 
     def submit(self, job_id: str, ray_job: KubeObject) -> None:
@@ -127,8 +127,8 @@ class RayHeadJobs:
 
     def living_actors(self) -> list[str]:
         """Classes of the actors that have not ended, of all jobs."""
-        told = self._ask("GET", "/api/v0/actors").json()
-        actors = told["data"]["result"]["result"]
+        reported = self._ask("GET", "/api/v0/actors").json()
+        actors = reported["data"]["result"]["result"]
         return [each["class_name"] for each in actors if each["state"] != "DEAD"]
 
     def _ask(self, method: str, path: str, body: object = None) -> urllib3.BaseHTTPResponse:

@@ -1,4 +1,4 @@
-"""What the container of a pod sees, on this machine: its variables, and its files in a folder.
+"""The environment of a pod's container, on this machine: its variables, and its files in a folder.
 
 kwok says of pods that they run, and runs nothing. For what is to run as if it were in one, the volumes are
 made as the kubelet makes them, of what the API server has: a ConfigMap's content, a token asked for in the
@@ -54,7 +54,7 @@ class PodFiles:
     def variables(self) -> dict[str, str]:
         """The container's own variables."""
         return {
-            # What the kubelet makes of `$$`.
+            # As the kubelet expands `$$`.
             each["name"]: self.here(each["value"].replace("$$", "$"))
             for each in self._container["env"]
         }

@@ -22,7 +22,7 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # In a pod of its own nothing else comes first, either.
+    # As in a pod, nothing else takes precedence.
     "RAY_worker_niceness": "0",
 }
 
@@ -57,7 +57,7 @@ def ray_head(*flags: str) -> Iterator[str]:
             yield url
         finally:
             head.stop()
-            # Whatever of it has not ended with it; the session is its own.
+            # The processes of its session that are still running.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(head.pid, signal.SIGKILL)
 

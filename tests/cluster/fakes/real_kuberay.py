@@ -25,7 +25,7 @@ def program() -> Path | None:
 
 
 class RealKubeRay:
-    """See the module's docstring. It has what `FakeKubeRay` has.
+    """See the module's docstring. It has the interface of `FakeKubeRay`.
 
     unreachable_seconds: for which a head may not answer
     """

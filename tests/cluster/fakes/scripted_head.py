@@ -1,4 +1,4 @@
-"""A proxy that answers for the dashboards of all heads, so that KubeRay itself finds the jobs of a script.
+"""A proxy that answers for the dashboards of all heads, so that the real KubeRay sees scripted jobs.
 
 Go's HTTP client asks its proxy for whole addresses, and no proxy for those on loopback: with this one set,
 what is meant for `<cluster>-head-svc.<namespace>.svc` comes here.
@@ -40,8 +40,8 @@ class ScriptedHead:
                 if address is None or not is_up(address["namespace"], address["cluster"]):
                     self.close_connection = True
                     return
-                status, told = _told(jobs, self.command, address["path"], body)
-                content = json.dumps(told).encode()
+                status, reported = _told(jobs, self.command, address["path"], body)
+                content = json.dumps(reported).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -75,10 +75,10 @@ def _told(jobs: ScriptedJobs, method: str, path: str, body: dict[str, Any]) -> t
     if info is None:
         return 404, {}
     times = {"start_time": info.start_ms, "end_time": info.end_ms}
-    told = {
+    reported = {
         "submission_id": found["id"],
         "status": info.status,
         "message": info.message,
         "type": "SUBMISSION",
     }
-    return 200, told | {name: value for name, value in times.items() if value}
+    return 200, reported | {name: value for name, value in times.items() if value}

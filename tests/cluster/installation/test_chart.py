@@ -51,9 +51,9 @@ class Helm:
         )
 
     def do(self, command: str, *arguments: object) -> str:
-        told = self.try_to(command, *arguments)
-        assert told.returncode == 0, told.stderr
-        return told.stdout
+        reported = self.try_to(command, *arguments)
+        assert reported.returncode == 0, reported.stderr
+        return reported.stdout
 
 
 @pytest.fixture
@@ -104,10 +104,10 @@ def certificate(api: Cluster, namespace: str) -> Any:
 
 def test_install_upgrade_rollback_uninstall(api: Cluster, helm: Helm, older_chart: Path) -> None:
     namespace = helm.namespace
-    # Definitions that were applied without helm are told of, and taken over only on request.
-    told = helm.try_to("install", older_chart)
-    assert told.returncode != 0
-    assert RLHF_DEFINITION in told.stderr
+    # CRDs that were applied without helm are reported, and adopted only on request.
+    reported = helm.try_to("install", older_chart)
+    assert reported.returncode != 0
+    assert RLHF_DEFINITION in reported.stderr
     helm.do("install", older_chart, "--take-ownership", "--force-conflicts")
     assert AGE not in columns(api)
     assert workers(api, namespace) == "4"
@@ -118,7 +118,7 @@ def test_install_upgrade_rollback_uninstall(api: Cluster, helm: Helm, older_char
     helm.do("upgrade", CHART, "--set=workers=9")
     assert AGE in columns(api)
     assert workers(api, namespace) == "9"
-    # Jobs that run know the operator by it.
+    # Running jobs authenticate the operator by it.
     assert certificate(api, namespace) == made
 
     helm.do("rollback", 1)
@@ -129,14 +129,14 @@ def test_install_upgrade_rollback_uninstall(api: Cluster, helm: Helm, older_char
     helm.do("upgrade", CHART)
     helm.do("uninstall")
     assert deployment(api, namespace) is None
-    # The definitions stay, and the jobs with them.
+    # The CRDs and the jobs stay.
     assert AGE in columns(api)
     assert api.found(RLHF_JOBS, namespace, job["metadata"]["name"]) is not None
 
 
-def test_the_operators_pods_are_let_in_where_only_restricted_ones_are(api: Cluster, helm: Helm) -> None:
-    told = helm.do("template", CHART, "--set=crds.install=false", "--set=reports.secretName=certificate")
-    (found,) = (obj for obj in yaml.safe_load_all(told) if obj["kind"] == "Deployment")
+def test_the_operators_pods_are_admitted_to_a_restricted_namespace(api: Cluster, helm: Helm) -> None:
+    reported = helm.do("template", CHART, "--set=crds.install=false", "--set=reports.secretName=certificate")
+    (found,) = (obj for obj in yaml.safe_load_all(reported) if obj["kind"] == "Deployment")
     template, namespace = found["spec"]["template"], helm.namespace
     account = {"name": template["spec"]["serviceAccountName"], "namespace": namespace}
     api.ensure(SERVICE_ACCOUNTS, {"metadata": account})

@@ -39,7 +39,7 @@ def test_a_definition_is_taken_as_it_is(api: Cluster, file: Any) -> None:
     assert again["metadata"]["resourceVersion"] == kept["metadata"]["resourceVersion"]
 
 
-def test_the_check_of_costs_bites(api: Cluster) -> None:
+def test_the_check_of_costs_fails_on_an_expensive_rule(api: Cluster) -> None:
     definition = yaml.safe_load(FILES[0].read_text())
     spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     rule = {"rule": "self.data.train.all(a, self.data.train.all(b, self.data.train.all(c, a + b + c != '')))"}
@@ -64,12 +64,12 @@ def profile(**changes: Any) -> dict[str, Any]:
     return made
 
 
-def test_a_profile_is_taken(api: Cluster) -> None:
+def test_a_valid_profile_is_accepted(api: Cluster) -> None:
     assert api.api.create(TP_PROFILES, profile(), dry_run=True)["spec"]["cells"] == profile()["spec"]["cells"]
 
 
 @pytest.mark.parametrize(("changes", "path"), WRONG)
-def test_a_profile_that_cannot_be_is_refused_by_the_same_field(
+def test_an_invalid_profile_is_rejected_by_the_same_field(
     api: Cluster, changes: dict[str, Any], path: str
 ) -> None:
     with pytest.raises(Invalid, match=re.escape(path)):
@@ -79,9 +79,9 @@ def test_a_profile_that_cannot_be_is_refused_by_the_same_field(
 def test_kubectl_shows_jobs_by_their_short_name(api: Cluster) -> None:
     kubectl = Kubectl(api.plane, api.new_namespace())
     kept = api.api.create(RLHF_JOBS, broken({"metadata.namespace": kubectl.namespace}))
-    told = {"attempt": 1, "sequence": 1, "time": "2026-11-21T12:00:00Z"}
-    status = {"phase": "Running", "attempt": 1, "progress": told | {"step": 2, "steps": 3}}
-    status["rollout"] = told | {"switches": 4}
+    reported = {"attempt": 1, "sequence": 1, "time": "2026-11-21T12:00:00Z"}
+    status = {"phase": "Running", "attempt": 1, "progress": reported | {"step": 2, "steps": 3}}
+    status["rollout"] = reported | {"switches": 4}
     api.api.replace(RLHF_JOBS, kept | {"status": status}, subresource="status")
     (short,) = rlhfjob_crd()["spec"]["names"]["shortNames"]
     header, row = kubectl("get", short).splitlines()

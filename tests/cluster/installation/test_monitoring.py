@@ -54,12 +54,12 @@ def test_all_is_tried() -> None:
 
 
 @pytest.mark.parametrize("obj", made(), ids=lambda obj: obj["kind"])
-def test_it_is_kept_as_it_was_made(cluster: Cluster, obj: KubeObject) -> None:
+def test_the_api_server_keeps_the_objects_unchanged(cluster: Cluster, obj: KubeObject) -> None:
     assert kept(cluster, obj)["spec"].items() >= obj["spec"].items()
 
 
 @pytest.mark.parametrize(("field", "value"), [("intervals", "30s"), ("interval", "often")])
-def test_the_check_bites(cluster: Cluster, field: str, value: Any) -> None:
+def test_the_check_fails_on_a_wrong_object(cluster: Cluster, field: str, value: Any) -> None:
     (monitor,) = (obj for obj in made() if obj["kind"] == "ServiceMonitor")
     monitor["spec"]["endpoints"][0][field] = value
     with pytest.raises((BadRequest, Invalid), match=field):

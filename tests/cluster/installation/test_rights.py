@@ -11,7 +11,7 @@ from ..scenarios.operator_process import LONG_LEASE, Installation
 from ..scenarios.scenarios import RESULT_SECONDS, SharedOperator, each_scenario_of, scenario, wait_for_all
 from ..scenarios.tour import tour
 
-# Asked for by admission, as the right to block an owner's deletion, and never used as a verb.
+# Required by admission to block an owner's deletion, and never used as a verb.
 CHECKED_BY_ADMISSION = {("update", "taper.dev", "rlhfjobs/finalizers")}
 
 
@@ -47,7 +47,7 @@ def test_scenario(scenario_results: dict[str, Future[None]], scenario_name: str)
     scenario_results[scenario_name].result(RESULT_SECONDS)
 
 
-def test_in_several_namespaces_none_is_left_unused(
+def test_no_right_in_several_namespaces_is_unused(
     shared: SharedOperator, scenario_results: dict[str, Future[None]]
 ) -> None:
     wait_for_all(scenario_results)

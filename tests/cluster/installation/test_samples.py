@@ -18,7 +18,7 @@ JOBS = [file for file in sorted(SAMPLES.glob("*.yaml")) if "kind: RLHFJob" in fi
 @pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
 def test_a_sample_applies_as_it_is(api: Cluster, file: Path) -> None:
     job = yaml.safe_load(file.read_text())
-    # Where kubectl would put it.
+    # As kubectl would.
     job["metadata"]["namespace"] = "default"
     kept = api.api.create(RLHF_JOBS, job, dry_run=True)
     assert kept["spec"]["model"]["path"] == job["spec"]["model"]["path"]

@@ -17,8 +17,8 @@ def test_the_operator_is_installed_and_upgraded_and_a_sample_applied(api: Cluste
     kubectl = Kubectl(api.plane, NAMESPACE)
     kubectl("apply", "--server-side", "--filename", MANIFESTS / "crds")
     for scope in ("one-namespace", "all-namespaces", "all-namespaces"):
-        told = kubectl("apply", "--server-side", "--filename", MANIFESTS / "install" / f"{scope}.yaml")
-        assert "deployment.apps/taper serverside-applied" in told
+        reported = kubectl("apply", "--server-side", "--filename", MANIFESTS / "install" / f"{scope}.yaml")
+        assert "deployment.apps/taper serverside-applied" in reported
     (variable,) = (
         each
         for each in kubectl("get", "deployment", "taper", "--output=jsonpath={..env}").split("},{")

@@ -11,7 +11,7 @@ from ..scenarios.job_sandbox import JobSandbox
 from ..scenarios.operator_process import Installation, OperatorProcess
 from ..scenarios.scenarios import RESULT_SECONDS, SharedOperator, each_scenario_of, scenario
 
-# Beyond Python's limit of 1,000 frames, and close to the 10,000 levels that the API server takes.
+# Beyond Python's limit of 1,000 frames, and close to the 10,000 levels that the API server accepts.
 DEEP = {
     "deep-verl": ("spec.verl", 1_100),
     "deep-reward": ("spec.reward.settings", 1_100),
@@ -60,7 +60,7 @@ def jobs_that_are_nested_too_deep_stop_no_other_job(shared: SharedOperator) -> N
         create_deep_jobs(deep)
         all_are_refused(deep)
         another_tenants_job_runs(other, "watched", operator)
-    # What the first replica had in its watch the next one has in its first list.
+    # The next replica gets the same objects in its first list.
     with installation.running() as operator:
         another_tenants_job_runs(other, "listed", operator)
         all_are_refused(deep)

@@ -12,10 +12,10 @@ from ..scenarios.figures import check
 from ..scenarios.job_sandbox import JobSandbox, Stopwatch, sandboxed
 from ..scenarios.scenarios import RESULT_SECONDS, each_scenario_of
 
-# From what the cluster does to an attempt until the RayJob of the next one is there.
+# From the disruption of an attempt until the RayJob of the next one exists.
 NEXT_SECONDS = 60.0
-# Kubernetes looks for pods without a node every 20 s and deletes them 40 s after the first time that it finds
-# them; where a request of its fails it waits for as long again. The operator can do nothing about that.
+# Kubernetes checks for pods without a node every 20 s and deletes them 40 s after it first finds them; after
+# a failed request it waits as long again. The operator cannot change that.
 POD_GC_SECONDS = 180.0
 
 
@@ -101,7 +101,7 @@ def a_queue_admits_and_evicts(sandbox: JobSandbox) -> None:
     admit(sandbox.cluster, sandbox.namespace, f"{sandbox.name}-1", selector)
     sandbox.wait_for_attempt(1)
     assert all(pod["spec"]["nodeSelector"].items() >= selector.items() for pod in sandbox.pods(1))
-    # What the queue has written is left as it is.
+    # The queue's changes are kept.
     group = sandbox.wait_for_ray_job(1)["spec"]["rayClusterSpec"]["headGroupSpec"]
     assert group["template"]["spec"]["nodeSelector"].items() >= selector.items()
     evict(sandbox.cluster, sandbox.namespace, f"{sandbox.name}-1")

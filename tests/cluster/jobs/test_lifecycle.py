@@ -1,4 +1,4 @@
-"""What becomes of jobs on a cluster, when all goes well and when their author or their code does not."""
+"""The life of a job on a cluster: success, failure, suspension, deletion."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def a_job_runs_and_is_complete(sandbox: JobSandbox) -> None:
     reasons = sandbox.events()
     assert len(reasons) == len(set(reasons))
     assert {"AttemptStarted", "Running", "AttemptSucceeded", "Complete"} == set(reasons)
-    # The cluster goes by itself, the RayJob stays to be looked at.
+    # KubeRay deletes the cluster; the RayJob stays for inspection.
     wait_for(lambda: not sandbox.made(PODS), 60)
     assert sandbox.made(RAY_JOBS)
 
@@ -68,7 +68,7 @@ def a_job_whose_budget_is_spent_has_failed(sandbox: JobSandbox) -> None:
 
 
 @sandboxed
-def a_job_that_is_stopped_by_hand_is_not_complete(sandbox: JobSandbox) -> None:
+def a_job_that_a_user_stops_is_not_complete(sandbox: JobSandbox) -> None:
     sandbox.apply(changes={"spec.backoffLimit": 0})
     sandbox.wait_for_attempt(1)
     sandbox.end(1, "STOPPED")
@@ -86,7 +86,7 @@ def a_job_past_its_deadline_has_failed(sandbox: JobSandbox) -> None:
 
 
 @sandboxed
-def a_job_goes_after_its_time(sandbox: JobSandbox) -> None:
+def an_ended_job_is_deleted_after_its_ttl(sandbox: JobSandbox) -> None:
     sandbox.apply(changes={"spec.ttlSecondsAfterFinished": 2})
     sandbox.wait_for_attempt(1)
     sandbox.end(1, "SUCCEEDED")
@@ -98,7 +98,7 @@ def a_job_goes_after_its_time(sandbox: JobSandbox) -> None:
 
 
 @sandboxed
-def a_suspended_job_lets_go_and_resumes(sandbox: JobSandbox) -> None:
+def a_suspended_job_releases_its_pods_and_resumes(sandbox: JobSandbox) -> None:
     sandbox.apply()
     sandbox.wait_for_attempt(1)
     sandbox.apply(changes={"spec.suspend": True})
@@ -111,7 +111,7 @@ def a_suspended_job_lets_go_and_resumes(sandbox: JobSandbox) -> None:
 
 
 @sandboxed
-def a_secret_that_is_not_allowed_is_told_and_nothing_made(sandbox: JobSandbox) -> None:
+def a_secret_that_is_not_allowed_is_reported_and_nothing_created(sandbox: JobSandbox) -> None:
     secret = {"name": "HF_TOKEN", "secret": {"name": "unknown", "key": "token"}}
     sandbox.apply(changes={"spec.env": [secret], "spec.suspend": True})
     sandbox.wait_for_status(lambda status: sandbox.condition("Validated") == "False")
@@ -152,7 +152,7 @@ def a_deleted_job_leaves_nothing_but_its_claim(sandbox: JobSandbox) -> None:
 
 
 @sandboxed
-def a_new_job_of_an_old_name_waits_for_what_is_left(sandbox: JobSandbox) -> None:
+def a_new_job_of_an_old_name_waits_for_leftover_pods(sandbox: JobSandbox) -> None:
     sandbox.apply()
     sandbox.wait_for_attempt(1)
     old = {pod["metadata"]["uid"] for pod in sandbox.made(PODS)}
@@ -177,5 +177,5 @@ def test_scenario(scenario_results: dict[str, Future[None]], scenario_name: str)
     scenario_results[scenario_name].result(RESULT_SECONDS)
 
 
-def test_kuberay_met_no_error(scenario_results: dict[str, Future[None]], kuberay: KubeRay) -> None:
+def test_kuberay_logged_no_error(scenario_results: dict[str, Future[None]], kuberay: KubeRay) -> None:
     assert kuberay.failures == []

@@ -26,7 +26,7 @@ def driver(script: str) -> str:
 
 
 @scenario
-def a_real_head_runs_what_is_handed_in(shared: SharedOperator) -> None:
+def a_real_head_runs_submitted_jobs(shared: SharedOperator) -> None:
     if shared.heads is None:
         pytest.skip(f"with {real_kuberay.VARIABLE} the heads of all jobs are scripted")
     namespace = shared.cluster.new_namespace("heads")

@@ -1,4 +1,4 @@
-"""A hundred jobs, to each of which random things happen: all end as they should, and leave nothing.
+"""A hundred jobs with random sequences of events: all end as expected, and leave nothing.
 
 What happens is drawn from a seed, which is the job's number.
 """
@@ -26,7 +26,7 @@ NUM_AT_A_TIME = 34
 # Each waits longer than the one before it.
 MOST_SETBACKS = 2
 CONVERGED_SECONDS = 120.0
-# Kubernetes takes its time to see that a node has gone: the first few lose theirs, all at a time.
+# Kubernetes notices a lost node late: the first few jobs lose theirs, all at the same time.
 NUM_LOSING_NODES = 4
 NODE_SECONDS = 60.0
 LOSS = "delete the node"

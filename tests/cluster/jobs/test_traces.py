@@ -100,7 +100,7 @@ SCRIPTS: dict[str, Callable[[BareRayJob], None]] = {
 
 
 @scenario
-def ray_jobs_live_as_kuberay_has_it(shared: SharedOperator) -> None:
+def ray_jobs_follow_kuberays_recorded_states(shared: SharedOperator) -> None:
     namespace = shared.cluster.new_namespace("traces")
     recorder = Recorder(shared.cluster.new_api(), namespace)
     sandboxes = {

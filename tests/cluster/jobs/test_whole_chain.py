@@ -1,6 +1,6 @@
-"""From `kubectl apply` of the CPU sample to its end: all of it real but KubeRay and the containers.
+"""From `kubectl apply` of the CPU sample to its end: all is real except KubeRay and the containers.
 
-The operator runs as a process with the chart's rights, and hears over TLS what the job reports. What the
+The operator runs as a process with the chart's rights, and receives the job's reports over TLS. What the
 RayJob hands in trains on a real Ray head: `taper run`, with the variables, the ConfigMap and the
 token of the head's pod (`pod_files.py`).
 """
@@ -53,7 +53,7 @@ pytestmark = pytest.mark.timeout(900)
 SAMPLE = Path(__file__).parents[3] / "manifests" / "samples" / "cpu.yaml"
 # Where images/rollout has what the sample names.
 IMAGE_SAMPLE = "/opt/taper/sample"
-# Long enough for cores that have other things to do.
+# Long enough for a busy machine.
 TRAINED_SECONDS = 480.0
 GONE_SECONDS = 60.0
 HEAD_SECONDS = 90.0
@@ -68,18 +68,18 @@ class Chain:
     """What the job left in each part of the chain.
 
     ray_job, status: at the job's end, the latter of the RLHFJob
-    steps_told: what the status said of progress, whenever it was looked at
+    reported_steps: what the status said of progress, whenever it was looked at
     summary: that `taper run` wrote
-    pauses_served: number and seconds of the switches' pauses, as the replica told Prometheus last
+    pauses_served: number and seconds of the switches' pauses, as last scraped from the replica
     reports: how many the operator has accepted, and refused
     requests: of the operator to the API server
-    granted, granted_without: rights of the operator, and of one that hears no reports
+    granted, granted_without: rights of the operator, and of one that receives no reports
     living_actors, remains, survivors: of Ray, of the API server and of this machine, once all is over
     """
 
     ray_job: KubeObject
     status: dict[str, Any]
-    steps_told: list[int]
+    reported_steps: list[int]
     summary: dict[str, Any]
     pauses_served: tuple[float, float]
     reports: dict[str, float]
@@ -101,7 +101,7 @@ def chain(
 ) -> Chain:
     if not isinstance(kuberay, FakeKubeRay):
         pytest.skip(f"with {real_kuberay.VARIABLE} the heads of all jobs are scripted")
-    # Training wants the cores for itself.
+    # Training needs the cores for itself.
     wait_for_all(scenario_results)
     folder = tmp_path_factory.mktemp("chain")
     # The job is as it is; its model has few weights, of which nothing here depends.
@@ -116,7 +116,7 @@ def chain(
         head_of(kuberay, sandbox, folder) as head,
     ):
         kubectl("apply", "--filename", sample_for(folder, metrics_port))
-        steps_told, pauses_served = follow(sandbox, head, family, metrics_port)
+        reported_steps, pauses_served = follow(sandbox, head, family, metrics_port)
         # Written beside the rest of the status, at its own time.
         sandbox.wait_for_status(lambda status: status["progress"]["step"] == status["progress"]["steps"])
         living_actors = wait_until_empty(head.living_actors)
@@ -127,7 +127,7 @@ def chain(
     return Chain(
         ray_job=ray_job,
         status=status,
-        steps_told=steps_told,
+        reported_steps=reported_steps,
         summary=json.loads((folder / "pod" / "work" / "output" / "summary.json").read_text()),
         pauses_served=pauses_served,
         reports={labels["result"]: value for labels, value in reports},
@@ -199,10 +199,10 @@ def takes_jobs(head: RayHeadJobs) -> bool:
 def follow(
     sandbox: JobSandbox, head: RayHeadJobs, family: ProcessFamily, metrics_port: int
 ) -> tuple[list[int], tuple[float, float]]:
-    """Look at the job until it is complete; the steps that its status told, and the pauses that it served."""
-    steps_told: list[int] = []
+    """Poll the job until it is complete; returns the steps in its status, and the pauses in its metrics."""
+    reported_steps: list[int] = []
     pauses_served = (0.0, 0.0)
-    told: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
 
     def is_over() -> bool:
         nonlocal pauses_served
@@ -215,21 +215,21 @@ def follow(
         )
         pauses_served = max(pauses_served, (number, seconds))
         status = sandbox.status()
-        steps_told.append(status.get("progress", {}).get("step", 0))
-        told.update((sandbox.ray_job(1) or {}).get("status", {}))
+        reported_steps.append(status.get("progress", {}).get("step", 0))
+        reported.update((sandbox.ray_job(1) or {}).get("status", {}))
         has_lost = status.get("failures") or status.get("disruptions")
         return status.get("phase") == "Complete" or bool(has_lost)
 
     def why() -> str:
-        return f"{sandbox.status()}\n{told}\n{head.log(told.get('jobId', ''))}"
+        return f"{sandbox.status()}\n{reported}\n{head.log(reported.get('jobId', ''))}"
 
     wait_for(is_over, TRAINED_SECONDS, why=why)
     assert sandbox.status()["phase"] == "Complete", why()
-    return steps_told, pauses_served
+    return reported_steps, pauses_served
 
 
 def page(port: int) -> str:
-    """What the replica tells Prometheus; empty while it is not there."""
+    """The replica's metrics; empty while it does not answer."""
     try:
         answer = urllib3.request("GET", f"http://{LOOPBACK}:{port}/metrics", timeout=2.0, retries=False)
     except urllib3.exceptions.HTTPError:
@@ -275,16 +275,16 @@ def test_ray_had_what_the_pods_would_have_given_it(chain: Chain) -> None:
     assert sum(int(each["num-gpus"]) for each in params) == RAY_GPUS
 
 
-def test_the_status_has_told_of_progress_to_the_last_step(chain: Chain) -> None:
+def test_the_status_showed_progress_up_to_the_last_step(chain: Chain) -> None:
     progress = chain.status["progress"]
     assert (progress["attempt"], progress["step"], progress["steps"]) == (1, 2, 2)
     assert chain.summary["steps"] == 2
     assert progress["reward"] == pytest.approx(chain.summary["reward_last"])
     assert progress["secondsPerStep"] > 0
-    assert chain.steps_told == sorted(chain.steps_told)
+    assert chain.reported_steps == sorted(chain.reported_steps)
 
 
-def test_the_status_says_of_switches_what_the_run_says(chain: Chain) -> None:
+def test_the_status_shows_the_switches_of_the_run(chain: Chain) -> None:
     rollout, summary = chain.status["rollout"], chain.summary
     assert rollout["switches"] == summary["switches"] >= 1
     assert rollout["abortedSwitches"] == summary["switches_aborted"]
@@ -299,12 +299,12 @@ def test_the_status_says_of_switches_what_the_run_says(chain: Chain) -> None:
     assert rollout.get("regret") == pytest.approx(summary["regret_mean"])
 
 
-def test_reports_are_taken_by_the_token_of_the_pod(chain: Chain) -> None:
+def test_reports_are_accepted_with_the_pods_token(chain: Chain) -> None:
     assert chain.reports["accepted"] >= 2
     assert chain.reports.keys().isdisjoint({"unauthenticated", "stale_attempt", "malformed", "not_found"})
 
 
-def test_the_operator_asks_about_tokens_and_nothing_that_it_may_not(chain: Chain) -> None:
+def test_the_operator_reviews_tokens_and_makes_no_forbidden_request(chain: Chain) -> None:
     assert chain.granted - chain.granted_without == {REVIEW_TOKENS}
     assert REVIEW_TOKENS in {each.right for each in chain.requests}
     assert [each for each in chain.requests if each.status == 403] == []

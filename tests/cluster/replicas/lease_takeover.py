@@ -1,4 +1,4 @@
-"""How long a follower took to take the Lease over, from the API server's audit log.
+"""How long a follower took to take over the Lease, from the API server's audit log.
 
 The clock starts when the last write of the previous leader was answered: from then on everybody can see when
 the Lease expires. While the API server has a request of the follower's, the clock stands: how fast it answers

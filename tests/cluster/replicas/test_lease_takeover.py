@@ -33,7 +33,7 @@ def test_it_counts_from_the_last_renewal_to_the_first_write_of_the_follower() ->
     assert takeover_seconds(requests, "old", "new") == pytest.approx(12.0)
 
 
-def test_a_follower_that_asks_too_seldom_is_measured_in_full() -> None:
+def test_a_follower_that_asks_too_rarely_is_measured_in_full() -> None:
     requests = [RENEWAL, request(5.0, "new", answered_at=5.0), request(25.1, "new", "update")]
     assert takeover_seconds(requests, "old", "new") == pytest.approx(25.0)
 
@@ -54,5 +54,5 @@ def test_the_time_for_which_the_api_server_has_a_request_is_not_counted() -> Non
         request(12.1, "new", "get"),
     ],
 )
-def test_what_is_no_takeover_counts_for_nothing(takeover: Request) -> None:
+def test_other_writes_are_no_takeover(takeover: Request) -> None:
     assert takeover_seconds([RENEWAL, takeover], "old", "new") is None

@@ -32,7 +32,7 @@ OUTAGE_SECONDS = 60.0
 CONVERGED_SECONDS = 30.0
 MOST_CONNECTIONS = 10
 # Logged by a leader that ends.
-RELEASED = "the lease is released"
+RELEASED = "the lease was released"
 
 
 class ReplicaGroup:
@@ -89,7 +89,7 @@ def replica_group(shared: SharedOperator, name: str) -> Iterator[tuple[ReplicaGr
 
 
 @scenario
-def a_leader_that_is_killed_is_followed_and_nothing_is_done_twice(shared: SharedOperator) -> None:
+def a_killed_leader_is_replaced_and_nothing_is_done_twice(shared: SharedOperator) -> None:
     random = Random(5)
     with replica_group(shared, "killed") as (group, sandbox):
         names = [f"job-{number}" for number in range(5)]
@@ -128,7 +128,7 @@ def a_leader_that_ends_lets_another_lead_at_once(group: ReplicaGroup) -> None:
 @scenario
 def a_leader_that_was_stopped_writes_nothing_after_its_successor(shared: SharedOperator) -> None:
     with replica_group(shared, "stopped") as (group, sandbox):
-        # It is stopped in the midst of work, and finds more when it wakes up.
+        # It is suspended during work, and finds more when it resumes.
         for number in range(6):
             sandbox.apply(f"job-{number}")
         group.leader.send(signal.SIGSTOP)
@@ -149,7 +149,7 @@ def a_leader_that_was_stopped_writes_nothing_after_its_successor(shared: SharedO
 
 
 @scenario
-def an_outage_of_the_api_server_is_lived_through(shared: SharedOperator) -> None:
+def an_outage_of_the_api_server_is_survived(shared: SharedOperator) -> None:
     cluster = shared.cluster
     namespace = cluster.new_namespace("outage")
     installation = Installation(cluster, [namespace])
@@ -168,12 +168,12 @@ def an_outage_of_the_api_server_is_lived_through(shared: SharedOperator) -> None
             relay.cut()
         watch = Stopwatch()
         sandbox.apply("job-2")
-        # A leader that cannot renew its lease ends, and its container is started again.
+        # A leader that cannot renew its lease exits, and its container is restarted.
         assert leader.wait(15) == 1
         refused_of_leader = relays[0].num_refused
         replicas.append(installation.replica(relays[2].url))
         time.sleep(max(0.0, OUTAGE_SECONDS - watch()))
-        # Read first: to ask replicas may take seconds, and would make the minute longer.
+        # Read first: querying replicas may take seconds, which would lengthen the minute.
         refused = (refused_of_leader, *(relay.num_refused for relay in relays[1:]))
         for replica in replicas[1:]:
             assert replica.is_alive, replica.last_words()

@@ -12,7 +12,7 @@ from ..scenarios.scenarios import SharedOperator, wait_for_all
 CONVERGED_SECONDS = 30.0
 
 
-def test_an_api_server_that_comes_back_finds_all_going_on(
+def test_after_an_outage_everything_continues(
     shared: SharedOperator, scenario_results: dict[str, Future[None]]
 ) -> None:
     wait_for_all(scenario_results)

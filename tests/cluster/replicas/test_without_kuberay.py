@@ -13,7 +13,7 @@ from ..scenarios.job_sandbox import JobSandbox
 from ..scenarios.operator_process import Installation
 
 
-def test_a_job_says_what_it_waits_for_and_nothing_is_made(api: Cluster, jobs: ScriptedJobs) -> None:
+def test_a_job_reports_what_it_waits_for_and_nothing_is_created(api: Cluster, jobs: ScriptedJobs) -> None:
     with pytest.raises(ResourceNotServed):
         api.all(RAY_JOBS, "default")
     sandbox = JobSandbox(api, jobs, api.new_namespace("early"), "early", num_nodes=0)

@@ -1,4 +1,4 @@
-"""A RayJob as Taper's operator makes it, on a cluster without that operator: KubeRay's part alone."""
+"""A RayJob as Taper's operator creates it, in a namespace without the operator: KubeRay's part alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BareRayJob:
     def make(self, **changes: Any) -> None:
         manifest = self.sandbox.manifest()
         obj = made_for(as_served(manifest, namespace=self.sandbox.namespace))[-1][1]
-        # No RLHFJob owns it, and no account of its own is there.
+        # No RLHFJob owns it, and its ServiceAccount does not exist.
         del obj["metadata"]["ownerReferences"]
         spec = obj["spec"]["rayClusterSpec"]
         for template in (spec["headGroupSpec"]["template"], spec["workerGroupSpecs"][0]["template"]):
@@ -32,9 +32,9 @@ class BareRayJob:
         obj["spec"] |= {"ttlSecondsAfterFinished": 1} | changes
         self.sandbox.cluster.api.create(RAY_JOBS, obj)
 
-    def wait_for(self, **told: Any) -> None:
-        """Until the newest state says that."""
-        wait_for(lambda: told.items() <= self.newest().items(), 60, why=self.trace)
+    def wait_for(self, **reported: Any) -> None:
+        """Wait until the newest state has these values."""
+        wait_for(lambda: reported.items() <= self.newest().items(), 60, why=self.trace)
 
     def newest(self) -> State:
         return (self.trace() or [{}])[-1]
@@ -49,7 +49,7 @@ class BareRayJob:
         self.sandbox.jobs.end(self.obj()["status"]["jobId"], status, "said so")
 
     def pod(self, kind: str) -> KubeObject:
-        """Its head or its worker; of one that was lost, the next."""
+        """Its head or its worker; after a loss, the replacement."""
         cluster = self.obj()["status"]["rayClusterName"]
         selector = f"ray.io/cluster={cluster},ray.io/node-type={kind}"
         (pod,) = wait_for(lambda: self.sandbox.cluster.all(PODS, self.sandbox.namespace, selector))

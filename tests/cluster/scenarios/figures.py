@@ -1,4 +1,4 @@
-"""What scenarios measure, each beside the most that it may be: told when all tests are through."""
+"""What scenarios measure, each with its limit; printed after all tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox of a scenario: jobs of its own, nodes for their pods alone, and what happens to them."""
+"""A sandbox for a scenario: its own jobs, and nodes that run only their pods."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ OWNED_KINDS = (
 
 
 class JobSandbox:
-    """See the module's docstring. Its jobs' names begin with its own; methods mean the first unless told.
+    """See the module's docstring. Its jobs' names begin with its own name; methods default to the first job.
 
-    jobs: who runs what RayJobs hand in
+    jobs: runs the jobs that RayJobs submit
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class JobSandbox:
 
     @property
     def selector(self) -> dict[str, str]:
-        """Of this sandbox's nodes."""
+        """Selects this sandbox's nodes."""
         return {SANDBOX_LABEL: f"{self.namespace}-{self.name}"}
 
     def new_node(self) -> str:
@@ -70,13 +70,13 @@ class JobSandbox:
         return self.nodes[-1]
 
     def delete_node(self, name: str) -> None:
-        """As a cloud does with one that it takes away."""
+        """As a cloud provider does."""
         node = self.cluster.found(NODES, "", name)
         if node is not None:
             self.cluster.delete(NODES, node)
 
     def preempt(self) -> None:
-        """Have a pod come that needs a whole node, and goes before all others."""
+        """Create a pod that needs a whole node and has the highest priority."""
         self.cluster.ensure(PRIORITY_CLASSES, {"metadata": {"name": "urgent"}, "value": 1000})
         context = {
             "allowPrivilegeEscalation": False,
@@ -95,7 +95,7 @@ class JobSandbox:
         }
 
         def is_made() -> bool:
-            # Admission hears of a new PriorityClass a moment later.
+            # Admission sees a new PriorityClass a moment later.
             with suppress(Forbidden):
                 self.cluster.ensure(PODS, pod)
                 return True
@@ -134,7 +134,7 @@ class JobSandbox:
         return self.wait_for_status(lambda status: status.get("phase") == phase, seconds, name)
 
     def wait_for_status(self, holds: Any, seconds: float = 60.0, name: str = "") -> dict[str, Any]:
-        """Its status once something holds of it. It may stay the same for so long."""
+        """Its status once `holds` is true. It may stay unchanged for `seconds`."""
         status: dict[str, Any] = {}
 
         def asked() -> dict[str, Any] | None:
@@ -168,13 +168,13 @@ class JobSandbox:
         found = self.cluster.all(EVENTS, self.namespace)
         return [each["reason"] for each in found if each["regarding"]["name"] == (name or self.name)]
 
-    # -- what was made of it -----------------------------------------------------------------
+    # -- what was created for it -----------------------------------------------------------------
 
     def made(self, resource: Resource, name: str = "") -> list[KubeObject]:
         return self.cluster.all(resource, self.namespace, f"{JOB_LABEL}={name or self.name}")
 
     def remains(self, name: str = "") -> list[str]:
-        """What is there of a job, but for its claim."""
+        """The existing objects of a job, except for its claim."""
         return [
             f"{resource} {obj['metadata']['name']}"
             for resource in OWNED_KINDS
@@ -198,21 +198,21 @@ class JobSandbox:
         return self.cluster.all(PODS, self.namespace, selector)
 
     def end(self, number: int, status: str, message: str = "", name: str = "") -> None:
-        """Have Ray's own job of an attempt end."""
+        """End the Ray job of an attempt."""
         job_id = self.wait_for_ray_job(number, name=name)["status"]["jobId"]
         self.jobs.end(job_id, status, message)
 
 
-def sandboxed(play: Callable[[JobSandbox], None]) -> Callable[[JobSandbox], None]:
+def sandboxed(function: Callable[[JobSandbox], None]) -> Callable[[JobSandbox], None]:
     """Register a function as a scenario with a sandbox of its own, under the shared operator."""
     name = f"sandbox-{next(_NUMBERS)}"
 
     def run_in_sandbox(shared: SharedOperator) -> None:
         namespace = shared.namespaces[zlib.crc32(name.encode()) % len(shared.namespaces)]
-        play(JobSandbox(shared.cluster, shared.jobs, namespace, name))
+        function(JobSandbox(shared.cluster, shared.jobs, namespace, name))
 
-    register(play.__name__, play.__module__, run_in_sandbox)
-    return play
+    register(function.__name__, function.__module__, run_in_sandbox)
+    return function
 
 
 class Stopwatch:

@@ -6,9 +6,9 @@ import threading
 import time
 from random import Random
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import ApiServer
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.manifests.names import JOB_LABEL

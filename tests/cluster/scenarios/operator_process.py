@@ -22,9 +22,9 @@ from ..control_plane.cluster import Cluster, wait_for
 from ..control_plane.control_plane import free_ports
 
 LEASE = "taper"
-# Deadline of waits for a process that starts: on a busy machine its imports alone take a while.
+# Deadline for a process to start: on a busy machine its imports alone take a while.
 START_SECONDS = 90.0
-# For an operator of one replica: one that loses its Lease ends, and no kubelet is here to start it again.
+# For an operator of one replica: one that loses its Lease exits, and no kubelet restarts it here.
 LONG_LEASE = "--lease-seconds=60/45/5"
 _RBAC = "rbac.authorization.k8s.io"
 _ACCESS_KINDS = {
@@ -113,7 +113,7 @@ class Installation:
 
 
 class OperatorProcess(ChildProcess):
-    """A replica. name: its identity; credential: by which the audit log tells it from others of its user"""
+    """A replica. name: its identity; credential: identifies it among others of its user in the audit log"""
 
     def __init__(self, name: str, flags: Sequence[str], token: str, *, log: Path) -> None:
         self.name = name

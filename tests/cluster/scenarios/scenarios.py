@@ -1,7 +1,8 @@
-"""Scenarios: what happens to jobs and operators on the cluster, each told as a function.
+"""Scenarios: what happens to jobs and operators on the cluster, each as a function.
 
-They wait much more than they work, so all that are asked for run at a time; a test takes the result
-of one. They share the cluster and the machine, but no job, no node and no namespace of an operator's own.
+They wait much more than they work, so all requested scenarios run at the same time, and a test checks the
+result of one. They share the cluster and the machine, but no job, no node, and no namespace of an operator of
+their own.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ RESULT_SECONDS = 270.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedOperator:
-    """What scenarios share.
+    """The cluster and the operator that scenarios share.
 
-    jobs: who runs what is handed in to heads
-    heads: who does so instead, by namespace; None where all are scripted
-    installation, operator: that serve these namespaces, and live through all scenarios
+    jobs: runs the jobs that are submitted to heads
+    heads: runs them instead, by namespace; None where all are scripted
+    installation, operator: serve these namespaces during all scenarios
     """
 
     cluster: Cluster
@@ -42,17 +43,17 @@ _SCENARIOS: dict[str, Scenario] = {}
 _MODULES: dict[str, list[str]] = {}
 
 
-def register(name: str, module: str, play: Scenario) -> None:
-    """Have it scenario_results, as one of that module."""
+def register(name: str, module: str, function: Scenario) -> None:
+    """Register a scenario of a module."""
     assert name not in _SCENARIOS, name
-    _SCENARIOS[name] = play
+    _SCENARIOS[name] = function
     _MODULES.setdefault(module, []).append(name)
 
 
-def scenario(play: Scenario) -> Scenario:
-    """Have a function scenario_results."""
-    register(play.__name__, play.__module__, play)
-    return play
+def scenario(function: Scenario) -> Scenario:
+    """Register a function as a scenario."""
+    register(function.__name__, function.__module__, function)
+    return function
 
 
 def each_scenario_of(module: str) -> pytest.MarkDecorator:
@@ -61,18 +62,18 @@ def each_scenario_of(module: str) -> pytest.MarkDecorator:
 
 
 def requested_scenarios(items: Iterable[pytest.Item]) -> list[str]:
-    """The scenarios that tests will ask for."""
+    """The scenarios that the collected tests need."""
     names = {item.callspec.params.get("scenario_name") for item in items if hasattr(item, "callspec")}
     return [name for name in _SCENARIOS if name in names]
 
 
 @contextmanager
 def running_scenarios(shared: SharedOperator, names: list[str]) -> Iterator[dict[str, Future[None]]]:
-    """The scenarios of these names, under way."""
+    """Run the scenarios of these names at the same time."""
     with ThreadPoolExecutor(max(1, len(names))) as threads:
         yield {name: threads.submit(_SCENARIOS[name], shared) for name in names}
 
 
 def wait_for_all(futures: dict[str, Future[None]]) -> None:
-    """Wait until all have been scenario_results, however they ended: each has a test of its own for that."""
+    """Wait until all scenarios have ended, in whatever way: each has a test of its own."""
     wait(futures.values(), RESULT_SECONDS)

@@ -1,7 +1,7 @@
 """What KubeRay writes into a RayJob's status, as a list of states: recorded from KubeRay, and compared with
 what the fake KubeRay writes.
 
-A state is what Taper's operator can read, without names and times: those are only told to be there.
+A state is what Taper's operator can read; of names and times only the presence counts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def state_of(ray_job: KubeObject) -> State:
     """What is true of a RayJob, without what is empty or zero."""
     status = ray_job.get("status", {})
     info = status.get("rayJobInfo") or {}
-    told = {
+    reported = {
         "deployment": status.get("jobDeploymentStatus"),
         "job": status.get("jobStatus"),
         "reason": status.get("reason"),
@@ -68,4 +68,4 @@ def state_of(ray_job: KubeObject) -> State:
         "finalizers": ray_job["metadata"].get("finalizers"),
         "going": bool(ray_job["metadata"].get("deletionTimestamp")),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in reported.items() if value}

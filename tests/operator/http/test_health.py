@@ -60,7 +60,7 @@ def test_loopback_is_loopback_only() -> None:
         server.close()
 
 
-def test_a_taken_address_is_told_at_once() -> None:
+def test_an_address_in_use_is_reported_at_once() -> None:
     first = HealthServer(Address("127.0.0.1", 0), {})
     try:
         with pytest.raises(OSError, match="in use"):

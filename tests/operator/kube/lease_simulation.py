@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
+from taper_operator.kube.election.lease_claim import (
+    ClaimFailure,
+    ClaimState,
+    LeaseClaim,
+    LeaseRequest,
+    LeaseVerb,
+)
 from taper_operator.kube.resource import KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 
@@ -85,7 +91,7 @@ class Faults:
 
 @dataclass
 class Simulation:
-    """Runs events in order of true time, and after each checks who leads."""
+    """Runs events in order of true time, and checks after each that at most one candidate leads."""
 
     random: Random
     faults: Faults
@@ -146,7 +152,7 @@ class Simulation:
         self.send(who, request)
 
     def send(self, who: Candidate, request: LeaseRequest) -> None:
-        """A process may be stopped between deciding and sending: it sends when it goes on."""
+        """A process may be suspended between deciding and sending: it sends when it resumes."""
 
         def arrive(_: Candidate) -> None:
             reply = ClaimFailure.UNKNOWN if lost else self.store.ask(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of, own_key
 
 from ..clock import Clock
@@ -45,22 +45,22 @@ CHANGE = st.one_of(
 
 @settings(max_examples=60)
 @given(st.lists(CHANGE, max_size=12))
-def test_cache_and_indexes_hold_what_a_dictionary_would(changes: list[tuple[str, object]]) -> None:
+def test_cache_and_index_behave_like_a_dictionary(changes: list[tuple[str, object]]) -> None:
     cache = ObjectCache(keys_of=job_of, labels=[LABEL])
     model: dict[ObjectKey, KubeObject] = {}
     for verb, change in changes:
         before = dict(model)
         if verb == "put":
-            told = cache.put(change)  # type: ignore[arg-type]
+            reported = cache.put(change)  # type: ignore[arg-type]
             model[key_of(change)] = change  # type: ignore[arg-type, assignment]
             before.pop(key_of(change), None)  # type: ignore[arg-type]
         elif verb == "remove":
-            told = cache.remove(change)  # type: ignore[arg-type]
+            reported = cache.remove(change)  # type: ignore[arg-type]
             model.pop(change, None)  # type: ignore[call-overload]
         else:
             listed, namespace = change  # type: ignore[misc]
             listed = [pod for pod in listed if namespace in ("", key_of(pod).namespace)]
-            told = cache.replace(listed, namespace=namespace)
+            reported = cache.replace(listed, namespace=namespace)
             for key in [key for key in model if namespace in ("", key.namespace)]:
                 del model[key]
             unchanged = {
@@ -70,7 +70,7 @@ def test_cache_and_indexes_hold_what_a_dictionary_would(changes: list[tuple[str,
             }
             # One resourceVersion is one state of an object.
             model |= {key_of(pod): pod for pod in listed} | unchanged
-        assert told >= {
+        assert reported >= {
             key
             for pods in (model, before)
             for pod in pods.values()
@@ -90,7 +90,7 @@ def _version(pod: KubeObject) -> str:
     return str(pod["metadata"]["resourceVersion"])
 
 
-def test_what_is_read_is_ones_own() -> None:
+def test_a_reader_gets_a_copy_of_its_own() -> None:
     cache = ObjectCache(keys_of=own_key)
     pod = make_object(PODS, "a", spec={"containers": [{"name": "x"}]})
     pod["metadata"]["resourceVersion"] = "1"
@@ -106,7 +106,7 @@ def test_what_is_read_is_ones_own() -> None:
     assert cache.get(ObjectKey("team", "b")) is None
 
 
-def test_what_nobody_reads_is_not_kept() -> None:
+def test_unused_fields_are_not_cached() -> None:
     cache = ObjectCache(keys_of=own_key)
     pod = make_object(PODS, "a")
     pod["metadata"] |= {
@@ -122,7 +122,7 @@ def test_what_nobody_reads_is_not_kept() -> None:
     assert "managedFields" in pod["metadata"]
 
 
-def test_an_object_that_moved_is_told_to_its_former_owner_too() -> None:
+def test_an_object_that_changed_its_job_is_delivered_to_both_jobs() -> None:
     cache = ObjectCache(keys_of=job_of)
     pod = make_object(PODS, "a", labels={LABEL: "one"})
     pod["metadata"]["resourceVersion"] = "1"
@@ -132,7 +132,7 @@ def test_an_object_that_moved_is_told_to_its_former_owner_too() -> None:
     assert cache.remove(key_of(pod)) == {ObjectKey("team", "two")}
 
 
-def test_what_has_gone_is_told_for_a_while_as_it_was_last() -> None:
+def test_a_deleted_object_is_kept_for_a_while_in_its_last_state() -> None:
     clock = Clock()
     cache = ObjectCache(keys_of=job_of, labels=[LABEL], departed_seconds=60.0, clock=clock)
     pod = make_object(PODS, "a", labels={LABEL: "one"})
@@ -149,7 +149,7 @@ def test_what_has_gone_is_told_for_a_while_as_it_was_last() -> None:
     assert cache.departed(LABEL, "one") == []
 
 
-def test_what_came_again_has_not_gone() -> None:
+def test_a_recreated_object_is_not_departed() -> None:
     cache = ObjectCache(keys_of=job_of, labels=[LABEL], departed_seconds=60.0, clock=Clock())
     pod = make_object(PODS, "a", labels={LABEL: "one"})
     pod["metadata"]["resourceVersion"] = "1"

@@ -51,7 +51,7 @@ def test_ten_attempts_a_minute_however_many_ask(
     assert all(later - earlier < 12.5 + connect_seconds + 1.1 for earlier, later in pairwise(began))
 
 
-def test_an_answer_lets_everybody_through() -> None:
+def test_after_an_answer_no_request_is_held_back() -> None:
     clock = Clock()
     breaker = CircuitBreaker(clock=clock, random=Random(1))
     breaker.failed(breaker.begin())

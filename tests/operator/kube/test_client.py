@@ -51,7 +51,7 @@ def test_a_name_cannot_leave_its_place_in_the_path() -> None:
     assert fake.requests[0][1].endswith("/rlhfjobs/..%2F..%2Fpods%3Fx%3D1")
 
 
-def test_a_list_goes_through_all_pages_and_tells_their_version() -> None:
+def test_a_list_reads_all_pages_and_returns_their_version() -> None:
     fake = FakeApiServer(PODS, page=2)
     for name in "abcde":
         fake.put(PODS, make_object(PODS, name, labels={"x": "y" if name != "c" else "z"}))
@@ -78,7 +78,7 @@ def test_a_list_whose_next_page_is_too_old_is_gone() -> None:
         fake.api_server().list(PODS)
 
 
-def test_what_a_write_asks_for() -> None:
+def test_the_parameters_of_writes() -> None:
     fake = FakeApiServer(JOBS)
     server = fake.api_server()
     created = server.create(JOBS, make_object(JOBS, "a"), dry_run=True)
@@ -122,7 +122,7 @@ def test_preconditions_are_held() -> None:
         server.create(JOBS, make_object(JOBS, "a"))
 
 
-def test_no_depth_keeps_an_object_or_a_list_from_being_read() -> None:
+def test_objects_of_any_depth_are_decoded() -> None:
     fake = DeepApiServer(JOBS, levels=100_000)
     fake.put(JOBS, make_object(JOBS, "a", spec={"verl": DEEP}))
     fake.put(JOBS, make_object(JOBS, "b"))
@@ -173,7 +173,7 @@ def test_each_status_has_its_error(status: int, reason: str, kind: type[ApiError
     assert error.causes == tuple(causes)
 
 
-def test_a_kind_that_is_not_served_is_told_from_a_missing_object() -> None:
+def test_an_unserved_kind_is_distinguished_from_a_missing_object() -> None:
     fake = FakeApiServer(JOBS)
     with pytest.raises(api_error.ResourceNotServed):
         fake.api_server().list(PODS)
@@ -183,7 +183,7 @@ def test_a_kind_that_is_not_served_is_told_from_a_missing_object() -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"", b"[1]", b'{"kind": "Other"}', b"\xff"])
-def test_an_answer_of_something_in_between_is_an_error_too(body: bytes) -> None:
+def test_a_proxys_answer_is_an_error_too(body: bytes) -> None:
     server, _ = answering(502, body)
     with pytest.raises(api_error.ServerError):
         server.get(JOBS, KEY)
@@ -198,7 +198,7 @@ def test_an_answer_of_something_in_between_is_an_error_too(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("header", "seconds"), [("7", 7.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("1e9", None)]
 )
-def test_retry_after_is_taken_where_it_makes_sense(header: str, seconds: float | None) -> None:
+def test_a_sensible_retry_after_is_used(header: str, seconds: float | None) -> None:
     fake = FakeApiServer(JOBS)
     headers = {"Retry-After": header}
     fake._handle = lambda *_: FakeHttpResponse(429, b"", headers=headers)  # type: ignore[method-assign]
@@ -227,7 +227,7 @@ def test_every_request_is_observed() -> None:
 # -- the fence -------------------------------------------------------------------------
 
 
-def test_who_may_not_write_reads_only() -> None:
+def test_viewers_may_only_read() -> None:
     fake = FakeApiServer(JOBS)
     job = fake.put(JOBS, make_object(JOBS, "a"))
     server = fake.api_server(write_seconds_left=lambda: 0.0)
@@ -246,7 +246,7 @@ def test_who_may_not_write_reads_only() -> None:
 
 
 @pytest.mark.parametrize(("left", "timeout"), [(4.25, "4250ms"), (0.0001, "1ms"), (1e9, "60000ms")])
-def test_the_api_server_is_told_how_long_a_write_may_take(left: float, timeout: str) -> None:
+def test_a_write_carries_its_timeout(left: float, timeout: str) -> None:
     fake = FakeApiServer(JOBS)
     fake.api_server(write_seconds_left=lambda: left).create(JOBS, make_object(JOBS, "a"))
     assert fake.requests[0][2]["timeout"] == timeout

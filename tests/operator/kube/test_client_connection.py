@@ -1,4 +1,4 @@
-"""Connections to an API server, over real sockets: what travels, what breaks, and who may try again."""
+"""Connections to an API server, over real sockets: requests, broken connections, the circuit breaker."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_events_come_as_they_happen_however_they_are_cut() -> None:
     assert names == ["a", "größer", "b"]
 
 
-def test_a_watch_that_breaks_is_unreachable_and_makes_others_careful() -> None:
+def test_a_broken_watch_is_unreachable_and_opens_the_circuit() -> None:
     def script(handler: http.server.BaseHTTPRequestHandler) -> None:
         begin_chunks(handler)
         send_chunk(handler, event("a"))
@@ -192,7 +192,7 @@ def test_a_waiting_watch_can_be_stopped() -> None:
         (b"[]\n", api_error.Unreachable),
     ],
 )
-def test_what_a_watch_may_tell_instead_of_events(line: bytes, kind: type[ApiError]) -> None:
+def test_a_watch_may_send_an_error_instead_of_events(line: bytes, kind: type[ApiError]) -> None:
     fake = FakeApiServer(JOBS)
     fake.garble = lambda lines: [line]
     with fake.api_server().watch(JOBS, resource_version="1000") as watch, pytest.raises(kind):
@@ -210,7 +210,7 @@ def test_redirects_are_not_followed() -> None:
         assert reached == ["GET"]
 
 
-def test_a_refused_connection_is_tried_once_and_then_not_by_others() -> None:
+def test_a_refused_connection_is_not_tried_by_others() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         server = server_of(f"http://127.0.0.1:{taken.getsockname()[1]}")
@@ -252,8 +252,8 @@ def test_a_slow_answer_is_unreachable_and_keeps_nobody_else_waiting(monkeypatch:
     assert not breaker.is_open
 
 
-def test_the_last_look_at_the_fence_is_when_the_connection_stands() -> None:
-    """A process that was stopped while it connected sends nothing when it goes on."""
+def test_the_fence_is_checked_once_more_on_the_open_connection() -> None:
+    """A process that was suspended while it connected sends nothing when it resumes."""
     left = iter([5.0, 0.0, 5.0, 5.0])
 
     def script(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -291,7 +291,7 @@ def test_a_client_is_made_from_a_kubeconfig(tmp_path: Any) -> None:
         connect(str(tmp_path / "missing"))
 
 
-def test_outside_of_a_cluster_a_kubeconfig_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_of_a_cluster_a_kubeconfig_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(SettingsError, match="kubeconfig"):
         connect()

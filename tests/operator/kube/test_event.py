@@ -32,7 +32,7 @@ def job_in(fake: FakeApiServer, name: str = "a") -> KubeObject:
     return fake.put(JOBS, make_object(JOBS, name))
 
 
-def test_an_event_has_what_the_api_server_asks_for() -> None:
+def test_an_event_has_the_required_fields() -> None:
     job = job_in(FakeApiServer(JOBS))
     event = event_of(job)
     assert event["eventTime"] == "2026-11-21T11:00:00.000005Z"
@@ -48,7 +48,7 @@ def test_an_event_has_what_the_api_server_asks_for() -> None:
         assert event[field]
 
 
-def test_what_is_told_again_is_recorded_once() -> None:
+def test_a_repeated_event_is_recorded_once() -> None:
     fake = FakeApiServer(JOBS)
     job = job_in(fake)
     server = fake.api_server()
@@ -57,7 +57,7 @@ def test_what_is_told_again_is_recorded_once() -> None:
     assert len(fake.all(EVENTS)) == 2
 
 
-def test_an_event_that_cannot_be_written_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_that_cannot_be_written_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
     fake = FakeApiServer(JOBS)
     job = job_in(fake)
     record_event(fake.api_server(write_seconds_left=lambda: 0.0), event_of(job))

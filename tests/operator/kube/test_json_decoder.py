@@ -34,7 +34,7 @@ def within(content: Any, levels: int) -> Any:
 
 
 @given(JSON, st.integers(0, 3 * MAX_LEVELS), st.booleans(), JSON)
-def test_what_is_decoded_is_what_there_is_down_to_the_bound(
+def test_decoding_keeps_everything_down_to_the_bound(
     inner: Any, levels: int, indented: bool, beside: Any
 ) -> None:
     content = inner
@@ -57,7 +57,7 @@ def test_the_bound(levels: int, left: int) -> None:
     assert decoded(b'{"a": ' + nested(levels) + b', "b": [1, "]"]}')["b"] == [1, "]"]
 
 
-def test_what_is_cut_is_deeper_than_a_job_may_be() -> None:
+def test_the_decoders_bound_is_deeper_than_the_parsers() -> None:
     """So that it is refused by the parser: `items[0].spec.reward.settings` of a list lies deepest."""
     assert is_deeper(within(decoded(nested(MAX_LEVELS + 1)), MAX_LEVELS), 6 + MAX_SETTING_LEVELS)
 
@@ -66,11 +66,11 @@ def test_what_is_cut_is_deeper_than_a_job_may_be() -> None:
     "text",
     [b"", b"[", b"]", b'{"a": }', nested(5000)[:-1], nested(5000) + b"}", nested(5000) + b'"', b"\xff[]"],
 )
-def test_what_is_no_json_is_a_value_error(text: bytes) -> None:
+def test_text_that_is_not_json_is_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError):
         decoded(text)
 
 
 @given(st.binary() | st.text(alphabet='{}[]"\\a', max_size=MAX_LEVELS - 1).map(str.encode))
-def test_what_is_not_too_deep_is_not_cut_whether_or_not_it_is_json(text: bytes) -> None:
+def test_text_within_the_bound_is_not_cut_whether_or_not_it_is_json(text: bytes) -> None:
     assert _cut(text) == text

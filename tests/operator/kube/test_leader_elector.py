@@ -1,4 +1,4 @@
-"""The elector and the API server's answers; who leads is `test_lease_claim.py`'s."""
+"""The elector and the API server's answers; `test_lease_claim.py` tests who leads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import urllib3
 
-from taper_operator.kube import leader_elector, request
-from taper_operator.kube.leader_elector import LeaderElector, boottime_clock
-from taper_operator.kube.lease_claim import LeaseRequest, LeaseVerb
+from taper_operator.kube import request
+from taper_operator.kube.election import leader_elector
+from taper_operator.kube.election.leader_elector import LeaderElector, boottime_clock
+from taper_operator.kube.election.lease_claim import LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 
@@ -70,7 +71,7 @@ def test_replicas_of_one_name_are_not_the_same() -> None:
     assert second.holder == first.identity
 
 
-def test_while_the_api_server_is_down_leadership_ends_and_is_not_taken_up_again() -> None:
+def test_during_an_outage_leadership_ends_for_good() -> None:
     fake, clock = FakeApiServer(), Clock()
     elector = make_elector(fake, clock)
     elector.step()
@@ -144,7 +145,7 @@ def test_no_answer_of_the_api_server_ends_a_follower(verb: str, status: int) -> 
     assert elector.is_leader_now()
 
 
-def test_a_leader_asks_so_that_it_can_ask_again_before_its_deadline() -> None:
+def test_a_leader_requests_early_enough_to_retry_before_its_deadline() -> None:
     fake, clock = FakeApiServer(), Clock()
     elector = make_elector(fake, clock)
     elector.step()
@@ -160,7 +161,7 @@ def test_a_leader_asks_so_that_it_can_ask_again_before_its_deadline() -> None:
     assert waited[LeaseVerb.REPLACE] == pytest.approx([2.0, 0.5, 0.1])
 
 
-def test_the_elector_knows_how_much_longer_an_answer_is_waited_for() -> None:
+def test_the_elector_knows_the_grace_time_of_writes() -> None:
     assert leader_elector._WRITE_GRACE_SECONDS == request.GRACE_SECONDS
 
 
@@ -191,5 +192,5 @@ def test_a_renewal_without_an_answer_leaves_time_for_another(seed: int) -> None:
     assert elector._claim.seconds_to_deadline(clock.now) > 5
 
 
-def test_the_clock_goes_on() -> None:
+def test_the_clock_is_monotonic() -> None:
     assert boottime_clock() <= boottime_clock()

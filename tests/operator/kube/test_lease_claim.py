@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
+from taper_operator.kube.election.lease_claim import (
+    ClaimFailure,
+    ClaimState,
+    LeaseClaim,
+    LeaseRequest,
+    LeaseVerb,
+)
 from taper_operator.kube.resource import KubeObject
 from taper_operator.settings.parsing import LeaseTimes
 
@@ -68,7 +74,7 @@ def test_never_two_leaders(
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), rates=st.lists(st.floats(0.95, 1.05), min_size=2, max_size=3))
-def test_a_killed_leader_is_followed_within_fifteen_seconds(seed: int, rates: list[float]) -> None:
+def test_a_killed_leader_is_replaced_within_fifteen_seconds(seed: int, rates: list[float]) -> None:
     simulation = Simulation(random=Random(seed), faults=Faults(), rates=rates)
     simulation.run(until=30)
     (leader,) = simulation.leaders()
@@ -79,7 +85,7 @@ def test_a_killed_leader_is_followed_within_fifteen_seconds(seed: int, rates: li
     assert leaders[0] is not leader
 
 
-def test_a_leader_that_was_stopped_leads_no_more_and_asks_nothing() -> None:
+def test_a_leader_that_was_suspended_no_longer_leads_and_requests_nothing() -> None:
     claim, store = make_claim(), LeaseStore()
     lead(claim, store)
     assert claim.write_seconds_left(6.9) > 0
@@ -99,7 +105,7 @@ def test_a_deadline_counts_from_before_the_renewal_was_sent() -> None:
     assert not claim.leads(7.1)
 
 
-def test_a_lease_won_too_late_is_asked_for_again() -> None:
+def test_a_lease_won_too_late_is_read_again() -> None:
     claim, store = make_claim(), LeaseStore()
     step(claim, store, 0)
     request = claim.request(0.0, START)
@@ -127,7 +133,7 @@ def test_a_follower_waits_for_the_duration_by_its_own_clock() -> None:
     assert held_lease(store)["spec"]["leaseTransitions"] == 1
 
 
-def test_each_renewal_makes_a_follower_wait_anew() -> None:
+def test_each_renewal_restarts_a_followers_wait() -> None:
     leader, follower, store = make_claim("a"), make_claim("b"), LeaseStore()
     lead(leader, store)
     for now in range(0, 60, 2):
@@ -150,7 +156,7 @@ def test_renewals_differ_though_the_wall_clock_stands_still_or_goes_back() -> No
     assert reply == sorted(reply)
 
 
-def test_a_write_whose_answer_was_lost_is_found_out() -> None:
+def test_a_write_whose_answer_was_lost_is_detected() -> None:
     claim, store = make_claim(), LeaseStore()
     step(claim, store, 0)
     step(claim, store, 0, lost=True)
@@ -215,7 +221,7 @@ def test_a_released_lease_is_taken_at_once() -> None:
     assert follower.leads(2.5)
 
 
-def test_who_does_not_lead_releases_nothing() -> None:
+def test_a_follower_releases_nothing() -> None:
     claim, store = make_claim(), LeaseStore()
     assert claim.release(0.0, START) is None
     other = make_claim("b")
@@ -223,7 +229,7 @@ def test_who_does_not_lead_releases_nothing() -> None:
     assert other.release(7.5, START) is None
 
 
-def test_what_others_wrote_into_the_lease_stays() -> None:
+def test_fields_of_others_in_the_lease_are_kept() -> None:
     store = LeaseStore()
     lead(make_claim("a"), store)
     held_lease(store)["metadata"]["labels"] = {"team": "x"}
@@ -237,7 +243,7 @@ def test_what_others_wrote_into_the_lease_stays() -> None:
 
 
 @pytest.mark.parametrize("failure", [ClaimFailure.UNKNOWN, ClaimFailure.CONFLICT])
-def test_failures_do_not_make_it_ask_all_the_time(failure: ClaimFailure) -> None:
+def test_failures_do_not_cause_constant_requests(failure: ClaimFailure) -> None:
     claim, store = make_claim(), LeaseStore()
     for now in (0.0, 2.0, 4.0):
         step(claim, store, now)
@@ -250,7 +256,7 @@ def test_failures_do_not_make_it_ask_all_the_time(failure: ClaimFailure) -> None
 
 
 @pytest.mark.parametrize("now", [2.0, 5.0, 9.0])
-def test_the_next_look_is_when_the_lease_may_be_free(now: float) -> None:
+def test_the_next_read_is_when_the_lease_may_be_free(now: float) -> None:
     store, follower = LeaseStore(), make_claim("b")
     lead(make_claim("a"), store)
     step(follower, store, 0)

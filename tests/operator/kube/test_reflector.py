@@ -11,9 +11,9 @@ import urllib3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Unreachable
-from taper_operator.kube.reflector import Reflector
+from taper_operator.kube.informer.cache import ObjectCache
+from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of, own_key
 
 from ..clock import Clock
@@ -23,7 +23,7 @@ REFUSED = urllib3.exceptions.ProtocolError("Connection aborted.", ConnectionRefu
 
 
 class Told:
-    """Which keys were delivered, and which version the cache held then, which never goes back."""
+    """Records the delivered keys and the version in the cache at that time, which must never go back."""
 
     def __init__(self, fake: FakeApiServer) -> None:
         self.fake = fake
@@ -48,17 +48,19 @@ class Told:
 
 def make_reflector(fake: FakeApiServer, clock: Clock | None = None, **options: Any) -> tuple[Reflector, Told]:
     clock = clock or Clock()
-    told = Told(fake)
-    told.cache = options.pop("cache", ObjectCache(keys_of=own_key))
-    options = {"deliver": told, "clock": clock, "random": Random(1)} | options
-    return Reflector(fake.api_server(clock), options.pop("resource", JOBS), told.cache, **options), told
+    reported = Told(fake)
+    reported.cache = options.pop("cache", ObjectCache(keys_of=own_key))
+    options = {"deliver": reported, "clock": clock, "random": Random(1)} | options
+    return Reflector(
+        fake.api_server(clock), options.pop("resource", JOBS), reported.cache, **options
+    ), reported
 
 
-def held(told: Told, namespace: str = "") -> dict[ObjectKey, str]:
-    assert told.cache is not None
+def held(reported: Told, namespace: str = "") -> dict[ObjectKey, str]:
+    assert reported.cache is not None
     return {
         ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"]): obj["metadata"]["resourceVersion"]
-        for obj in told.cache.objects(namespace=namespace)
+        for obj in reported.cache.objects(namespace=namespace)
     }
 
 
@@ -127,7 +129,7 @@ def test_the_cache_becomes_the_api_servers_state(
     random = Random(seed)
     fake = FakeApiServer(JOBS, page=page)
     clock = Clock()
-    reflector, told = make_reflector(fake, clock, namespace=namespace)
+    reflector, reported = make_reflector(fake, clock, namespace=namespace)
     trouble = Trouble(fake, random, fault_share)
     fake.fault, fake.garble = trouble.fault, trouble.garble
     for verb, name, space in actions:
@@ -142,47 +144,47 @@ def test_the_cache_becomes_the_api_servers_state(
     trouble.share = 0.0
     for _ in range(4):
         clock.now += 20 + reflector.step()
-    assert held(told) == versions(fake, namespace)
-    # Of each object, what was seen when its key was last told is how it is now.
-    assert {key: version for key, version in told.seen.items() if version} == held(told)
+    assert held(reported) == versions(fake, namespace)
+    # The state of each object when its key was last delivered is its current state.
+    assert {key: version for key, version in reported.seen.items() if version} == held(reported)
     assert reflector.has_synced
 
 
-def test_nothing_is_synced_before_its_keys_are_told() -> None:
+def test_a_reflector_is_synced_only_after_its_keys_are_delivered() -> None:
     fake = FakeApiServer(JOBS)
     fake.put(JOBS, make_object(JOBS, "a"))
     synced: list[bool] = []
-    reflector, told = make_reflector(fake, deliver=lambda key: synced.append(reflector.has_synced))
+    reflector, reported = make_reflector(fake, deliver=lambda key: synced.append(reflector.has_synced))
     fake.fault = lambda method, path: (_ for _ in ()).throw(REFUSED)
     reflector.step()
     assert not reflector.has_synced
     fake.fault = lambda method, path: None
-    told.fake = fake
-    reflector, told = make_reflector(fake, deliver=lambda key: synced.append(reflector.has_synced))
+    reported.fake = fake
+    reflector, reported = make_reflector(fake, deliver=lambda key: synced.append(reflector.has_synced))
     reflector.step()
     assert synced == [False]
     assert reflector.has_synced
 
 
-def test_a_deletion_missed_while_away_is_told() -> None:
+def test_a_missed_deletion_is_delivered() -> None:
     fake = FakeApiServer(JOBS)
     for name in "abc":
         fake.put(JOBS, make_object(JOBS, name))
-    reflector, told = make_reflector(fake)
+    reflector, reported = make_reflector(fake)
     reflector.step()
-    told.keys.clear()
+    reported.keys.clear()
     fake.remove(JOBS, ObjectKey("team", "b"))
     fake.put(JOBS, make_object(JOBS, "c", spec={"n": 2}))
     fake.compact()
     reflector.step()
-    assert told.keys == []
+    assert reported.keys == []
     reflector.step()
-    assert told.keys == [ObjectKey("team", "b"), ObjectKey("team", "c")]
+    assert reported.keys == [ObjectKey("team", "b"), ObjectKey("team", "c")]
     assert reflector.num_lists == 2
 
 
-def test_a_watch_goes_on_where_it_was_also_after_a_quiet_time() -> None:
-    """A bookmark tells how far it has come, or a quiet watch would be too old one day."""
+def test_a_watch_resumes_where_it_was_even_after_a_quiet_time() -> None:
+    """Bookmarks keep the resourceVersion of a quiet watch recent."""
     fake = FakeApiServer(JOBS, PODS)
     reflector, _ = make_reflector(fake)
     reflector.step()
@@ -199,10 +201,10 @@ def test_a_watch_goes_on_where_it_was_also_after_a_quiet_time() -> None:
     assert 240 <= int(fake.requests[-1][2]["timeoutSeconds"]) <= 270
 
 
-def test_an_api_server_that_went_back_is_listed_anew() -> None:
+def test_an_api_server_that_went_back_is_listed_again() -> None:
     fake = FakeApiServer(JOBS)
     fake.put(JOBS, make_object(JOBS, "a"))
-    reflector, told = make_reflector(fake)
+    reflector, reported = make_reflector(fake)
     reflector.step()
     fake.remove(JOBS, ObjectKey("team", "a"))
     fake.compact()
@@ -210,14 +212,14 @@ def test_an_api_server_that_went_back_is_listed_anew() -> None:
     reflector.step()
     reflector.step()
     assert reflector.num_lists == 2
-    assert held(told) == {}
+    assert held(reported) == {}
 
 
-def test_of_an_api_server_that_is_down_at_most_ten_connections_a_minute() -> None:
+def test_at_most_ten_connections_a_minute_to_an_api_server_that_is_down() -> None:
     """Nor does anything keep it from being asked soon after it is back."""
     fake = FakeApiServer(JOBS)
     clock = Clock()
-    reflector, told = make_reflector(fake, clock)
+    reflector, reported = make_reflector(fake, clock)
     reflector.step()
     tried: list[float] = []
 
@@ -233,13 +235,13 @@ def test_of_an_api_server_that_is_down_at_most_ten_connections_a_minute() -> Non
     fake.fault = lambda method, path: None
     fake.put(JOBS, make_object(JOBS, "a"))
     up = clock.now
-    while not held(told):
+    while not held(reported):
         clock.now += reflector.step()
     assert clock.now - up < 20
 
 
 @pytest.mark.parametrize("status", [403, 429, 500])
-def test_other_failures_in_a_row_are_rare_too(status: int) -> None:
+def test_failures_in_a_row_are_rate_limited(status: int) -> None:
     fake = FakeApiServer(JOBS)
     clock = Clock()
     reflector, _ = make_reflector(fake, clock)
@@ -260,7 +262,7 @@ def test_watches_that_end_at_once_do_not_spin() -> None:
     assert [reflector.step() >= 1 for _ in range(5)] == [True] * 5
 
 
-def test_a_watch_that_had_lived_goes_on_at_once() -> None:
+def test_a_watch_that_breaks_after_a_long_life_resumes_at_once() -> None:
     fake = FakeApiServer(JOBS)
     clock = Clock()
     reflector, _ = make_reflector(fake, clock)
@@ -273,9 +275,9 @@ def test_a_watch_that_had_lived_goes_on_at_once() -> None:
     assert reflector.step() == 0
 
 
-def test_a_kind_that_is_not_served_is_empty_where_it_may_be() -> None:
+def test_an_optional_kind_that_is_not_served_is_empty() -> None:
     fake = FakeApiServer()
-    reflector, told = make_reflector(fake, is_optional=True)
+    reflector, reported = make_reflector(fake, is_optional=True)
     reflector.step()
     assert reflector.has_synced
     assert not reflector.is_served
@@ -283,16 +285,16 @@ def test_a_kind_that_is_not_served_is_empty_where_it_may_be() -> None:
     fake.put(JOBS, make_object(JOBS, "a"))
     reflector.step()
     assert reflector.is_served
-    assert told.keys == [ObjectKey("team", "a")]
+    assert reported.keys == [ObjectKey("team", "a")]
     fake.resources = {}
     reflector.step()
     assert not reflector.is_served
     reflector.step()
-    assert held(told) == {}
-    assert told.keys == [ObjectKey("team", "a")] * 2
+    assert held(reported) == {}
+    assert reported.keys == [ObjectKey("team", "a")] * 2
 
 
-def test_a_kind_that_must_be_served_is_waited_for() -> None:
+def test_a_required_kind_that_is_not_served_is_waited_for() -> None:
     reflector, _ = make_reflector(FakeApiServer())
     reflector.step()
     assert not reflector.has_synced
@@ -302,30 +304,30 @@ def test_reflectors_of_several_namespaces_share_a_cache() -> None:
     fake = FakeApiServer(JOBS)
     for namespace in ("one", "two", "three"):
         fake.put(JOBS, make_object(JOBS, "a", namespace))
-    first, told = make_reflector(fake, namespace="one")
-    second, _ = make_reflector(fake, namespace="two", cache=told.cache)
+    first, reported = make_reflector(fake, namespace="one")
+    second, _ = make_reflector(fake, namespace="two", cache=reported.cache)
     for _ in range(2):
         first.step()
         second.step()
         fake.compact()
-    assert {key.namespace for key in held(told)} == {"one", "two"}
+    assert {key.namespace for key in held(reported)} == {"one", "two"}
 
 
-def test_an_event_that_could_not_be_taken_comes_again() -> None:
+def test_an_event_that_failed_is_delivered_again() -> None:
     """An object that cannot be understood must not end the thread, nor be passed over for ever."""
     fake = FakeApiServer(JOBS)
-    reflector, told = make_reflector(fake)
+    reflector, reported = make_reflector(fake)
     reflector.step()
     fake.put(JOBS, make_object(JOBS, "a"))
     fake.garble = lambda lines: [line.replace(b'"resourceVersion"', b'"nothing"') for line in lines]
     assert reflector.step() > 0
-    assert held(told) == {}
+    assert held(reported) == {}
     fake.garble = lambda lines: lines
     reflector.step()
-    assert list(held(told)) == [ObjectKey("team", "a")]
+    assert list(held(reported)) == [ObjectKey("team", "a")]
 
 
-def test_who_is_held_back_asks_again_soon_and_tells_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_held_back_is_retried_soon_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     fake = FakeApiServer(JOBS)
     reflector, _ = make_reflector(fake)
 
@@ -355,10 +357,10 @@ def put(fake: FakeApiServer, **contents: Any) -> None:
         fake.put(JOBS, make_object(JOBS, name, spec={"n": content}))
 
 
-def test_an_object_that_cannot_be_read_is_passed_over_in_a_list_and_in_a_watch() -> None:
+def test_an_unreadable_object_is_skipped_in_lists_and_watches() -> None:
     fake = FakeApiServer(JOBS)
     warned: list[tuple[str, str]] = []
-    reflector, told = make_reflector(
+    reflector, reported = make_reflector(
         fake,
         cache=ObjectCache(keys_of=keys_of_readable),
         warn=lambda obj, error: warned.append((obj["metadata"]["name"], str(error))),
@@ -366,15 +368,15 @@ def test_an_object_that_cannot_be_read_is_passed_over_in_a_list_and_in_a_watch()
     put(fake, a=1, b="unreadable", c=1)
     reflector.step()
     assert reflector.has_synced
-    assert [key.name for key in held(told)] == ["a", "c"]
+    assert [key.name for key in held(reported)] == ["a", "c"]
     assert reflector.num_unreadable == 1
     # One more, of which the cache has held an earlier version; and once more, which nobody has to know.
     put(fake, a="unreadable", c=2, d=1)
     put(fake, a="unreadable")
-    told.keys.clear()
+    reported.keys.clear()
     reflector.step()
-    assert held(told) == {k: v for k, v in versions(fake).items() if k.name in "cd"}
-    assert [key.name for key in told.keys] == ["a", "c", "d"]
+    assert held(reported) == {k: v for k, v in versions(fake).items() if k.name in "cd"}
+    assert [key.name for key in reported.keys] == ["a", "c", "d"]
     assert warned == [("b", "unreadable"), ("a", "unreadable")]
     assert reflector.num_unreadable == 2
     # No event comes again.
@@ -386,21 +388,21 @@ def test_an_object_that_cannot_be_read_is_passed_over_in_a_list_and_in_a_watch()
     put(fake, a=3)
     fake.remove(JOBS, ObjectKey("team", "b"))
     reflector.step()
-    assert (reflector.num_unreadable, [key.name for key in held(told)]) == (0, ["a", "c", "d"])
+    assert (reflector.num_unreadable, [key.name for key in held(reported)]) == (0, ["a", "c", "d"])
 
 
-def test_an_event_that_says_nothing_of_its_version_is_passed_over() -> None:
+def test_an_event_without_a_version_is_skipped() -> None:
     fake = FakeApiServer(JOBS)
-    reflector, told = make_reflector(fake)
+    reflector, reported = make_reflector(fake)
     reflector.step()
     put(fake, a=1, b=1)
     fake.garble = lambda lines: [b'{"type": "MODIFIED", "object": {"metadata": 1}}\n', *lines]
     reflector.step()
-    assert [key.name for key in held(told)] == ["a", "b"]
+    assert [key.name for key in held(reported)] == ["a", "b"]
     assert reflector.num_unreadable == 1
 
 
-def test_a_cache_that_is_not_kept_up_to_date_is_trouble() -> None:
+def test_an_outdated_cache_is_reported_as_trouble() -> None:
     fake = FakeApiServer(JOBS)
     clock = Clock()
     reflector, _ = make_reflector(fake, clock)
@@ -422,7 +424,7 @@ def test_a_cache_that_is_not_kept_up_to_date_is_trouble() -> None:
     assert reflector.trouble == ""
 
 
-def test_a_quiet_watch_and_a_kind_that_may_be_absent_are_no_trouble() -> None:
+def test_a_quiet_watch_and_an_absent_optional_kind_are_no_trouble() -> None:
     fake = FakeApiServer()
     clock = Clock()
     reflector, _ = make_reflector(fake, clock, is_optional=True)

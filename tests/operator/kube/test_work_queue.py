@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from taper_operator.kube.backoff import Backoff
-from taper_operator.kube.work_queue import WorkQueue
+from taper_operator.kube.informer.work_queue import WorkQueue
 
 from ..clock import Clock
 
@@ -119,7 +119,7 @@ def test_a_retry_does_not_wait_where_a_change_came_meanwhile() -> None:
     assert queue.take() == "a"
 
 
-def test_a_key_rests_after_it_was_handled_and_new_ones_do_not_wait_for_it() -> None:
+def test_a_handled_key_has_a_cooldown_that_delays_no_other_key() -> None:
     clock = Clock()
     queue: WorkQueue[str] = WorkQueue(clock=clock, random=Random(1), backoff=BACKOFF, cooldown_seconds=2.0)
     queue.add("a")
@@ -159,7 +159,7 @@ def test_a_wait_ends_when_the_queue_is_shut_down() -> None:
     assert queue.take() is None
 
 
-def test_all_who_wait_hear_of_a_delayed_key() -> None:
+def test_all_waiting_workers_are_woken_by_a_delayed_key() -> None:
     """One of them may be busy with another key when it is due."""
     clock = Clock()
     queue = make_queue(clock)
@@ -213,7 +213,7 @@ def test_workers_in_threads_never_share_a_key() -> None:
     assert last_seen == last_added
 
 
-def test_figures_tell_how_long_keys_wait_and_are_handled() -> None:
+def test_metrics_show_how_long_keys_wait_and_are_handled() -> None:
     clock = Clock()
     queue = make_queue(clock)
     assert (queue.oldest_wait_seconds(), queue.longest_handled_seconds()) == (0, 0)

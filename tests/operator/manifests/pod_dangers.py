@@ -1,4 +1,4 @@
-"""All that an object made for a job may hold: what is not listed here is a danger, whatever it is.
+"""Everything that an object created for a job may contain; any other content is a danger.
 
 Not what builders write, but what may be in a cluster in the operator's name.
 """

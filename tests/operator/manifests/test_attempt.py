@@ -1,4 +1,4 @@
-"""What belongs to a job goes with it; what outlives it does not."""
+"""Ownership, labels and order of an attempt's objects."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_service_account_gives_no_token() -> None:
     assert account["metadata"]["name"] == "taper-full"
 
 
-def test_who_may_reach_the_pods() -> None:
+def test_allowed_connections_to_the_pods() -> None:
     changes = {"spec.rollout": {**resource()["spec"]["rollout"], "metrics": {"port": 9999}}}
     policy = made(NETWORK_POLICIES, resource(changes))["spec"]
     pods = {"matchLabels": {"taper.dev/job": "full", "taper.dev/job-uid": UID}}
@@ -72,7 +72,7 @@ def test_the_monitor_finds_the_ports_by_name() -> None:
     assert names == ["taper-metrics", "metrics"]
 
 
-def test_a_claim_is_made_only_where_a_size_is_asked_for() -> None:
+def test_a_claim_is_created_only_if_a_size_is_requested() -> None:
     assert CLAIMS not in [kind for kind, _ in made_for(resource())]
     volumes = {"checkpoints": {"size": "1Ti", "storageClassName": "fast"}}
     claim = made(CLAIMS, resource({"spec.volumes": volumes}))
@@ -84,7 +84,7 @@ def test_a_claim_is_made_only_where_a_size_is_asked_for() -> None:
     }
 
 
-def test_a_digest_tells_what_an_object_should_be() -> None:
+def test_the_digest_changes_with_the_desired_state_only() -> None:
     first = made(NETWORK_POLICIES, resource())["metadata"]["annotations"][DIGEST_ANNOTATION]
     changes = {"spec.rollout": {**resource()["spec"]["rollout"], "metrics": {"port": 9999}}}
     second = made(NETWORK_POLICIES, resource(changes))["metadata"]["annotations"][DIGEST_ANNOTATION]

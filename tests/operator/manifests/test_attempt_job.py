@@ -17,7 +17,7 @@ from ..job_objects import as_served, parsed, resource
 
 
 @given(valid_jobs())
-def test_what_is_written_is_read_as_the_same_job(content: Fields) -> None:
+def test_the_text_is_parsed_as_the_same_job(content: Fields) -> None:
     job, identity = parsed(as_served(content))
     attempt = attempt_job(job, identity, 2)
     assert parse_job(job_text(attempt), "job.yaml") == attempt
@@ -26,7 +26,7 @@ def test_what_is_written_is_read_as_the_same_job(content: Fields) -> None:
 @pytest.mark.parametrize(
     "text", ["1e3", "0o7", "off", "null", "~", "2024-01-01", "a: b", "# a", "\u2028", "\U0001f600"]
 )
-def test_a_text_stays_a_text_to_every_reader_of_yaml(text: str) -> None:
+def test_a_text_is_a_text_to_every_yaml_reader(text: str) -> None:
     job, _ = parsed(resource({"spec.model": {"path": text}}))
     written = job_text(job)
     assert parse_job(written, "job.yaml").spec.model.path == text
@@ -55,7 +55,7 @@ def test_no_two_attempts_save_to_one_directory(content: Fields) -> None:
         (None, {}, "/var/lib/taper/checkpoints/full"),
     ],
 )
-def test_where_checkpoints_are(directory: str | None, volumes: dict[str, Any], shared: str) -> None:
+def test_the_checkpoint_directory(directory: str | None, volumes: dict[str, Any], shared: str) -> None:
     training = {**resource()["spec"]["training"], "checkpoints": {"directory": directory}}
     job, identity = parsed(resource({"spec.training": training, "spec.volumes": volumes}))
     assert checkpoint_directory(job, identity, 1) == f"{shared}/attempt-{identity.uid}-0001"

@@ -31,7 +31,7 @@ def gpu_of(changes: dict[str, Any]) -> KubeObject:
 
 
 @given(valid_jobs())
-def test_no_job_makes_a_deputy_of_the_operator(content: Fields) -> None:
+def test_no_job_misuses_the_operators_rights(content: Fields) -> None:
     """Confused deputy: neither the host, nor root, nor another's account, nor a secret that is not named."""
     obj = as_served(content)
     job, identity = parsed(obj)
@@ -69,7 +69,7 @@ def test_every_container_meets_the_restricted_profile(content: Fields) -> None:
 
 
 @given(valid_jobs())
-def test_a_gpu_has_three_cpus_and_what_is_asked_for_is_the_limit(content: Fields) -> None:
+def test_a_gpu_has_three_cpus_and_requests_equal_limits(content: Fields) -> None:
     job, identity = parsed(as_served(content))
     for template in (head_template(job, identity, 1, POLICY), gpu_template(job, identity, 1, POLICY)):
         (container,) = template["spec"]["containers"]
@@ -97,7 +97,7 @@ def test_shared_memory_is_a_volume_in_memory_of_a_bounded_size() -> None:
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": str(16 * 2**30)}
 
 
-def test_what_a_pool_says_about_nodes_is_in_its_pods() -> None:
+def test_a_pools_scheduling_fields_are_in_its_pods() -> None:
     pool = {
         "nodeSelector": {"pool": "train"},
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
@@ -156,7 +156,7 @@ def variables_of(template: KubeObject) -> dict[str, Any]:
 
 
 @given(valid_jobs())
-def test_the_heads_pod_alone_can_report_and_only_where_that_is_heard(content: Fields) -> None:
+def test_only_the_heads_pod_can_report_and_only_if_reports_are_enabled(content: Fields) -> None:
     obj = as_served(content)
     identity = parsed(obj)[1]
     for policy in (POLICY, REPORTING):
@@ -176,13 +176,13 @@ def test_the_heads_pod_alone_can_report_and_only_where_that_is_heard(content: Fi
             )
 
 
-def test_the_head_knows_where_to_report_and_by_what() -> None:
+def test_the_head_has_the_url_token_and_ca_for_reports() -> None:
     job, identity = parsed(resource())
     template = head_template(job, identity, 1, REPORTING)
-    told = variables_of(template)
-    key = job_of_path(told["TAPER_REPORT_URL"].removeprefix(REPORTING.report_url))
+    reported = variables_of(template)
+    key = job_of_path(reported["TAPER_REPORT_URL"].removeprefix(REPORTING.report_url))
     assert key == (identity.namespace, identity.name)
     mounts = {mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
-    assert posixpath.dirname(told["TAPER_REPORT_CA"]) in mounts
-    assert posixpath.dirname(told["TAPER_REPORT_TOKEN"]) in mounts
-    assert told["TAPER_ATTEMPT"] == "1"
+    assert posixpath.dirname(reported["TAPER_REPORT_CA"]) in mounts
+    assert posixpath.dirname(reported["TAPER_REPORT_TOKEN"]) in mounts
+    assert reported["TAPER_ATTEMPT"] == "1"

@@ -38,7 +38,7 @@ def test_it_is_valid_by_kuberays_crd(schema: Any, content: Fields) -> None:
     assert errors(ray_job_of(content), schema) == []
 
 
-def test_the_check_by_kuberays_crd_bites(schema: Any) -> None:
+def test_the_check_by_kuberays_crd_fails_on_a_wrong_object(schema: Any) -> None:
     obj = made_for(resource())[-1][1]
     obj["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplicas"] = "one"
     obj["spec"]["retries"] = 1
@@ -69,7 +69,7 @@ def test_the_rules_of_kuberay_and_kueue(content: Fields) -> None:
 
 
 @given(valid_jobs())
-def test_no_text_of_a_job_comes_to_a_shell(content: Fields) -> None:
+def test_no_text_of_a_job_reaches_a_shell(content: Fields) -> None:
     obj = ray_job_of(content)
     assert obj["spec"]["entrypoint"] == ENTRYPOINT
     assert "runtimeEnvYAML" not in obj["spec"]

@@ -20,7 +20,7 @@ def definition(*fields: str, version: str = "v1", served: bool = True) -> dict[s
 NEW = ("preRunningDeadlineSeconds", "authOptions")
 
 
-def test_one_that_has_all_fields() -> None:
+def test_a_crd_with_all_fields_is_served() -> None:
     assert kuberay_of(definition(*NEW)) == "served"
 
 
@@ -34,5 +34,5 @@ def test_one_that_has_all_fields() -> None:
         {},
     ],
 )
-def test_one_that_has_not(old: dict[str, Any]) -> None:
+def test_a_crd_without_a_field_is_too_old(old: dict[str, Any]) -> None:
     assert kuberay_of(old) == "too_old"

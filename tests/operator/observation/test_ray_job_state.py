@@ -20,7 +20,7 @@ def state(**status: Any) -> RayJobState:
     [
         ("", "", (False, False, False)),
         ("Initializing", "", (False, False, False)),
-        ("Running", "", (False, False, False)),  # before the job is handed in
+        ("Running", "", (False, False, False)),  # before the job is submitted
         ("Running", "PENDING", (False, False, False)),
         ("Running", "RUNNING", (True, False, False)),
         ("Complete", "SUCCEEDED", (False, True, False)),
@@ -37,7 +37,7 @@ def test_running_succeeded_failed(deployment: str, job: str, expected: tuple[boo
     assert (found.is_running, found.has_succeeded, found.has_failed) == expected
 
 
-def test_ready_is_counted_not_believed() -> None:
+def test_readiness_is_by_counts_not_by_state() -> None:
     cluster = {"state": "ready", "desiredWorkerReplicas": 2, "readyWorkerReplicas": 1}
     assert not state(rayClusterStatus=cluster).has_all_pods
     assert state(rayClusterStatus=cluster | {"readyWorkerReplicas": 2}).has_all_pods
@@ -53,7 +53,7 @@ ANYTHING = st.recursive(
 
 
 @given(ANYTHING, ANYTHING, ANYTHING)
-def test_whatever_it_holds_it_can_be_read(status: Any, cluster: Any, labels: Any) -> None:
+def test_any_ray_job_can_be_read(status: Any, cluster: Any, labels: Any) -> None:
     obj = {"metadata": {"labels": labels}, "spec": cluster, "status": status}
     found = ray_job_state(obj)
     assert found.has_succeeded <= (found.job_status == "SUCCEEDED")

@@ -49,7 +49,9 @@ class ClusterModel:
                 ray_jobs=tuple(self._all(RAY_JOBS)),
                 ray_clusters=tuple(self._all(RAY_CLUSTERS)),
                 pods=tuple(self._all(PODS)),
-                made=tuple((kind, obj) for (kind, _), obj in self.objects.items() if kind not in SEEN_KINDS),
+                labelled=tuple(
+                    (kind, obj) for (kind, _), obj in self.objects.items() if kind not in SEEN_KINDS
+                ),
                 kuberay=self.kuberay,
                 has_pod_monitors=True,
             )
@@ -66,8 +68,8 @@ class ClusterModel:
     def execute(self, planned: JobPlan, *, most_actions: int = 99) -> None:
         assert self.job is not None
         if planned.status is not None:
-            told = planned.status.model_dump(mode="json", by_alias=True, exclude_none=True)
-            self.job["status"] = told | {
+            reported = planned.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+            self.job["status"] = reported | {
                 name: value for name, value in self.job.get("status", {}).items() if name == "progress"
             }
         self.events += [(event.reason, event.occasion) for event in planned.events]
@@ -114,7 +116,7 @@ class ClusterModel:
     # -- others ------------------------------------------------------------------------
 
     def kuberay_step(self) -> None:
-        """Each RayJob goes one state further; what belongs to none is taken away."""
+        """Advance each RayJob by one state; delete what belongs to none."""
         for ray_job in self._all(RAY_JOBS):
             self._ray_job_step(ray_job)
         self._collect()

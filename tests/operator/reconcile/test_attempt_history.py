@@ -31,7 +31,7 @@ def after(*ends: Verdict) -> RLHFJobStatus:
     return status
 
 
-def test_the_waits() -> None:
+def test_the_backoff_between_attempts() -> None:
     assert [backoff_seconds(times) for times in (1, 2, 3, 6, 7, 10_000)] == [10, 20, 40, 320, 360, 360]
 
 
@@ -58,7 +58,7 @@ def test_ten_are_kept() -> None:
         ([Verdict(outcome="Stopped", reason="DeadlineExceeded")], (0, 0, 0)),
     ],
 )
-def test_what_counts(ends: list[Verdict], counts: tuple[int, int, int]) -> None:
+def test_which_outcomes_count(ends: list[Verdict], counts: tuple[int, int, int]) -> None:
     status = after(*ends)
     assert (status.failures, status.disruptions, status.disruptions_in_a_row) == counts
 
@@ -69,12 +69,12 @@ def test_a_late_report_of_an_earlier_attempt_is_not_the_next_ones() -> None:
     assert attempt is not None
     facts = {"sequence": 1, "time": "2026-11-21T12:00:00Z", "step": 7, "steps": 9, "last_checkpoint_step": 7}
     for number, step in ((1, None), (2, 7)):
-        told = with_observed_state(status, attempt, None, (), Progress(attempt=number, **facts), NOW)
-        assert told.attempts[-1].last_checkpoint_step == step
+        reported = with_observed_state(status, attempt, None, (), Progress(attempt=number, **facts), NOW)
+        assert reported.attempts[-1].last_checkpoint_step == step
 
 
-def told(status: RLHFJobStatus, **steps: int) -> RLHFJobStatus:
-    """The status once its attempt has told of steps."""
+def reported(status: RLHFJobStatus, **steps: int) -> RLHFJobStatus:
+    """The status after its attempt has reported steps."""
     attempt = active_attempt(status)
     assert attempt is not None
     facts = {"attempt": attempt.number, "sequence": 1, "time": "2026-11-21T12:00:00Z", "step": 0, "steps": 9}
@@ -88,12 +88,12 @@ def disrupted(status: RLHFJobStatus) -> RLHFJobStatus:
     return with_new_attempt(with_end(status, attempt, DISRUPTED, NOW), f"a-{status.attempt + 1}", NOW)
 
 
-def test_an_attempt_knows_best_where_it_went_on_from() -> None:
-    status = disrupted(told(with_new_attempt(RLHFJobStatus(), "a-1", NOW), last_checkpoint_step=6))
+def test_an_attempt_reports_the_step_it_resumed_from() -> None:
+    status = disrupted(reported(with_new_attempt(RLHFJobStatus(), "a-1", NOW), last_checkpoint_step=6))
     assert status.attempts[-1].first_step == 6, "as far as is known"
     for step in (4, 0):
-        assert told(status, first_step=step).attempts[-1].first_step == step
-    assert told(status).attempts[-1].first_step == 6
+        assert reported(status, first_step=step).attempts[-1].first_step == step
+    assert reported(status).attempts[-1].first_step == 6
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_attempt_knows_best_where_it_went_on_from() -> None:
         # The first attempt came to 6, and was disrupted.
         (6, 7, 1),
         (6, 6, 2),
-        # It had saved 8, of which it could not tell any more.
+        # It had saved step 8, but could no longer report it.
         (8, 8, 1),
         # That one was lost, and the attempt made up for a part of it.
         (4, 5, 2),
@@ -110,7 +110,7 @@ def test_an_attempt_knows_best_where_it_went_on_from() -> None:
         (0, 7, 1),
     ],
 )
-def test_a_checkpoint_is_new_if_none_was_as_far(first: int, last: int, row: int) -> None:
-    status = disrupted(told(with_new_attempt(RLHFJobStatus(), "a-1", NOW), last_checkpoint_step=6))
-    status = disrupted(told(status, first_step=first, last_checkpoint_step=last))
+def test_a_checkpoint_is_new_if_no_attempt_reached_its_step(first: int, last: int, row: int) -> None:
+    status = disrupted(reported(with_new_attempt(RLHFJobStatus(), "a-1", NOW), last_checkpoint_step=6))
+    status = disrupted(reported(status, first_step=first, last_checkpoint_step=last))
     assert status.disruptions_in_a_row == row

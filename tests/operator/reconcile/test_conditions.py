@@ -28,54 +28,54 @@ def inputs(**changes: Any) -> ConditionInputs:
     return ConditionInputs(**facts | changes)
 
 
-def told(at: ConditionInputs, now: str = EARLY, generation: int = 1) -> RLHFJobStatus:
+def reported(at: ConditionInputs, now: str = EARLY, generation: int = 1) -> RLHFJobStatus:
     return at.status.model_copy(update={"conditions": conditions(at, generation, now)})
 
 
-def test_all_are_told_each_once() -> None:
-    assert [condition.type for condition in told(inputs()).conditions] == KINDS
+def test_every_condition_is_reported_once() -> None:
+    assert [condition.type for condition in reported(inputs()).conditions] == KINDS
 
 
 def test_a_time_moves_only_with_the_status() -> None:
-    first = told(inputs())
+    first = reported(inputs())
     later = inputs(status=first, ray_job=state(jobDeploymentStatus="Running", jobStatus="PENDING"))
-    second = {condition.type: condition for condition in told(later, LATE, 2).conditions}
+    second = {condition.type: condition for condition in reported(later, LATE, 2).conditions}
     assert second["Running"].last_transition_time == LATE
     assert second["Validated"].last_transition_time == EARLY
     assert {condition.observed_generation for condition in second.values()} == {2}
 
 
 def test_how_a_job_ended_is_never_taken_back() -> None:
-    ended = told(inputs(finish=Finish(True, "JobSucceeded")))
-    after = told(inputs(status=ended, ray_job=None), LATE)
+    ended = reported(inputs(finish=Finish(True, "JobSucceeded")))
+    after = reported(inputs(status=ended, ray_job=None), LATE)
     assert holds(after, "Complete")
     assert not holds(after, "Failed")
     assert phase(after) == "Complete"
 
 
 def test_running_is_the_job_not_the_cluster() -> None:
-    assert holds(told(inputs()), "Running")
-    assert not holds(told(inputs(ray_job=state(jobDeploymentStatus="Running"))), "Running")
+    assert holds(reported(inputs()), "Running")
+    assert not holds(reported(inputs(ray_job=state(jobDeploymentStatus="Running"))), "Running")
 
 
 def test_suspended_is_when_nothing_is_left() -> None:
     idle = inputs(status=RLHFJobStatus(), ray_job=None, is_suspended=True)
-    assert holds(told(idle), "Suspended")
-    assert not holds(told(replace(idle, has_leftovers=True)), "Suspended")
-    assert phase(told(idle)) == "Suspended"
+    assert holds(reported(idle), "Suspended")
+    assert not holds(reported(replace(idle, has_leftovers=True)), "Suspended")
+    assert phase(reported(idle)) == "Suspended"
 
 
 def test_the_phase_follows_the_conditions() -> None:
-    assert phase(told(inputs())) == "Running"
-    assert phase(told(inputs(ray_job=state(jobDeploymentStatus="Initializing")))) == "Starting"
-    assert phase(told(inputs(ray_job=replace(state(), is_suspended=True)))) == "Queued"
-    assert phase(told(inputs(ray_job=None))) == "Pending"
+    assert phase(reported(inputs())) == "Running"
+    assert phase(reported(inputs(ray_job=state(jobDeploymentStatus="Initializing")))) == "Starting"
+    assert phase(reported(inputs(ray_job=replace(state(), is_suspended=True)))) == "Queued"
+    assert phase(reported(inputs(ray_job=None))) == "Pending"
     waiting = RLHFJobStatus(next_attempt_time=LATE)
-    assert phase(told(inputs(status=waiting, ray_job=None))) == "Backoff"
+    assert phase(reported(inputs(status=waiting, ray_job=None))) == "Backoff"
 
 
-def test_a_message_stays_in_bounds() -> None:
+def test_a_message_is_bounded() -> None:
     (validated,) = (
-        c for c in told(inputs(refusal=("NotAllowed", "x" * 9_000))).conditions if c.type == "Validated"
+        c for c in reported(inputs(refusal=("NotAllowed", "x" * 9_000))).conditions if c.type == "Validated"
     )
     assert len(validated.message) <= 4_096

@@ -1,4 +1,4 @@
-"""What is the cluster's doing, and what is not."""
+"""Which ends of pods are disruptions by the cluster, and which are not."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_pod_that_the_cluster_ended(reason: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["", "Error", "OOMKilled", "DeadlineExceeded"])
-def test_a_pod_that_ended_by_itself_is_none(reason: str) -> None:
+def test_a_pod_that_ended_by_itself_is_no_disruption(reason: str) -> None:
     assert seen([pod({"phase": "Failed", "reason": reason})]) is None
 
 
@@ -58,11 +58,11 @@ def test_a_head_that_cannot_be_reached() -> None:
     assert seen([pod()], LOST) == "HeadLost"
 
 
-def test_a_head_that_ran_out_of_memory_is_none() -> None:
+def test_a_head_that_ran_out_of_memory_is_no_disruption() -> None:
     assert seen([pod(OUT_OF_MEMORY, role="head")], LOST) is None
 
 
-def test_a_head_that_was_taken_away() -> None:
+def test_a_deleted_head_is_a_disruption() -> None:
     head = pod(role="head", deletionTimestamp=NOW)
     assert seen([head]) == "HeadDeleted"
     assert seen([head], ray_job("FAILED", "Failed")) is None, "KubeRay tears down what has failed"
@@ -71,7 +71,7 @@ def test_a_head_that_was_taken_away() -> None:
 
 
 @given(ANYTHING, ANYTHING)
-def test_whatever_a_pod_holds_it_can_be_read(status: Any, labels: Any) -> None:
+def test_any_pod_can_be_read(status: Any, labels: Any) -> None:
     state = pod_state({"metadata": {"labels": labels}, "status": status})
     disruption_seen(ray_job(), [state], NOW)
 
@@ -79,5 +79,5 @@ def test_whatever_a_pod_holds_it_can_be_read(status: Any, labels: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"), [("a b", "ab"), ("1", "Other"), ("", "Other"), ("\u00e4" * 9, "Other")]
 )
-def test_reasons_have_a_form_to_keep(text: str, reason: str) -> None:
+def test_reasons_are_valid_condition_reasons(text: str, reason: str) -> None:
     assert reason_of(text, "Other") == reason

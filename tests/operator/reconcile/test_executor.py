@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Conflict
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import EVENTS, ObjectKey
 from taper_operator.main import watched_kinds
 from taper_operator.manifests.kinds import (
@@ -83,7 +83,7 @@ def test_an_attempt_begins() -> None:
     assert [event["reason"] for event in operator.fake.all(EVENTS).values()] == ["AttemptStarted"]
 
 
-def test_a_cache_that_is_behind_makes_no_second_one() -> None:
+def test_an_outdated_cache_creates_no_second_ray_job() -> None:
     operator = Operator()
     operator.reconcile(KEY)
     with pytest.raises(Conflict):  # the caches still say that there is nothing
@@ -106,7 +106,7 @@ def test_a_job_that_has_changed_since_is_left_as_it_is() -> None:
     assert operator.fake.all(RAY_JOBS) == operator.fake.all(EVENTS) == {}
 
 
-def test_a_claim_that_is_there_will_do() -> None:
+def test_an_existing_claim_is_accepted() -> None:
     operator = Operator(CLAIM)
     operator.fake.put(CLAIMS, make_object(CLAIMS, "full-checkpoints"))
     operator.reconcile(KEY)
@@ -121,7 +121,7 @@ def test_a_service_account_of_anothers_is_never_used() -> None:
     assert operator.fake.all(RAY_JOBS) == {}
 
 
-def test_what_happened_is_told_also_where_an_action_fails() -> None:
+def test_events_are_recorded_even_if_an_action_fails() -> None:
     operator = Operator()
     operator.fake.put(CONFIG_MAPS, make_object(CONFIG_MAPS, "full-1"))
     with pytest.raises(Conflict):
@@ -130,7 +130,7 @@ def test_what_happened_is_told_also_where_an_action_fails() -> None:
     assert [event["reason"] for event in operator.fake.all(EVENTS).values()] == ["AttemptStarted"]
 
 
-def test_a_job_that_is_gone_is_nothing_to_do() -> None:
+def test_a_deleted_job_needs_no_action() -> None:
     operator = Operator()
     operator.fake.remove(RLHF_JOBS, KEY)
     assert operator.reconcile(KEY) is None
@@ -138,7 +138,7 @@ def test_a_job_that_is_gone_is_nothing_to_do() -> None:
     assert operator.reconcile(KEY) is None
 
 
-def test_quiet_jobs_are_not_written_to() -> None:
+def test_jobs_without_reports_are_not_written() -> None:
     operator = Operator()
     for _ in range(3):
         operator.reconcile(KEY)
@@ -148,7 +148,7 @@ def test_quiet_jobs_are_not_written_to() -> None:
     assert len(operator.fake.requests) == before
 
 
-def test_an_old_kuberay_is_told() -> None:
+def test_an_old_kuberay_is_reported() -> None:
     operator = Operator()
     operator.fake.put(
         DEFINITIONS,

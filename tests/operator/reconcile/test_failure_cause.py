@@ -16,20 +16,20 @@ RAY = "Job entrypoint command failed with exit code 1, last available logs (trun
 
 
 @pytest.mark.parametrize(("line", "words"), LINES.items())
-def test_what_the_job_says_last_is_why(line: str, words: TerminationMessage) -> None:
+def test_the_termination_message_is_the_cause(line: str, words: TerminationMessage) -> None:
     cause = failure_cause(f"{RAY}taper: something\n{line}")
     assert (cause.reason, cause.message) == (words.reason, words.text)
     assert cause.is_final == (words.reason == "InvalidJob")
 
 
-def test_field_and_remedy_are_told() -> None:
+def test_field_and_remedy_are_reported() -> None:
     line = next(line for line in LINES if "remedy" in line)
     assert failure_cause(line).message == "spec.rollout.degrees[1]: 3 is not a power of two; use 1, 2, 4 or 8"
 
 
-@pytest.mark.parametrize("told", ["", "{", "[]", "1", '{"message": 1}', '{"message": ""}', "[" * 100_000])
-def test_without_words_the_end_of_the_log_has_to_do(told: str) -> None:
-    cause = failure_cause(f"TAPER_ERROR {told}\nKeyError: 'x'")
+@pytest.mark.parametrize("reported", ["", "{", "[]", "1", '{"message": 1}', '{"message": ""}', "[" * 100_000])
+def test_without_a_termination_message_the_end_of_the_log_is_used(reported: str) -> None:
+    cause = failure_cause(f"TAPER_ERROR {reported}\nKeyError: 'x'")
     assert cause.message.endswith("KeyError: 'x'")
     assert not cause.is_final
 

@@ -1,4 +1,4 @@
-"""Single plans: who is left alone, what is made and in which order, waits, deadlines and clean-up."""
+"""Single plans: ownership, what is created and in which order, waits, deadlines and clean-up."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def running(**changes: Any) -> ClusterModel:
     return cluster
 
 
-def test_all_is_made_in_order_and_the_ray_job_last() -> None:
+def test_objects_are_created_in_order_and_the_ray_job_last() -> None:
     cluster = ClusterModel(resource({"spec.volumes": {"checkpoints": {"size": "1Ti"}}}))
     first = cluster.reconcile()
     assert [(type(action), action.resource) for action in first.actions] == [
@@ -65,7 +65,7 @@ def test_all_is_made_in_order_and_the_ray_job_last() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"spec.managedBy": "example.com/other"}])
-def test_anothers_job_is_left_alone(changes: dict[str, Any]) -> None:
+def test_a_job_of_another_manager_is_left_alone(changes: dict[str, Any]) -> None:
     assert plan(Observation(resource=resource(changes)), POLICY, NOW).status is None
     assert plan(Observation(resource=resource(changes)), POLICY, NOW).actions == ()
 
@@ -75,7 +75,7 @@ def test_a_job_that_is_deleted_is_left_to_the_garbage_collector() -> None:
     assert plan(Observation(resource=obj), POLICY, NOW).actions == ()
 
 
-def test_a_job_that_cannot_be_read_is_told_so_and_what_runs_goes_on() -> None:
+def test_an_invalid_job_is_reported_and_a_running_attempt_continues() -> None:
     cluster = running()
     assert cluster.job is not None
     cluster.job["spec"]["training"]["steps"] = 0
@@ -86,7 +86,7 @@ def test_a_job_that_cannot_be_read_is_told_so_and_what_runs_goes_on() -> None:
 
 
 @pytest.mark.parametrize(("kuberay", "reason"), [("missing", "KubeRayMissing"), ("too_old", "KubeRayTooOld")])
-def test_without_kuberay_nothing_is_made(kuberay: Any, reason: str) -> None:
+def test_without_kuberay_nothing_is_created(kuberay: Any, reason: str) -> None:
     cluster = ClusterModel(resource())
     cluster.kuberay = kuberay
     planned = cluster.reconcile()
@@ -155,7 +155,7 @@ def test_a_cluster_without_pods_is_waited_for_too() -> None:
 
 
 def test_a_pod_without_a_cluster_is_waited_for_too() -> None:
-    """Such as one on a node that nobody hears of any more."""
+    """Such as one on a lost node."""
     pod = {"metadata": {"name": "full-9-abcde-0", "labels": {"taper.dev/job": "full"}}}
     planned = plan(Observation(resource=resource(), pods=(pod,)), POLICY, NOW)
     assert planned.actions == ()
@@ -163,7 +163,7 @@ def test_a_pod_without_a_cluster_is_waited_for_too() -> None:
     assert planned.status.attempt == 0
 
 
-def test_an_attempt_that_was_claimed_waits_for_what_came_since() -> None:
+def test_a_claimed_attempt_waits_for_pods_that_appeared_since() -> None:
     cluster = ClusterModel(resource())
     cluster.reconcile(most_actions=0)
     assert cluster.status.attempt == 1
@@ -175,13 +175,13 @@ def test_an_attempt_that_was_claimed_waits_for_what_came_since() -> None:
     assert cluster.status.attempt == 1
 
 
-def test_a_name_that_another_has_taken_is_left_to_it() -> None:
+def test_an_object_of_another_owner_is_left_alone() -> None:
     account = {"metadata": {"name": "taper-full", "namespace": "team", "uid": "x"}}
-    observation = Observation(resource=resource(), made=((SERVICE_ACCOUNTS, account),))
+    observation = Observation(resource=resource(), labelled=((SERVICE_ACCOUNTS, account),))
     assert plan(observation, POLICY, NOW).actions == ()
 
 
-def test_what_was_changed_by_hand_or_by_an_older_operator_is_put_right() -> None:
+def test_a_changed_shared_object_is_restored() -> None:
     cluster = running()
     policy = cluster.objects[NETWORK_POLICIES, "taper-full"]
     policy["metadata"]["annotations"]["taper.dev/digest"] = "old"
@@ -208,7 +208,7 @@ def test_the_deadline_is_of_the_whole_job() -> None:
     assert cluster.status.attempts[-1].outcome == "Stopped"
 
 
-def test_time_in_suspense_does_not_count() -> None:
+def test_suspended_time_does_not_count() -> None:
     cluster = running(spec__activeDeadlineSeconds=3600)
     cluster.pass_time(1800)
     for event in ("suspend", "reconcile", "steps", "reconcile", "an hour", "an hour", "reconcile"):
@@ -259,7 +259,7 @@ def test_a_worker_that_is_missing_degrades_the_job() -> None:
     assert condition(cluster, "ClusterReady")[0] == "False"
 
 
-def test_config_maps_of_earlier_attempts_go() -> None:
+def test_config_maps_of_earlier_attempts_are_deleted() -> None:
     cluster = running()
     cluster.end_job("FAILED", "AppFailed")
     for event in ("reconcile", "steps", "a minute", "reconcile", "reconcile"):
@@ -276,7 +276,7 @@ def test_a_job_that_kuberay_refuses_is_not_tried_again() -> None:
 
 
 @given(JSON, JSON)
-def test_whatever_others_write_no_plan_raises(ray_status: Any, pod_status: Any) -> None:
+def test_no_plan_raises_for_any_status_of_others(ray_status: Any, pod_status: Any) -> None:
     cluster = running()
     for kind, status in ((RAY_JOBS, ray_status), (PODS, pod_status)):
         for obj in cluster._all(kind):
@@ -288,7 +288,7 @@ SCHEMA = rlhfjob_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
 
 def refusal(spec: Any, **metadata: Any) -> str:
-    """What the status says of a job that an older definition has let through; nothing is made of it."""
+    """A job that an older CRD accepted: its status reports the error, and nothing is created."""
     planned = plan(Observation(resource=resource(None, **metadata) | {"spec": spec}), POLICY, NOW)
     assert planned.actions == ()
     assert planned.status is not None
@@ -300,7 +300,7 @@ def refusal(spec: Any, **metadata: Any) -> str:
 
 
 @given(mutated_jobs(SCHEMA))
-def test_a_job_with_one_thing_wrong_is_told_of_it_and_nothing_is_made(mutated: MutatedJob) -> None:
+def test_a_job_with_one_error_is_reported_and_nothing_is_created(mutated: MutatedJob) -> None:
     spec = mutated.job.get("spec")
     assume(not isinstance(spec, dict) or spec.get("managedBy", OPERATOR_NAME) == OPERATOR_NAME)
     message = refusal(spec, name=mutated.job["metadata"]["name"])
@@ -310,7 +310,7 @@ def test_a_job_with_one_thing_wrong_is_told_of_it_and_nothing_is_made(mutated: M
 
 
 @given(JSON)
-def test_whatever_a_job_holds_no_plan_raises(spec: Any) -> None:
+def test_no_plan_raises_for_any_job(spec: Any) -> None:
     assert "spec" in refusal(spec)
 
 
@@ -319,7 +319,7 @@ WORDS = ["", "Running", "RUNNING", "Failed", "FAILED", "Complete", "Suspended", 
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(WORDS) | JSON))
-def test_whatever_kuberay_says_the_status_is_one_that_an_api_server_takes(status: dict[str, Any]) -> None:
+def test_every_planned_status_is_accepted_by_the_schema(status: dict[str, Any]) -> None:
     cluster = running()
     cluster.objects[RAY_JOBS, "full-1"]["status"] = status
     cluster.reconcile()
@@ -328,13 +328,13 @@ def test_whatever_kuberay_says_the_status_is_one_that_an_api_server_takes(status
     assert cluster.status.phase != "Complete" or status.get("jobStatus") == "SUCCEEDED"
 
 
-def test_a_status_that_is_none_stops_the_plan() -> None:
+def test_an_invalid_status_stops_the_plan() -> None:
     """Its counts would be lost."""
     with pytest.raises(ValueError, match="failures"):
         plan(Observation(resource=resource() | {"status": {"failures": "many"}}), POLICY, NOW)
 
 
-def test_a_refusal_ends_nothing_that_runs() -> None:
+def test_a_refused_job_keeps_its_running_attempt() -> None:
     cluster = running(spec__image={"pullSecrets": ["mine"]})
     observation = cluster.observe()
     planned = plan(observation, replace(POLICY, allowed_secrets=frozenset()), cluster.now)
@@ -343,7 +343,7 @@ def test_a_refusal_ends_nothing_that_runs() -> None:
     assert planned.status.phase == "Running"
 
 
-def test_a_pod_that_has_gone_still_says_why() -> None:
+def test_a_deleted_pod_still_shows_the_reason() -> None:
     cluster = running()
     (pod, *_) = (obj for (kind, _), obj in cluster.objects.items() if kind == PODS)
     target = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"}

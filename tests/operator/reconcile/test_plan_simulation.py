@@ -90,7 +90,7 @@ def check_reasons(cluster: ClusterModel) -> None:
 @settings(max_examples=150)
 @given(JOBS, STORIES)
 @example(resource(), ["reconcile", "steps", "disrupt", "reconcile", "an hour", "reconcile"])
-def test_whatever_happens_the_job_ends(job: KubeObject, story: list[str]) -> None:
+def test_every_simulated_job_ends(job: KubeObject, story: list[str]) -> None:
     cluster = ClusterModel(job)
     for event in story:
         happens(cluster, event)
@@ -99,11 +99,11 @@ def test_whatever_happens_the_job_ends(job: KubeObject, story: list[str]) -> Non
     assert cluster.status.completion_time is not None
     assert active_attempt(cluster.status) is None
     assert not cluster._all(PODS), "no GPU is kept by a job that has ended"
-    assert max(Counter(cluster.events).values(), default=0) == 1, "each transition is told once"
+    assert max(Counter(cluster.events).values(), default=0) == 1, "each transition is recorded once"
 
 
 def calm(cluster: ClusterModel) -> None:
-    """From here on all goes well, until nothing happens any more."""
+    """Run without further faults until nothing changes."""
     cluster.kuberay = "served"
     cluster.ask(suspend=False)
     for _ in range(40):
@@ -116,7 +116,7 @@ def calm(cluster: ClusterModel) -> None:
 
 @settings(max_examples=100)
 @given(JOBS, STORIES)
-def test_a_plan_that_was_carried_out_leaves_nothing_to_do(job: KubeObject, story: list[str]) -> None:
+def test_an_executed_plan_leaves_nothing_to_do(job: KubeObject, story: list[str]) -> None:
     cluster = ClusterModel(job)
     for event in story:
         happens(cluster, event)
@@ -134,7 +134,7 @@ def until_running(cluster: ClusterModel) -> None:
         happens(cluster, event)
 
 
-def test_four_disruptions_are_forgiven_and_the_fifth_is_a_failure() -> None:
+def test_the_fifth_disruption_in_a_row_is_a_failure() -> None:
     cluster = ClusterModel(resource({"spec.backoffLimit": 0}))
     for number in range(1, 6):
         until_running(cluster)
@@ -147,7 +147,7 @@ def test_four_disruptions_are_forgiven_and_the_fifth_is_a_failure() -> None:
     assert cluster.status.phase == "Failed"
 
 
-def test_a_new_checkpoint_forgives_the_disruptions_before_it() -> None:
+def test_a_new_checkpoint_resets_the_disruptions_in_a_row() -> None:
     cluster = ClusterModel(resource({"spec.backoffLimit": 0}))
     for number in range(1, 9):
         until_running(cluster)
@@ -158,7 +158,7 @@ def test_a_new_checkpoint_forgives_the_disruptions_before_it() -> None:
     assert cluster.status.attempts[-1].first_step == 7
 
 
-def test_a_checkpoint_that_is_not_new_forgives_nothing() -> None:
+def test_a_repeated_checkpoint_does_not_reset_the_disruptions_in_a_row() -> None:
     cluster = ClusterModel(resource({"spec.backoffLimit": 0}))
     for _ in range(1, 7):
         until_running(cluster)

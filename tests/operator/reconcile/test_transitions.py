@@ -13,7 +13,7 @@ from .test_plan_simulation import happens, until_running
 
 
 @given(valid_jobs())
-def test_from_a_status_to_the_same_there_is_none(content: Fields) -> None:
+def test_equal_statuses_have_no_transition(content: Fields) -> None:
     cluster = ClusterModel(as_served(content))
     until_running(cluster)
     assert list(job_events(cluster.status, cluster.status)) == []

@@ -39,12 +39,12 @@ SUCCEEDED = ray_job("SUCCEEDED", "Complete")
 SUSPENDED_SPEC = SPEC.model_copy(update={"suspend": True})
 
 
-def test_what_runs_goes_on() -> None:
+def test_running_attempts_continue() -> None:
     assert ended(ray_job()) is None
 
 
 @pytest.mark.parametrize("facts", [{"ago": 5}, {"is_past_deadline": True}, {"spec": SUSPENDED_SPEC}])
-def test_a_success_is_one_whatever_else_there_is(facts: dict[str, Any]) -> None:
+def test_a_success_counts_whatever_else_is_observed(facts: dict[str, Any]) -> None:
     assert outcome(SUCCEEDED, **facts) == "Succeeded"
 
 
@@ -54,20 +54,20 @@ def test_a_failure() -> None:
 
 def test_a_job_that_will_never_run_is_not_tried_again() -> None:
     words = 'TAPER_ERROR {"reason": "InvalidJob", "message": "is bad", "field": "spec.a"}'
-    told = replace(FAILED, message=words)
-    assert ended(told) == Verdict(
+    reported = replace(FAILED, message=words)
+    assert ended(reported) == Verdict(
         outcome="Failed", reason="InvalidJob", message="spec.a: is bad", is_final=True
     )
-    assert outcome(told, ago=5) == "Disrupted"
+    assert outcome(reported, ago=5) == "Disrupted"
 
 
 @pytest.mark.parametrize(("ago", "expected"), [(0, "Disrupted"), (600, "Disrupted"), (601, "Failed")])
-def test_a_failure_soon_after_a_disruption_is_none(ago: float, expected: str) -> None:
+def test_a_failure_soon_after_a_disruption_is_a_disruption(ago: float, expected: str) -> None:
     assert outcome(FAILED, ago=ago) == expected
 
 
 @pytest.mark.parametrize(("ago", "expected"), [(9, None), (10, "Disrupted")])
-def test_a_disrupted_attempt_is_ended_soon(ago: float, expected: str | None) -> None:
+def test_a_disrupted_attempt_ends_after_the_grace_time(ago: float, expected: str | None) -> None:
     assert outcome(ray_job(), ago=ago) == expected
 
 
@@ -79,7 +79,7 @@ def test_an_eviction() -> None:
     assert outcome(suspended, was_admitted=False) is None, "it waits in the queue"
 
 
-def test_a_ray_job_that_is_gone_was_taken_and_one_that_was_never_there_is_to_be_made() -> None:
+def test_a_missing_ray_job_is_a_disruption_unless_it_was_never_created() -> None:
     assert outcome(None) == "Disrupted"
     assert outcome(None, was_admitted=False) is None
 
@@ -89,7 +89,7 @@ def test_the_deadline_and_the_author_come_before_failures() -> None:
     assert outcome(FAILED, spec=SUSPENDED_SPEC) == "Suspended"
 
 
-def test_what_kuberay_refuses_is_final() -> None:
+def test_a_ray_job_that_kuberay_rejects_is_final() -> None:
     found = ended(ray_job("", "ValidationFailed"))
     assert found is not None
     assert (found.outcome, found.is_final) == ("Failed", True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taper_operator.kube.cache import ObjectCache
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import ObjectKey, own_key
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.manifests.names import JobIdentity
@@ -77,13 +77,13 @@ class Setup:
             return refused.reason
 
 
-def test_what_is_right_is_handed_on_with_the_job_it_is_of() -> None:
+def test_a_valid_report_is_passed_on_with_its_job() -> None:
     setup = Setup()
     assert setup.post() == "accepted"
-    ((key, report),) = setup.taken.reports
+    ((key, received),) = setup.taken.reports
     assert key == ("team", "full")
-    assert report.uid == setup.job["metadata"]["uid"]
-    assert (report.snapshot.attempt, report.snapshot.sequence) == (2, 5)
+    assert received.uid == setup.job["metadata"]["uid"]
+    assert (received.report.attempt, received.report.sequence) == (2, 5)
 
 
 @pytest.mark.parametrize(
@@ -111,31 +111,31 @@ def test_anything_else_is_refused(post: dict[str, Any], reason: str) -> None:
 
 
 @pytest.mark.parametrize("authorization", ["", "good", "Basic good", "bearer good", "Bearer  good"])
-def test_without_a_bearer_token_nobody_is_asked(authorization: str) -> None:
+def test_without_a_bearer_token_there_is_no_review(authorization: str) -> None:
     setup = Setup()
     assert setup.post_raw(PATH, authorization, json.dumps(BODY).encode()) == "unauthenticated"
     assert setup.fake.requests == []
 
 
-def test_a_job_that_is_not_known_asks_nobody_either() -> None:
+def test_an_unknown_job_causes_no_token_review() -> None:
     setup = Setup()
     setup.post(path=report_path("team", "none"))
     assert setup.fake.requests == []
 
 
-def test_before_the_caches_are_filled_a_job_is_to_come_again() -> None:
+def test_before_the_caches_are_filled_reports_are_deferred() -> None:
     setup = Setup()
     setup.is_ready = False
     assert setup.post() == "not_ready"
 
 
-def test_what_the_writer_knows_to_be_old_is_refused() -> None:
+def test_a_report_that_the_writer_knows_to_be_old_is_refused() -> None:
     setup = Setup()
     setup.taken.is_newer = False
     assert setup.post() == "stale_sequence"
 
 
-def test_a_job_that_posts_too_often_is_kept_off_and_no_other_with_it() -> None:
+def test_a_job_that_posts_too_often_is_refused_and_no_other_job() -> None:
     setup = Setup()
     results = [setup.post(sequence=number) for number in range(5, 12)]
     assert results == ["accepted"] * 4 + ["too_often"] * 3
@@ -144,7 +144,7 @@ def test_a_job_that_posts_too_often_is_kept_off_and_no_other_with_it() -> None:
     assert setup.post(sequence=20) == "accepted"
 
 
-def test_who_may_not_post_does_not_use_up_what_the_job_may() -> None:
+def test_refused_posts_do_not_use_up_the_jobs_rate() -> None:
     setup = Setup()
     for number in range(20):
         setup.post(token=f"wrong-{number}")
@@ -152,12 +152,12 @@ def test_who_may_not_post_does_not_use_up_what_the_job_may() -> None:
 
 
 @given(st.text(), st.text(), st.binary())
-def test_nothing_but_a_refusal(path: str, authorization: str, body: bytes) -> None:
+def test_every_answer_is_a_known_refusal(path: str, authorization: str, body: bytes) -> None:
     setup = Setup()
     assert setup.post_raw(path, authorization, body) != "accepted"
     assert setup.post_raw(PATH, "Bearer good", body) != "accepted"
 
 
 @given(st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True))
-def test_a_path_says_its_job(name: str) -> None:
+def test_a_report_path_names_its_job(name: str) -> None:
     assert job_of_path(report_path("team", name)) == ("team", name)

@@ -22,17 +22,17 @@ from ..certificates import LOOPBACK, Files, make_certificates
 from ..clock import Clock
 
 REQUEST_SECONDS = 0.5
-Heard = tuple[str, str, bytes]
+Received = tuple[str, str, bytes]
 
 
 class Serving:
-    """A server in a thread, that takes everything unless told otherwise."""
+    """A server in a thread, which accepts everything by default."""
 
     def __init__(self, files: Files, **options: int) -> None:
         self.clock = Clock()
         self.results: list[str] = []
-        self.heard: list[Heard] = []
-        self.take: Callable[[Heard], str] = lambda heard: "accepted"
+        self.received: list[Received] = []
+        self.take: Callable[[Received], str] = lambda received: "accepted"
         pair = (files.certificate, files.key)
         certificate = ReloadedFiles(pair, lambda: server_context(*pair), clock=self.clock)
         self.server = ReportServer(
@@ -49,8 +49,8 @@ class Serving:
         self.ca = files.ca
 
     def _receive(self, path: str, authorization: str, body: bytes) -> str:
-        self.heard.append((path, authorization, body))
-        return self.take(self.heard[-1])
+        self.received.append((path, authorization, body))
+        return self.take(self.received[-1])
 
     def connect(self) -> http.client.HTTPSConnection:
         context = ssl.create_default_context(cafile=self.ca)
@@ -94,15 +94,15 @@ def serving(files: Files) -> Iterator[Serving]:
     serving.stop()
 
 
-def test_a_post_is_handed_on_and_its_result_is_the_answer(serving: Serving) -> None:
+def test_a_post_is_passed_on_and_answered_with_its_result(serving: Serving) -> None:
     assert serving.post(b"abc") == (202, b"accepted\n")
-    assert serving.heard == [("/path", "Bearer t", b"abc")]
+    assert serving.received == [("/path", "Bearer t", b"abc")]
     serving.wait_for(["accepted"])
 
 
 @pytest.mark.parametrize("reason", [reason for reason in STATUSES if reason != "accepted"])
 def test_each_refusal_has_its_status(serving: Serving, reason: str) -> None:
-    def refuse(heard: Heard) -> str:
+    def refuse(received: Received) -> str:
         raise Refused(reason)
 
     serving.take = refuse
@@ -110,24 +110,26 @@ def test_each_refusal_has_its_status(serving: Serving, reason: str) -> None:
     serving.wait_for([reason])
 
 
-def test_a_fault_is_answered_and_told_nothing_of(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(heard: Heard) -> str:
+def test_an_internal_error_is_answered_without_details(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(received: Received) -> str:
         raise ZeroDivisionError("of ours")
 
     serving.take = fail
     assert serving.post() == (500, b"failed\n")
     assert "of ours" in caplog.text
-    serving.take = lambda heard: "accepted"
+    serving.take = lambda received: "accepted"
     assert serving.post() == (202, b"accepted\n")
 
 
-def test_what_is_too_large_is_refused_by_its_length_alone(serving: Serving) -> None:
+def test_a_report_that_is_too_large_is_refused_by_its_length(serving: Serving) -> None:
     for length in (str(MAX_SNAPSHOT_BYTES + 1), "9" * 5000):
         with serving.secure() as connection:
             connection.sendall(f"POST /path HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
             assert b" 413 " in connection.recv(4096)
     assert serving.post(b" " * MAX_SNAPSHOT_BYTES)[0] == 202
-    assert len(serving.heard) == 1
+    assert len(serving.received) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_what_is_too_large_is_refused_by_its_length_alone(serving: Serving) -> N
         (b"POST /path HTTP/1.1\r\n" + b"X: " + b"y" * 70_000, b""),
     ],
 )
-def test_what_is_no_post_of_a_length_is_not_handed_on(
+def test_requests_other_than_a_post_with_a_length_are_not_passed_on(
     serving: Serving, request_: bytes, status: bytes
 ) -> None:
     with serving.secure() as connection:
@@ -153,11 +155,11 @@ def test_what_is_no_post_of_a_length_is_not_handed_on(
             assert status in connection.recv(4096)
         except OSError:
             assert not status, "it was to be answered"
-    assert serving.heard == []
+    assert serving.received == []
     assert serving.post() == (202, b"accepted\n")
 
 
-def test_who_is_silent_slow_or_endless_is_cut_off_in_time(serving: Serving) -> None:
+def test_silent_slow_and_endless_clients_are_cut_off_in_time(serving: Serving) -> None:
     silent = socket.create_connection((LOOPBACK, serving.server.port), timeout=10)
     halfway = socket.create_connection((LOOPBACK, serving.server.port), timeout=10)
     halfway.sendall(b"\x16\x03\x01")
@@ -174,21 +176,21 @@ def test_who_is_silent_slow_or_endless_is_cut_off_in_time(serving: Serving) -> N
     for connection in (silent, halfway, after_handshake, slow):
         connection.close()
     assert serving_results == ["broken_off", "broken_off", "broken_off", "too_slow"]
-    assert serving.heard == []
+    assert serving.received == []
     assert serving.post() == (202, b"accepted\n")
 
 
-def test_plain_http_is_no_way_in(serving: Serving) -> None:
+def test_plain_http_is_not_accepted(serving: Serving) -> None:
     connection = http.client.HTTPConnection(LOOPBACK, serving.server.port, timeout=10)
     with pytest.raises((OSError, http.client.HTTPException)):
         connection.request("POST", "/path", b"{}")
         connection.getresponse()
     connection.close()
-    assert serving.heard == []
+    assert serving.received == []
     serving.wait_for(["broken_off"])
 
 
-def test_beyond_so_many_connections_none_is_taken(files: Files) -> None:
+def test_connections_beyond_the_maximum_are_closed(files: Files) -> None:
     serving = Serving(files, max_connections=2)
     held = [socket.create_connection((LOOPBACK, serving.server.port), timeout=10) for _ in range(2)]
     time.sleep(0.1)
@@ -214,14 +216,14 @@ def test_a_certificate_that_changes_is_used_without_a_restart(tmp_path: Path) ->
     serving.stop()
 
 
-def test_after_its_end_nobody_listens(files: Files) -> None:
+def test_after_stop_the_port_is_closed(files: Files) -> None:
     serving = Serving(files)
     serving.stop()
     with pytest.raises(ConnectionError):
         serving.post()
 
 
-def test_a_taken_address_is_told_at_once(serving: Serving) -> None:
+def test_an_address_in_use_is_reported_at_once(serving: Serving) -> None:
     other = ReportServer(
         Address(LOOPBACK, serving.server.port),
         lambda *_: "accepted",

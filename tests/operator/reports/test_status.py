@@ -49,7 +49,7 @@ SNAPSHOTS = st.builds(
 
 
 @given(SNAPSHOTS)
-def test_what_is_written_is_a_valid_status(snapshot: JobReport) -> None:
+def test_every_written_status_is_valid(snapshot: JobReport) -> None:
     status = report_fields(snapshot, NOW, NOW + timedelta(seconds=3))
     read = RLHFJobStatus.model_validate(status, by_alias=True, by_name=False)
     assert read.progress is not None
@@ -66,7 +66,7 @@ def test_what_is_written_is_a_valid_status(snapshot: JobReport) -> None:
     assert (read.progress.eta is None) == (snapshot.remaining_seconds is None)
 
 
-def test_the_eta_counts_from_when_it_was_heard() -> None:
+def test_the_eta_counts_from_the_time_of_receipt() -> None:
     snapshot = JobReport(
         attempt=1, sequence=1, remaining_seconds=60.0, training=TrainingFigures(step=1, steps=2)
     )
@@ -78,13 +78,13 @@ def test_the_eta_counts_from_when_it_was_heard() -> None:
 @pytest.mark.parametrize(
     "progress", [None, {}, [], {"attempt": "x", "sequence": -1, "time": 3}, {"time": "never"}]
 )
-def test_a_status_that_says_nothing_of_use(progress: Any) -> None:
+def test_a_malformed_status_reads_as_empty(progress: Any) -> None:
     resource = {"status": {"progress": progress}}
     assert written_number(resource) == ReportNumber()
     assert seconds_since_written(resource, NOW) is None
 
 
-def test_a_time_to_come_is_none() -> None:
+def test_a_time_in_the_future_is_ignored() -> None:
     resource = {"status": {"progress": {"time": "2026-11-21T13:00:00Z"}}}
     assert seconds_since_written(resource, NOW) is None
 

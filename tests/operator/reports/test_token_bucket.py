@@ -11,7 +11,7 @@ from ..clock import Clock
 
 
 @given(st.lists(st.floats(0, 3), max_size=60))
-def test_in_any_time_no_more_than_is_allowed(waits: list[float]) -> None:
+def test_the_rate_is_bounded_in_any_interval(waits: list[float]) -> None:
     clock = Clock()
     bucket = TokenBucket(per_second=0.5, burst=3, clock=clock)
     taken = []
@@ -24,7 +24,7 @@ def test_in_any_time_no_more_than_is_allowed(waits: list[float]) -> None:
             assert last <= 3 + 0.5 * (end - begin) + 1e-6
 
 
-def test_what_is_left_comes_back() -> None:
+def test_interrupted_actions_are_planned_again() -> None:
     clock = Clock()
     bucket = TokenBucket(per_second=1, burst=2, clock=clock)
     assert [bucket.take() for _ in range(3)] == [True, True, False]

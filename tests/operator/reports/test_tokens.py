@@ -49,7 +49,7 @@ def test_the_token_of_the_attempt_is_good_and_asked_about_once_a_minute() -> Non
     assert setup.num_reviews == 2
 
 
-def test_a_token_that_has_ended_is_believed_no_longer_than_a_minute() -> None:
+def test_an_expired_token_is_trusted_for_at_most_a_minute() -> None:
     setup = Setup()
     assert setup.result() == ""
     setup.fake.tokens.clear()
@@ -72,7 +72,7 @@ def test_a_token_that_has_ended_is_believed_no_longer_than_a_minute() -> None:
         {"token": "t" * 8193},
     ],
 )
-def test_any_other_is_not(asked: dict[str, Any]) -> None:
+def test_any_other_token_is_refused(asked: dict[str, Any]) -> None:
     assert Setup().result(**asked) == "unauthenticated"
 
 
@@ -94,13 +94,15 @@ def test_a_token_for_the_api_server_itself_is_not() -> None:
         {"authenticated": "true", "user": USER, "audiences": [AUDIENCE]},
     ],
 )
-def test_an_answer_without_audiences_or_account_is_none(status: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_review_without_audiences_or_account_authenticates_nobody(
+    status: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setup = Setup()
     monkeypatch.setattr(setup.tokens._api_server, "review", lambda *_, **__: {"status": status})
     assert setup.result() == "unauthenticated"
 
 
-def test_without_an_api_server_nobody_is_let_in_and_no_token_is_told(
+def test_without_an_api_server_reports_are_refused_and_no_token_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     setup = Setup()
@@ -115,7 +117,7 @@ def test_without_an_api_server_nobody_is_let_in_and_no_token_is_told(
     assert GOOD not in caplog.text
 
 
-def test_guessing_asks_the_api_server_no_more_often_than_is_allowed() -> None:
+def test_guessed_tokens_cause_a_bounded_number_of_reviews() -> None:
     setup = Setup()
     results = [setup.result(token=f"guess-{number}") for number in range(500)]
     assert results.count("busy") == 400

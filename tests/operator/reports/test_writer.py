@@ -1,4 +1,4 @@
-"""What jobs report comes into their statuses: the newest, seldom, and whoever writes."""
+"""Reports reach the statuses of jobs: the newest ones, rate-limited, from any replica."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from taper_api.status.job_report import JobReport
 from taper_api.status.progress import TrainingFigures
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.errors import Invalid
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey, own_key
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reports.status import ReportNumber, written_number
@@ -38,7 +38,7 @@ def snapshot(sequence: int, attempt: int = 1, *, is_last: bool = False) -> JobRe
 
 
 class Replica:
-    """One replica's writer, with a cache that hears of changes when a test says so."""
+    """One replica's writer, with a cache that is updated when a test says so."""
 
     def __init__(self, fake: FakeApiServer, clock: Clock) -> None:
         self.fake, self.clock = fake, clock
@@ -57,10 +57,10 @@ class Replica:
         self.cache.replace(self.fake.all(RLHF_JOBS).values())
 
     def offer(self, sequence: int, attempt: int = 1, *, uid: str = "", is_last: bool = False) -> bool:
-        heard = NOW + timedelta(seconds=self.clock.now)
-        told = snapshot(sequence, attempt, is_last=is_last)
+        received_at = NOW + timedelta(seconds=self.clock.now)
+        report = snapshot(sequence, attempt, is_last=is_last)
         uid = uid or self.fake.objects[RLHF_JOBS, KEY]["metadata"]["uid"]
-        return self.writer.offer(KEY, ReceivedReport(uid=uid, snapshot=told, heard=heard))
+        return self.writer.offer(KEY, ReceivedReport(uid=uid, report=report, received_at=received_at))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def writes(fake: FakeApiServer) -> int:
     return fake.verbs("rlhfjobs").count("PATCH")
 
 
-def test_a_snapshot_is_written_under_a_name_of_its_own_and_nothing_else_is(
+def test_a_report_is_written_by_its_own_field_manager_and_nothing_else(
     fake: FakeApiServer, clock: Clock
 ) -> None:
     replica = Replica(fake, clock)
@@ -118,7 +118,7 @@ def test_at_most_one_write_in_15_seconds_and_it_is_the_newest(fake: FakeApiServe
     assert sequence_of(fake) == 16
 
 
-def test_the_last_does_not_wait(fake: FakeApiServer, clock: Clock) -> None:
+def test_the_last_report_does_not_wait(fake: FakeApiServer, clock: Clock) -> None:
     replica = Replica(fake, clock)
     replica.offer(1)
     replica.writer.write_due()
@@ -131,7 +131,7 @@ def test_the_last_does_not_wait(fake: FakeApiServer, clock: Clock) -> None:
     assert sequence_of(fake) == 3
 
 
-def test_nor_does_a_last_that_comes_while_another_is_put_off(fake: FakeApiServer, clock: Clock) -> None:
+def test_a_last_report_does_not_wait_behind_a_delayed_one(fake: FakeApiServer, clock: Clock) -> None:
     replica = Replica(fake, clock)
     replica.offer(1)
     replica.writer.write_due()
@@ -150,7 +150,7 @@ def test_nor_does_a_last_that_comes_while_another_is_put_off(fake: FakeApiServer
     assert sequence_of(fake) == 3
 
 
-def test_nor_does_the_first_of_an_attempt(fake: FakeApiServer, clock: Clock) -> None:
+def test_the_first_report_of_an_attempt_does_not_wait(fake: FakeApiServer, clock: Clock) -> None:
     replica = Replica(fake, clock)
     replica.offer(7)
     replica.writer.write_due()
@@ -162,7 +162,7 @@ def test_nor_does_the_first_of_an_attempt(fake: FakeApiServer, clock: Clock) -> 
     assert not replica.offer(8)
 
 
-def test_what_is_old_is_not_taken_even_before_the_cache_knows(fake: FakeApiServer, clock: Clock) -> None:
+def test_an_old_report_is_refused_even_with_an_outdated_cache(fake: FakeApiServer, clock: Clock) -> None:
     replica = Replica(fake, clock)
     assert replica.offer(2)
     assert not replica.offer(2)
@@ -172,7 +172,7 @@ def test_what_is_old_is_not_taken_even_before_the_cache_knows(fake: FakeApiServe
     assert replica.offer(3)
 
 
-def test_of_an_older_attempt_nothing_is_written(fake: FakeApiServer, clock: Clock) -> None:
+def test_reports_of_older_attempts_are_not_written(fake: FakeApiServer, clock: Clock) -> None:
     replica = Replica(fake, clock)
     replica.offer(1)
     fake.put(RLHF_JOBS, job(fake) | {"status": {"attempt": 2}})
@@ -188,9 +188,7 @@ def test_another_job_of_the_same_name_gets_nothing(fake: FakeApiServer, clock: C
     assert (writes(fake), replica.results) == (0, ["gone"])
 
 
-def test_onto_a_job_that_has_changed_it_is_written_after_another_look(
-    fake: FakeApiServer, clock: Clock
-) -> None:
+def test_a_changed_job_is_read_again_before_the_write(fake: FakeApiServer, clock: Clock) -> None:
     replica = Replica(fake, clock)
     fake.put(RLHF_JOBS, job(fake) | {"status": {"attempt": 1, "phase": "Queued"}})
     replica.offer(1)
@@ -200,7 +198,7 @@ def test_onto_a_job_that_has_changed_it_is_written_after_another_look(
     assert fake.verbs("rlhfjobs") == ["PATCH", "GET", "PATCH"]
 
 
-def test_what_fails_is_tried_again_later_and_later(fake: FakeApiServer, clock: Clock) -> None:
+def test_a_failed_write_is_retried_with_growing_delays(fake: FakeApiServer, clock: Clock) -> None:
     replica = Replica(fake, clock)
     tries: list[float] = []
 
@@ -224,7 +222,7 @@ def test_what_fails_is_tried_again_later_and_later(fake: FakeApiServer, clock: C
     assert sequence_of(fake) == 1
 
 
-def test_what_the_api_server_refuses_is_given_up(
+def test_a_report_that_the_api_server_rejects_is_dropped(
     fake: FakeApiServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica = Replica(fake, clock)
@@ -244,7 +242,7 @@ def test_what_the_api_server_refuses_is_given_up(
         max_size=60,
     )
 )
-def test_two_replicas_never_go_back_and_keep_to_the_pace(moves: list[tuple[int, str]]) -> None:
+def test_two_replicas_never_write_an_older_report_and_keep_the_rate(moves: list[tuple[int, str]]) -> None:
     fake, clock = made(), Clock()
     replicas = [Replica(fake, clock), Replica(fake, clock)]
     sequence, seen, times = 0, [0], []
@@ -270,11 +268,11 @@ def test_two_replicas_never_go_back_and_keep_to_the_pace(moves: list[tuple[int, 
 
 
 def _lasts(moves: list[tuple[int, str]]) -> set[tuple[str, int]]:
-    told = [move for _, move in moves if move in ("offer", "last")]
-    return {("last", number) for number, move in enumerate(told, start=1) if move == "last"}
+    reported = [move for _, move in moves if move in ("offer", "last")]
+    return {("last", number) for number, move in enumerate(reported, start=1) if move == "last"}
 
 
-def test_a_thread_writes_what_is_offered_and_ends_when_it_is_told_to(fake: FakeApiServer) -> None:
+def test_a_thread_writes_queued_reports_and_ends_on_stop(fake: FakeApiServer) -> None:
     clock = Clock()
     replica = Replica(fake, clock)
     thread = threading.Thread(target=replica.writer.run, daemon=True)

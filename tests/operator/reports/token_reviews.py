@@ -1,4 +1,4 @@
-"""Stands for the part of an API server that reviews tokens: it knows each token by what it was made for.
+"""A fake of the token reviews of an API server: it knows for what each token was issued.
 
 As a real one, it says of a token whether it is good, of which account, and for which of the
 audiences that were asked about it was made.

@@ -14,7 +14,7 @@ from ..certificates import make_certificates
 from ..clock import Clock
 
 
-def test_a_changed_file_is_read_anew_when_it_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_changed_file_is_reloaded_at_the_next_check(tmp_path: Path) -> None:
     file, clock = tmp_path / "file", Clock()
     file.write_text("1")
     value = ReloadedFiles([str(file)], lambda: int(file.read_text()), clock=clock)
@@ -25,7 +25,7 @@ def test_a_changed_file_is_read_anew_when_it_is_looked_at_again(tmp_path: Path) 
     assert value.value() == 22
 
 
-def test_what_was_good_is_used_until_there_is_something_else_that_is(tmp_path: Path) -> None:
+def test_the_last_valid_value_is_used_until_the_next_valid_one(tmp_path: Path) -> None:
     file, clock = tmp_path / "file", Clock()
     file.write_text("1")
     value = ReloadedFiles([str(file)], lambda: int(file.read_text()), clock=clock)
@@ -59,7 +59,7 @@ def test_a_certificate_and_the_key_of_another_do_not_go_together(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("", "holds no certificates"),
         ("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", "holds no certificates"),
@@ -67,11 +67,9 @@ def test_a_certificate_and_the_key_of_another_do_not_go_together(tmp_path: Path)
         ("x" * 2**19, "larger"),
     ],
 )
-def test_what_jobs_are_to_trust_is_certificates_and_nothing_else(
-    tmp_path: Path, content: str, told: str
-) -> None:
+def test_a_ca_file_holds_certificates_and_nothing_else(tmp_path: Path, content: str, reported: str) -> None:
     (tmp_path / "ca.crt").write_text(content)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reported):
         trusted_certificates(str(tmp_path / "ca.crt"))
     good = Path(make_certificates(tmp_path / "good").ca)
     assert trusted_certificates(str(good)) == good.read_text()

@@ -15,7 +15,7 @@ from ..job_objects import NOW, POLICY, as_served, parsed, resource, secrets_of
 
 
 @given(valid_jobs())
-def test_only_what_is_listed_is_allowed(content: Fields) -> None:
+def test_only_listed_secrets_are_allowed(content: Fields) -> None:
     job, _ = parsed(as_served(content))
     secrets = secrets_of(job)
     listed = replace(POLICY, allowed_secrets=frozenset(secrets))
@@ -31,13 +31,13 @@ def test_memory_is_locked_only_where_that_is_allowed() -> None:
     assert problem.path == "spec.nodePools.gpu.rdma.ipcLock"
 
 
-def test_an_image_must_come_from_somewhere() -> None:
+def test_a_job_needs_an_image_from_the_settings_or_its_own() -> None:
     job, _ = parsed(resource())
     (problem,) = PodPolicy().refusals(job.spec)
     assert problem.path == "spec.image.name"
 
 
-def test_nothing_is_made_of_a_job_that_is_refused() -> None:
+def test_nothing_is_created_for_a_refused_job() -> None:
     obj = resource({"spec.image": {"pullSecrets": ["others"]}})
     refused = plan(Observation(resource=obj), replace(POLICY, allowed_secrets=frozenset({"mine"})), NOW)
     assert refused.actions == ()

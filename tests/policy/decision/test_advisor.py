@@ -1,4 +1,4 @@
-"""The advisor: when it asks, what it hears, and that its questions can be asked again."""
+"""The advisor: when it decides, what it learns, and that its decisions can be repeated."""
 
 from __future__ import annotations
 
@@ -120,10 +120,10 @@ def test_entries_survive_json() -> None:
             lambda values: values["snapshot"]["live"].append(["r", "p", 0, 1, -3]),
             "decoded_tokens: -3 is negative",
         ),
-        (lambda values: values.update(finished=7), "is no ledger entry"),
+        (lambda values: values.update(finished=7), "is not a ledger entry"),
     ],
 )
-def test_a_spoilt_entry_says_what_is_wrong(change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_corrupt_entry_says_what_is_wrong(change, message: str) -> None:  # type: ignore[no-untyped-def]
     values = json.loads(json.dumps(recorded(1)[1].as_json()))
     change(values)
     with pytest.raises(ValueError, match=message):

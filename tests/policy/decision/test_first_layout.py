@@ -61,7 +61,7 @@ def test_a_lone_request_begins_wide_and_many_alike_do_not() -> None:
 
 
 def test_it_says_what_it_weighed() -> None:
-    assert re.fullmatch(r"1 expected: degree 8 [\d.]+ s, degree 8 for good [\d.]+ s", first(1, []).reason)
+    assert re.fullmatch(r"1 expected: degree 8 [\d.]+ s, static degree 8 [\d.]+ s", first(1, []).reason)
 
 
 def test_a_sliver_is_not_worth_a_widening_later() -> None:
@@ -71,7 +71,7 @@ def test_a_sliver_is_not_worth_a_widening_later() -> None:
     shy = DecisionSettings(degrees=RULES.degrees, predictor=PredictorSettings(margin_share=0.5))
     assert first(256, [4000] * 256, rules=keen).degree < 8
     kept = first(256, [1000, 4000] * 128, rules=shy)
-    assert kept.reason.endswith(f"degree {kept.degree} for good {kept.gain_seconds + least(kept):.2f} s")
+    assert kept.reason.endswith(f"static degree {kept.degree} {kept.gain_seconds + least(kept):.2f} s")
 
 
 def least(choice: Choice) -> float:

@@ -47,7 +47,7 @@ LIVE = st.lists(
 )
 
 
-def outlook(live: list[tuple[list[int], int]], num_groups: int = 4) -> Scenarios:
+def scenarios(live: list[tuple[list[int], int]], num_groups: int = 4) -> Scenarios:
     remaining = np.array([tokens for tokens, _ in live]).T
     groups = [group % num_groups for _, group in live]
     return Scenarios.of(remaining, [10] * len(live), groups, num_groups=num_groups)
@@ -59,12 +59,12 @@ def choice(
     settings: PredictorSettings = KEEN,
     degree: int = 1,
 ) -> Choice:
-    found = outlook(live, 4 // degree)
+    found = scenarios(live, 4 // degree)
     return choose(found, machine, settings, degree=degree, degrees=DEGREES, footprint=4)
 
 
 def staying_for_good(live: list[tuple[list[int], int]], machine: LinearMachine, degree: int = 1) -> float:
-    return float(outlook(live, 4 // degree).seconds_as_grouped(machine.steps(degree)).sum(axis=1).mean())
+    return float(scenarios(live, 4 // degree).seconds_as_grouped(machine.steps(degree)).sum(axis=1).mean())
 
 
 @given(LIVE, MACHINES, st.sampled_from(DEGREES))
@@ -85,7 +85,7 @@ def test_the_plan_to_widen_later_is_the_best_of_all_moments(
     live: list[tuple[list[int], int]], machine: LinearMachine
 ) -> None:
     """With two layouts every plan can be tried: never, or at one of the milestones."""
-    found = outlook(live, 4)
+    found = scenarios(live, 4)
     made = choose(found, machine, KEEN, degree=1, degrees=(1, 4), footprint=4)
     narrow = found.seconds_as_grouped(machine.steps(1)).mean(axis=0)
     wide = found.seconds_if_even(machine.steps(4), num_groups=1).mean(axis=0)
@@ -116,7 +116,7 @@ def mean_waits(machine: LinearMachine, counts: FloatArray, contexts: FloatArray)
 def test_the_wait_for_the_boundary_is_the_one_at_hand_for_a_switch_now(
     live: list[tuple[list[int], int]], machine: LinearMachine, wait: float
 ) -> None:
-    found = outlook(live, 4)
+    found = scenarios(live, 4)
     known, unknown = (
         choose(found, machine, KEEN, degree=1, degrees=(1, 4), footprint=4, boundary_seconds=seconds)
         for seconds in (wait, None)
@@ -142,7 +142,7 @@ def test_a_lone_long_response_is_worth_a_switch_and_a_short_one_is_not() -> None
     long, short = (choice([([tokens] * 3, 0)], machine_of(pause=10)) for tokens in (500, 1))
     assert (long.degree, short.degree) == (4, 1)
     assert "1 live: degree 4" in long.reason and "gained, in 100% of the scenarios" in long.reason
-    assert "no more than the margin" in short.reason
+    assert "does not exceed the margin" in short.reason
 
 
 def test_a_gain_below_the_margin_or_in_few_scenarios_is_left() -> None:
@@ -183,6 +183,6 @@ def test_a_pause_is_part_of_the_price() -> None:
 
 
 def test_with_one_layout_there_is_nothing_to_choose() -> None:
-    found = outlook([([5] * 3, 0)], 1)
+    found = scenarios([([5] * 3, 0)], 1)
     made = choose(found, machine_of(), KEEN, degree=4, degrees=(4,), footprint=4)
     assert (made.degree, made.reason) == (4, "there is no other layout")

@@ -1,4 +1,4 @@
-"""Blocks of an outlook price what a simulation step by step would take."""
+"""Blocks of an scenarios price what a simulation step by step would take."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Affine:
         return seconds
 
 
-def outlook(live: list[tuple[int, int, int]], num_groups: int = 3) -> Scenarios:
+def scenarios(live: list[tuple[int, int, int]], num_groups: int = 3) -> Scenarios:
     remaining, contexts, groups = zip(*live, strict=True)
     return Scenarios.of(np.array([remaining]), contexts, groups, num_groups=num_groups)
 
@@ -46,26 +46,26 @@ def simulated(live: list[tuple[int, int]], busy: int) -> float:
 def test_as_grouped_it_is_the_slowest_groups_simulation(live: list[tuple[int, int, int]]) -> None:
     groups = [[(tokens, context) for tokens, context, group in live if group == index] for index in range(3)]
     expected = max(simulated(group, busy=3) for group in groups)
-    assert outlook(live).seconds_as_grouped(Affine()).sum() == pytest.approx(expected)
+    assert scenarios(live).seconds_as_grouped(Affine()).sum() == pytest.approx(expected)
 
 
 @given(LIVE)
 def test_in_one_group_it_is_the_simulation_of_all(live: list[tuple[int, int, int]]) -> None:
     expected = simulated([(tokens, context) for tokens, context, _ in live], busy=1)
-    assert outlook(live).seconds_if_even(Affine(), num_groups=1).sum() == pytest.approx(expected)
+    assert scenarios(live).seconds_if_even(Affine(), num_groups=1).sum() == pytest.approx(expected)
 
 
 @given(LIVE)
 def test_each_block_has_the_steps_between_two_live_counts(live: list[tuple[int, int, int]]) -> None:
     steps = simulated_steps([(tokens, context) for tokens, context, _ in live], busy=1)
-    found = outlook(live)
+    found = scenarios(live)
     expected = [sum(s for count, s in steps if count == at) for at in found.counts[:-1]]
     np.testing.assert_allclose(found.seconds_if_even(Affine(), num_groups=1)[0], expected)
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 50))
 def test_spread_evenly_a_group_has_its_share(num_live: int, tokens: int, context: int) -> None:
-    even = outlook([(tokens, context, 0)] * min(num_live, FINE)).seconds_if_even(Affine(), num_groups=2)
+    even = scenarios([(tokens, context, 0)] * min(num_live, FINE)).seconds_if_even(Affine(), num_groups=2)
     share = -(-min(num_live, FINE) // 2)
     assert even.sum() == pytest.approx(simulated([(tokens, context)] * share, busy=2))
 
@@ -76,7 +76,7 @@ def test_blind_to_the_order_of_requests_and_the_names_of_groups(
 ) -> None:
     shuffled = [(tokens, context, 2 - group) for tokens, context, group in live]
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    one, other = outlook(live), outlook(shuffled)
+    one, other = scenarios(live), scenarios(shuffled)
     np.testing.assert_allclose(
         one.seconds_as_grouped(Affine()).sum(), other.seconds_as_grouped(Affine()).sum()
     )
@@ -92,7 +92,7 @@ def test_more_to_make_never_takes_less(live: list[tuple[int, int, int]], data: s
         lambda o: o.seconds_as_grouped(Affine()),
         lambda o: o.seconds_if_even(Affine(), num_groups=1),
     ):
-        assert price(outlook(more)).sum() >= price(outlook(live)).sum() - 1e-9
+        assert price(scenarios(more)).sum() >= price(scenarios(live)).sum() - 1e-9
 
 
 def test_merged_groups_are_as_if_dealt_to_fewer() -> None:
@@ -122,11 +122,11 @@ def test_many_requests_are_cut_coarsely_and_priced_closely() -> None:
     assert len(counts) < 80
     assert list(counts[-FINE - 1 :]) == list(range(FINE, -1, -1))
     expected = max(simulated([(t, c) for t, c, g in live if g == index], busy=3) for index in range(3))
-    assert outlook(live).seconds_as_grouped(Affine()).sum() == pytest.approx(expected, rel=0.002)
+    assert scenarios(live).seconds_as_grouped(Affine()).sum() == pytest.approx(expected, rel=0.002)
 
 
 def test_contexts_at_the_milestones_are_those_of_the_live() -> None:
-    found = outlook([(5, 10, 0), (2, 100, 1)])
+    found = scenarios([(5, 10, 0), (2, 100, 1)])
     assert found.live_context_tokens.tolist() == [[110.0, 12.0, 0.0]]
 
 

@@ -1,5 +1,10 @@
+"""Switch rules: when each widens, what settings build it, and how a new one is added."""
+
+from __future__ import annotations
+
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,12 +15,16 @@ from taper_policy.decision.decision import Decision
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.decision.snapshot import Snapshot
 from taper_policy.decision.switch_rules import (
+    SWITCH_RULES,
     Schedule,
     SchedulePoint,
     Threshold,
     WidenAtOnce,
     rule_from_settings,
 )
+from taper_policy.profile.estimated import h100_8b
+from taper_policy.simulation.policies import following
+from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
 
 TAIL = Snapshot(
     at_seconds=10.0,
@@ -123,7 +132,7 @@ def test_schedule_stays_where_nothing_runs() -> None:
     tokens=st.sets(st.integers(1, 60), min_size=1, max_size=6),
     first=st.sampled_from((1, 2)),
 )
-def test_schedule_never_decides_for_the_degree_at_hand(
+def test_schedule_never_decides_for_the_degree_present(
     snapshot: Snapshot, tokens: set[int], first: int
 ) -> None:
     points = tuple(
@@ -205,3 +214,34 @@ def test_rules_check_themselves() -> None:
         Threshold(requests=1, degree=0)
     with pytest.raises(ValueError, match=r"schedule\[0\]\.degree: 0 is not 1 or more"):
         Schedule(points=(SchedulePoint(tokens=1, degree=0),))
+
+
+@dataclass(frozen=True)
+class AfterTokens:
+    """A new rule: widen once the longest response has so many tokens."""
+
+    tokens: int
+    degree: int
+
+    @classmethod
+    def from_settings(cls, settings: Any, degrees: Sequence[int]) -> AfterTokens:
+        return cls(tokens=settings["tokens"], degree=degrees[-1])
+
+    def decide(self, snapshot: Snapshot) -> Decision | None:
+        if snapshot.degree >= self.degree or snapshot.longest_decoded_tokens < self.tokens:
+            return None
+        return Decision(degree=self.degree, reason=f"{self.tokens} tokens")
+
+
+def test_a_new_rule_is_a_class_and_an_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SWITCH_RULES, "after-tokens", AfterTokens.from_settings)
+    rule = rule_from_settings({"name": "after-tokens", "after-tokens": {"tokens": 30}}, (1, 2, 4, 8))
+    assert not isinstance(rule, PredictorSettings)
+    profile = h100_8b()
+    requests = [
+        SimulatedRequest(rid=f"r{index}", prompt="p", prompt_tokens=50, response_tokens=100)
+        for index in range(8)
+    ]
+    clock = StepClock(profile, footprint=8, max_batch=8, max_context=256)
+    stage = simulate(requests, profile, following(rule), footprint=8, degree=1, clock=clock)
+    assert [(switch.to_degree, switch.reason) for switch in stage.switches] == [(8, "30 tokens")]

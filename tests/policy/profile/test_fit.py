@@ -200,7 +200,7 @@ def test_a_recomputed_token_that_was_never_measured_costs_a_prefill() -> None:
     for (_, degree), terms in profile.switch.items():
         assert terms.recomputed_token_seconds == profile.prefill[degree].token_seconds
         assert terms.most_recomputed_tokens == 0
-        # Every request migrated, so it is not told apart from what any request costs.
+        # Every request migrated, so it cannot be separated from what any request costs.
         assert terms.migrated_request_seconds == 0
         assert terms.request_seconds == pytest.approx(0.005)
     asked = profile.switch_seconds(

@@ -14,8 +14,9 @@ from taper_policy.profile.kv_choice import (
     KvCosts,
     choose_recomputed,
     prefilled_tokens,
-    state_seconds,
 )
+
+from .kv_pause import kv_pause_seconds
 
 terms = st.one_of(st.just(0.0), st.floats(1e-7, 1.0))
 every_cost = st.builds(
@@ -57,32 +58,32 @@ def near(seconds: float) -> float:
 
 @given(requests(shared=True), every_cost)
 def test_it_costs_no_more_than_one_way_for_all(live: tuple[HeldKv, ...], costs: KvCosts) -> None:
-    chosen = state_seconds(live, choose_recomputed(live, costs), costs)
-    assert chosen <= near(state_seconds(live, frozenset(), costs))
-    assert chosen <= near(state_seconds(live, frozenset(one.id for one in live), costs))
+    chosen = kv_pause_seconds(live, choose_recomputed(live, costs), costs)
+    assert chosen <= near(kv_pause_seconds(live, frozenset(), costs))
+    assert chosen <= near(kv_pause_seconds(live, frozenset(one.id for one in live), costs))
 
 
 @settings(max_examples=40)
 @given(requests(most=6, groups=1), every_cost)
 def test_in_one_group_no_other_set_costs_less(live: tuple[HeldKv, ...], costs: KvCosts) -> None:
-    chosen = state_seconds(live, choose_recomputed(live, costs), costs)
+    chosen = kv_pause_seconds(live, choose_recomputed(live, costs), costs)
     ids = [one.id for one in live]
     for count in range(len(ids) + 1):
         for others in itertools.combinations(ids, count):
-            assert chosen <= near(state_seconds(live, others, costs))
+            assert chosen <= near(kv_pause_seconds(live, others, costs))
 
 
 @settings(max_examples=40)
 @given(requests(most=7, groups=3), every_cost)
 def test_no_other_shortest_ones_of_each_group_cost_less(live: tuple[HeldKv, ...], costs: KvCosts) -> None:
-    chosen = state_seconds(live, choose_recomputed(live, costs), costs)
+    chosen = kv_pause_seconds(live, choose_recomputed(live, costs), costs)
     groups = [
         [one.id for one in sorted(live, key=lambda one: (one.num_tokens, one.id)) if one.group == group]
         for group in range(3)
     ]
     for counts in itertools.product(*(range(len(ids) + 1) for ids in groups)):
         others = [name for ids, count in zip(groups, counts, strict=True) for name in ids[:count]]
-        assert chosen <= near(state_seconds(live, others, costs))
+        assert chosen <= near(kv_pause_seconds(live, others, costs))
 
 
 @given(requests(), every_cost)
@@ -135,7 +136,7 @@ def test_a_sibling_that_migrates_brings_the_prompt_for_the_others() -> None:
 
 def test_nothing_to_choose() -> None:
     assert choose_recomputed([], TYPICAL) == set()
-    assert state_seconds([], set(), TYPICAL) == 0.0
+    assert kv_pause_seconds([], set(), TYPICAL) == 0.0
 
 
 @pytest.mark.parametrize("field", KvCosts.__slots__)

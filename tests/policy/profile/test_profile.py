@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.profile.kv_choice import KV_MODES, HeldKv, choose_recomputed, state_seconds
+from taper_policy.profile.kv_choice import KV_MODES, HeldKv, choose_recomputed
 from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+
+from .kv_pause import kv_pause_seconds
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1"})
 WIDEN = SwitchTerms(
@@ -131,7 +133,7 @@ def test_a_choice_per_request_takes_no_more_than_the_pause_of_the_totals(
     asked = profile(switch={(1, 2): terms})
     held = [HeldKv(f"r{index}", group, tokens) for index, (group, tokens) in enumerate(live)]
     costs = asked.kv_costs(1, 2)
-    chosen = state_seconds(held, choose_recomputed(held, costs), costs)
+    chosen = kv_pause_seconds(held, choose_recomputed(held, costs), costs)
     same_for_all = terms.fixed_seconds + len(held) * terms.request_seconds
     pause = float(asked.pause_seconds(1, 2, len(held), sum(tokens for _, tokens in live)))
     assert same_for_all + chosen <= pause * (1 + 1e-9)

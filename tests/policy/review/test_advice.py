@@ -1,4 +1,4 @@
-"""What advice would have saved is what the simulator says, with the rule asked afresh."""
+"""What the predictor would have saved is what the simulator gives for the two runs."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_without_a_switch_nothing_is_saved_for_sure() -> None:
 
 
 def test_it_learns_from_stages_that_it_cannot_judge() -> None:
-    told, untold = (AdviceEstimator(PROFILE, PICKY, max_tokens=MAX_TOKENS) for _ in range(2))
-    told.learn(1, [FinishedResponse("other", 3)] * 500)
-    untold.learn(1, [])
-    assert told.judge(2, stage(2)) != untold.judge(2, stage(2))
+    learned, unlearned = (AdviceEstimator(PROFILE, PICKY, max_tokens=MAX_TOKENS) for _ in range(2))
+    learned.learn(1, [FinishedResponse("other", 3)] * 500)
+    unlearned.learn(1, [])
+    assert learned.judge(2, stage(2)) != unlearned.judge(2, stage(2))
 
 
 def test_the_profiles_part_adds_up_and_the_spread_does_not() -> None:

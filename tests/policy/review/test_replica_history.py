@@ -1,4 +1,4 @@
-"""A ledger is cut where replicas began anew, and into stages."""
+"""A ledger is split where replicas started again, and into stages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_lives_that_lie_between_each_other_are_told_apart() -> None:
     assert [[history.start, *history.entries] for history in found] == [one, other]
 
 
-def test_a_start_begins_another_life() -> None:
+def test_a_start_begins_another_history() -> None:
     found = replica_histories([(3, entry) for entry in [*ledger(2), *ledger(1)]])
     assert [history.replica for history in found] == [3, 3]
     assert [len(list(history.stages())) for history in found] == [2, 1]

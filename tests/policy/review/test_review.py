@@ -112,7 +112,7 @@ def test_without_a_switch_it_is_its_static_layout(rows: list[tuple[int, int]]) -
 def test_blind_to_the_order_of_requests_and_to_the_names_of_groups(
     lengths: list[int], random: object, live: int
 ) -> None:
-    # Where two groups end a step at the same moment, the tokens made do not tell which of them was first.
+    # Where two groups end a step at the same moment, the tokens made do not show which of them was first.
     stage, _ = widened(lengths, (live, 4), longer=7)
     shuffled, names = list(stage.requests), [0, 1, 2, 3]
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ def test_a_plan_that_the_search_does_not_know_can_be_the_best() -> None:
         moves=(RecordedSwitch(degree=4, made_tokens=15 * 20 + 27, groups={0: 0}),),
     )
     found = review(stage, MACHINE, DEGREES)
-    assert (found.best_plan, found.regret) == ("as it was played", 0.0)
+    assert (found.best_plan, found.regret) == ("as it ran", 0.0)
 
 
 def test_a_straggler_that_nobody_widened_for_is_regretted() -> None:

@@ -34,16 +34,16 @@ def stages(regime: str, count: int) -> list[list[SimulatedRequest]]:
 
 @pytest.fixture(scope="module")
 def compared() -> Comparison:
-    heard: list[int] = []
+    finished: list[int] = []
     found = compare(
         stages("lognormal", 6),
         a40_14b(),
         DecisionSettings(degrees=(1, 2, 4, 8)),
         footprint=8,
         max_tokens=MAX_TOKENS,
-        on_stage=heard.append,
+        on_stage=finished.append,
     )
-    assert heard == [1, 2, 3, 4, 5, 6]
+    assert finished == [1, 2, 3, 4, 5, 6]
     return found
 
 

@@ -27,7 +27,7 @@ def requests_of(lengths: list[int]) -> list[SimulatedRequest]:
 
 def seconds_of(plan: LayoutPlan, lengths: list[int]) -> float:
     requests = requests_of(lengths)
-    stage = simulate(requests, MACHINE, plan.rule(), footprint=4, degree=plan.degree, clock=CLOCK)
+    stage = simulate(requests, MACHINE, plan.policy(), footprint=4, degree=plan.degree, clock=CLOCK)
     return stage.seconds
 
 

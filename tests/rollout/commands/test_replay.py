@@ -10,7 +10,7 @@ import pytest
 from taper_rollout import cli
 from taper_rollout.ledger.ledger_file import CUT_OFF
 
-from ..report.ledger_builder import asked, life
+from ..report.ledger_builder import decisions_of, history_events
 from .test_explain import write
 
 Capture = pytest.CaptureFixture[str]
@@ -21,28 +21,30 @@ def replay(*arguments: object) -> int:
 
 
 def test_all_decisions_are_the_same_again(tmp_path: Path, capsys: Capture) -> None:
-    write(tmp_path, life((1, 2, 3)), life((1, 2), replica=1))
+    write(tmp_path, history_events((1, 2, 3)), history_events((1, 2), replica=1))
     assert replay(tmp_path) == 0
-    number = len(asked(life((1, 2, 3)))) + len(asked(life((1, 2), replica=1)))
-    assert capsys.readouterr().out == f"{number} decisions of 5 stages: {number} equal, 0 not\n"
+    number = len(decisions_of(history_events((1, 2, 3)))) + len(
+        decisions_of(history_events((1, 2), replica=1))
+    )
+    assert capsys.readouterr().out == f"{number} decisions of 5 stages: {number} equal, 0 different\n"
 
 
-def test_a_run_that_went_on_is_replayed_life_by_life(tmp_path: Path, capsys: Capture) -> None:
-    write(tmp_path, life((1, 2, 3)))
-    write(tmp_path, life((3, 4)))
+def test_a_resumed_run_is_replayed_history_by_history(tmp_path: Path, capsys: Capture) -> None:
+    write(tmp_path, history_events((1, 2, 3)))
+    write(tmp_path, history_events((3, 4)))
     assert replay(tmp_path) == 0
     assert "of 4 stages" in capsys.readouterr().out
 
 
 def test_other_settings_give_others_which_are_listed(tmp_path: Path, capsys: Capture) -> None:
-    write(tmp_path, life((1, 2)))
+    write(tmp_path, history_events((1, 2)))
     assert replay(tmp_path, "--set", "margin_seconds=300", "--set", "confidence=0.5") == 0
-    told = capsys.readouterr().out.splitlines()
-    number = len(asked(life((1, 2))))
-    assert told[0].startswith("step 1, replica 0, question 1, 32 live in TP1:")
-    assert told[1].startswith("  in the run: TP8, because ")
-    assert told[2].startswith("  now: TP1, because ") and "margin of 300." in told[2]
-    assert told[3:] == [f"{number} decisions of 2 stages: {number - 1} equal, 1 not"]
+    shown = capsys.readouterr().out.splitlines()
+    number = len(decisions_of(history_events((1, 2))))
+    assert shown[0].startswith("step 1, replica 0, decision 1, 32 live in TP1:")
+    assert shown[1].startswith("  in the run: TP8, because ")
+    assert shown[2].startswith("  now: TP1, because ") and "margin of 300." in shown[2]
+    assert shown[3:] == [f"{number} decisions of 2 stages: {number - 1} equal, 1 different"]
 
 
 @pytest.mark.parametrize(
@@ -51,16 +53,19 @@ def test_other_settings_give_others_which_are_listed(tmp_path: Path, capsys: Cap
 def test_a_decision_that_differs_exits_with_1(
     tmp_path: Path, capsys: Capture, name: str, value: float
 ) -> None:
-    path = write(tmp_path, life((1,))) / "ledger.jsonl"
+    path = write(tmp_path, history_events((1,))) / "ledger.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[1]["choice"][name] = value
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert replay(tmp_path) == 1
-    assert f"of 1 stages: {len(asked(life((1,)))) - 1} equal, 1 not" in capsys.readouterr().out
+    assert (
+        f"of 1 stages: {len(decisions_of(history_events((1,)))) - 1} equal, 1 different"
+        in capsys.readouterr().out
+    )
 
 
 def test_lengths_that_are_missing_make_other_decisions(tmp_path: Path) -> None:
-    path = write(tmp_path, life((1, 2))) / "ledger.jsonl"
+    path = write(tmp_path, history_events((1, 2))) / "ledger.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
         row |= {"finished": []} if "finished" in row else {}
@@ -69,14 +74,14 @@ def test_lengths_that_are_missing_make_other_decisions(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_was_cut_off_is_replayed_as_far_as_it_goes(tmp_path: Path, capsys: Capture) -> None:
-    path = write(tmp_path, life((1, 2))) / "ledger.jsonl"
+    path = write(tmp_path, history_events((1, 2))) / "ledger.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
     assert replay(tmp_path) == 0
     assert capsys.readouterr().out.splitlines()[-1] == CUT_OFF
 
 
 def test_a_ledger_with_a_gap_is_refused(tmp_path: Path, capsys: Capture) -> None:
-    events = life((1, 2))
+    events = history_events((1, 2))
     without_end = [event for event in events if event["entry"]["entry"] != "stage end"]
     write(tmp_path, tuple(without_end))
     assert replay(tmp_path) == 2
@@ -84,7 +89,7 @@ def test_a_ledger_with_a_gap_is_refused(tmp_path: Path, capsys: Capture) -> None
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "shown"),
     [
         (
             "margin=1",
@@ -100,12 +105,12 @@ def test_a_ledger_with_a_gap_is_refused(tmp_path: Path, capsys: Capture) -> None
         ("margin_seconds=nan", "--set margin_seconds=nan: nan is not valid; it must be a finite number"),
     ],
 )
-def test_settings_that_are_none_are_refused(tmp_path: Path, capsys: Capture, setting: str, told: str) -> None:
-    write(tmp_path, life((1,)))
+def test_invalid_settings_are_refused(tmp_path: Path, capsys: Capture, setting: str, shown: str) -> None:
+    write(tmp_path, history_events((1,)))
     assert replay(tmp_path, "--set", setting) == 2
-    assert told in capsys.readouterr().err
+    assert shown in capsys.readouterr().err
 
 
 def test_a_run_without_a_ledger_is_refused(tmp_path: Path, capsys: Capture) -> None:
     assert replay(tmp_path) == 2
-    assert "holds no ledger.jsonl: only a run whose policy is predictor" in capsys.readouterr().err
+    assert "has no ledger.jsonl: only a run with the predictor policy" in capsys.readouterr().err

@@ -194,6 +194,12 @@ def test_facts_of_a_run(tmp_path: Path) -> None:
     check_support(facts)
 
 
+def test_a_missing_directory_is_not_looked_up_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: pytest.fail("looked up"))
+    with pytest.raises(JobError, match=r"^spec\.model\.path: .*\(there is no such directory\); name a model"):
+        model_config("./nowhere")
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]"])
 def test_a_model_without_a_config(tmp_path: Path, content: str | None) -> None:
     if content is not None:

@@ -13,7 +13,6 @@ import pytest
 from taper_api.job.rollout_spec import RolloutSpec
 from taper_policy.profile.file import write_profile
 from taper_policy.profile.profile import Profile
-from taper_policy.review.step_times import StepTimes
 from taper_rollout.profiling import calibration as replica_profile
 from taper_rollout.profiling.calibration import calibrate, obtain_profile, wanted_of
 from taper_rollout.profiling.grid import EngineCapacity
@@ -161,10 +160,8 @@ def test_a_replica_serves_without_a_profile_if_measuring_fails(
         raise fault
 
     monkeypatch.setattr(replica_profile, "measure_profile", fail)
-    step_times = StepTimes()
-    found = asyncio.run(calibrate(ENGINE, step_times, switch, settings))
+    found = asyncio.run(calibrate(ENGINE, switch, settings))
     assert (found.profile, found.event) == (None, None)
-    assert step_times.table().cells == ()
     assert "replica 3: measuring a profile failed" in caplog.text
 
 
@@ -187,8 +184,7 @@ def test_a_store_that_is_not_writable_is_ignored(
 
 
 def test_steps_of_one_group_are_reported_to_the_run(settings: ReplicaSettings, measured: list[str]) -> None:
-    step_times = StepTimes()
-    found = asyncio.run(calibrate(ENGINE, step_times, switch, settings))
+    found = asyncio.run(calibrate(ENGINE, switch, settings))
     assert found.profile == fitting(settings)
     assert found.event == {
         "kind": "Calibration",
@@ -200,7 +196,3 @@ def test_steps_of_one_group_are_reported_to_the_run(settings: ReplicaSettings, m
             {"degree": 2, "batch": 4, "seconds": 0.02, "num_samples": 8},
         ],
     }
-    assert step_times.seconds(2, 8) == pytest.approx(0.04)
-    # A cell counts as its samples do: one odd live step does not move it.
-    step_times.add(2, 8, 1.0)
-    assert step_times.seconds(2, 8) == pytest.approx(0.04)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 
-from taper_policy.review.step_times import StepTimes
+from taper_policy.arrays import FloatArray
+from taper_policy.decision.pricing import Prices
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.events import BatchSample, StageRecord, SwitchRecord
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -62,18 +65,27 @@ def switch(at: float, **changes: Any) -> SwitchRecord:
     return SwitchRecord(**(fields | changes))
 
 
-def step_times(**seconds: float) -> StepTimes:
-    """`d1b2=0.5`: a step of degree 1 and batch 2 takes half a second."""
-    times = StepTimes()
-    for name, value in seconds.items():
-        degree, batch = name[1:].split("b")
-        for _ in range(20):
-            times.add(int(degree), int(batch), value)
-    return times
+class BatchPrices:
+    """Seconds of a step in the layout of degree 1, by batch; NaN for any other step."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self._seconds = seconds
+
+    def steps(self, degree: int) -> BatchPrices:
+        return BatchPrices(self._seconds if degree == 1 else {})
+
+    def seconds(self, batch: FloatArray, context_tokens: FloatArray, busy_groups: int) -> FloatArray:
+        found: FloatArray = np.vectorize(lambda one: self._seconds.get(int(one), math.nan))(batch)
+        return found
+
+    def pause_seconds(
+        self, from_degree: int, to_degree: int, requests: FloatArray, context_tokens: FloatArray
+    ) -> FloatArray:
+        raise AssertionError("staying has no pause")
 
 
-def recorded(stage: Stage, **seconds: float) -> StageRecord:
-    return stage.record(0, 7, step_times(**seconds).table())
+def recorded(stage: Stage, prices: Prices | None = None) -> StageRecord:
+    return stage.record(0, 7, prices)
 
 
 def test_samples_of_a_prompt_are_counted() -> None:
@@ -132,7 +144,7 @@ def test_a_switchs_gain_is_what_staying_would_have_taken_less_what_it_took(clock
     stage.add_switch(switch(1002.0), requests=[MovedRequest("a", 0, 30, 0)])
     clock.now = 1010.0
     finish(stage, "a", prompt_tokens=10, response_tokens=100)
-    [record] = recorded(stage, d1b1=0.2).switches
+    [record] = recorded(stage, BatchPrices({1: 0.2})).switches
     assert record.actual_seconds == pytest.approx(8.0)
     assert record.staying_seconds == pytest.approx(79 * 0.2)
     assert record.gain_seconds == pytest.approx(79 * 0.2 - 8.0)
@@ -148,7 +160,7 @@ def test_groups_would_have_gone_on_side_by_side(clock: Clock) -> None:
     finish(stage, "a", response_tokens=41)
     finish(stage, "b", response_tokens=20)
     finish(stage, "c", response_tokens=21)
-    [record] = recorded(stage, d1b1=0.1, d1b2=0.3).switches
+    [record] = recorded(stage, BatchPrices({1: 0.1, 2: 0.3})).switches
     assert record.staying_seconds == pytest.approx(20 * 0.3)
 
 
@@ -162,16 +174,16 @@ def test_a_switch_that_moved_nothing_has_no_gain(
     stage = Stage(2, 1)
     stage.add_switch(switch(1002.0, **changes), requests=requests)
     finish(stage, "a")
-    [record] = recorded(stage, d1b1=0.2).switches
+    [record] = recorded(stage, BatchPrices({1: 0.2})).switches
     assert (record.staying_seconds, record.gain_seconds) == (None, None)
 
 
-def test_without_a_measured_step_there_is_no_gain(clock: Clock) -> None:
+def test_without_a_profile_there_is_no_gain(clock: Clock) -> None:
     stage = Stage(2, 1)
     stage.add_switch(switch(1002.0), requests=[MovedRequest("a", 0, 30, 0)])
     clock.now = 1010.0
     finish(stage, "a")
-    [record] = recorded(stage, d2b1=0.2).switches
+    [record] = recorded(stage).switches
     assert (record.actual_seconds, record.staying_seconds, record.gain_seconds) == (8.0, None, None)
 
 

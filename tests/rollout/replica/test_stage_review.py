@@ -1,4 +1,4 @@
-"""A finished stage becomes one on paper, or says why it cannot."""
+"""A finished stage is simulated, or its record says why it cannot be."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from taper_policy.decision.ledger import FinishedResponse
-from taper_policy.review.step_times import StepTimes
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.events import BatchSample, StageRecord
 from taper_rollout.replica.stage import Stage
-from taper_rollout.replica.stage_review import NotJudged, StageReviewer, played_stage
+from taper_rollout.replica.stage_review import NotJudged, StageReviewer, recorded_stage
 from taper_rollout.switching.figures import MovedRequest
 
 from ..fake_engine import PROFILE, SETTINGS, changed
@@ -51,8 +50,8 @@ def end(clock: Clock, stage: Stage, name: str, tokens: int, *, at: float, **chan
     stage.add_request(response_tokens=tokens, **(fields | changes))
 
 
-def told(stage: Stage) -> StageRecord:
-    return stage.record(0, 7, StepTimes().table())
+def record_of(stage: Stage) -> StageRecord:
+    return stage.record(0, 7, None)
 
 
 def four(clock: Clock, stage: Stage) -> Stage:
@@ -64,7 +63,7 @@ def four(clock: Clock, stage: Stage) -> Stage:
 
 def test_requests_are_grouped_as_they_were(clock: Clock) -> None:
     stage = four(clock, Stage(2, 1))
-    played = played_stage(stage, told(stage))
+    played = recorded_stage(stage, record_of(stage))
     assert (played.footprint, played.degree, played.seconds, played.moves) == (2, 1, 4.0, ())
     assert [(one.number, one.prompt, one.group) for one in played.requests] == [
         (0, "p-a", 0),
@@ -81,7 +80,7 @@ def test_a_switch_is_told_by_the_tokens_made_and_the_groups_before_it(clock: Clo
     stage.add_switch(switch(1003.5), requests=[MovedRequest("d", 1, 160, 0)])
     four(clock, stage)
     stage.ended["d"] = dataclasses.replace(stage.ended["d"], group=0)
-    played = played_stage(stage, told(stage))
+    played = recorded_stage(stage, record_of(stage))
     [move] = played.moves
     assert (move.degree, move.made_tokens, dict(move.groups)) == (2, 100 + 120 + 140 + 151, {3: 0})
     assert [one.group for one in played.requests] == [0, 0, 1, 1]
@@ -96,7 +95,7 @@ def test_prefills_are_those_before_the_first_switch_of_the_rank_with_most(clock:
     stage.count_prefills([560, 970])
     stage.add_switch(switch(1003.5), requests=[MovedRequest("d", 1, 160, 0)])
     stage.count_prefills([900, 999])
-    assert played_stage(four(clock, stage), told(stage)).prefilled_tokens == 70
+    assert recorded_stage(four(clock, stage), record_of(stage)).prefilled_tokens == 70
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_prefills_are_those_before_the_first_switch_of_the_rank_with_most(clock:
 def test_a_switch_that_was_not_made_is_no_part_of_it(clock: Clock, changes: dict[str, str]) -> None:
     stage = Stage(2, 1)
     stage.add_switch(switch(1003.5, **changes), requests=[MovedRequest("d", 1, 160, 0)])
-    assert played_stage(four(clock, stage), told(stage)).moves == ()
+    assert recorded_stage(four(clock, stage), record_of(stage)).moves == ()
 
 
 def test_the_first_layout_is_the_one_after_the_switch_that_opened_the_stage(clock: Clock) -> None:
@@ -114,7 +113,7 @@ def test_the_first_layout_is_the_one_after_the_switch_that_opened_the_stage(cloc
     stage.observe(BatchSample(at=1000.1, running=(0, 0), waiting=4, degree=1), longest_tokens=0)
     stage.open(2)
     stage.observe(BatchSample(at=1000.5, running=(4,), waiting=0, degree=2), longest_tokens=1)
-    played = played_stage(four(clock, stage), told(stage))
+    played = recorded_stage(four(clock, stage), record_of(stage))
     assert played.degree == 2
     assert {request.group for request in played.requests} == {0}
 
@@ -123,7 +122,7 @@ def test_the_first_layout_is_the_one_that_was_seen(clock: Clock) -> None:
     stage = Stage(2, 1)
     stage.observe(BatchSample(at=1000.1, running=(4,), waiting=0, degree=2), longest_tokens=1)
     four(clock, stage)
-    assert played_stage(stage, told(stage)).degree == 2
+    assert recorded_stage(stage, record_of(stage)).degree == 2
 
 
 def late(clock: Clock, stage: Stage) -> None:
@@ -156,10 +155,10 @@ def test_what_cannot_be_put_on_paper_says_why(clock: Clock, spoil: Any, reason: 
     stage = Stage(2, 1)
     spoil(clock, stage)
     with pytest.raises(NotJudged, match=reason):
-        played_stage(stage, told(stage))
+        recorded_stage(stage, record_of(stage))
     reviewer = StageReviewer(SETTINGS)
     reviewer.use(PROFILE)
-    judged = reviewer.judged(stage, told(stage))
+    judged = reviewer.judged(stage, record_of(stage))
     assert (judged.review, judged.regret) == ({"not_judged": reason}, None)
 
 
@@ -174,7 +173,7 @@ def waiting_until(clock: Clock, stage: Stage, samples: list[tuple[float, int]]) 
 
 def test_a_stage_whose_requests_waited_for_room_is_not_judged(clock: Clock) -> None:
     stage = Stage(2, 1)
-    judged = waiting_until(clock, stage, [(1000.1, 2), (1002.0, 0)]).judged(stage, told(stage))
+    judged = waiting_until(clock, stage, [(1000.1, 2), (1002.0, 0)]).judged(stage, record_of(stage))
     assert (judged.review, judged.regret) == ({"not_judged": "requests waited for room for 1.0 s"}, None)
 
 
@@ -184,7 +183,7 @@ def test_requests_that_waited_for_the_prefills_had_room(clock: Clock) -> None:
     reviewer = waiting_until(clock, stage, [(1000.1, 2), (1002.0, 0)])
     tokens = math.ceil(0.6 / PROFILE.prefill[1].token_seconds)
     stage.count_prefills([tokens, tokens])
-    review = reviewer.judged(stage, told(stage)).review
+    review = reviewer.judged(stage, record_of(stage)).review
     assert review is not None
     assert "not_judged" not in review
 
@@ -194,7 +193,7 @@ def test_an_output_that_lags_behind_is_no_request_that_waits(clock: Clock) -> No
     stage = Stage(2, 1)
     samples = [(1000.1, 4), (1000.9, 0), (1001.1, 1), (1001.3, 0), (1002.0, 1), (1002.6, 0)]
     stage.add_switch(switch(1002.0, pause_seconds=0.5), requests=[MovedRequest("d", 1, 160, 0)])
-    review = waiting_until(clock, stage, samples).judged(stage, told(stage)).review
+    review = waiting_until(clock, stage, samples).judged(stage, record_of(stage)).review
     assert review is not None
     assert "not_judged" not in review
 
@@ -202,9 +201,9 @@ def test_an_output_that_lags_behind_is_no_request_that_waits(clock: Clock) -> No
 def test_a_judged_stage_tells_its_regret_with_any_policy(clock: Clock) -> None:
     stage = four(clock, Stage(2, 1))
     reviewer = StageReviewer(SETTINGS)
-    assert reviewer.judged(stage, told(stage)) == told(stage)  # no profile yet
+    assert reviewer.judged(stage, record_of(stage)) == record_of(stage)  # no profile yet
     reviewer.use(PROFILE)
-    judged = reviewer.judged(stage, told(stage))
+    judged = reviewer.judged(stage, record_of(stage))
     assert judged.review is not None
     assert judged.regret == judged.review["regret"] > 0  # `d` was alone for long
     assert judged.review["best_seconds"] < judged.review["executed_seconds"]
@@ -212,7 +211,7 @@ def test_a_judged_stage_tells_its_regret_with_any_policy(clock: Clock) -> None:
     assert judged.review["actual_seconds"] == 4.0
     assert math.isfinite(judged.review["model_error"])
     assert "advised" not in judged.review
-    assert dataclasses.replace(judged, review=None, regret=None) == told(stage)
+    assert dataclasses.replace(judged, review=None, regret=None) == record_of(stage)
 
 
 def test_advice_is_priced_where_it_was_asked_for(clock: Clock) -> None:
@@ -220,7 +219,7 @@ def test_advice_is_priced_where_it_was_asked_for(clock: Clock) -> None:
     settings = changed(SETTINGS, mode="advise", policy=PREDICTOR, response_tokens=4096)
     reviewer = StageReviewer(settings)
     reviewer.use(PROFILE)
-    judged = reviewer.judged(stage, told(stage))
+    judged = reviewer.judged(stage, record_of(stage))
     assert judged.review is not None
     advised = judged.review["advised"]
     assert advised["staying_seconds"] == pytest.approx(judged.review["static_seconds"]["1"])
@@ -234,7 +233,7 @@ def test_a_stage_that_is_not_judged_is_learned_from(clock: Clock, monkeypatch: p
     monkeypatch.setattr(reviewer._advice, "learn", lambda step, finished: learned.append((step, finished)))
     stage = Stage(2, 1)
     aborted(clock, stage)
-    reviewer.judged(stage, told(stage))
+    reviewer.judged(stage, record_of(stage))
     expected = [
         FinishedResponse(f"p-{name}", tokens)
         for name, tokens in zip("abcd", (100, 120, 140, 2000), strict=True)
@@ -250,4 +249,6 @@ def test_a_fault_never_ends_a_stage(clock: Clock, monkeypatch: pytest.MonkeyPatc
     stage = four(clock, Stage(2, 1))
     reviewer = StageReviewer(SETTINGS)
     reviewer.use(PROFILE)
-    assert reviewer.judged(stage, told(stage)).review == {"not_judged": "ZeroDivisionError: an error of ours"}
+    assert reviewer.judged(stage, record_of(stage)).review == {
+        "not_judged": "ZeroDivisionError: an error of ours"
+    }

@@ -36,8 +36,10 @@ def event(entry: LedgerRecord, *, replica: int = 0) -> dict[str, Any]:
 
 
 @functools.cache
-def life(steps: tuple[int, ...], *, replica: int = 0, mode: str = "enforce") -> tuple[dict[str, Any], ...]:
-    """The events of one life: its start, and all of the stages of `steps`."""
+def history_events(
+    steps: tuple[int, ...], *, replica: int = 0, mode: str = "enforce"
+) -> tuple[dict[str, Any], ...]:
+    """The events of one replica history: its start, and all of the stages of `steps`."""
     rules = DecisionSettings(degrees=PROFILE.degrees, predictor=SETTINGS)
     start = StartEntry(
         footprint=8,
@@ -57,7 +59,7 @@ def life(steps: tuple[int, ...], *, replica: int = 0, mode: str = "enforce") -> 
     return tuple(event(entry, replica=replica) for entry in entries)
 
 
-def asked(events: Sequence[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+def decisions_of(events: Sequence[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
     """The entries of these kinds, by default all that were decisions."""
     return [one["entry"] for one in events if one["entry"]["entry"] in (kinds or ("opening", "question"))]
 

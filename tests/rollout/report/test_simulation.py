@@ -82,8 +82,11 @@ def test_a_profile_comes_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("--prompts", "0"), "--prompts: 0 is not 1 or more"),
         (("--max-tokens", "-1"), "--max-tokens: -1 is not 1 or more"),
         (("--prompt-tokens", "0"), "--prompt-tokens: 0 is not 1 or more"),
-        (("--profile", "none.json"), "--profile: none.json is no file, nor h100-8b or a40-14b"),
-        (("--trace", "nowhere"), "--trace: nowhere holds no stage-*.json"),
+        (
+            ("--profile", "none.json"),
+            "--profile: none.json does not exist; name a file, or use h100-8b or a40-14b",
+        ),
+        (("--trace", "nowhere"), "--trace: nowhere has no stage-*.json"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""VeRL looks for its platform once a process: it must be told before anything imports it."""
+"""VeRL selects its platform once per process: it must be set before the first import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Actions wait for the import of their module, and never break it."""
+"""Actions run after the import of their module, and never break it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def after_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AfterImport
     return AfterImport()
 
 
-def test_runs_after_the_import_and_once(after_import: AfterImport) -> None:
+def test_an_action_runs_once_after_the_import(after_import: AfterImport) -> None:
     seen: list[int] = []
     after_import.add("taper_example", lambda module: seen.append(module.value))
     assert seen == []
@@ -35,14 +35,14 @@ def test_runs_after_the_import_and_once(after_import: AfterImport) -> None:
     assert seen == [1]
 
 
-def test_runs_at_once_for_a_module_that_is_there(after_import: AfterImport) -> None:
+def test_an_action_runs_at_once_for_an_imported_module(after_import: AfterImport) -> None:
     importlib.import_module("taper_example")
     seen: list[ModuleType] = []
     after_import.add("taper_example", seen.append)
     assert len(seen) == 1
 
 
-def test_a_failure_is_logged_and_the_import_goes_on(
+def test_a_failure_is_logged_and_the_import_succeeds(
     after_import: AfterImport, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(module: ModuleType) -> None:

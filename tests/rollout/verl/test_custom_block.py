@@ -128,6 +128,11 @@ def test_names_from_before_still_work() -> None:
         ({"metrics": {"port": 80}}, f"{CUSTOM}.metrics.port: 80 is not valid; it must be greater than"),
         ({"footprint": 2}, f"{CUSTOM}.footprint: is set by {ROLLOUT}.tensor_model_parallel_size; remove it"),
         ({"sampling": {"topK": 3}}, f"{CUSTOM}.sampling.topK: is set by {ROLLOUT}.top_k; remove it here"),
+        ({"degrees": [1, 2]}, f"{CUSTOM}.degrees: the widest degree is 2, but the footprint is 4; end the"),
+        (
+            {"policy": {"name": "widen-at-once", "threshold": {"requests": 2}}},
+            f"{CUSTOM}.policy.threshold: is set, but the policy is widen-at-once; remove it, or set",
+        ),
         ([1], f"{CUSTOM}: [1] is not a mapping; write {{name: value}}"),
     ],
     ids=str,

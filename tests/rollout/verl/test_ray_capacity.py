@@ -1,4 +1,4 @@
-"""A cluster that VeRL would wait for, for ever and without a word, is waited for with a deadline."""
+"""Waiting for a cluster that is too small or in use: with a deadline, and reported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
 from taper_rollout.verl.ray_capacity import (
-    LOOK_SECONDS,
-    TELL_SECONDS,
+    POLL_SECONDS,
+    REPORT_SECONDS,
     RayCapacity,
     Resources,
     wait_for_capacity,
@@ -34,7 +34,7 @@ def all_free(*nodes: Resources) -> Seen:
 
 
 @pytest.mark.parametrize(
-    ("room", "seen", "lack"),
+    ("capacity", "seen", "lack"),
     [
         (ONE_NODE, all_free(node(1, 64)), r"has 1 GPUs and the job needs 2 \(2 ranks\)"),
         (ONE_NODE, all_free(node(2, 8)), r"has 8 CPUs and the job needs 10"),
@@ -50,13 +50,15 @@ def all_free(*nodes: Resources) -> Seen:
         (ONE_NODE, ([node(2, 64)], {"GPU": 2.0, "CPU": 9.0}), r"9 CPUs of the Ray cluster are free"),
     ],
 )
-def test_too_small(room: RayCapacity, seen: Seen, lack: str) -> None:
+def test_a_cluster_that_is_too_small_fails_with_what_is_missing(
+    capacity: RayCapacity, seen: Seen, lack: str
+) -> None:
     with pytest.raises(TrainingFailed, match=lack):
-        Waiting(lambda now: seen).wait(room, 3.0)
+        Waiting(lambda now: seen).wait(capacity, 3.0)
 
 
 @pytest.mark.parametrize(
-    ("room", "seen"),
+    ("capacity", "seen"),
     [
         (ONE_NODE, all_free(node(2, 10))),
         (ONE_NODE, all_free(node(2, 6), node(0, 4))),
@@ -64,32 +66,32 @@ def test_too_small(room: RayCapacity, seen: Seen, lack: str) -> None:
         (TWO_NODES, all_free(real(4, 12), real(4, 12), node(0, 11))),
     ],
 )
-def test_large_enough(room: RayCapacity, seen: Seen) -> None:
+def test_a_cluster_that_is_large_enough_needs_no_wait(capacity: RayCapacity, seen: Seen) -> None:
     waiting = Waiting(lambda now: seen)
-    waiting.wait(room, 3.0)
-    assert (waiting.now, waiting.told) == (0.0, [])
+    waiting.wait(capacity, 3.0)
+    assert (waiting.now, waiting.reported) == (0.0, [])
 
 
-def test_whether_gpus_are_real_is_seen_when_they_are_there() -> None:
+def test_real_gpus_are_detected_once_they_are_available() -> None:
     waiting = Waiting(lambda now: all_free(real(2, 32)) if now >= 2 else all_free(node(0, 16)))
     assert waiting.wait(ONE_NODE, 60.0).num_gpus == 2
     assert Waiting(lambda now: all_free(node(2, 32))).wait(ONE_NODE, 60.0).num_gpus == 0
 
 
 class Waiting:
-    """A wait on a clock of its own. seen: what there is after so many seconds"""
+    """A wait with a simulated clock. seen: the resources after a number of seconds"""
 
     def __init__(self, seen: Callable[[float], Seen]) -> None:
         self.now = 0.0
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self._seen = seen
 
-    def wait(self, room: RayCapacity, seconds: float) -> HostResources:
+    def wait(self, capacity: RayCapacity, seconds: float) -> HostResources:
         return wait_for_capacity(
-            room,
+            capacity,
             seconds=seconds,
-            tell=self.told.append,
-            look=lambda: self._seen(self.now),
+            report=self.reported.append,
+            poll=lambda: self._seen(self.now),
             clock=lambda: self.now,
             sleep=self._sleep,
         )
@@ -99,20 +101,20 @@ class Waiting:
         self.now += seconds
 
 
-def test_what_comes_in_time_is_waited_for() -> None:
+def test_resources_that_arrive_in_time_end_the_wait() -> None:
     waiting = Waiting(lambda now: all_free(node(2, 16)) if now >= 40 else all_free(node(0, 16)))
     waiting.wait(ONE_NODE, 60.0)
-    assert 40 <= waiting.now <= 40 + LOOK_SECONDS
-    assert [line.split(":")[0] for line in waiting.told] == [
-        f"waiting for room, {at:.0f} of 60 s" for at in (0, TELL_SECONDS, 2 * TELL_SECONDS)
+    assert 40 <= waiting.now <= 40 + POLL_SECONDS
+    assert [line.split(":")[0] for line in waiting.reported] == [
+        f"waiting for resources, {at:.0f} of 60 s" for at in (0, REPORT_SECONDS, 2 * REPORT_SECONDS)
     ]
-    assert "has 0 GPUs and the job needs 2" in waiting.told[0]
+    assert "has 0 GPUs and the job needs 2" in waiting.reported[0]
 
 
-def test_what_does_not_come_ends_the_wait_at_its_deadline() -> None:
+def test_the_wait_ends_at_its_deadline() -> None:
     waiting = Waiting(lambda now: all_free(node(1, 16)))
     with pytest.raises(
-        TrainingFailed, match=r"has 1 GPUs and the job needs 2 .*; waited 20 s\. Lower"
+        TrainingFailed, match=r"has 1 GPUs and the job needs 2 .*; gave up after 20 s\. Lower"
     ) as caught:
         waiting.wait(ONE_NODE, 20.0)
     assert waiting.now == 20.0

@@ -1,4 +1,4 @@
-"""VeRL's server contract, method by method, against a coordinator that notes what it is asked."""
+"""VeRL's server interface, method by method, with a fake coordinator that lists its calls."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ class FakeCoordinator:
 
 
 class Arrived:
-    """Stands for a post that has arrived: there is nothing to wait for."""
+    """A post that has been delivered already."""
 
     def __await__(self) -> Iterator[Any]:
         return iter(())
 
 
 class Posts:
-    """Stands for the handle of the reporter or of a metrics host. `arrival` makes what a sender can await."""
+    """A fake handle of the reporter or a metrics host. `arrival` makes the awaitable of a post."""
 
     def __init__(self, arrival: Callable[[], Any] = lambda: Arrived()) -> None:
         self.events: list[dict[str, Any]] = []
@@ -150,7 +150,7 @@ def test_images_are_refused(posts: Posts, tmp_path: Path) -> None:
         ask(server_of(tmp_path), "generate", "r", [1], {}, image_data=[object()])
 
 
-def test_a_failed_request_is_told_to_the_run(posts: Posts, tmp_path: Path) -> None:
+def test_a_failed_request_is_reported_to_the_run(posts: Posts, tmp_path: Path) -> None:
     server = server_of(tmp_path)
     server._coordinator.error = RuntimeError("rank 1 died")
     with pytest.raises(RuntimeError, match="rank 1 died"):
@@ -177,7 +177,7 @@ def test_events_go_to_the_metrics_with_or_without_a_run(
     assert [event["kind"] for event in host.events] == ["StageProgress", "Step"]
 
 
-def test_a_metrics_host_that_takes_no_posts_disturbs_nobody(posts: Posts, tmp_path: Path) -> None:
+def test_a_metrics_host_that_accepts_no_posts_is_ignored(posts: Posts, tmp_path: Path) -> None:
     def swamped() -> None:
         raise RuntimeError("too many pending calls")
 
@@ -188,13 +188,13 @@ def test_a_metrics_host_that_takes_no_posts_disturbs_nobody(posts: Posts, tmp_pa
     assert [event["kind"] for event in posts.events] == ["StageProgress"]
 
 
-def test_the_last_posts_are_waited_for_and_no_longer_than_the_deadline(
+def test_closing_waits_for_the_last_posts_up_to_a_deadline(
     posts: Posts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "POST_SECONDS", 1.0)
 
     async def close(result: Callable[[asyncio.Future[None]], Any]) -> tuple[float, bool]:
-        """Seconds that closing took, and whether the post had arrived by then."""
+        """How many seconds closing took, and whether the post had been delivered by then."""
         loop = asyncio.get_running_loop()
         post: asyncio.Future[None] = loop.create_future()
         server = server_of(tmp_path, metrics_host=Posts(lambda: post))
@@ -223,7 +223,7 @@ def test_the_last_posts_are_waited_for_and_no_longer_than_the_deadline(
         ("resume_kv_cache", (), ("wake_up", ("kv_cache",))),
     ],
 )
-def test_memory_is_given_and_taken_unless_verl_keeps_it(
+def test_memory_is_released_and_allocated_if_free_cache_engine_is_on(
     posts: Posts, tmp_path: Path, method: str, arguments: tuple[Any, ...], call: tuple[Any, ...]
 ) -> None:
     server = server_of(tmp_path)
@@ -249,7 +249,7 @@ def test_memory_is_given_and_taken_unless_verl_keeps_it(
         ("close", {}, [("close",)]),
     ],
 )
-def test_control_reaches_the_coordinator(
+def test_control_calls_reach_the_coordinator(
     posts: Posts, tmp_path: Path, method: str, named: dict[str, Any], calls: list[tuple[Any, ...]]
 ) -> None:
     server = server_of(tmp_path)

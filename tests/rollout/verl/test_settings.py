@@ -1,4 +1,4 @@
-"""A replica's settings out of VeRL's, with defaults for a job that names none."""
+"""A replica's settings from VeRL's configuration, with defaults."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_defaults() -> None:
     assert (settings.dtype, settings.context_tokens, settings.random_seed) == ("bfloat16", 80, 5)
 
 
-def test_what_is_given_holds() -> None:
+def test_settings_override_the_defaults() -> None:
     settings = settings_of(
         custom={"degrees": [1, 4], "mode": "off", "port": 9000}, dtype="float32", max_model_len=100
     )

@@ -45,7 +45,7 @@ def config_of(host: HostResources = CPU, run: str | None = None, **spec: Any) ->
     return compose(verl_overrides(job, host=host, output=OUTPUT, run=run))
 
 
-def test_the_job_arrives() -> None:
+def test_the_jobs_fields_reach_verl() -> None:
     config = config_of()
     rollout = config.actor_rollout_ref.rollout
     assert (rollout.name, rollout.tensor_model_parallel_size, rollout.n) == ("taper", 2, 4)
@@ -94,7 +94,7 @@ def test_each_algorithm_composes(
     assert config.actor_rollout_ref.actor.use_kl_loss is (name != "ppo")
 
 
-def test_raw_settings_win_and_may_be_new() -> None:
+def test_raw_settings_override_others_and_may_be_new() -> None:
     config = config_of(
         verl={"actor_rollout_ref.actor.optim.lr": 5e-4, "trainer.some_new_name": {"a": [1, "b"]}}
     )
@@ -102,7 +102,7 @@ def test_raw_settings_win_and_may_be_new() -> None:
     assert OmegaConf.to_container(config.trainer.some_new_name) == {"a": [1, "b"]}
 
 
-def test_the_run_is_known_to_rewards_and_replicas() -> None:
+def test_rewards_and_replicas_get_the_runs_name() -> None:
     config = config_of(run="taper_run_1")
     assert config.reward.custom_reward_function.reward_kwargs.run == "taper_run_1"
     assert config.actor_rollout_ref.rollout.custom.run == "taper_run_1"

@@ -1,4 +1,4 @@
-{{/* All that the operator does in a namespace that it serves; it reads no secret. `tests/chart` has the same as a table. */}}
+{{/* All rights of the operator in a served namespace; it reads no secret. `tests/chart` has the same as a table. */}}
 {{- define "taper.rules" -}}
 - apiGroups: [taper.dev]
   resources: [rlhfjobs]

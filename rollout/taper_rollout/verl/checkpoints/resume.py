@@ -1,6 +1,6 @@
-"""Makes VeRL go on from the checkpoint that Taper has found (VeRL 0.9.1: `PPOTrainer._load_checkpoint`).
+"""Makes VeRL resume from the checkpoint that Taper selects (VeRL 0.9.1: `PPOTrainer._load_checkpoint`).
 
-It runs in the trainer's process: that one sees the directory that is saved to, wherever the driver is.
+Runs in the trainer's process, which can read the checkpoint directory wherever the driver is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FSDP = ("fsdp", "fsdp2")
 
 
 def resume(config: Any, *, has_critic: bool) -> Resumption | None:
-    """Put the checkpoint into a composed `ppo_trainer` configuration; None where VeRL itself is to look.
+    """Set the checkpoint in a composed `ppo_trainer` configuration. None if the choice is left to VeRL.
 
     Raises `JobError`, as `resumption` does.
     """
@@ -25,7 +25,7 @@ def resume(config: Any, *, has_critic: bool) -> Resumption | None:
         return None
     found = resumption(_directory(config), _shards(config, has_critic=has_critic))
     if found.checkpoint is None:
-        # VeRL would still take one that is damaged.
+        # Otherwise VeRL would still load a damaged one.
         trainer.resume_mode = "disable"
     else:
         trainer.resume_mode = "resume_path"
@@ -34,7 +34,7 @@ def resume(config: Any, *, has_critic: bool) -> Resumption | None:
 
 
 def keep_newest(config: Any, *, has_critic: bool) -> None:
-    """Have checkpoints of earlier attempts go as newer are saved, where a number to keep is given."""
+    """Remove checkpoints of earlier attempts after each save, if the number to keep is limited."""
     keep = config.trainer.max_actor_ckpt_to_keep
     if keep is not None:
         shards = _shards(config, has_critic=has_critic)
@@ -42,15 +42,13 @@ def keep_newest(config: Any, *, has_critic: bool) -> None:
 
 
 def resumed_event(found: Resumption) -> dict[str, Any]:
-    """What the run is told of it."""
+    """The event that reports the selection to the run."""
     checkpoint = found.checkpoint
     return {
         "kind": "Resumed",
         "step": 0 if checkpoint is None else checkpoint.step,
         "directory": None if checkpoint is None else str(checkpoint.directory),
-        "passed_over": [
-            {"directory": str(each.directory), "reason": each.reason} for each in found.passed_over
-        ],
+        "passed_over": [{"directory": str(each.directory), "reason": each.reason} for each in found.skipped],
     }
 
 
@@ -59,7 +57,7 @@ def _directory(config: Any) -> Path:
 
 
 def _shards(config: Any, *, has_critic: bool) -> tuple[Shards, ...]:
-    """What the ranks save of each model."""
+    """The shards that the ranks save, per model."""
     num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
     parts = {"actor": config.actor_rollout_ref.actor} | ({"critic": config.critic} if has_critic else {})
     return tuple(

@@ -1,17 +1,18 @@
-"""Removes checkpoints of earlier attempts when newer ones are whole.
+"""Removes checkpoints of earlier attempts once newer ones are complete.
 
-VeRL's `max_actor_ckpt_to_keep` knows what the present process has saved, no more: on a cluster, where every
-attempt has a directory of its own, those of earlier attempts would fill the volume. So after each save
-the newest whole checkpoints of all attempts are counted, and what earlier attempts have left beyond
-`spec.training.checkpoints.keep` of them goes. Where no number is given, all stay.
+VeRL's `max_actor_ckpt_to_keep` counts only what the current process has saved. On a cluster every
+attempt has its own directory, so checkpoints of earlier attempts would fill the volume. So after each
+save the newest complete checkpoints of all attempts are counted, and those of earlier attempts beyond
+`spec.training.checkpoints.keep` are removed. Without a number, all are kept.
 
-Two whole ones stay at least: told to keep one, VeRL removes its last before the next is finished
-(0.9.1: `BaseCheckpointManager.register_checkpoint`, before the trainer writes `data.pt`).
+At least two complete ones are kept: with `max_actor_ckpt_to_keep: 1`, VeRL removes its last checkpoint
+before the next one is complete (0.9.1: `BaseCheckpointManager.register_checkpoint`, before the trainer
+writes `data.pt`).
 
 Invariants (asserted by `tests/rollout/verl/checkpoints/test_retention.py`):
-- the newest whole checkpoints stay, `keep` of them and never fewer than two, and all that are newer;
-- nothing of this attempt, a later one or another job is removed, and nothing beside checkpoints;
-- what cannot be removed is told, and ends no training.
+- the newest complete checkpoints are kept, `keep` of them and never fewer than two, and all newer ones;
+- nothing of this attempt, a later one or another job is removed, and nothing but checkpoints;
+- a checkpoint that cannot be removed is logged and does not end the training.
 """
 
 from __future__ import annotations
@@ -23,38 +24,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from taper_rollout.verl.checkpoints.selection import Checkpoint, Shards, is_whole, newest_first
+from taper_rollout.verl.checkpoints.selection import Checkpoint, Shards, is_complete, newest_first
 
-LEAST_KEPT = 2
+MIN_KEPT = 2
 
 _logger = logging.getLogger(__name__)
 
 
 def old_checkpoints(directory: Path, shards: tuple[Shards, ...], keep: int) -> list[Checkpoint]:
-    """What earlier attempts have left that a run which saves to `directory` has no use for, oldest first."""
+    """Checkpoints of earlier attempts that a run saving to `directory` does not need, oldest first."""
     found = newest_first(directory)
     if all(_is_own(each, directory) for each in found):
         return []
-    num_whole = 0
+    num_complete = 0
     for index, checkpoint in enumerate(found, start=1):
-        num_whole += is_whole(checkpoint, shards)
-        if num_whole == max(keep, LEAST_KEPT):
+        num_complete += is_complete(checkpoint, shards)
+        if num_complete == max(keep, MIN_KEPT):
             return [each for each in reversed(found[index:]) if not _is_own(each, directory)]
     return []
 
 
 def remove_old_checkpoints(directory: Path, shards: tuple[Shards, ...], keep: int) -> None:
-    """Remove them. Raises nothing: room that is not won is no reason to stop."""
+    """Remove the old checkpoints. Logs an `OSError` instead of raising it: it must not end the training."""
     try:
         for checkpoint in old_checkpoints(directory, shards, keep):
-            _logger.info("removing %s of an earlier attempt: newer ones are whole", checkpoint.directory)
+            _logger.info(
+                "removing %s of an earlier attempt: newer checkpoints are complete", checkpoint.directory
+            )
             shutil.rmtree(checkpoint.directory)
     except OSError as error:
-        _logger.warning("a checkpoint of an earlier attempt stays: %s", error)
+        _logger.warning("cannot remove a checkpoint of an earlier attempt: %s", error)
 
 
 def after_each_save(remove: Callable[[], None]) -> None:
-    """Have VeRL's trainer, in this process, do so whenever it has saved (0.9.1: `_save_checkpoint`)."""
+    """Call `remove` after each save of VeRL's trainer in this process (0.9.1: `_save_checkpoint`)."""
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
     save = PPOTrainer._save_checkpoint

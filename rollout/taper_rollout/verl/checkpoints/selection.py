@@ -1,21 +1,22 @@
-"""VeRL's checkpoints: which of them are complete, and which one a run goes on from (VeRL 0.9.1).
+"""Selects the checkpoint that a run resumes from, among VeRL's complete ones (VeRL 0.9.1).
 
-A checkpoint is a directory `global_step_<n>`. Each rank writes its shards into `actor` (and `critic`), then
-the trainer writes `data.pt`, then `n` into `latest_checkpointed_iteration.txt` next to the directory
-(`PPOTrainer._save_checkpoint`, `FSDPCheckpointManager.save_checkpoint`). VeRL itself believes that file
-alone; but a machine that goes down may have written the number and lost the shards. So each file is
-looked at: `torch.save` writes zip archives, and the list at an archive's end names the places of all
-of its parts. Tensors are not read: that would take minutes for a large model.
+A checkpoint is a directory `global_step_<n>`. Each rank writes its shards into `actor` (and `critic`),
+then the trainer writes `data.pt`, then `n` into `latest_checkpointed_iteration.txt` next to the
+directory (`PPOTrainer._save_checkpoint`, `FSDPCheckpointManager.save_checkpoint`). VeRL relies on that
+file alone, but a machine that crashes may have written the number and lost the shards. So every file is
+checked: `torch.save` writes zip archives, whose directory at the end lists the offsets of all parts.
+Tensors are not read, which would take minutes for a large model.
 
-An attempt on a cluster has a directory of its own (`taper_api.job.attempt_directory`) and goes on from the
-newest checkpoint of all earlier attempts of its job too. It writes nothing into theirs; when theirs
-go is said in `old_checkpoints.py`.
+An attempt on a cluster has its own directory (`taper_api.job.attempt_directory`) and also resumes from
+checkpoints of earlier attempts at its job. It writes nothing into their directories; `retention.py`
+removes them.
 
 Invariants (asserted by `tests/rollout/verl/checkpoints/test_selection.py`):
-- nothing is written, whatever is there;
-- what is chosen is complete, and no complete one has a higher step; of equal steps the later attempt counts;
-- of another job, or a later attempt, nothing is taken;
-- every newer one that is not chosen is named, with the reason, but for those that VeRL has removed.
+- nothing is written;
+- the selected checkpoint is complete, and no complete one has a higher step; of equal steps the later
+  attempt's is used;
+- checkpoints of another job or of a later attempt are never used;
+- every newer checkpoint that is not selected is listed with the reason, except those that VeRL has removed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from taper_api.job.attempt_directory import attempt_directory_of
 
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 DATA_FILE = "data.pt"
-# What VeRL's settings call the contents of a checkpoint, and how a rank's file of each begins.
+# VeRL's names for the contents of a checkpoint, and the prefix of a rank's file of each.
 SHARD_PREFIXES = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
 _STEP = re.compile(r"global_step_([0-9]{1,12})")
 _WORLD = re.compile(r"_world_size_([0-9]+)_rank_")
@@ -39,9 +40,9 @@ _WORLD = re.compile(r"_world_size_([0-9]+)_rank_")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shards:
-    """What the ranks have saved of a model.
+    """The files that the ranks save of a model.
 
-    name: of its directory in a checkpoint
+    name: its directory in a checkpoint
     contents: keys of SHARD_PREFIXES
     """
 
@@ -50,7 +51,7 @@ class Shards:
     num_ranks: int
 
     def files(self) -> Iterator[str]:
-        """The files that it consists of."""
+        """Paths of the files, relative to the checkpoint."""
         for content in self.contents:
             for rank in range(self.num_ranks):
                 prefix = SHARD_PREFIXES[content]
@@ -66,8 +67,8 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PassedOver:
-    """A checkpoint that a run does not go on from, and why."""
+class Skipped:
+    """A checkpoint that a run does not resume from. `reason` completes "which …"."""
 
     directory: Path
     reason: str
@@ -75,34 +76,34 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """Where a run goes on from: None for its beginning. `passed_over` are the newer ones, newest first."""
+    """The checkpoint to resume from, None for a start from scratch. `skipped`: newer ones, newest first."""
 
     checkpoint: Checkpoint | None
-    passed_over: tuple[PassedOver, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 class _Unusable(Exception):
-    """Why a checkpoint cannot be gone on from."""
+    """Why a checkpoint cannot be resumed from."""
 
 
 def resumption(directory: Path, shards: tuple[Shards, ...]) -> Resumption:
-    """Where a run that saves to `directory` goes on from.
+    """Select the checkpoint that a run saving to `directory` resumes from.
 
-    Raises `JobError` where the newest complete checkpoint was saved by another number of ranks.
+    Raises `JobError` if the newest complete checkpoint was saved by another number of ranks.
     """
-    passed_over = []
+    skipped = []
     for checkpoint in newest_first(directory):
         try:
             _check(checkpoint, shards)
         except _Unusable as reason:
-            passed_over.append(PassedOver(directory=checkpoint.directory, reason=str(reason)))
+            skipped.append(Skipped(directory=checkpoint.directory, reason=str(reason)))
             continue
-        return Resumption(checkpoint=checkpoint, passed_over=tuple(passed_over))
-    return Resumption(checkpoint=None, passed_over=tuple(passed_over))
+        return Resumption(checkpoint=checkpoint, skipped=tuple(skipped))
+    return Resumption(checkpoint=None, skipped=tuple(skipped))
 
 
-def is_whole(checkpoint: Checkpoint, shards: tuple[Shards, ...]) -> bool:
-    """Whether a run could go on from it."""
+def is_complete(checkpoint: Checkpoint, shards: tuple[Shards, ...]) -> bool:
+    """Whether a run could resume from the checkpoint."""
     try:
         _check(checkpoint, shards)
     except (_Unusable, JobError):
@@ -111,8 +112,9 @@ def is_whole(checkpoint: Checkpoint, shards: tuple[Shards, ...]) -> bool:
 
 
 def newest_first(directory: Path) -> list[Checkpoint]:
-    """All checkpoints of a run that saves to `directory`, and of earlier attempts at its job, that were not
-    removed. Of equal steps the later attempt's comes first.
+    """The checkpoints of a run saving to `directory` and of earlier attempts at its job, newest first.
+
+    Of equal steps the later attempt's comes first. Those that VeRL has removed are left out.
     """
     found = [
         (int(name[1]), attempt, place)
@@ -124,7 +126,7 @@ def newest_first(directory: Path) -> list[Checkpoint]:
 
 
 def _folders(directory: Path) -> Iterator[tuple[int, Path]]:
-    """Attempt and directory: the run's own, and those of earlier attempts at its job."""
+    """(Attempt, directory) of the run itself and of earlier attempts at its job."""
     own = attempt_directory_of(directory.name)
     yield (own.number if own else 0), directory
     for sibling in _entries(directory.parent) if own else ():
@@ -141,8 +143,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _check(checkpoint: Checkpoint, shards: tuple[Shards, ...]) -> None:
-    """Raises _Unusable, or JobError for one of another number of ranks."""
-    last = _last_told(checkpoint.directory.parent)
+    """Raises _Unusable, or JobError if it was saved by another number of ranks."""
+    last = _last_saved(checkpoint.directory.parent)
     if last is not None and checkpoint.step > last:
         raise _Unusable(f"was not finished: {TRACKER_FILE} says {last}")
     data = checkpoint.directory / DATA_FILE
@@ -154,8 +156,8 @@ def _check(checkpoint: Checkpoint, shards: tuple[Shards, ...]) -> None:
         _check_archive(checkpoint.directory / file, file)
 
 
-def _last_told(folder: Path) -> int | None:
-    """The last step that VeRL says it has saved; None where it does not say, or nothing of use."""
+def _last_saved(folder: Path) -> int | None:
+    """The last saved step according to VeRL's tracker file; None if it is missing or unreadable."""
     try:
         return int((folder / TRACKER_FILE).read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -171,8 +173,8 @@ def _check_ranks(directory: Path, part: Shards) -> None:
             [
                 Problem(
                     path="spec.training.ranks",
-                    message=f"the checkpoint {directory} was saved by {saved_by} ranks in all, "
-                    f"and the job has {part.num_ranks}",
+                    message=f"the checkpoint {directory} was saved by {saved_by} ranks in total, "
+                    f"but the job has {part.num_ranks}",
                     remedy=f"use {saved_by} ranks, another directory for checkpoints, or "
                     "spec.training.checkpoints.resume: never",
                 )
@@ -185,7 +187,7 @@ def _check_archive(path: Path, name: str) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             for entry in entries:
-                # Reads what stands before the part, no more: a hole in the file has no such thing.
+                # Reads only the local header of the part, which is missing if the file has a hole there.
                 archive.open(entry).close()
     except FileNotFoundError:
         raise _Unusable(f"is damaged: {name} is missing") from None

@@ -1,1 +1,1 @@
-"""What a job brings to VeRL: prompts, rewards, tokenizer (VeRL 0.9.1)."""
+"""A job's inputs for VeRL: prompts, rewards, tokenizer (VeRL 0.9.1)."""

@@ -1,9 +1,9 @@
-"""A job's prompts as the parquet rows that VeRL reads (VeRL 0.9.1: `RLHFDataset`, reward managers).
+"""Converts a job's prompts to the parquet rows that VeRL reads (VeRL 0.9.1: `RLHFDataset`, reward managers).
 
-VeRL wants chat messages under `prompt`, a `data_source`, and the reference answer inside
-`reward_model`. A job names one field for the prompt and one for the answer. VeRL itself
-never refuses an overlong prompt: it cuts it, whatever `data.truncation` says. So
-`overlong: error` is decided here, where the row can still be named.
+VeRL needs chat messages under `prompt`, a `data_source`, and the reference answer inside `reward_model`.
+A job names one field for the prompt and one for the answer. VeRL itself never refuses an overlong
+prompt: it truncates it, whatever `data.truncation` says. So `overlong: error` is checked here, where the
+error can name the row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def verl_row(
 ) -> dict[str, Any]:
     """One VeRL row. Text becomes one user message; chat messages stay as they are.
 
-    Raises `ValueError` with what is wrong with the row.
+    Raises `ValueError` that says what is wrong with the row.
     """
     for field in (prompt_field, answer_field):
         if row.get(field) is None:
@@ -53,12 +53,12 @@ def _messages(prompt: Any, field: str) -> list[dict[str, str]]:
 
 
 def _answer_text(answer: Any) -> str:
-    """Text as it is; numbers as they are written; all else as JSON. One type, so that files can be joined."""
+    """Text unchanged, anything else as JSON. Always text, so that files can be joined."""
     return answer if isinstance(answer, str) else json.dumps(answer, default=str)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a .jsonl or .parquet file. `ValueError` for a file that is not what its name says."""
+    """The rows of a .jsonl or .parquet file. Raises `ValueError` if it has another format."""
     if path.suffix == ".jsonl":
         yield from _read_jsonl(path)
         return
@@ -100,11 +100,10 @@ def convert(
     overlong: str,
     count_tokens: CountTokens,
 ) -> int:
-    """Write the rows of all files as one VeRL parquet file; return how many VeRL will keep.
+    """Write the rows of all files as one VeRL parquet file. Returns how many VeRL will keep.
 
-    `field` is the job field that names the files. Raises `JobError` naming the file and
-    row (counted from 1) of the first bad row of each file, or of the first overlong
-    prompt if `overlong` is "error".
+    `field`: the job's field that names the files. Raises `JobError` with the file and row (counted from
+    1) of the first bad row of each file, or of the first overlong prompt if `overlong` is "error".
     """
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []

@@ -1,7 +1,6 @@
-"""What is done before Ray starts: tokenizer, reward and prompts, checked and converted.
+"""Checks tokenizer and reward and converts the prompts, before Ray starts.
 
-Everything that a user can get wrong and that can be seen without the cluster is found
-here, in seconds, and named by its field.
+Errors of the user that can be found without the cluster are found here, within seconds, and name the field.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _MODEL = "spec.model.path"
 
 
 def prepare(job: RLHFJob, output: Path) -> None:
-    """Check the job and write its prompts for VeRL under `output`. Raises `JobError`."""
+    """Check the job and write its prompts under `output`. Raises `JobError`."""
     _check_reward(job.spec.reward.function)
     count = prompt_counter(job.spec.model.path, trust_remote_code=job.spec.model.trust_remote_code)
     data = job.spec.data
@@ -39,7 +38,11 @@ def prepare(job: RLHFJob, output: Path) -> None:
             data.validation, validation_file(job, output), field="spec.data.validation", split="validation"
         )
         if kept == 0:
-            raise _problem("spec.data.validation", "no prompt is left", "name files with prompts that fit")
+            raise _problem(
+                "spec.data.validation",
+                "no prompt fits into maxPromptTokens",
+                "use files with shorter prompts, or raise spec.data.maxPromptTokens",
+            )
 
 
 def _check_reward(function: str) -> None:
@@ -50,25 +53,25 @@ def _check_reward(function: str) -> None:
 
 
 def _check_batch(num_prompts: int, batch_prompts: int) -> None:
-    """VeRL drops the last, incomplete batch: with fewer prompts than one there would be no step."""
+    """VeRL drops an incomplete last batch: with fewer prompts than a batch there would be no step."""
     if num_prompts < batch_prompts:
         raise _problem(
             "spec.training.batchPrompts",
-            f"{batch_prompts} prompts a step, but the training files hold only {num_prompts}",
+            f"{batch_prompts} prompts per step, but the training files have only {num_prompts}",
             "use a smaller batch, or more prompts",
         )
 
 
 def prompt_counter(model: str, *, trust_remote_code: bool) -> CountTokens:
-    """A function from chat messages to the number of tokens that the model's tokenizer makes of them.
+    """A function that counts the tokens of chat messages with the model's tokenizer.
 
-    Raises `JobError` for a model without a tokenizer, or whose tokenizer has no chat template.
+    Raises `JobError` for a model without a tokenizer, or a tokenizer without a chat template.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except Exception as error:  # what a broken tokenizer raises is up to its files and their code
+    except Exception as error:  # a broken tokenizer can raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "save the model's tokenizer in its directory, or name a model that has one"
         raise _problem(_MODEL, f"{model} has no usable tokenizer ({reason})", remedy) from error

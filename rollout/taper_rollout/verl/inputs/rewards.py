@@ -1,8 +1,8 @@
-"""Rewards: the built-in ones, and the guard around every reward that VeRL calls (VeRL 0.9.1).
+"""The built-in rewards, and the wrapper around every reward that VeRL calls (VeRL 0.9.1).
 
-VeRL takes a sample whose reward raised for a missing sample and trains on without it. The
-guard tells the run's reporter which function raised what, so that the run ends with it.
-It is given to VeRL as its custom reward function, with the job's own as an argument.
+If a reward raises, VeRL treats the sample as missing and continues. The wrapper, `score`, also posts the
+error to the run's reporter, which ends the run. VeRL calls it as its custom reward function, with the
+job's function as an argument.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RewardFunction = Callable[..., Any]
 
 
 class RewardFailed(RuntimeError):
-    """A reward function raised, or returned what is no score."""
+    """A reward function raised, or did not return a score."""
 
 
 def exact_match(
@@ -37,9 +37,9 @@ def exact_match(
     *,
     ignore_case: bool = False,
 ) -> float:
-    """1.0 if the response is the reference answer, white space at both ends aside; else 0.0."""
-    said, wanted = solution_str.strip(), ground_truth.strip()
-    return float(said.lower() == wanted.lower() if ignore_case else said == wanted)
+    """1.0 if the response equals the reference answer, ignoring surrounding white space; else 0.0."""
+    answer, expected = solution_str.strip(), ground_truth.strip()
+    return float(answer.lower() == expected.lower() if ignore_case else answer == expected)
 
 
 def number(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
@@ -47,21 +47,21 @@ def number(data_source: str, solution_str: str, ground_truth: str, extra_info: A
     found = re.findall(r"-?\d[\d,]*\.?\d*", solution_str)
     if not found:
         return 0.0
-    said, wanted = (float(text.replace(",", "")) for text in (found[-1], ground_truth))
-    return float(math.isclose(said, wanted, rel_tol=1e-9, abs_tol=1e-9))
+    answer, expected = (float(text.replace(",", "")) for text in (found[-1], ground_truth))
+    return float(math.isclose(answer, expected, rel_tol=1e-9, abs_tol=1e-9))
 
 
 def gsm8k(
     data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, *, method: str = "strict"
 ) -> float:
-    """VeRL's GSM8K score: the number after `####` (`method: flexible`: the last number) is right."""
+    """VeRL's GSM8K score: 1.0 if the number after `####` (`method: flexible`: the last number) is correct."""
     from verl.utils.reward_score.gsm8k import compute_score
 
     return float(compute_score(solution_str, ground_truth, method=method))
 
 
 def math_boxed(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
-    """VeRL's MATH score: what the last `\\boxed{}` holds is equivalent to the reference answer."""
+    """VeRL's MATH score: 1.0 if the content of the last `\\boxed{}` is equivalent to the reference answer."""
     from verl.utils.reward_score.math_reward import compute_score
 
     return float(compute_score(solution_str, ground_truth))
@@ -79,8 +79,7 @@ BUILT_IN: dict[str, RewardFunction] = {
 def reward_function(name: str) -> RewardFunction:
     """The function of a built-in name or of `file.py:function`.
 
-    Raises `ValueError` for a name or function that does not exist, and `RewardFailed` for
-    a file that raises when it is loaded.
+    Raises `ValueError` if it does not exist, and `RewardFailed` if loading the file raises.
     """
     file, colon, function = name.rpartition(":")
     if not colon:
@@ -114,10 +113,10 @@ def score(
     run: str | None = None,
     **verl_arguments: Any,
 ) -> Score:
-    """What VeRL calls for each response: the job's reward, guarded.
+    """Call the job's reward for a response, as VeRL's custom reward function.
 
-    Returns a number, or a mapping with the number under "score". Raises `RewardFailed`
-    naming the function and what it raised or returned, after telling the run `run`.
+    Returns a number, or a mapping with the number under "score". Raises `RewardFailed` with the function
+    and its error or result, after posting it to the reporter `run`.
     """
     try:
         result = reward_function(function)(
@@ -134,7 +133,7 @@ def score(
     except Exception as error:
         failure = RewardFailed(f"the reward {function} failed: {type(error).__name__}: {error}")
         if run is not None:
-            _tell(run, str(failure))
+            _post_failure(run, str(failure))
         raise failure from error
 
 
@@ -143,7 +142,7 @@ async def _awaited(result: Any) -> Any:
 
 
 def checked(result: Any) -> Score:
-    """`result` if it is a score. Raises `TypeError` or `ValueError` if it is not."""
+    """`result`, if it is a score. Raises `TypeError` or `ValueError` otherwise."""
     value = result.get("score") if isinstance(result, Mapping) else result
     if not isinstance(value, numbers.Real):
         raise TypeError(f'it returned {result!r}; return a number, or a mapping with a number under "score"')
@@ -152,7 +151,7 @@ def checked(result: Any) -> Score:
     return result if isinstance(result, Mapping) else float(value)
 
 
-def _tell(run: str, message: str) -> None:
+def _post_failure(run: str, message: str) -> None:
     import ray
 
     ray.get(ray.get_actor(run).post.remote({"kind": "Failure", "message": message}), timeout=30)

@@ -1,11 +1,11 @@
-"""The Ray actor that serves the metrics of a node: one endpoint, however many replicas the node holds.
+"""The Ray actor that serves the metrics of a node: one endpoint for all of its replicas.
 
-Replicas and trainer post their events to it and never wait for it: a host that is slow, dead or
-gone costs figures and nothing else. Ray runs an actor's posts in the order in which they were
-sent, but for one that is large (a long stage's record): what is told within the same
-milliseconds may overtake it, and a gauge is then wrong until the next glance.
+Replicas and trainer post their events to it and never wait for it: if it is slow or gone, metrics are
+lost and nothing else. Ray delivers an actor's posts in order, except large ones (the record of a long
+stage): events posted within the same milliseconds may overtake them, and a gauge is then wrong until the
+next progress event.
 
-`RolloutMetrics` wants a process without an engine, and this one has none.
+`RolloutMetrics` needs a process without an engine, which this actor has.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from taper_rollout.verl.replica_name import metrics_name
 
 START_SECONDS = 120.0
 MAX_ATTEMPTS, RETRY_SECONDS = 5, 0.2
-# Posts that may wait for a host that hangs; more of them would fill the replica's memory, and are dropped.
+# Pending posts for a host that hangs. Further posts are dropped, or they would fill the replica's memory.
 MAX_PENDING_POSTS = 1_000
 EVERYWHERE = frozenset({"0.0.0.0", "::"})
 
@@ -32,10 +32,10 @@ _logger = logging.getLogger(__name__)
 
 
 class MetricsHost:
-    """Holds a node's figures and answers `GET /metrics`. `run` names the run's reporter, None without one."""
+    """Holds a node's metrics and answers `GET /metrics`. `run`: name of the run's reporter, or None."""
 
     def __init__(self, run: str | None) -> None:
-        # Imported here: replicas know this class too, and their engine decides how figures are kept.
+        # Imported here, because replicas import this class, and their engine changes `prometheus_client`.
         from taper_rollout.metrics.collector import RolloutMetrics
         from taper_rollout.metrics.server import MetricsServer
 
@@ -45,9 +45,9 @@ class MetricsHost:
         self._starting = asyncio.Lock()
 
     async def start(self, endpoint: MetricsEndpoint) -> tuple[str, int]:
-        """Listen, and tell the run where. Replicas of a node all call it; the first call counts.
+        """Listen, and report the address to the run. Only the first call on a node has an effect.
 
-        Raises `ValueError` naming the field where nobody can listen there.
+        Raises `ValueError` that names the field if it cannot listen.
         """
         async with self._starting:
             if not self._server.address[1]:
@@ -55,27 +55,28 @@ class MetricsHost:
                     await self._server.start(endpoint.host, endpoint.port)
                 except OSError as error:
                     await self._server.close()
-                    raise ValueError(endpoint.refusal(error)) from None
-                self._tell(*self._server.address)
+                    raise ValueError(endpoint.problem(error)) from None
+                self._report_address(*self._server.address)
         return self._server.address
 
-    def _tell(self, host: str, port: int) -> None:
+    def _report_address(self, host: str, port: int) -> None:
         address = ray.util.get_node_ip_address()
         reached = address if host in EVERYWHERE else host
         url = f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/metrics"
         num_nodes = sum(node["Alive"] for node in ray.nodes())
         if self._reporter is None:
-            sys.stdout.write(f"metrics: {url}\n")  # which Ray shows, as VeRL's own lines
+            sys.stdout.write(f"metrics: {url}\n")  # shown by Ray, like VeRL's own lines
             return
-        node = address if num_nodes > 1 else None  # a loopback address says nothing where there are several
+        # With several nodes, a loopback address alone would be ambiguous.
+        node = address if num_nodes > 1 else None
         self._reporter.post.remote({"kind": "MetricsServed", "url": url, "node": node})
 
     async def post(self, event: dict[str, Any]) -> None:
-        """Write down an event in JSON form. One that cannot be understood is logged: nobody waits for it."""
+        """Count an event in JSON form. Logs errors instead of raising, as the caller does not wait."""
         try:
             self._metrics.record(event)
         except Exception:
-            _logger.exception("an event was not counted: %s", event.get("kind"))
+            _logger.exception("an event of kind %s was not counted", event.get("kind"))
 
     async def close(self) -> None:
         """Stop listening."""
@@ -83,10 +84,10 @@ class MetricsHost:
 
 
 async def serve_metrics(endpoint: MetricsEndpoint, *, run: str | None, node: str) -> Any:
-    """The handle of the host on the node with the Ray id `node`, once it listens; made if there is none.
+    """Get or start the host on the node with the Ray id `node`. Returns its handle once it listens.
 
-    It lives as long as handles of it do. Raises `ValueError` naming the field where it cannot
-    listen, and `TimeoutError` after `START_SECONDS`.
+    It lives as long as its handles. Raises `ValueError` that names the field if it cannot listen, and
+    `TimeoutError` after `START_SECONDS`.
     """
     for attempt in range(1, MAX_ATTEMPTS + 1):
         host = _host(run, node)
@@ -94,10 +95,10 @@ async def serve_metrics(endpoint: MetricsEndpoint, *, run: str | None, node: str
             await asyncio.wait_for(host.start.remote(endpoint), START_SECONDS)
         except TimeoutError:
             raise TimeoutError(
-                f"{endpoint.field}: not served within {START_SECONDS:g} s on node {node}"
+                f"{endpoint.field}: the endpoint on node {node} did not start within {START_SECONDS:g} s"
             ) from None
         except ray.exceptions.ActorDiedError:
-            # Another replica had made that one and, as it could not listen, dropped the last handle of it.
+            # Another replica started this host, which could not listen, and dropped its last handle.
             if attempt == MAX_ATTEMPTS:
                 raise
             await asyncio.sleep(RETRY_SECONDS)
@@ -121,23 +122,23 @@ def _host(run: str | None, node: str) -> Any:
 
 
 def post_to(host: Any, event: dict[str, Any]) -> Any:
-    """Send an event to a host; the result to wait for, or None where nothing was sent. Never raises."""
+    """Post an event to a host. Returns the pending result, or None if nothing was sent. Never raises."""
     if event["kind"] not in COUNTED_EVENTS:
         return None
     try:
         return host.post.remote(event)
     except Exception as error:
-        _logger.warning("a metrics host cannot be reached: %s", error)
+        _logger.warning("cannot reach a metrics host: %s", error)
         return None
 
 
 def post_to_all(run: str, event: dict[str, Any]) -> None:
-    """Send an event to the run's hosts on all nodes. Never raises."""
+    """Post an event to the run's hosts on all nodes. Never raises."""
     prefix = metrics_name(run, "")
     try:
         hosts = [ray.get_actor(name) for name in ray.util.list_named_actors() if name.startswith(prefix)]
     except Exception as error:
-        _logger.warning("the metrics hosts cannot be found: %s", error)
+        _logger.warning("cannot find the metrics hosts: %s", error)
         return
     for host in hosts:
         post_to(host, event)

@@ -1,9 +1,8 @@
-"""VeRL's handle on the rollout in each trainer rank (VeRL 0.9.1): sleep, wake, new weights.
+"""VeRL's interface to the rollout in each trainer rank (VeRL 0.9.1): sleep, wake, new weights.
 
-After each update every trainer rank holds, one after the other, the full tensors of the
-model (VeRL gathers them: a collective, so each rank must drain them all) and hands them to
-its partner in the replica. The first rank of the footprint also speaks to the replica's
-server, so that the server is told once.
+After each update every trainer rank gets the full tensors of the model, one after the other, and sends
+them to its partner in the replica. VeRL gathers them with a collective, so every rank must consume all
+of them. Only the first rank of the footprint calls the replica's server.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from taper_rollout.verl.weights.delivery import SOURCE, rank_address, transfer_a
 
 
 class WeightAdapter(BaseRollout):
-    """One trainer rank's end. In the workers of a rollout with ranks of its own it only holds the place."""
+    """The adapter of one trainer rank. In workers of a rollout with its own ranks it is not used."""
 
     def __init__(
         self, config: Any, model_config: Any, device_mesh: Any = None, replica_rank: int = -1
@@ -49,13 +48,13 @@ class WeightAdapter(BaseRollout):
         return self._server
 
     async def resume(self, tags: list[str]) -> None:
-        """Bring back what `release` gave away: "weights", "kv_cache"."""
+        """Allocate what `release` released: "weights", "kv_cache"."""
         server = await self._connect()
         if self.is_leader_rank:
             await server.resume.remote(tags)
 
     async def release(self) -> None:
-        """Give the rollout's memory to the trainer."""
+        """Release the rollout's memory for the trainer."""
         server = await self._connect()
         if self.is_leader_rank:
             await server.sleep.remote()
@@ -67,16 +66,18 @@ class WeightAdapter(BaseRollout):
         wire_format: str = "named_tensors",
         **settings: Any,
     ) -> None:
-        """Hand the full tensors to this rank's partner; on the leader, return when all ranks serve them.
+        """Send the full tensors to this rank's partner. On the leader, returns when all ranks use them.
 
-        Raises `NotImplementedError` for deltas and LoRA adapters, `TransferFailed` when the
-        partner is gone, and on the leader what the replica says instead, if it says anything.
+        Raises `NotImplementedError` for deltas and LoRA adapters, `TransferFailed` if the partner is
+        gone, and on the leader the replica's own error instead, if it has one.
         """
         if wire_format != "named_tensors":
-            raise NotImplementedError(f"weights as {wire_format!r}: Taper takes full tensors only")
+            raise NotImplementedError(
+                f"wire_format {wire_format!r} is not supported: Taper needs full tensors"
+            )
         if settings.get("peft_config") is not None:
             raise NotImplementedError(
-                "LoRA adapters: Taper takes full tensors only; set model.lora.merge=true"
+                "LoRA adapters are not supported: Taper needs full tensors; set model.lora.merge=true"
             )
         server = await self._connect()
         shared_memory = not is_support_ipc()
@@ -89,7 +90,7 @@ class WeightAdapter(BaseRollout):
             update = server.update_weights.remote(source=SOURCE, arguments=arguments, version=global_steps)
 
         def check() -> None:
-            """The replica's own words come before ours."""
+            """Raise the replica's own error, if it has failed already."""
             if update is not None and ray.wait([update], timeout=0)[0]:
                 ray.get(update)
 

@@ -1,11 +1,11 @@
-"""VeRL's bucketed weight transfer (VeRL 0.9.1), made to give up and to clean up.
+"""VeRL's bucketed weight transfer (VeRL 0.9.1), with deadlines and clean-up.
 
-A sender packs tensors into one buffer (device memory behind CUDA IPC, or a shared-memory
-segment on CPU), tells the receiver over a socket what lies where, and fills it again once
-the receiver has answered. VeRL's two ends wait for each other for ever. Here each wait
-ends with `TransferFailed` after `silence_seconds`, or as soon as `check` raises; the
-receiver is a generator instead of a callback; and nothing stays behind in `/dev/shm`: the
-segment is unlinked by the sender on all exits, and the receiver maps it without claiming it.
+A sender packs tensors into one buffer (device memory behind CUDA IPC, or a shared-memory segment on
+CPU), sends the receiver their offsets over a socket, and refills the buffer once the receiver has
+answered. VeRL's two ends wait for each other forever. Here each wait ends with `TransferFailed` after
+`silence_seconds`, or as soon as `check` raises. The receiver is a generator instead of a callback.
+Nothing is left in `/dev/shm`: the sender unlinks the segment on every exit, and the receiver maps it
+without owning it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from taper_rollout.verl.weights import transfer_module
 
 SILENCE_SECONDS = 120.0
 _POLL_MILLISECONDS = 200
-# What may still be on its way when a socket is closed gets this long, never more.
+# How long a closed socket may take to deliver pending data.
 _LINGER_MILLISECONDS = 1000
 
 _transfer: Any = transfer_module.load()
@@ -31,15 +31,15 @@ _still_mapped: list[mmap.mmap] = []
 
 
 class TransferFailed(RuntimeError):
-    """The other end of a weight transfer is gone or silent."""
+    """The other end of a weight transfer is gone or does not answer."""
 
 
 def _nothing() -> None:
-    """The check of an end that has nobody to ask."""
+    """The default check, which always passes."""
 
 
-class _PatientSocket:
-    """A ZeroMQ socket whose waits end: after `silence_seconds`, or when `check` raises."""
+class _DeadlineSocket:
+    """A ZeroMQ socket whose waits end after `silence_seconds`, or when `check` raises."""
 
     def __init__(self, socket: Any, silence_seconds: float, check: Callable[[], None]) -> None:
         self._socket = socket
@@ -54,20 +54,20 @@ class _PatientSocket:
                 raise TransferFailed(f"weight transfer: {what} for {self._silence_seconds:g} s")
 
     def recv(self) -> bytes:
-        self._wait(zmq.PollEvent.POLLIN, "the other end was silent")
+        self._wait(zmq.PollEvent.POLLIN, "the other end did not answer")
         data: bytes = self._socket.recv()
         return data
 
     def recv_pyobj(self) -> Any:
-        self._wait(zmq.PollEvent.POLLIN, "the other end was silent")
+        self._wait(zmq.PollEvent.POLLIN, "the other end did not answer")
         return self._socket.recv_pyobj()
 
     def send(self, data: bytes) -> None:
-        self._wait(zmq.PollEvent.POLLOUT, "nobody took the data")
+        self._wait(zmq.PollEvent.POLLOUT, "the other end did not take the data")
         self._socket.send(data)
 
     def send_pyobj(self, value: Any) -> None:
-        self._wait(zmq.PollEvent.POLLOUT, "nobody took the data")
+        self._wait(zmq.PollEvent.POLLOUT, "the other end did not take the data")
         self._socket.send_pyobj(value)
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class _Sender(_transfer.BucketedWeightSender):
 
     def _init_socket(self) -> None:
         super()._init_socket()
-        self.socket: Any = _PatientSocket(self.socket, self._silence_seconds, self._check)
+        self.socket: Any = _DeadlineSocket(self.socket, self._silence_seconds, self._check)
 
 
 class _Receiver(_transfer.BucketedWeightReceiver):
@@ -93,7 +93,7 @@ class _Receiver(_transfer.BucketedWeightReceiver):
 
     def _init_socket(self) -> None:
         super()._init_socket()
-        self.socket: Any = _PatientSocket(self.socket, self._silence_seconds, self._check)
+        self.socket: Any = _DeadlineSocket(self.socket, self._silence_seconds, self._check)
 
     def _init_buffer(self) -> None:
         if not self.use_shm:
@@ -105,7 +105,7 @@ class _Receiver(_transfer.BucketedWeightReceiver):
         self.socket.send(b"")
 
     def buckets(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """VeRL's `receive_weights`, turned inside out."""
+        """VeRL's `receive_weights` as a generator."""
         try:
             self._init_socket()
             self._init_buffer()
@@ -134,7 +134,7 @@ class _Receiver(_transfer.BucketedWeightReceiver):
         return view
 
     def _unmap(self) -> None:
-        """Close the mapping. VeRL's clean-up would raise, and not answer, while somebody holds a tensor."""
+        """Close the mapping. VeRL's own clean-up would raise while a tensor is in use."""
         self.buffer = None
         if self.shm is not None:
             _still_mapped.append(self.shm)
@@ -151,11 +151,11 @@ async def send_buckets(
     silence_seconds: float = SILENCE_SECONDS,
     check: Callable[[], None] = _nothing,
 ) -> None:
-    """Send full tensors to the one receiver at `address`.
+    """Send full tensors to the receiver at `address`.
 
-    Raises `TransferFailed` when the receiver stays silent, whatever `check` raises (it is
-    called a few times a second while waiting), and `AssertionError` for a tensor larger
-    than a bucket in shared memory.
+    Raises `TransferFailed` if the receiver does not answer, whatever `check` raises (called several
+    times a second while waiting), and `AssertionError` for a tensor larger than a bucket in shared
+    memory.
     """
     sender = _Sender(
         zmq_handle=address,
@@ -175,11 +175,11 @@ def take_buckets(
     silence_seconds: float = SILENCE_SECONDS,
     check: Callable[[], None] = _nothing,
 ) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """Yield the buckets of the one sender at `address`, each a list of (name, full tensor).
+    """Yield the buckets of the sender at `address`, each a list of (name, full tensor).
 
-    The tensors are views of the transfer buffer: they are valid until the next bucket is
-    asked for, and the list is emptied then. Raises `TransferFailed` when the sender stays
-    silent. A consumer that stops early leaves the sender without its answer: it fails too.
+    The tensors are views of the transfer buffer: they are valid until the next bucket is requested, and
+    the list is cleared then. Raises `TransferFailed` if the sender does not answer. If the consumer
+    stops early, the sender gets no answer and fails too.
     """
     receiver = _Receiver(
         zmq_handle=address,
@@ -192,7 +192,7 @@ def take_buckets(
 
 
 def _map(name: str, num_bytes: int) -> mmap.mmap:
-    """Map the sender's segment. `SharedMemory` would also claim it for this process and unlink it at exit."""
+    """Map the sender's segment. `SharedMemory` would also unlink it when this process ends."""
     file = os.open(f"/dev/shm/{name}", os.O_RDWR)
     try:
         return mmap.mmap(file, num_bytes)
@@ -204,5 +204,5 @@ def _closed(segment: mmap.mmap) -> bool:
     try:
         segment.close()
     except BufferError:
-        return False  # a tensor of the last bucket is still referred to; tried again at the next transfer
+        return False  # a tensor of the last bucket is still in use; retried at the next transfer
     return True

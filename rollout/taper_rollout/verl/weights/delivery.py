@@ -1,8 +1,7 @@
 """Weights from the trainer's ranks to a replica's ranks: addresses, and the receiving end (VeRL 0.9.1).
 
-Rank r of a footprint hands the full tensors to rank r of the replica: one sender and one
-receiver a pair, none of the traffic crosses ranks. This module runs in the rank processes,
-so it imports no more of VeRL than its device interface.
+Rank r of a footprint sends the full tensors to rank r of the replica: each pair has one sender and one
+receiver. This module runs in the rank processes, so it imports nothing of VeRL but its device interface.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ SOURCE = "taper_rollout.verl.weights.delivery:receive_buckets"
 
 
 def receive_buckets(arguments: dict[str, Any]) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """The tensors for the rank whose process this runs in: lists of (name, full unsharded tensor).
+    """The tensors for the rank of this process, as lists of (name, full unsharded tensor).
 
-    `arguments` are the rank's from `transfer_arguments`. A list and its tensors are valid
-    until the next is asked for. Raises `TransferFailed`.
+    `arguments`: the rank's item of `transfer_arguments`. A list and its tensors are valid until the next
+    is requested. Raises `TransferFailed`.
     """
     device = get_device_id()
     yield from take_buckets(
@@ -34,9 +33,9 @@ def receive_buckets(arguments: dict[str, Any]) -> Iterator[list[tuple[str, torch
 
 
 def rank_address(channel: str, transfer: int, rank: int) -> str:
-    """The socket of a pair: in Linux's abstract namespace, so that no file can be left behind.
+    """The socket of a pair, in Linux's abstract namespace, so that no file can be left behind.
 
-    Each transfer has its own: a name is free again only some time after its socket was closed.
+    Each transfer has its own address, as one is free again only some time after its socket was closed.
     """
     return f"ipc://@taper-{channel}-{transfer}-{rank}"
 
@@ -44,7 +43,7 @@ def rank_address(channel: str, transfer: int, rank: int) -> str:
 def transfer_arguments(
     channel: str, transfer: int, num_ranks: int, *, shared_memory: bool
 ) -> list[dict[str, Any]]:
-    """What `receive_buckets` gets in each rank's process."""
+    """The arguments of `receive_buckets`, per rank."""
     return [
         {
             "address": rank_address(channel, transfer, rank),

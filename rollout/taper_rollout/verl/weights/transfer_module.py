@@ -1,6 +1,6 @@
 """VeRL's weight transfer module (VeRL 0.9.1), loaded by its path.
 
-Its package refuses to be imported without vLLM, although the module does not need it.
+Its package cannot be imported without vLLM, although the module does not need it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NAME = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 
 
 def load() -> Any:
-    """The module, one and the same in a process. Raises `ModuleNotFoundError` where VeRL has none."""
+    """The module, loaded once per process. Raises `ModuleNotFoundError` if VeRL does not have it."""
     if NAME in sys.modules:
         return sys.modules[NAME]
     verl = importlib.util.find_spec("verl")

@@ -11,6 +11,7 @@ import pytest
 from taper_policy.decision.decision import Decision
 from taper_policy.decision.ledger import DecisionEntry, ReviewEntry, StageEndEntry, SwitchOutcomeEntry
 from taper_policy.review.replica_history import replica_histories, same_choice
+from taper_rollout.profiling.calibration import reported_steps
 from taper_rollout.replica.coordinator import Generated
 from taper_rollout.replica.events import StageProgress, StageRecord, SwitchDone
 from taper_rollout.replica.stage import prompt_digest
@@ -38,7 +39,8 @@ def log_probs(responses: list[Generated]) -> list[float]:
 
 
 def test_a_calibration_has_a_step_of_each_layout(llama: Replica) -> None:
-    table = llama.coordinator._stages.step_times.table().as_json()
+    assert llama.profile is not None
+    table = reported_steps(llama.profile, (1, 2))
     assert {entry["degree"] for entry in table} == {1, 2}
     assert {entry["batch"] for entry in table} >= {1, 4}
     assert all(0 < entry["seconds"] < 5 for entry in table)

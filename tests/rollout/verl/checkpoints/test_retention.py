@@ -1,4 +1,4 @@
-"""What earlier attempts have saved goes when newer checkpoints are whole, and never the newest of those."""
+"""Checkpoints of earlier attempts are removed once newer ones are complete, never the newest of those."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .test_selection import ACTOR, MODEL_1, attempt, config, save, truncate
 
 
 def steps_in(base: Path) -> dict[str, list[int]]:
-    """The steps that are there, by the end of their directory's name."""
+    """The steps of the existing checkpoints, from the names of their directories."""
     places = base.glob("*/global_step_*")
     steps: dict[str, list[int]] = {}
     for place in places:
@@ -29,7 +29,7 @@ def steps_in(base: Path) -> dict[str, list[int]]:
     return {name: sorted(found) for name, found in sorted(steps.items())}
 
 
-def test_what_is_older_than_the_newest_of_all_attempts_goes(tmp_path: Path) -> None:
+def test_checkpoints_older_than_the_newest_of_all_attempts_are_removed(tmp_path: Path) -> None:
     for number, step in ((1, 2), (1, 4), (1, 6), (2, 5), (2, 7), (3, 8)):
         save(attempt(tmp_path, number), step)
     remove_old_checkpoints(attempt(tmp_path, 3), (ACTOR,), 3)
@@ -38,14 +38,14 @@ def test_what_is_older_than_the_newest_of_all_attempts_goes(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_two_stay_at_least(tmp_path: Path, keep: int) -> None:
+def test_at_least_two_are_kept(tmp_path: Path, keep: int) -> None:
     for number, step in ((1, 4), (1, 6), (2, 8)):
         save(attempt(tmp_path, number), step)
     remove_old_checkpoints(attempt(tmp_path, 2), (ACTOR,), keep)
     assert steps_in(tmp_path) == {"0001": [6], "0002": [8]}
 
 
-def test_a_damaged_one_does_not_count(tmp_path: Path) -> None:
+def test_damaged_checkpoints_do_not_count(tmp_path: Path) -> None:
     for number, step in ((1, 4), (1, 5), (1, 6), (2, 8)):
         save(attempt(tmp_path, number), step)
     for number, step in ((1, 5), (1, 6), (2, 8)):
@@ -54,7 +54,7 @@ def test_a_damaged_one_does_not_count(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == {"0001": [4, 5, 6], "0002": [8]}
 
 
-def test_nothing_of_its_own_of_a_later_attempt_or_of_another_job_goes(tmp_path: Path) -> None:
+def test_those_of_this_or_a_later_attempt_or_another_job_are_kept(tmp_path: Path) -> None:
     for place in (attempt(tmp_path, 2), attempt(tmp_path, 3), attempt(tmp_path, 1, "other"), tmp_path / "x"):
         for step in (1, 2, 3):
             save(place, step)
@@ -67,7 +67,7 @@ def test_nothing_of_its_own_of_a_later_attempt_or_of_another_job_goes(tmp_path: 
     assert {place.relative_to(attempt(tmp_path, 1)).parts[0] for place in gone} == {"global_step_1"}
 
 
-def test_what_cannot_be_removed_ends_nothing(
+def test_a_checkpoint_that_cannot_be_removed_is_only_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number, step in ((1, 1), (2, 2), (2, 3)):
@@ -87,17 +87,17 @@ def test_what_cannot_be_removed_ends_nothing(
     own=st.integers(1, 4),
     keep=st.integers(1, 3),
 )
-def test_a_run_goes_on_from_where_it_would_have(
+def test_removal_does_not_change_the_checkpoint_to_resume_from(
     tmp_path_factory: pytest.TempPathFactory, saved: set[tuple[int, int, bool]], own: int, keep: int
 ) -> None:
-    """For this attempt and every later one, and from one whole checkpoint more if the first is lost."""
+    """For this attempt and every later one, and from another complete one if the first is lost."""
     base = tmp_path_factory.mktemp("base")
     whole = {}
-    for number, step, is_whole in saved:
-        place = save(attempt(base, number), step, told=False)
-        if not is_whole:
+    for number, step, is_complete in saved:
+        place = save(attempt(base, number), step, is_recorded=False)
+        if not is_complete:
             truncate(place / MODEL_1)
-        whole[number, step] = is_whole
+        whole[number, step] = is_complete
     before = {number: resumption(attempt(base, number), (ACTOR,)) for number in (own, own + 1)}
     remove_old_checkpoints(attempt(base, own), (ACTOR,), keep)
     assert {number: resumption(attempt(base, number), (ACTOR,)) for number in before} == before
@@ -109,7 +109,7 @@ def test_a_run_goes_on_from_where_it_would_have(
 
 
 class Trainer:
-    """VeRL's, as far as it is changed: it saves step 5, then 6."""
+    """A fake of VeRL's trainer that saves step 5, then 6."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -121,7 +121,7 @@ class Trainer:
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    """In the second of two attempts. VeRL's own takes seconds to import: tests/e2e trains with it."""
+    """The trainer of the second attempt. VeRL's own takes seconds to import: tests/e2e trains with it."""
     for step in (3, 4):
         save(attempt(tmp_path, 1), step)
     module = SimpleNamespace(PPOTrainer=type("PPOTrainer", (Trainer,), {}))
@@ -136,14 +136,14 @@ def changed(directory: Path, keep: int | None) -> Any:
     return made
 
 
-def test_verl_has_them_removed_after_each_save(tmp_path: Path, trainer: Trainer) -> None:
+def test_old_checkpoints_are_removed_after_each_save(tmp_path: Path, trainer: Trainer) -> None:
     keep_newest(changed(attempt(tmp_path, 2), 2), has_critic=False)
     for left in ({"0001": [4], "0002": [5]}, {"0002": [5, 6]}):
         trainer._save_checkpoint()
         assert steps_in(tmp_path) == left
 
 
-def test_where_no_number_is_given_all_stay(tmp_path: Path, trainer: Trainer) -> None:
+def test_without_a_number_all_are_kept(tmp_path: Path, trainer: Trainer) -> None:
     keep_newest(changed(attempt(tmp_path, 2), None), has_critic=False)
     trainer._save_checkpoint()
     assert steps_in(tmp_path) == {"0001": [3, 4], "0002": [5]}

@@ -1,4 +1,4 @@
-"""Where a run goes on from: the newest complete checkpoint of all attempts, and nothing is written."""
+"""The checkpoint to resume from: the newest complete one of all attempts, without writing anything."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def attempt(base: Path, number: int, uid: str = UID) -> Path:
     return base / AttemptDirectory(uid, number).name
 
 
-def save(folder: Path, step: int, *, told: bool = True, shards: tuple[Shards, ...] = (ACTOR,)) -> Path:
-    """A checkpoint as VeRL leaves it."""
+def save(folder: Path, step: int, *, is_recorded: bool = True, shards: tuple[Shards, ...] = (ACTOR,)) -> Path:
+    """A checkpoint as VeRL saves it. is_recorded: its step is in VeRL's tracker file"""
     place = folder / f"global_step_{step}"
     for file in (*(file for part in shards for file in part.files()), DATA_FILE):
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(place / file, "w") as archive:
             archive.writestr("archive/data.pkl", b"pickled")
             archive.writestr("archive/data/0", bytes(4096))
-    if told:
+    if is_recorded:
         (folder / TRACKER_FILE).write_text(str(step))
     return place
 
 
 def steps_of(found: Resumption) -> tuple[int | None, list[str]]:
-    newer = [each.directory.name.removeprefix("global_step_") for each in found.passed_over]
+    newer = [each.directory.name.removeprefix("global_step_") for each in found.skipped]
     return (found.checkpoint.step if found.checkpoint else None), newer
 
 
@@ -54,7 +54,7 @@ def empty(file: Path) -> None:
 
 
 def make_hole(file: Path) -> None:
-    """A length that was written before the content was, as after a machine went down."""
+    """A file whose length was written before its content, as after a crash of the machine."""
     content = file.read_bytes()
     file.write_bytes(bytes(2048) + content[2048:])
 
@@ -63,14 +63,14 @@ def of_an_empty_archive(file: Path) -> None:
     zipfile.ZipFile(file, "w").close()
 
 
-def test_without_a_checkpoint_training_begins(tmp_path: Path) -> None:
+def test_without_a_checkpoint_training_starts_from_the_beginning(tmp_path: Path) -> None:
     assert resumption(tmp_path / "none", (ACTOR,)) == Resumption(checkpoint=None)
     (tmp_path / "global_step_x").mkdir()
     (tmp_path / "global_step_3").write_text("a file")
     assert resumption(tmp_path, (ACTOR,)) == Resumption(checkpoint=None)
 
 
-def test_a_run_goes_on_in_its_own_directory(tmp_path: Path) -> None:
+def test_a_run_resumes_from_its_own_directory(tmp_path: Path) -> None:
     for step in (9, 10, 11):
         save(tmp_path, step)
     found = resumption(tmp_path, (ACTOR,))
@@ -79,7 +79,7 @@ def test_a_run_goes_on_in_its_own_directory(tmp_path: Path) -> None:
     assert found.checkpoint.directory == tmp_path / "global_step_11"
 
 
-def test_an_attempt_goes_on_from_the_newest_of_earlier_ones(tmp_path: Path) -> None:
+def test_an_attempt_resumes_from_the_newest_of_earlier_attempts(tmp_path: Path) -> None:
     save(attempt(tmp_path, 1), 4)
     save(attempt(tmp_path, 2), 6)
     attempt(tmp_path, 3).mkdir()
@@ -88,7 +88,7 @@ def test_an_attempt_goes_on_from_the_newest_of_earlier_ones(tmp_path: Path) -> N
     assert found.checkpoint.directory == attempt(tmp_path, 2) / "global_step_6"
 
 
-def test_of_equal_steps_the_later_attempts_counts(tmp_path: Path) -> None:
+def test_of_equal_steps_the_later_attempts_is_used(tmp_path: Path) -> None:
     for number in (2, 10, 1):
         save(attempt(tmp_path, number), 4)
     found = resumption(attempt(tmp_path, 11), (ACTOR,))
@@ -96,7 +96,7 @@ def test_of_equal_steps_the_later_attempts_counts(tmp_path: Path) -> None:
     assert found.checkpoint.directory.parent == attempt(tmp_path, 10)
 
 
-def test_nothing_of_another_job_or_a_later_attempt_is_taken(tmp_path: Path) -> None:
+def test_checkpoints_of_another_job_or_a_later_attempt_are_not_used(tmp_path: Path) -> None:
     save(attempt(tmp_path, 1, "another-job"), 8)
     save(attempt(tmp_path, 3), 8)
     save(tmp_path / "checkpoints", 8)
@@ -111,36 +111,36 @@ def test_a_directory_of_another_name_has_no_siblings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, empty, make_hole, of_an_empty_archive, Path.unlink])
 @pytest.mark.parametrize("file", [MODEL_1, "actor/extra_state_world_size_2_rank_0.pt", DATA_FILE])
-def test_a_damaged_one_is_named_and_the_one_before_is_taken(
+def test_a_damaged_checkpoint_is_listed_and_the_one_before_is_used(
     tmp_path: Path, damage: Callable[[Path], None], file: str
 ) -> None:
     save(attempt(tmp_path, 1), 2)
     damage(save(attempt(tmp_path, 1), 4) / file)
     found = resumption(attempt(tmp_path, 2), (ACTOR,))
     assert steps_of(found) == (2, ["4"])
-    assert file in found.passed_over[0].reason
+    assert file in found.skipped[0].reason
 
 
-def test_a_half_written_one_is_not_taken(tmp_path: Path) -> None:
+def test_an_unfinished_checkpoint_is_not_used(tmp_path: Path) -> None:
     save(tmp_path, 2)
-    save(tmp_path, 4, told=False)
+    save(tmp_path, 4, is_recorded=False)
     assert steps_of(resumption(tmp_path, (ACTOR,))) == (2, ["4"])
     (tmp_path / "global_step_6" / "actor").mkdir(parents=True)
     (tmp_path / TRACKER_FILE).write_text("")
     found = resumption(tmp_path, (ACTOR,))
     assert steps_of(found) == (4, ["6"])
-    assert "was not finished" in found.passed_over[0].reason
+    assert "was not finished" in found.skipped[0].reason
 
 
-def test_what_verl_has_removed_is_nothing_to_tell_of(tmp_path: Path) -> None:
-    """`keep` takes the shards away and leaves the rest."""
+def test_checkpoints_that_verl_removed_are_not_listed(tmp_path: Path) -> None:
+    """VeRL removes the shards and leaves the rest."""
     for file in (save(tmp_path, 2) / "actor").iterdir():
         file.unlink()
     (tmp_path / "global_step_2" / "actor").rmdir()
     assert resumption(tmp_path, (ACTOR,)) == Resumption(checkpoint=None)
 
 
-def test_a_critic_is_part_of_it(tmp_path: Path) -> None:
+def test_a_critic_must_be_complete_too(tmp_path: Path) -> None:
     save(tmp_path, 2, shards=(ACTOR, CRITIC))
     save(tmp_path, 4)
     assert steps_of(resumption(tmp_path, (ACTOR,))) == (4, [])
@@ -156,7 +156,7 @@ def test_another_number_of_ranks_is_refused_by_its_field(tmp_path: Path) -> None
         resumption(tmp_path, (four,))
 
 
-def test_what_torch_saves_is_whole(tmp_path: Path) -> None:
+def test_checkpoints_saved_by_torch_are_complete(tmp_path: Path) -> None:
     part = Shards(name="actor", contents=("model",), num_ranks=1)
     place = tmp_path / "global_step_1"
     (place / "actor").mkdir(parents=True)
@@ -173,13 +173,13 @@ def test_what_torch_saves_is_whole(tmp_path: Path) -> None:
     ),
     own=st.integers(1, 4),
 )
-def test_the_newest_that_is_whole_and_nothing_is_written(
+def test_the_newest_complete_one_is_selected_and_nothing_is_written(
     tmp_path_factory: pytest.TempPathFactory, saved: list[tuple[int, int, str]], own: int
 ) -> None:
     base = tmp_path_factory.mktemp("base")
     state: dict[tuple[int, int], bool] = {}
     for number, step, how in saved:
-        place = save(attempt(base, number), step, told=False)
+        place = save(attempt(base, number), step, is_recorded=False)
         if how == "damaged":
             truncate(place / MODEL_1)
         state[step, number] = how == "whole"
@@ -191,7 +191,7 @@ def test_the_newest_that_is_whole_and_nothing_is_written(
     assert (found.checkpoint.directory if found.checkpoint else None) == (
         attempt(base, best[1]) / f"global_step_{best[0]}" if best else None
     )
-    assert [each.directory for each in found.passed_over] == [
+    assert [each.directory for each in found.skipped] == [
         attempt(base, number) / f"global_step_{step}" for step, number in newer
     ]
     assert {file: file.stat().st_mtime_ns for file in base.rglob("*")} == before
@@ -207,7 +207,7 @@ def config(directory: Path, **trainer: str) -> object:
     return OmegaConf.create(content)
 
 
-def test_verl_is_told_the_very_checkpoint(tmp_path: Path) -> None:
+def test_verl_resumes_from_the_selected_checkpoint(tmp_path: Path) -> None:
     save(attempt(tmp_path, 1), 4)
     changed = config(attempt(tmp_path, 2))
     found = resume(changed, has_critic=False)
@@ -220,7 +220,7 @@ def test_verl_is_told_the_very_checkpoint(tmp_path: Path) -> None:
     assert resumed_event(found)["step"] == 4
 
 
-def test_with_nothing_whole_verl_does_not_look_for_itself(tmp_path: Path) -> None:
+def test_without_a_complete_checkpoint_verl_does_not_search_itself(tmp_path: Path) -> None:
     truncate(save(tmp_path, 4) / MODEL_1)
     changed = config(tmp_path)
     found = resume(changed, has_critic=False)
@@ -230,7 +230,7 @@ def test_with_nothing_whole_verl_does_not_look_for_itself(tmp_path: Path) -> Non
     assert len(resumed_event(found)["passed_over"]) == 1
 
 
-def test_who_wants_to_begin_anew_does(tmp_path: Path) -> None:
+def test_resume_never_starts_from_the_beginning(tmp_path: Path) -> None:
     save(tmp_path, 4)
     changed = config(tmp_path, resume_mode="disable")
     assert resume(changed, has_critic=False) is None

@@ -1,4 +1,4 @@
-"""A job's rows in VeRL's form, and what is said about bad ones."""
+"""A job's rows converted for VeRL, and the errors of bad ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_text_becomes_one_user_message() -> None:
     }
 
 
-def test_chat_messages_stay() -> None:
+def test_chat_messages_are_kept() -> None:
     assert row_of({"q": CHAT, "a": "x"})["prompt"] == CHAT
 
 
@@ -64,12 +64,12 @@ def test_answers_are_one_type(answer: Any, text: str) -> None:
         ({"q": [{"role": "user"}], "a": "x"}, "neither text nor a list of messages"),
     ],
 )
-def test_a_bad_row_is_told(row: dict[str, Any], message: str) -> None:
+def test_a_bad_row_is_refused(row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         row_of(row)
 
 
-def test_both_forms_are_joined(tmp_path: Path) -> None:
+def test_jsonl_and_parquet_files_are_joined(tmp_path: Path) -> None:
     jsonl = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "one two", "answer": 1}])
     parquet = tmp_path / "b.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"prompt": [CHAT], "answer": ["x"]}), parquet)
@@ -102,7 +102,7 @@ def test_overlong_prompts_that_verl_handles(tmp_path: Path, overlong: str, kept:
         ("a.parquet", "no parquet", "cannot be read as parquet"),
     ],
 )
-def test_a_file_that_is_not_what_it_says(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(JobError, match=message):
         convert([str(tmp_path / name)], tmp_path / "o.parquet", **SETTINGS)

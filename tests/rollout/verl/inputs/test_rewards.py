@@ -1,4 +1,4 @@
-"""Built-in rewards, the user's own, and the guard that names the one that fails."""
+"""Built-in rewards, the user's own, and the wrapper that reports the one that fails."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from taper_rollout.verl.inputs import rewards
 from taper_rollout.verl.inputs.rewards import RewardFailed, reward_function, score
 
 
-def call(function: str, said: str = "4", wanted: str = "4", run: str | None = None, **settings: Any) -> Any:
-    return score("job", said, wanted, {}, function=function, settings=settings, run=run)
+def call(function: str, answer: str = "4", wanted: str = "4", run: str | None = None, **settings: Any) -> Any:
+    return score("job", answer, wanted, {}, function=function, settings=settings, run=run)
 
 
 @pytest.mark.parametrize(
-    ("function", "said", "wanted", "settings", "expected"),
+    ("function", "answer", "wanted", "settings", "expected"),
     [
         ("exact-match", " 4\n", "4", {}, 1.0),
         ("exact-match", "Yes", "yes", {}, 0.0),
@@ -25,11 +25,11 @@ def call(function: str, said: str = "4", wanted: str = "4", run: str | None = No
         ("number", "no idea", "3", {}, 0.0),
     ],
 )
-def test_built_in(function: str, said: str, wanted: str, settings: dict[str, Any], expected: float) -> None:
-    assert call(function, said, wanted, **settings) == expected
+def test_built_in(function: str, answer: str, wanted: str, settings: dict[str, Any], expected: float) -> None:
+    assert call(function, answer, wanted, **settings) == expected
 
 
-def test_an_unknown_name_lists_what_there_is() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"no built-in reward 'exact'; use exact-match"):
         reward_function("exact")
 
@@ -61,15 +61,15 @@ def test_a_coroutine_function(tmp_path: Path) -> None:
         ("def reward(**_): return float('nan')", "return a finite number"),
     ],
 )
-def test_a_failure_is_named_and_told(
+def test_a_failure_is_named_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
 ) -> None:
-    told: list[tuple[str, str]] = []
-    monkeypatch.setattr(rewards, "_tell", lambda run, text: told.append((run, text)))
+    reported: list[tuple[str, str]] = []
+    monkeypatch.setattr(rewards, "_post_failure", lambda run, text: reported.append((run, text)))
     with pytest.raises(RewardFailed, match=message):
         call(own(tmp_path, body), run="taper_run_1")
-    assert [run for run, _ in told] == ["taper_run_1"]
-    assert "mine.py:reward" in told[0][1]
+    assert [run for run, _ in reported] == ["taper_run_1"]
+    assert "mine.py:reward" in reported[0][1]
 
 
 def test_a_file_that_cannot_be_loaded(tmp_path: Path) -> None:
@@ -77,6 +77,6 @@ def test_a_file_that_cannot_be_loaded(tmp_path: Path) -> None:
         reward_function(own(tmp_path, "1 / 0"))
 
 
-def test_a_function_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_function(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no function 'reward'"):
         reward_function(own(tmp_path, "x = 1"))

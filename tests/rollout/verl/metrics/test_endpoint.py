@@ -1,4 +1,4 @@
-"""Where metrics are served, out of VeRL's settings or a job's, and what is refused by name."""
+"""Where metrics are served, from VeRL's settings or a job's, and which values are refused."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_the_field_is_the_jobs_in_a_run_and_verls_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [
-        (errno.EADDRINUSE, ".port: 9400 is taken on 127.0.0.1; name another one"),
-        (errno.EACCES, ".port: 9400 may not be used (Permission denied); use 1024 or more"),
-        (errno.EADDRNOTAVAIL, ".host: nobody can listen on 127.0.0.1 there (Cannot assign requested"),
+        (errno.EADDRINUSE, ".port: 9400 is in use on 127.0.0.1; use another port"),
+        (errno.EACCES, ".port: 9400 is not permitted (Permission denied); use 1024 or more"),
+        (errno.EADDRNOTAVAIL, ".host: cannot listen on 127.0.0.1 (Cannot assign requested"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_the_field_s_fault(code: int, words: str) -> None:
-    refusal = endpoint_of({"port": 9400}, run="taper_run_1").refusal(OSError(code, os.strerror(code)))
-    assert refusal.startswith(f"{JOB}{words}")
+def test_an_address_that_cannot_be_used_names_the_field(code: int, message: str) -> None:
+    problem = endpoint_of({"port": 9400}, run="taper_run_1").problem(OSError(code, os.strerror(code)))
+    assert problem.startswith(f"{JOB}{message}")

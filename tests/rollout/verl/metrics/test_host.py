@@ -1,4 +1,4 @@
-"""The host of a node's metrics, without Ray around it: who is told, what is refused, what is survived."""
+"""The metrics host of a node, without Ray: what it reports, refuses and survives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NODE_ADDRESS, LOOPBACK = "10.1.2.3", "127.0.0.1"
 
 
 class Handle:
-    """Stands for an actor's handle: notes what is sent to it."""
+    """A fake actor handle, which lists what is sent to it."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.sent: list[Any] = []
@@ -37,7 +37,7 @@ class Handle:
 
 
 class Cluster:
-    """Stands for Ray: named actors and nodes."""
+    """A fake Ray: named actors and nodes."""
 
     def __init__(self) -> None:
         self.actors: dict[str, Any] = {"run": Handle()}
@@ -88,7 +88,7 @@ async def read(address: tuple[str, int]) -> str:
         return await answer.text()
 
 
-def test_every_replica_starts_it_and_the_run_is_told_once(cluster: Cluster) -> None:
+def test_every_replica_starts_it_and_the_address_is_reported_once(cluster: Cluster) -> None:
     async def scenario(host: MetricsHost) -> None:
         first, second = await asyncio.gather(host.start(endpoint()), host.start(endpoint()))
         assert first == second
@@ -100,7 +100,7 @@ def test_every_replica_starts_it_and_the_run_is_told_once(cluster: Cluster) -> N
     served(scenario)
 
 
-def test_an_event_that_is_not_understood_is_logged_and_the_next_one_counts(
+def test_a_bad_event_is_logged_and_the_next_one_counts(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(host: MetricsHost) -> None:
@@ -109,16 +109,16 @@ def test_an_event_that_is_not_understood_is_logged_and_the_next_one_counts(
         assert "taper_training_step 4.0" in await read(await host.start(endpoint()))
 
     served(scenario)
-    assert "an event was not counted: StageProgress" in caplog.text
+    assert "an event of kind StageProgress was not counted" in caplog.text
 
 
-def test_where_it_is_reached_from_elsewhere(cluster: Cluster) -> None:
+def test_an_address_for_all_interfaces_is_reported_as_that_of_the_node(cluster: Cluster) -> None:
     cluster.num_nodes = 2
 
     async def scenario(host: MetricsHost) -> None:
         _, port = await host.start(endpoint("0.0.0.0"))
-        (told,) = cluster.actors["run"].sent
-        assert (told["url"], told["node"]) == (f"http://{NODE_ADDRESS}:{port}/metrics", NODE_ADDRESS)
+        (served,) = cluster.actors["run"].sent
+        assert (served["url"], served["node"]) == (f"http://{NODE_ADDRESS}:{port}/metrics", NODE_ADDRESS)
 
     served(scenario)
 
@@ -131,15 +131,15 @@ def test_without_a_run_the_address_is_printed(cluster: Cluster, capsys: pytest.C
     served(scenario, run=None)
 
 
-def test_a_taken_port_is_the_fields_fault_and_can_be_tried_again(cluster: Cluster) -> None:
+def test_a_port_in_use_names_the_field_and_can_be_retried(cluster: Cluster) -> None:
     async def scenario(host: MetricsHost) -> None:
         with socket.socket() as taken:
             taken.bind((LOOPBACK, 0))
             taken.listen()
             port = taken.getsockname()[1]
-            for _ in range(2):  # another replica of the node hears the same
+            for _ in range(2):  # another replica of the node gets the same error
                 with pytest.raises(
-                    ValueError, match=rf"^spec\.rollout\.metrics\.port: {port} is taken on 127"
+                    ValueError, match=rf"^spec\.rollout\.metrics\.port: {port} is in use on 127"
                 ):
                     await host.start(endpoint(port=port))
         assert cluster.actors["run"].sent == []
@@ -148,10 +148,10 @@ def test_a_taken_port_is_the_fields_fault_and_can_be_tried_again(cluster: Cluste
     served(scenario)
 
 
-def test_a_host_that_takes_no_posts_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_host_that_accepts_no_posts_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert post_to(Handle(), {"kind": "Step"}) == "sent"
     assert post_to(Handle(RuntimeError("too many pending calls")), {"kind": "Step"}) is None
-    assert "cannot be reached: too many pending calls" in caplog.text
+    assert "cannot reach a metrics host: too many pending calls" in caplog.text
 
 
 def test_a_step_reaches_the_run_and_its_hosts_on_all_nodes(cluster: Cluster) -> None:
@@ -166,7 +166,7 @@ def test_a_step_reaches_the_run_and_its_hosts_on_all_nodes(cluster: Cluster) -> 
     assert [other.sent for other in others.values()] == [[], []]
 
 
-def test_hosts_that_cannot_be_found_disturb_nobody(
+def test_hosts_that_cannot_be_found_are_only_logged(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     def lost() -> list[str]:
@@ -174,7 +174,7 @@ def test_hosts_that_cannot_be_found_disturb_nobody(
 
     cluster.util.list_named_actors = lost
     post_to_all("run", {"kind": "Step", "step": 1})
-    assert "cannot be found: no answer" in caplog.text
+    assert "cannot find the metrics hosts: no answer" in caplog.text
 
 
 def test_hosts_are_closed_after_the_replicas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A metrics host that others have just given up."""
+"""A metrics host that another replica has just dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDPOINT = MetricsEndpoint(host="127.0.0.1", port=0, field="spec.rollout.metrics
 
 
 def hosts(monkeypatch: pytest.MonkeyPatch, num_dead: int) -> list[Any]:
-    """The hosts that are found one after another; the first `num_dead` die before they listen."""
+    """The hosts that are found in turn; the first `num_dead` die before they listen."""
     found: list[Any] = []
 
     def host(run: str | None, node: str) -> Any:
@@ -35,7 +35,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch, num_dead: int) -> list[Any]:
     return found
 
 
-def test_a_replica_that_meets_a_host_that_is_just_being_given_up_makes_another(
+def test_a_replica_replaces_a_host_that_is_being_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = hosts(monkeypatch, num_dead=2)

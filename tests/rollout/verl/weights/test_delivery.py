@@ -1,4 +1,4 @@
-"""Weights cross from a trainer's process to a rank's bit for bit, and nothing is left behind."""
+"""Weights arrive bit-equal in a rank's process, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_ends() -> Any:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts a role of `weight_ends.py`; all of a test's share one channel, and end with it."""
+    """Starts a role of `weight_ends.py`. The processes of a test share a channel and end with the test."""
     channel = uuid.uuid4().hex
     processes: list[subprocess.Popen[str]] = []
 
@@ -69,14 +69,14 @@ def test_two_transfers_are_bit_equal(start: Start) -> None:
     assert segments() == before
 
 
-def test_a_sender_whose_partner_dies_fails_in_time_and_cleans_up(start: Start) -> None:
+def test_a_sender_whose_partner_dies_fails_by_its_deadline_and_cleans_up(start: Start) -> None:
     before = segments()
     dying = start("die")
     assert dying.stdout is not None
     assert dying.stdout.readline() == "ready\n"  # so that the silence is no slow import
     sender = start("send", silence_seconds=3)
     result = json.loads(sender.communicate(timeout=110)[0])
-    assert "the other end was silent for 3 s" in result["failed"]
+    assert "the other end did not answer for 3 s" in result["failed"]
     assert result["seconds"] < 30
     assert dying.wait(10) == -9
     assert sender.returncode == 0

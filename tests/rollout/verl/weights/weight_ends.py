@@ -1,4 +1,4 @@
-"""Both ends of a weight transfer, a process each: `weight_ends.py ROLE CHANNEL`. Results are JSON lines."""
+"""The ends of a weight transfer, one process each: `weight_ends.py ROLE CHANNEL`. Prints JSON lines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def digests(items: Any) -> dict[str, str]:
 
 
 def send(channel: str) -> None:
-    """A trainer rank; it says how it failed, if it did, and after how many seconds."""
+    """A trainer rank. Prints its error, if any, and after how many seconds it came."""
     from taper_rollout.verl.weights.buckets import TransferFailed, send_buckets
     from taper_rollout.verl.weights.delivery import rank_address
 
@@ -59,7 +59,7 @@ def send(channel: str) -> None:
 
 
 def receive(channel: str) -> None:
-    """A replica's rank. The tensor that it holds on to must not keep a transfer from its end."""
+    """A replica's rank. It keeps a tensor, which must not block the end of a transfer."""
     from taper_rollout.verl.weights.delivery import receive_buckets, transfer_arguments
 
     for transfer in range(NUM_TRANSFERS):
@@ -73,7 +73,7 @@ def receive(channel: str) -> None:
 
 
 def die(channel: str) -> None:
-    """A rank that is killed in mid-transfer."""
+    """A rank that is killed during a transfer."""
     from taper_rollout.verl.weights.delivery import receive_buckets, transfer_arguments
 
     print("ready", flush=True)

@@ -1,8 +1,8 @@
-"""Leads, or waits to lead: asks the API server what a `LeaseClaim` wants to know.
+"""Leads, or waits to lead: sends the requests of a `LeaseClaim` to the API server.
 
-Whoever writes asks `is_leader_now` (or `write_seconds_left`) right before; a process that was
-stopped finds its deadline passed and writes nothing. Once lost, leadership never comes back
-in this process: it should end at once and be started anew.
+Every writer asks `is_leader_now` (or `write_seconds_left`) right before each write; a process that was
+stopped finds its deadline passed and writes nothing. Once lost, leadership never comes back to this
+process: it should exit at once and be restarted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,14 @@ from datetime import UTC, datetime
 from random import Random
 
 from taper_operator.kube.client import ApiServer
+from taper_operator.kube.election.lease_claim import (
+    ClaimFailure,
+    ClaimState,
+    LeaseClaim,
+    LeaseRequest,
+    LeaseVerb,
+)
 from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
-from taper_operator.kube.lease_claim import ClaimFailure, ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 
@@ -38,8 +44,8 @@ def boottime_clock() -> float:
 class LeaderElector:
     """See the module's docstring. Its methods may be called from any thread.
 
-    api_server: must not itself ask this elector, and should give up connecting soon
-    identity: of this replica; what makes it unique to this process is added
+    api_server: must not depend on this elector, and should use a short timeout for connecting
+    identity: of this replica; a suffix makes it unique to this process
     clock: monotonic seconds, such as `boottime_clock`
     """
 
@@ -60,7 +66,7 @@ class LeaderElector:
         self._clock = clock
         self._random = random
         self._wall_clock = wall_clock
-        # A replica that was restarted under its old name must not take its old lease for its own.
+        # A replica restarted under its old name must not mistake its predecessor's lease for its own.
         self._claim = LeaseClaim(key=key, identity=f"{identity}_{uuid.uuid4().hex[:12]}", times=times)
         self._request_lock = threading.Lock()
         self._stopped = threading.Event()
@@ -76,13 +82,13 @@ class LeaderElector:
 
     @property
     def has_ended(self) -> bool:
-        """Whether this process has led and does so no more."""
+        """Whether this process has led and no longer does."""
         return self._claim.state is ClaimState.ENDED or (
             self._claim.state is ClaimState.LEADING and not self.is_leader_now()
         )
 
     def is_leader_now(self) -> bool:
-        """Whether this process may write. Asks the clock, nobody else."""
+        """Whether this process may write. Reads the clock only, sends no request."""
         return self._claim.leads(self._clock())
 
     def write_seconds_left(self) -> float:
@@ -90,16 +96,16 @@ class LeaderElector:
         return self._claim.write_seconds_left(self._clock())
 
     def run(self) -> None:
-        """Take part until `stop`, or until leadership is lost."""
+        """Take part in the election until `stop`, or until leadership is lost."""
         while not self._stopped.is_set() and not self.has_ended:
             self._stopped.wait(self.step())
 
     def stop(self) -> None:
-        """Have `run` return after the request under way."""
+        """Make `run` return after the current request."""
         self._stopped.set()
 
     def step(self) -> float:
-        """Ask once; returns the seconds to wait before the next step."""
+        """Send one request; returns the seconds to wait before the next step."""
         with self._request_lock:
             before = self._claim.state
             request = self._claim.request(self._clock(), self._wall_clock())
@@ -112,7 +118,7 @@ class LeaderElector:
     def release(self, *, wait_seconds: float) -> bool:
         """Stop leading and let another lead at once; returns whether that was written.
 
-        Only for when no write is under way any more. Waits so long for a request under way.
+        Call it only when no write is in progress. `wait_seconds` is for a request of `step` that is.
         """
         if not self._request_lock.acquire(timeout=wait_seconds):
             return False
@@ -128,7 +134,7 @@ class LeaderElector:
         try:
             return self._send(request, read_seconds or self._read_seconds(request))
         except NotFound:
-            # To a create, it is the namespace that is missing.
+            # For a create, the namespace is missing.
             return ClaimFailure.UNKNOWN if request.verb is LeaseVerb.CREATE else ClaimFailure.ABSENT
         except (AlreadyExists, Conflict):
             return ClaimFailure.CONFLICT
@@ -150,7 +156,7 @@ class LeaderElector:
         return self._api_server.replace(LEASES, request.lease, read_seconds=read_seconds)
 
     def _read_seconds(self, request: LeaseRequest) -> float:
-        """Short enough for a leader to try once more on another connection before its deadline."""
+        """Short enough for a leader to retry on another connection before its deadline."""
         patience = 1.5 * self._times.retry_period_seconds
         if self.is_leader_now():
             patience = min(patience, self._claim.seconds_to_deadline(self._clock()))

@@ -1,19 +1,19 @@
-"""What reflectors saw last of the objects of one kind, to read from.
+"""The objects of one kind as the API server last reported them, kept in memory for reading.
 
-Each object is kept as JSON text and parsed when it is read: a reader gets an object of its
-own, nobody can change the cache by accident, and a pod takes some 5 KB instead of 40.
+Each object is kept as JSON text and parsed when it is read: every reader gets a copy of its own, nobody can
+change the cache by accident, and a pod takes some 5 KB instead of 40.
 
-Every change answers with the keys to reconcile because of it: those of the object as it is
-and as it was, so that the former owner hears of it too.
+Every change returns the keys to reconcile because of it: those of the object as it is and as it was, so that
+its former job is reconciled too.
 
-What has gone can be kept for a while as it was last: a pod that is taken away says why for some
-milliseconds only, which is less than its job may have to wait for a worker.
+Deleted objects can be kept for a while in their last state: a pod that is evicted shows the reason for some
+milliseconds only, and its job may wait longer than that for a worker.
 
 Invariants (asserted by `tests/operator/kube/test_cache.py`):
-- after `replace` a scope holds exactly what was listed, and the keys of each object that came, changed or
-  went are told;
-- an index finds an object if and only if the object as it is now has that owner or label;
-- what has departed is returned for its time, and never beside an object of its name.
+- after `replace` a scope holds exactly what was listed, and the keys of each object that was created, changed
+  or deleted are returned;
+- `labelled` finds an object if and only if its current state has that label;
+- a deleted object is returned by `departed` for its time, and never beside a new object of the same name.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class ObjectCache:
     """See the module's docstring. Its methods may be called from any thread.
 
     keys_of: the keys to reconcile when an object changes
-    labels: the labels that can be asked for
-    departed_seconds: for how long objects that have gone are kept
+    labels: the labels that can be looked up
+    departed_seconds: how long deleted objects are kept
     clock: monotonic seconds
     """
 
@@ -69,7 +69,7 @@ class ObjectCache:
         self._lock = threading.Lock()
         self._entries: dict[ObjectKey, _Entry] = {}
         self._index: dict[Label, set[ObjectKey]] = {}
-        # With the time until which each is kept, the first to be dropped first.
+        # With the time until which each is kept; the first to expire comes first.
         self._departed: dict[ObjectKey, tuple[float, _Entry]] = {}
 
     # -- reading -----------------------------------------------------------------------
@@ -97,7 +97,7 @@ class ObjectCache:
         return self._parsed(keys)
 
     def departed(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
-        """The objects (of a namespace) with that label that have gone lately, each as it was last."""
+        """The recently deleted objects (of a namespace) with that label, each in its last state."""
         with self._lock:
             self._forget_departed()
             found = [
@@ -110,13 +110,13 @@ class ObjectCache:
     # -- writing, by reflectors --------------------------------------------------------
 
     def put(self, obj: KubeObject) -> set[ObjectKey]:
-        """The object is there, as given."""
+        """Store an object that was created or changed."""
         with self._lock:
-            # One that cannot be read raises here, before anything has changed.
+            # An unreadable object raises here, before anything has changed.
             return self._put(key_of(obj), self._entry(obj))
 
     def remove(self, key: ObjectKey) -> set[ObjectKey]:
-        """The object is gone."""
+        """Remove an object that was deleted."""
         with self._lock:
             return self._remove(key)
 
@@ -126,10 +126,10 @@ class ObjectCache:
         self._entry(obj)
 
     def replace(self, objects: Iterable[KubeObject], *, namespace: str = "") -> set[ObjectKey]:
-        """These are all objects (of the namespace) that there are."""
+        """Store a complete list of the objects (of the namespace)."""
         listed = {key_of(obj): obj for obj in objects}
         with self._lock:
-            # One that cannot be read raises here, before anything has changed.
+            # An unreadable object raises here, before anything has changed.
             changed = {key: self._entry(obj) for key, obj in listed.items() if not self._holds(key, obj)}
             gone = [key for key in self._entries if namespace in ("", key.namespace) and key not in listed]
             keys_to_reconcile: set[ObjectKey] = set().union(*(self._remove(key) for key in gone))
@@ -197,7 +197,7 @@ def _parsed(entry: _Entry) -> KubeObject:
 
 
 def _trimmed(obj: KubeObject) -> KubeObject:
-    """Without what takes the most room and is read by nobody here."""
+    """Without the largest fields, which nothing here reads."""
     metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
     annotations = metadata.get("annotations")
     if annotations:

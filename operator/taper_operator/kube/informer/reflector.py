@@ -1,26 +1,24 @@
-"""Keeps a cache equal to the objects of one kind: list once, then watch, list anew where that broke.
+"""Keeps a cache equal to the objects of one kind: list once, then watch; list again if that breaks.
 
-Strategy: a list gives the objects and a resourceVersion; the watch from there tells every
-change and, in bookmarks, how far it has come. A watch that ended goes on from where it was. A
-resourceVersion that the API server no longer knows (410), or that it never had (bookmarks
-that go back: etcd was restored), means a new list, whose difference to the cache is told
-like any change: deletions that were missed are told too. ResourceVersions are compared as the
-integers that they are (by Kubernetes' API contract since 1.35), so that an event told twice is
-taken once.
+Strategy: a list gives the objects and a resourceVersion; the watch from there delivers every change and, in
+bookmarks, its progress. A watch that ended resumes where it was. A resourceVersion that the API server no
+longer knows (410), or one that goes back in a bookmark (etcd was restored), requires a new list; its
+differences to the cache are delivered like any change, missed deletions included. ResourceVersions are
+compared as integers (Kubernetes' API contract since 1.35), so a repeated event is handled once.
 
 A list asks for the latest state, never for a cached one: the cache would go back in time.
 
-An object that cannot be read, for whatever reason, is passed over, so that it never keeps out another: the
-cache does not hold it, its key is delivered, and `warn` is called with it.
+An unreadable object, for whatever reason, is skipped, so that it never blocks another: the cache does not
+hold it, its key is delivered, and `warn` is called with it.
 
 Invariants (asserted by `tests/operator/kube/test_reflector.py`):
-- whatever is dropped, broken off, answered with 410 or told twice, the cache becomes the API server's
-  state once that answers, and every key whose object came, changed or went has been told after it did;
-- an object in the cache never goes back to an older version (but for an API server that did);
-- failures in a row are at most ten a minute; a broken watch that had lived goes on at once;
-- `has_synced` never becomes true before the first list is in the cache and its keys are told;
-- an object that cannot be read delays no other object, and `num_unreadable` counts it while it is there;
-- `trouble` says so while the cache is not filled, or has not been brought up to date for 90 s of failures.
+- whatever is lost, interrupted, answered with 410 or repeated, the cache becomes the API server's state once
+  the API server answers, and after that every key whose object was created, changed or deleted is delivered;
+- an object in the cache never goes back to an older version (unless the API server did);
+- failures in a row are at most ten a minute; a watch that breaks after a long life resumes at once;
+- `has_synced` never becomes true before the first list is in the cache and its keys are delivered;
+- an unreadable object delays no other object, and `num_unreadable` counts it while it exists;
+- `trouble` is set while the cache is not filled, or has failed to be brought up to date for 90 s.
 """
 
 from __future__ import annotations
@@ -31,9 +29,9 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from taper_operator.kube.backoff import Backoff
-from taper_operator.kube.cache import ObjectCache
 from taper_operator.kube.client import WATCH_SECONDS, ApiServer
 from taper_operator.kube.errors import ApiError, Gone, ResourceNotServed, Unreachable
+from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.json_field import text_at
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.kube.watch import Watch, WatchEvent
@@ -41,11 +39,11 @@ from taper_operator.kube.watch import Watch, WatchEvent
 log = logging.getLogger(__name__)
 
 BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0, jitter=0.5)
-# A watch that lived this long was no failure.
+# A watch that lived this long did not fail.
 _LIVED_SECONDS = 30.0
-# A watch that came back may be silent until its next bookmark, which comes every minute.
+# A resumed watch may be silent until its next bookmark; there is one every minute.
 _STALE_SECONDS = 90.0
-# Watches that began together do not end together.
+# So that watches that began together do not end together.
 _JITTER_SECONDS = 30
 
 
@@ -53,9 +51,9 @@ class Reflector:
     """See the module's docstring.
 
     namespace: empty for all. Several reflectors, each with a namespace of its own, may share a cache
-    deliver: is given the keys to reconcile; it must not wait
-    warn: is given an object that cannot be read, and why not, once until the next list
-    is_optional: a kind that is not served is as good as one without objects
+    deliver: called with each key to reconcile; it must not block
+    warn: called with an unreadable object and the error, once until the next list
+    is_optional: a kind that the API server does not serve counts as a kind without objects
     clock: monotonic seconds
     """
 
@@ -108,12 +106,12 @@ class Reflector:
 
     @property
     def num_unreadable(self) -> int:
-        """Objects that are there but cannot be read, as far as is known."""
+        """Number of existing objects that were found unreadable."""
         return len(self._unreadable)
 
     @property
     def trouble(self) -> str:
-        """Why the cache is not what the API server has; empty while nothing is known against it."""
+        """Why the cache may differ from the API server's state; empty if it should not."""
         if not self._has_synced:
             return "not synced"
         since = self._failing_since
@@ -122,19 +120,19 @@ class Reflector:
         return ""
 
     def run(self) -> None:
-        """Reflect until `stop`, from whichever thread."""
+        """Reflect until `stop`."""
         while not self._stopped.is_set():
             self._stopped.wait(self.step())
 
     def stop(self) -> None:
-        """Have `run` return, also while it waits for the API server's next event."""
+        """Make `run` return, even while it waits for an event. May be called from any thread."""
         self._stopped.set()
         watch = self._watch
         if watch is not None:
             watch.stop()
 
     def step(self) -> float:
-        """List if need be, and watch until that ends; returns the seconds to wait before the next step."""
+        """List if needed, and watch until that ends; returns the seconds to wait before the next step."""
         began = self._clock()
         error: Exception | None = None
         try:
@@ -163,12 +161,12 @@ class Reflector:
         self._failing_since = None
 
     def _replaced(self, objects: list[KubeObject]) -> set[ObjectKey]:
-        """The keys of what has changed in the cache, which now has these objects."""
+        """Replace the content of the cache; returns the keys to reconcile."""
         self._unreadable.clear()
         try:
             return self.cache.replace(objects, namespace=self.namespace)
         except Exception:
-            # One of them cannot be read.
+            # At least one is unreadable.
             readable = [obj for obj in objects if self._can_read(obj)]
         return self.cache.replace(readable, namespace=self.namespace)
 
@@ -176,7 +174,7 @@ class Reflector:
         try:
             self.cache.check(obj)
         except Exception as error:
-            self._pass_over(obj, error)
+            self._skip(obj, error)
             return False
         return True
 
@@ -201,8 +199,8 @@ class Reflector:
         try:
             version = int(event.object["metadata"]["resourceVersion"])
         except Exception as error:
-            # A later event or bookmark says how far the watch has come.
-            self._pass_over(event.object, error)
+            # A later event or bookmark gives the watch's progress.
+            self._skip(event.object, error)
             return
         if event.type == "BOOKMARK":
             if version < self._resource_version:
@@ -211,7 +209,7 @@ class Reflector:
             return
         else:
             self._store(event)
-        # Only once its key is delivered: what fails comes again.
+        # Only after its key is delivered: an event that failed is delivered again.
         self._resource_version = version
         self._failing_since = None
 
@@ -221,19 +219,19 @@ class Reflector:
             is_deleted = event.type == "DELETED"
             changed = self.cache.remove(key) if is_deleted else self.cache.put(event.object)
         except Exception as error:
-            self._pass_over(event.object, error)
+            self._skip(event.object, error)
             return
         self._unreadable.discard(key)
         self._deliver_keys(changed)
 
-    def _pass_over(self, obj: KubeObject, error: Exception) -> None:
-        """Go on without an object: as far as the cache knows it is not there."""
+    def _skip(self, obj: KubeObject, error: Exception) -> None:
+        """Skip an unreadable object: to the cache it does not exist."""
         key = _key_in(obj)
         self._deliver_keys(self.cache.remove(key))
         if key in self._unreadable:
             return
         self._unreadable.add(key)
-        log.error("%s: %s cannot be read and is passed over", self, key, exc_info=error)
+        log.error("%s: %s is unreadable and skipped", self, key, exc_info=error)
         self._warn(obj, error)
 
     def _deliver_keys(self, keys: Iterable[ObjectKey]) -> None:
@@ -273,10 +271,10 @@ class Reflector:
 
 
 def _key_in(obj: KubeObject) -> ObjectKey:
-    """The key of an object that may be anything, empty where it has none."""
+    """The key of an object of any form, empty where it has none."""
     return ObjectKey(text_at(obj, "metadata", "namespace"), text_at(obj, "metadata", "name"))
 
 
 def _is_held_back(error: ApiError | None) -> bool:
-    """By the circuit breaker, which sets the pace of those who try."""
+    """Whether the circuit breaker, which paces the attempts, held the request back."""
     return isinstance(error, Unreachable) and bool(error.retry_after_seconds)

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 from omegaconf import OmegaConf
 
+from taper_api.job.rollout_spec import Policy
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.switch_rules import Schedule, SchedulePoint, Threshold, WidenAtOnce
-from taper_rollout.job.policy_settings import checked_policy
+from taper_policy.decision.switch_rules import SWITCH_RULES, Schedule, SchedulePoint, Threshold, WidenAtOnce
+from taper_rollout.job.policy_settings import policy_of
+from taper_rollout.verl.custom_block import read_block
 
+PATH = "actor_rollout_ref.rollout.custom.policy"
 NAMES = "use 'predictor', 'widen-at-once', 'threshold' or 'schedule'"
+
+
+DEGREES = (1, 2, 4)
+
+
+def policy(settings: Any) -> object:
+    """As a replica reads it from VeRL's configuration."""
+    config = SimpleNamespace(
+        custom=OmegaConf.create({"degrees": list(DEGREES), "policy": settings}),
+        tensor_model_parallel_size=4,
+        n=1,
+        response_length=64,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=-1,
+    )
+    return policy_of(read_block(config).policy, DEGREES)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +59,17 @@ NAMES = "use 'predictor', 'widen-at-once', 'threshold' or 'schedule'"
     ids=str,
 )
 def test_settings_become_a_policy(settings: dict[str, Any], expected: object) -> None:
-    assert checked_policy(settings, (1, 2, 4)) == expected
-    assert checked_policy(OmegaConf.create(settings), (1, 2, 4)) == expected
+    assert policy(settings) == expected
+
+
+def test_users_can_name_every_rule_and_no_other() -> None:
+    names = get_args(Policy.model_fields["name"].annotation)
+    assert set(names) == {"predictor", *SWITCH_RULES}
 
 
 def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
     """The defaults are written twice, in the API and in the arithmetic: they must agree."""
-    assert checked_policy({"name": "predictor", "predictor": {}}, (1, 2)) == PredictorSettings()
+    assert policy({"name": "predictor", "predictor": {}}) == PredictorSettings()
 
 
 @pytest.mark.parametrize(
@@ -52,15 +77,16 @@ def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
     [
         ({"name": "oracle"}, f"p.name: 'oracle' is not allowed; {NAMES}"),
         ({"name": ["threshold"]}, f"p.name: ['threshold'] is not allowed; {NAMES}"),
-        ({"name": "threshold"}, "p.threshold: missing; the policy threshold needs its settings"),
+        ({"name": "threshold"}, "p.threshold: is missing, but the policy is threshold; add threshold"),
         (
             {"name": "schedule", "schedule": None},
-            "p.schedule: missing; the policy schedule needs its settings",
+            "p.schedule: is missing, but the policy is schedule; add schedule",
         ),
         ({"name": "threshold", "treshold": {}}, "p.treshold: unknown field; did you mean threshold?"),
         (
             {"name": "threshold", "threshold": {"requests": 3}, "schedule": [{"tokens": 7, "degree": 2}]},
-            "p.schedule: the policy is threshold; remove it, or change the name",
+            "p.schedule: is set, but the policy is threshold; remove it, or set "
+            "rollout.custom.policy.name to schedule",
         ),
         (
             {"name": "widen-at-once", "widen-at-once": {}},
@@ -116,11 +142,13 @@ def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 7, "degree": 8}]},
-            "p.schedule[0].degree: 8 is not among the degrees; use one of 1, 2, 4",
+            "p.schedule[0].degree: 8 is not among the degrees [1, 2, 4]; use one of "
+            "rollout.custom.degrees, or add it there",
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 7, "degree": 1}]},
-            "p.schedule[0].degree: 1 is the base degree; a stage begins there",
+            "p.schedule[0].degree: the replica has degree 1 already; name a degree to switch to; a stage "
+            "starts in the first of rollout.custom.degrees",
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 0, "degree": 2}]},
@@ -128,15 +156,16 @@ def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 7, "degree": 2}, {"tokens": 7, "degree": 1}]},
-            "p.schedule[1].tokens: must be more than 7",
+            "p.schedule[1].tokens: 7 comes after 7; list the points by ascending tokens",
         ),
         (
             {"name": "schedule", "schedule": [{"tokens": 7, "degree": 2}, {"tokens": 9, "degree": 2}]},
-            "p.schedule[1].degree: is 2 already",
+            "p.schedule[1].degree: the replica has degree 2 already; name a degree to switch to; a stage "
+            "starts in the first of rollout.custom.degrees",
         ),
     ],
     ids=str,
 )
 def test_wrong_settings_are_refused_with_their_path(settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(problem)}$"):
-        checked_policy(settings, (1, 2, 4), path="p")
+    with pytest.raises(ValueError, match=f"^{re.escape(PATH + problem.removeprefix('p'))}$"):
+        policy(settings)

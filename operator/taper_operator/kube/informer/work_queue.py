@@ -1,15 +1,15 @@
-"""The queue between what sees changes and what reconciles: de-duplicating, with delays and backoff.
+"""The queue of keys to reconcile: de-duplicating, with delays and backoff.
 
-A key is waiting, being handled, or both: what is added while it is handled is handled again
-once that is done. Who takes a key calls `done` when finished. Then the key rests: one change seldom comes
-alone, and while a job's pods come up there are dozens. A key that is new is taken at once.
+A key is waiting, being handled, or both: a key added while it is handled is handled again afterwards. A
+worker calls `done` when it is finished. Then the key has a cooldown: changes come in bursts, such as dozens
+while a job's pods start. A new key has no cooldown.
 
 Invariants (asserted by `tests/operator/kube/test_work_queue.py`):
-- a key is handled by one worker at a time;
-- after every add the key is handled at least once, beginning after the add;
-- a key waits at most once, however often it was added; keys are taken in the order in which they came;
+- one worker at a time handles a key;
+- after every `add` the key is handled at least once, beginning after the `add`;
+- a key is queued at most once, however often it was added; keys are taken in the order of arrival;
 - a delayed key is never taken early, and of several delays the shortest counts;
-- between two times that a key is handled are `cooldown_seconds` at least.
+- between two times that a key is handled are at least `cooldown_seconds`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class WorkQueue(Generic[K]):
         self._cooldown_seconds = cooldown_seconds
         self._changed = threading.Condition()
         self._ready: deque[K] = deque()
-        self._waiting: dict[K, float] = {}  # key -> since when, whether in _ready or held back by _handled
+        self._waiting: dict[K, float] = {}  # key -> since when, in _ready or being handled
         self._handled: dict[K, float] = {}  # key -> since when
-        self._cooldown_until: dict[K, float] = {}  # in the order of time
+        self._cooldown_until: dict[K, float] = {}  # in order of time
         self._due_at: dict[K, float] = {}
         self._delayed: list[tuple[float, int, K]] = []  # a heap; entries that _due_at contradicts are void
         self._sequence = 0
@@ -60,12 +60,12 @@ class WorkQueue(Generic[K]):
         self.num_retries = 0
 
     def add(self, key: K) -> None:
-        """Have the key handled as soon as can be."""
+        """Queue the key now."""
         with self._changed:
             self._add(key)
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Have the key handled after so many seconds, or at once if that is not positive."""
+        """Queue the key after some seconds, or now if they are not positive."""
         with self._changed:
             if seconds <= 0:
                 self._add(key)
@@ -73,7 +73,7 @@ class WorkQueue(Generic[K]):
                 self._delay(key, self._clock() + seconds)
 
     def add_after_failure(self, key: K) -> float:
-        """Have the key handled again after its backoff, which grows until `forget`; returns the seconds."""
+        """Queue the key after its backoff, which grows until `forget`; returns the seconds."""
         with self._changed:
             self._failures[key] = self._failures.get(key, 0) + 1
             self.num_retries += 1
@@ -83,7 +83,7 @@ class WorkQueue(Generic[K]):
             return seconds
 
     def forget(self, key: K) -> None:
-        """The key was handled well: its next failure is its first."""
+        """Reset the key's backoff."""
         with self._changed:
             self._failures.pop(key, None)
 
@@ -103,17 +103,17 @@ class WorkQueue(Generic[K]):
             return None
 
     def done(self, key: K) -> None:
-        """The key is no longer handled. What was added meanwhile is ready when it has rested."""
+        """The key is no longer handled. If it was added meanwhile, it is ready after its cooldown."""
         with self._changed:
             del self._handled[key]
             if self._cooldown_seconds > 0:
-                self._rest(key, self._clock() + self._cooldown_seconds)
+                self._cool_down(key, self._clock() + self._cooldown_seconds)
             elif key in self._waiting:
                 self._ready.append(key)
             self._changed.notify_all()
 
     def shut_down(self) -> None:
-        """Hand out no more keys and take no more in; those who wait for one get None."""
+        """Accept and return no more keys; blocked calls of `take_or_wait` return None."""
         with self._changed:
             self._is_shut_down = True
             self._changed.notify_all()
@@ -121,18 +121,18 @@ class WorkQueue(Generic[K]):
     # -- figures -----------------------------------------------------------------------
 
     def depth(self) -> int:
-        """Keys that wait, without the delayed ones."""
+        """Number of waiting keys, without the delayed ones."""
         with self._changed:
             self._wake_due()
             return len(self._waiting)
 
     def oldest_wait_seconds(self) -> float:
-        """How long the key that has waited longest has waited."""
+        """The longest time for which a key has been waiting."""
         with self._changed:
             return self._seconds_since(self._waiting)
 
     def longest_handled_seconds(self) -> float:
-        """For how long the key that is handled longest has been: a worker that is stuck shows here."""
+        """The longest time for which a key has been handled: a stuck worker shows here."""
         with self._changed:
             return self._seconds_since(self._handled)
 
@@ -150,7 +150,7 @@ class WorkQueue(Generic[K]):
             self._ready.append(key)
         self._changed.notify()
 
-    def _rest(self, key: K, until: float) -> None:
+    def _cool_down(self, key: K, until: float) -> None:
         self._cooldown_until.pop(key, None)
         self._cooldown_until[key] = until
         if self._waiting.pop(key, None) is not None:
@@ -161,7 +161,7 @@ class WorkQueue(Generic[K]):
             self._due_at[key] = due_at
             self._sequence += 1  # keys need not be comparable
             heapq.heappush(self._delayed, (due_at, self._sequence, key))
-            # All who wait must know: the one that was told may be busy with another key by then.
+            # Wake all waiters: a single one may be busy with another key by then.
             self._changed.notify_all()
 
     def _take(self) -> K | None:

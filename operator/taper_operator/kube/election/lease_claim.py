@@ -1,21 +1,20 @@
-"""One candidate's view of the Lease, as a state machine without I/O: what to ask next, and who leads.
+"""One candidate's view of the Lease, as a state machine without I/O: what to request next, and who leads.
 
-Strategy: as client-go's elector, a candidate never believes another's clock. It takes a lease
-over only after it has, by its own monotonic clock, seen no change of it for its duration. The
-leader in turn counts from before it sent its last renewal that succeeded, gives up a good
-while before others may take over, and never leads again in this process. Every write carries
-the resourceVersion that was read, so of two writes one fails.
+Strategy: as in client-go, a candidate never trusts another's clock. It takes a lease over only after its own
+monotonic clock has seen no change of the lease for its whole duration. The leader counts from before it sent
+its last successful renewal, gives up well before others may take over, and never leads again in this process.
+Every write carries the resourceVersion that was read, so of two writes one fails.
 
     FOLLOWING --write succeeded--> LEADING --deadline, another holder, no lease, release--> ENDED
 
-The times hold while clocks run at rates that differ by less than duration / renew deadline.
-The clock must also run while the machine sleeps.
+The times hold while clocks run at rates that differ by less than duration / renew deadline. The clock must
+also run while the machine sleeps.
 
 Invariants (asserted by `tests/operator/kube/test_lease_claim.py`):
-- at no time do two candidates lead, however long they are stopped, whatever is lost on the way;
-- a write that began while `write_seconds_left` was positive, and takes effect within that time,
-  does so before another candidate leads;
-- once faults end, somebody leads within the lease's duration and two retry periods;
+- two candidates never lead at the same time, however long they are stopped, whatever messages are lost;
+- a write that began while `write_seconds_left` was positive, and takes effect within that time, does so
+  before another candidate leads;
+- once faults end, some candidate leads within the lease's duration and two retry periods;
 - `ENDED` is final, and `renewTime` changes with every renewal.
 """
 
@@ -44,7 +43,7 @@ class ClaimState(enum.Enum):
 
 
 class LeaseVerb(enum.Enum):
-    """How the Lease is to be asked."""
+    """What to do with the Lease."""
 
     READ = "read"
     CREATE = "create"
@@ -52,11 +51,11 @@ class LeaseVerb(enum.Enum):
 
 
 class ClaimFailure(enum.Enum):
-    """What became of a request that gave no Lease."""
+    """Why a request returned no Lease."""
 
     ABSENT = "absent"  # a read found none
-    CONFLICT = "conflict"  # a write came too late
-    UNKNOWN = "unknown"  # whatever else; a write may have happened
+    CONFLICT = "conflict"  # another write came first
+    UNKNOWN = "unknown"  # any other error; a write may have taken effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,8 @@ class LeaseRequest:
 
 
 class LeaseClaim:
-    """See the module's docstring. `now` is monotonic seconds, `wall` is reply to others and not relied on.
+    """See the module's docstring. `now` is monotonic seconds, `wall` is only
+    written into the Lease.
 
     identity: unique to this process
     """
@@ -86,12 +86,12 @@ class LeaseClaim:
         self._sent_at = _NEVER
         self._has_failed = False
         self._last_renewed: datetime | None = None
-        # One number says whether this process leads, so that other threads read no half of a change.
+        # A single number says whether this process leads, so that other threads never see half of a change.
         self._deadline = _NEVER
 
     @property
     def holder(self) -> str:
-        """Who held the lease when it was last seen, empty if nobody."""
+        """The holder of the lease when it was last read, empty if none."""
         return str(_spec(self._lease).get("holderIdentity") or "")
 
     def leads(self, now: float) -> bool:
@@ -99,24 +99,24 @@ class LeaseClaim:
         return now < self._deadline
 
     def seconds_to_deadline(self, now: float) -> float:
-        """For how long this process leads if it cannot renew again; 0 or less if it does not lead."""
+        """How long this process leads without another renewal; 0 or less if it does not lead."""
         return self._deadline - now
 
     def write_seconds_left(self, now: float) -> float:
-        """For how long a write that begins now may still take effect; 0 if none may begin.
+        """How long a write that begins now may still take effect; 0 if none may begin.
 
-        Half of the time between the leader's deadline and the others' taking over is kept
-        for clocks that run at different rates.
+        Half of the time between the leader's deadline and a takeover is a reserve for clocks that run at
+        different rates.
         """
         if not self.leads(now):
             return 0.0
         slack = self._times.duration_seconds - self._times.renew_deadline_seconds
         return self._deadline - now + slack / 2
 
-    # -- asking ------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------
 
     def request(self, now: float, wall: datetime) -> LeaseRequest | None:
-        """What to ask now; None once this process has ended. `answer` must follow."""
+        """The request to send now; None once the claim has ended. `answer` must follow."""
         if self.state is ClaimState.LEADING and not self.leads(now):
             self._end()
         if self.state is ClaimState.ENDED:
@@ -127,7 +127,7 @@ class LeaseClaim:
         return LeaseRequest(verb=self._next, lease=self._mine(wall))
 
     def release(self, now: float, wall: datetime) -> LeaseRequest | None:
-        """Stop leading; returns what to write so that another need not wait, None if it did not lead."""
+        """Stop leading; returns the write that lets another lead at once, None if it did not lead."""
         lease, led = copy.deepcopy(self._lease), self.leads(now)
         self._end()
         if not led or lease is None:
@@ -137,7 +137,7 @@ class LeaseClaim:
         return LeaseRequest(verb=LeaseVerb.REPLACE, lease=lease)
 
     def answer(self, now: float, reply: KubeObject | ClaimFailure) -> None:
-        """Take the answer to the last request."""
+        """Handle the reply to the last request."""
         if self.state is ClaimState.ENDED:
             return
         self._has_failed = reply in (ClaimFailure.CONFLICT, ClaimFailure.UNKNOWN)
@@ -160,7 +160,7 @@ class LeaseClaim:
             return 0.0
         return min(period, max(_SOON_SECONDS, self._free_at() - now))
 
-    # -- taking answers ----------------------------------------------------------------
+    # -- replies ---------------------------------------------------------------------
 
     def _take_failure(self, now: float, failure: ClaimFailure) -> None:
         if failure is ClaimFailure.CONFLICT:
@@ -172,7 +172,7 @@ class LeaseClaim:
 
     def _take_absence(self, now: float) -> None:
         if self.state is ClaimState.LEADING:
-            # Somebody has deleted it; another may make one and lead at once.
+            # The Lease was deleted; another candidate may create it and lead at once.
             self._end()
             return
         if self._seen is None:
@@ -181,7 +181,7 @@ class LeaseClaim:
             self._lease = None
             return
         if self._lease is not None:
-            # Its holder may not know yet.
+            # Its holder may not have noticed yet.
             self._lease = None
             self._seen_at = now
         self._next = LeaseVerb.CREATE if now >= self._free_at() else LeaseVerb.READ
@@ -204,11 +204,11 @@ class LeaseClaim:
         self._next = LeaseVerb.REPLACE
         deadline = self._sent_at + self._times.renew_deadline_seconds
         if now < deadline:
-            # In this order, or another thread could see a leader whose time is up.
+            # In this order, or another thread could see a leader past its deadline.
             self._deadline = deadline
             self.state = ClaimState.LEADING
         elif self.state is ClaimState.FOLLOWING:
-            # It took so long that others may have taken over since.
+            # The write took so long that others may have taken over since.
             self._next = LeaseVerb.READ
 
     def _end(self) -> None:
@@ -217,7 +217,7 @@ class LeaseClaim:
     # -- the lease ---------------------------------------------------------------------
 
     def _free_at(self) -> float:
-        """When this candidate may take the lease over."""
+        """When this candidate may take over the lease."""
         if self._lease is not None and not self.holder:
             return _NEVER
         reply = _spec(self._lease).get("leaseDurationSeconds") or 0
@@ -243,7 +243,7 @@ class LeaseClaim:
         return lease
 
     def _renew_time(self, wall: datetime) -> str:
-        """A write that changes nothing is none to the API server, and no sign of life to others."""
+        """Always a new time: a write that changes nothing is dropped, and others would see no renewal."""
         if self._last_renewed is not None:
             wall = max(wall, self._last_renewed + timedelta(microseconds=1))
         self._last_renewed = wall

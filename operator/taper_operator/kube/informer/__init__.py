@@ -1,0 +1,1 @@
+"""Caches of objects that lists and watches keep up to date, and the queue of changed keys."""
