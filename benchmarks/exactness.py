@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from random_qwen3 import M71, M102, M210, VOCABULARY, make_model
+from parts.random_qwen3 import M71, M102, M210, VOCABULARY, make_model
 from rich.console import Console
 from rich.table import Table
 

@@ -20,8 +20,8 @@ import tempfile
 from pathlib import Path
 
 from generation import SHAPES
-from live_replica import replica_settings
-from random_qwen3 import make_model
+from parts.live_replica import replica_settings
+from parts.random_qwen3 import make_model
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table

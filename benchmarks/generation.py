@@ -3,7 +3,7 @@
 One engine of two CPU ranks serves all policies, one after another, interleaved: in each repeat
 every policy runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
 forced by the token limit of each request, which no policy sees), beginning with another policy each
-time. How slow the cores were meanwhile (`core_speed`), which neighbours on a shared host change all the
+time. How slow the cores were meanwhile (`parts.core_speed`), which neighbours on a shared host change all the
 time, is taken out of a second column of gains. A stage of the predictor comes first and is not counted: it
 hears one stage's lengths, as it would in a job's second step. The oracle's plan is the best found
 with the true lengths and the measured profile, corrected as the predictor's is, and is run live,
@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from core_speed import CoreSpeed
-from generation_errors import Errors, errors_table
-from generation_policies import ORACLE, PREDICTOR, THRESHOLDS, Planned, compared_policies
-from generation_report import Run, Stages, over_cases, plot, read_stages, table, wide_share
-from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
-from random_qwen3 import M71, M210, W210, make_model
+from parts.core_speed import CoreSpeed
+from parts.generation_errors import Errors, errors_table
+from parts.generation_policies import ORACLE, PREDICTOR, THRESHOLDS, Planned, compared_policies
+from parts.generation_report import Run, Stages, over_cases, plot, read_stages, table, wide_share
+from parts.live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
+from parts.random_qwen3 import M71, M210, W210, make_model
 from rich.console import Console
 from rich.progress import Progress
 

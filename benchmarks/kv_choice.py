@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from random_qwen3 import M71, M102, M210, VOCABULARY, Shape, make_model
+from parts.random_qwen3 import M71, M102, M210, VOCABULARY, Shape, make_model
 from rich.console import Console
 from rich.table import Table
 

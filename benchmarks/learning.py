@@ -51,7 +51,7 @@ MODE_SETTINGS: dict[str, dict[str, Any]] = {
     NARROW: {"spec.rollout.mode": "off"},
     WIDE: {"spec.rollout.mode": "off", "spec.rollout.degrees": [2]},
 }
-REWARD_FILE = Path(__file__).with_name("learning_reward.py").absolute()
+REWARD_FILE = Path(__file__).absolute().parent / "parts" / "learning_reward.py"
 DIFFERENCE = "training/rollout_probs_diff"
 
 

@@ -1,4 +1,4 @@
-"""Runs `operator_load.py`: the operator with 500 jobs, how soon, how large, how quiet.
+"""Runs `parts/operator_load.py`: the operator with 500 jobs, how soon, how large, how quiet.
 
     python benchmarks/operator.py [--jobs 500] [--rate 5]
 
@@ -16,6 +16,6 @@ if __name__ == "operator":
     PathFinder.find_spec("operator", _OTHERS).loader.exec_module(sys.modules[__name__])
 
 if __name__ == "__main__":
-    from operator_load import main
+    from parts.operator_load import main
 
     sys.exit(main())

@@ -39,8 +39,8 @@ from typing import Any
 import numpy as np
 import psutil
 import ray
-from live_replica import SAMPLES, Replica, replica_settings
-from random_qwen3 import M71, M210, make_model
+from parts.live_replica import SAMPLES, Replica, replica_settings
+from parts.random_qwen3 import M71, M210, make_model
 from rich.console import Console
 from rich.progress import track
 

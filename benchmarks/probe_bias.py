@@ -1,4 +1,4 @@
-"""Whether the probe of `core_speed` is as fast beside one layout as beside the other.
+"""Whether the probe of `parts.core_speed` is as fast beside one layout as beside the other.
 
 `generation.py` takes the cores' slowness out of gains (`gain_at_equal_speed`), which is fair to all arms only
 if an arm does not slow the probe itself. Requests decode on two CPU ranks, the layout changes every few
@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from core_speed import CoreSpeed
 from generation import SHAPES
-from live_replica import replica_settings
-from random_qwen3 import VOCABULARY, make_model
+from parts.core_speed import CoreSpeed
+from parts.live_replica import replica_settings
+from parts.random_qwen3 import VOCABULARY, make_model
 from rich.console import Console
 from rich.progress import track
 

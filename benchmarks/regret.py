@@ -39,7 +39,7 @@ from taper_policy.simulation.length_distributions import REGIMES
 from taper_rollout.report.simulation import Synthetic
 
 HELD_OUT_SEEDS = (301, 302)
-CPU_FILE = Path(__file__).parent / "cpu_71m.json"
+CPU_FILE = Path(__file__).parent / "parts" / "cpu_71m.json"
 MEAN_BAR, P95_BAR = 0.03, 0.08
 
 

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from random_qwen3 import M210, make_model
+from parts.random_qwen3 import M210, make_model
 from rich.console import Console
 from rich.table import Table
 

@@ -16,8 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def modules() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        import generation_errors
-        import generation_report
+        from parts import generation_errors, generation_report
 
         return SimpleNamespace(
             Errors=generation_errors.Errors,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from random_qwen3 import VOCABULARY
 
+from parts.random_qwen3 import VOCABULARY
 from taper_api.job.rollout_spec import RolloutSpec, Sampling, Switch
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.coordinator import Coordinator

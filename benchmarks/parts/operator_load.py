@@ -45,7 +45,7 @@ from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
 from taper_operator.manifests.kinds import PODS, RAY_JOBS, RLHF_JOBS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PODS_OF_A_JOB = 3
 PODS_OF_A_NODE = 100
 MAX_P99_SECONDS = 5.0

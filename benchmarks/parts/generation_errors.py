@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from generation_policies import PREDICTOR
-from generation_report import Stages
 from rich.table import Table
 
+from parts.generation_policies import PREDICTOR
+from parts.generation_report import Stages
 from taper_policy.arrays import FloatArray
 from taper_policy.decision.correction import MOST_WEIGHT
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from generation_policies import ORACLE, PREDICTOR
 from rich.table import Table
 
+from parts.generation_policies import ORACLE, PREDICTOR
 from taper_policy.arrays import FloatArray
 
 RESAMPLES = 10_000
@@ -23,7 +23,7 @@ PANELS_A_ROW = 4
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One stage under one policy. `slowness` is that of the cores meanwhile (`core_speed`).
+    """One stage under one policy. `slowness` is that of the cores meanwhile (`parts.core_speed`).
 
     `wide_share` is the share of its seconds in the widest layout.
     """
