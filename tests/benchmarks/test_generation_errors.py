@@ -1,4 +1,4 @@
-"""What `benchmarks/generation.py` says of how far the paper was off."""
+"""How `benchmarks/generation.py` computes the errors of simulated stages and predicted pauses."""
 
 from __future__ import annotations
 
