@@ -4,7 +4,7 @@ Eight live requests of about 512 tokens on two CPU ranks decode with log-probs a
 temperature 1 while the layout changes back and forth. The pause is the wall time from
 the last decode step before a switch to the step after which all of its requests decode
 again, re-admission included. It is given in narrow decode steps, measured between the
-switches of the same run, so that figures of different machines compare.
+switches of the same run, so that figures of different machines can be compared.
 
 Prints a table and writes JSON.
 """
