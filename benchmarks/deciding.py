@@ -1,9 +1,9 @@
 """How long a decision takes, on one core: `python benchmarks/deciding.py [--live 64 256 1024]`.
 
-A replica of eight ranks with four layouts, as many live requests as said, eight to a prompt, priced by
-the estimated profile of an H100. What is timed is `decide` alone, and the forecast before it.
+A replica of eight ranks with four layouts and `--live` live requests, eight to a prompt, priced by the
+estimated profile of an H100. `decide` and the forecast before it are timed separately.
 
-Prints a table and writes JSON. The bar: 5 ms for 1,024 live requests.
+Prints a table and writes JSON. The limit: 5 ms for 1,024 live requests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RULES = DecisionSettings(degrees=(1, 2, 4, 8))
 
 
 def live_requests(count: int) -> tuple[LiveRequest, ...]:
-    """Of a stage in its narrowest layout, each with some tokens made."""
+    """The requests of a stage in its narrowest layout, each with some tokens decoded."""
     drawn = np.random.default_rng(1).integers(1, 4000, count).tolist()
     return tuple(
         LiveRequest(
@@ -46,7 +46,7 @@ def live_requests(count: int) -> tuple[LiveRequest, ...]:
 
 
 def seconds_of(work: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each of so many repeats, after one that is not counted."""
+    """Seconds of each repeat, after one that is not counted."""
     work()
     taken = []
     for _ in range(repeats):
@@ -76,7 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--live", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument(
+        "--live", type=int, nargs="+", default=[64, 256, 1024], help="numbers of live requests"
+    )
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/deciding.json"))
     options = parser.parse_args()

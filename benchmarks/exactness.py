@@ -1,9 +1,9 @@
 """Are responses the same with and without switches on larger models? `python benchmarks/exactness.py`.
 
 Greedy in float32, two CPU ranks, log-probs on: a stage without a switch, and the same one with
-switches at fixed token counts in both directions. Two layouts sum in another order, so a token
-may differ where the two best logits all but tie; where a response differs first, both logits are
-computed once more in float64, from the tokens before, and their gap is reported.
+switches at fixed token counts in both directions. Two layouts add in a different order, so a token
+may differ where the two best logits nearly tie. Where a response first differs, both logits are
+computed again in float64, from the tokens before, and their gap is reported.
 
 Prints a table, writes JSON, and exits with 1 where a response differs at a gap of 1e-4 or more.
 """
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from random_qwen3 import M71, M102, M210, VOCABULARY, make_model
+from parts.random_qwen3 import M71, M102, M210, VOCABULARY, make_model
 from rich.console import Console
 from rich.table import Table
 
@@ -94,7 +94,7 @@ def gaps(model: str, unswitched: list[list[int]], switched: list[list[int]]) -> 
 
 
 def main() -> int:
-    """Measure all models, print the table, write the JSON; the exit code."""
+    """Measure all models, print the table, write the JSON; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -114,9 +114,9 @@ def main() -> int:
             found = gaps(directory, *asyncio.run(stages(directory)))
         ties = [each for each in found if each["gap"] < TIE]
         report[name] = {"requests": REQUESTS, "differences": found}
-        told = ", ".join(f"{each['gap']:.1e} at {each['token']}" for each in found)
+        gaps_text = ", ".join(f"{each['gap']:.1e} at {each['token']}" for each in found)
         table.add_row(
-            name, str(REQUESTS - len(found)), str(len(ties)), str(len(found) - len(ties)), told or "none"
+            name, str(REQUESTS - len(found)), str(len(ties)), str(len(found) - len(ties)), gaps_text or "none"
         )
     Console().print(table)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

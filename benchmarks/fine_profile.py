@@ -1,12 +1,12 @@
-"""The profile that `generation.py` decides by, finer than a run measures it: about a quarter of an hour.
+"""Measures a finer profile for `generation.py` than a run measures: about a quarter of an hour.
 
-Of the same replica of two CPU ranks, with room for a stage's contexts. Of `taper profile`'s fine grid: two
-thirds of the batches, two visits a cell, one tour of switches under each load.
+The replica has two CPU ranks and room for a stage's contexts. The grid is `taper profile`'s fine grid with
+two thirds of the batches, two visits a cell and one tour of switches under each load.
 
     python benchmarks/fine_profile.py build/fine.json [--model 210M] [--requests 192]
     python benchmarks/generation.py --profile build/fine.json
 
-Prints how far the profile errs on what was held out, and writes it.
+Writes the profile and prints its errors on the measurements that were held out.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import tempfile
 from pathlib import Path
 
 from generation import SHAPES
-from live_replica import replica_settings
-from random_qwen3 import make_model
+from parts.live_replica import replica_settings
+from parts.random_qwen3 import make_model
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -39,7 +39,7 @@ GRID = dataclasses.replace(
 
 
 async def measured(model: str, options: argparse.Namespace) -> Profile:
-    """Start an engine, measure it, end it. Raises as `measure_profile`."""
+    """Start an engine, measure its profile, stop it. Raises as `measure_profile`."""
     settings = replica_settings(
         model,
         dtype=options.dtype,
@@ -65,9 +65,9 @@ async def measured(model: str, options: argparse.Namespace) -> Profile:
 
 
 def errors(profile: Profile) -> Table:
-    """What was held out, against what the profile says of it."""
-    table = Table(title="error on what was held out", title_justify="left")
-    for name in ("of", "error"):
+    """Errors of the profile's predictions for the held-out measurements."""
+    table = Table(title="error on held-out measurements", title_justify="left")
+    for name in ("measurement", "error"):
         table.add_column(name)
     table.add_row("a cell's mean step, mean", f"{profile.held_out_cell_error:.1%}")
     table.add_row("a single step, mean", f"{profile.held_out_error:.1%}")
@@ -77,14 +77,14 @@ def errors(profile: Profile) -> Table:
 
 
 def main() -> int:
-    """Measure, print, write; the exit code."""
+    """Measure, print, write; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, help="profile to write")
     parser.add_argument("--model", choices=list(SHAPES), default="210M")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--requests", type=int, default=192, help="the most of a stage")
+    parser.add_argument("--requests", type=int, default=192, help="largest number of requests in a stage")
     parser.add_argument("--max-tokens", type=int, default=128, help="cap of a response")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

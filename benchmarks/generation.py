@@ -1,19 +1,19 @@
 """The same stage under every static layout, the baselines, the predictor and the oracle's plan, live.
 
-One engine of two CPU ranks serves all policies, one after another, interleaved: in each repeat
-every policy runs a stage of the same prompts and the same lengths (drawn anew for each repeat and
-forced by the token limit of each request, which no policy sees), beginning with another policy each
-time. How slow the cores were meanwhile (`core_speed`), which neighbours on a shared host change all the
-time, is taken out of a second column of gains. A stage of the predictor comes first and is not counted: it
-hears one stage's lengths, as it would in a job's second step. The oracle's plan is the best found
-with the true lengths and the measured profile, corrected as the predictor's is, and is run live,
-too. Without `--profile` the replica measures one first, as it would at the start of a run.
+One engine of two CPU ranks serves all policies in turn. In each repeat, every policy runs a stage of the same
+prompts and the same lengths, beginning with another policy each time. New lengths are drawn for each repeat
+and forced by each request's token limit, which no policy sees. Neighbours on a shared host change the speed
+of the cores all the time: a second column of gains corrects for it (`parts.core_speed`). A stage of the
+predictor comes first and is not counted: the predictor learns one stage's lengths from it, as in a job's
+first step. The oracle's plan is the best one found with the true lengths and the measured profile, corrected
+as the predictor's is; it runs live, too. Without `--profile` the replica measures a profile first, as
+at the start of a run.
 
     python benchmarks/generation.py [--regimes lognormal uniform] [--requests 192] [--repeats 7] [--more]
 
-Writes a JSON file for each regime and size, anew after each repeat, and at the end a plot of all that
-lie in the output directory: cases may be run one by one. Prints a table for each case that it ran, one
-of the means over all that lie there, and one of how far stages and pauses were from what was expected.
+Writes a JSON file for each regime and size, again after each repeat. At the end it plots all cases in the
+output directory, so cases may be run one by one. Prints a table for each case that it ran, one of the means
+over all cases in the directory, and one of the errors of simulated stages and predicted pauses.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from core_speed import CoreSpeed
-from generation_errors import Errors, errors_table
-from generation_policies import ORACLE, PREDICTOR, THRESHOLDS, Planned, compared_policies
-from generation_report import Run, Stages, over_cases, plot, read_stages, table, wide_share
-from live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
-from random_qwen3 import M71, M210, W210, make_model
+from parts.core_speed import CoreSpeed
+from parts.generation_errors import Errors, errors_table
+from parts.generation_policies import ORACLE, PREDICTOR, THRESHOLDS, Planned, compared_policies
+from parts.generation_report import Run, Stages, over_cases, plot, read_stages, table, wide_share
+from parts.live_replica import DEGREES, FOOTPRINT, PROMPT_TOKENS, SAMPLES, Replica, replica_settings
+from parts.random_qwen3 import M71, M210, W210, make_model
 from rich.console import Console
 from rich.progress import Progress
 
@@ -54,7 +54,7 @@ from taper_rollout.replica.decider import Decider
 from taper_rollout.replica.events import as_json
 
 SHAPES = {"71M": M71, "210M": W210, "210M-deep": M210}
-# Of two runs that are put together, these have to be the same.
+# Runs may be combined only if these settings are equal.
 SAME = ("model", "dtype", "max_tokens", "thresholds", "without", "seed", "probe_bias")
 
 
@@ -86,7 +86,7 @@ async def compare(
     cores: CoreSpeed,
     options: argparse.Namespace,
 ) -> list[Path]:
-    """All stages of all regimes and sizes; the files that they are kept in."""
+    """Run all stages of all regimes and sizes; returns the files with the results."""
     cases = [(regime, size) for regime in options.regimes for size in options.requests]
     names = [*deciders, ORACLE]
     files = []
@@ -119,7 +119,7 @@ async def compare(
 
 
 def case_file(options: argparse.Namespace, regime: str, size: int) -> Path:
-    """Where a case is kept."""
+    """The file with the results of a case."""
     file: Path = options.output / f"{regime}-{size}.json"
     return file
 
@@ -166,7 +166,7 @@ def _run(regime: str, size: int, repeat: int, policy: str, record: dict[str, Any
 
 
 async def measure(model: str, options: argparse.Namespace) -> list[Path]:
-    """Start the replica, take its profile, run everything; the files written."""
+    """Start the replica, measure or read its profile, run everything; returns the files written."""
     settings = replica_settings(
         model,
         dtype=options.dtype,
@@ -175,24 +175,24 @@ async def measure(model: str, options: argparse.Namespace) -> list[Path]:
         profile=options.profile,
         profiles=options.output / "profiles",
     )
-    told: list[Any] = []
-    coordinator = Coordinator(settings, told.append)
+    events: list[Any] = []
+    coordinator = Coordinator(settings, events.append)
     await coordinator.start()
     try:
         profile = coordinator.profile
         if profile is None:
             raise RuntimeError("no profile could be measured")
-        deciders = compared_policies(settings, profile, told.append, options.thresholds)
+        deciders = compared_policies(settings, profile, events.append, options.thresholds)
         if options.without:
             deciders = {name: decider for name, decider in deciders.items() if name not in options.without}
         with CoreSpeed() as cores:
-            return await compare(Replica(coordinator, told), deciders, profile, cores, options)
+            return await compare(Replica(coordinator, events), deciders, profile, cores, options)
     finally:
         await coordinator.close()
 
 
 def main() -> int:
-    """Run, print, write; the exit code."""
+    """Run, print, write; returns the exit code."""
     options = _options()
     try:
         for regime, size in itertools.product(options.regimes, options.requests):
@@ -223,7 +223,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", choices=list(SHAPES), default="210M")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument(
-        "--profile", type=Path, help="of this model on this machine; default: measured now, quickly, and kept"
+        "--profile",
+        type=Path,
+        help="profile of this model on this machine; default: measure one quickly and keep it",
     )
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=list(REGIMES))
     parser.add_argument("--requests", type=int, nargs="+", default=[64, 192], help="multiples of 8")
@@ -233,12 +235,18 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--thresholds", type=int, nargs="*", default=list(THRESHOLDS))
     parser.add_argument(
-        "--without", nargs="+", metavar="POLICY", help="policies to leave out, for more repeats of others"
+        "--without",
+        nargs="+",
+        metavar="POLICY",
+        help="policies to leave out, so that others get more repeats",
     )
     parser.add_argument("--max-tokens", type=int, default=128, help="cap of a response")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--probe-bias", type=float, default=0.0, help="by what share TP2 slows the probe: see probe_bias.py"
+        "--probe-bias",
+        type=float,
+        default=0.0,
+        help="share by which TP2 slows the core-speed probe: see probe_bias.py",
     )
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/generation"))
     return parser.parse_args()

@@ -1,18 +1,18 @@
 """Migrate or recompute, by cost and per request: `python benchmarks/kv_choice.py [--repeats 9]`.
 
-Mixes of live requests on two CPU ranks: all long; all just begun, with a few tokens; both;
-and siblings that have just begun to answer one long prompt. Each is switched from narrow to
-wide and back with `auto`, which chooses by costs that are measured first on the same engine,
-and with one way for all. The ways take turns within a repeat, on fresh requests each time.
-The pause is the wall time from the last decode step before a switch to the step after which
-all of its requests decode again.
+Mixes of live requests on two CPU ranks: all long; all just started, with a few tokens; both; and
+siblings that have just started to answer one long prompt. Each mix is switched from narrow to wide and
+back in each KV mode: with `auto`, which chooses by costs measured first on the same engine, and with one
+choice for all requests. The modes take turns within a repeat, with new requests each time. The pause is
+the wall time from the last decode step before a switch to the step after which all of its requests
+decode again.
 
-The default model is deep and narrow: prefilling a token is cheap there beside what an
-exchange does for each layer and request, as it is on GPUs. A wide one on a CPU migrates all.
+The default model is deep and narrow: prefilling a token is cheap there compared with the exchange for
+each layer and request, as it is on GPUs. With a wide model on a CPU, `auto` migrates all.
 
-Prints how many requests `auto` migrated and recomputed, each pause with its quartiles and
-what the profile predicts for it, and `auto`'s pause over each other way's, paired by repeat.
-Writes all of it as JSON.
+Prints how many requests `auto` migrated and recomputed, each pause with its quartiles and the profile's
+prediction for it, and `auto`'s pause divided by each other mode's, paired by repeat. Writes all of it as
+JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from random_qwen3 import M71, M102, M210, VOCABULARY, Shape, make_model
+from parts.random_qwen3 import M71, M102, M210, VOCABULARY, Shape, make_model
 from rich.console import Console
 from rich.table import Table
 
@@ -63,7 +63,7 @@ CONTEXT_TOKENS = LONG_TOKENS + RESPONSE_TOKENS + 16
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One switch of a mix: what was asked for the KV cache, what became of it, and the pause."""
+    """One switch of a mix: the requested KV mode (`asked`), the mode used (`became`), and the pause."""
 
     mix: str
     repeat: int
@@ -82,7 +82,7 @@ class Row:
 
     @property
     def pair(self) -> str:
-        """Of degrees."""
+        """The degrees before and after."""
         return f"{self.from_degree}→{self.to_degree}"
 
 
@@ -110,14 +110,14 @@ def replica_settings(model: str, dtype: str) -> ReplicaSettings:
 
 
 class Bench:
-    """A live engine, and the profile that says what its switches cost."""
+    """A live engine, and the profile with the costs of its switches."""
 
     def __init__(self, engine: ElasticEngine, switch: EngineSwitch, profile: Profile) -> None:
         self._engine, self._switch, self._profile = engine, switch, profile
         self._prompts = Prompts(VOCABULARY)
 
     async def run(self, mix: str, asked: str, repeat: int) -> list[Row]:
-        """Fresh requests of a mix, widened and narrowed once while they decode."""
+        """Decode new requests of a mix, and widen and narrow them once."""
         prompts = [self._prompts.fresh(tokens) for tokens in MIXES[mix]]
         if mix == SIBLINGS:
             prompts = prompts[:1] * len(prompts)
@@ -168,13 +168,13 @@ class Bench:
 
 
 async def measure(model: str, options: argparse.Namespace, console: Console) -> tuple[Profile, list[Row]]:
-    """Start the engine, measure what switches cost, then switch every mix in every way."""
+    """Start the engine, measure what switches cost, then switch every mix in every KV mode."""
     settings = replica_settings(model, options.dtype)
     engine = ElasticEngine(engine_settings(settings))
     await engine.start()
     try:
         switch = EngineSwitch(engine, settings.rollout.switch.timeout_seconds)
-        # Decode steps are of no matter here, what a switch costs is.
+        # Only the costs of switches are needed here: one batch size is enough for decode steps.
         grid = dataclasses.replace(QUICK, batches=(1,), longest_context=LONG_TOKENS, tours=options.tours)
         profile = await measure_profile(engine, settings, switch, grid=grid)
         bench, rows = Bench(engine, switch, profile), []
@@ -198,7 +198,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ratios(rows: Iterable[Row], other: str) -> list[float]:
-    """`auto`'s pause over that of another way, in each repeat. `rows` are of one mix and pair."""
+    """`auto`'s pause over that of another mode, in each repeat. `rows` are of one mix and pair."""
     pauses = {(row.repeat, row.asked): row.pause_seconds for row in rows}
     return [
         pauses[repeat, AUTO] / pauses[repeat, other] for repeat in sorted({repeat for repeat, _ in pauses})
@@ -206,7 +206,7 @@ def ratios(rows: Iterable[Row], other: str) -> list[float]:
 
 
 def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """An entry for each mix, pair of degrees and way."""
+    """An entry for each mix, pair of degrees and KV mode."""
     entries = []
     for mix in MIXES:
         for pair in sorted({row.pair for row in rows}):
@@ -230,8 +230,8 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def table(entries: Sequence[dict[str, Any]]) -> Table:
-    """A row an entry."""
-    made = Table(title="Pause of a switch by what becomes of the KV cache; median and quartiles")
+    """A row for each entry."""
+    made = Table(title="Pause of a switch by KV mode; median and quartiles")
     for name in (
         "requests",
         "switch",
@@ -240,7 +240,7 @@ def table(entries: Sequence[dict[str, Any]]) -> Table:
         "recomputed",
         "pause, ms",
         "predicted, ms",
-        "auto / it",
+        "auto / this",
     ):
         made.add_column(name, justify="left" if name in ("requests", "switch", "kv") else "right")
     for entry in entries:
@@ -264,7 +264,7 @@ def _spread(numbers: Sequence[float], form: str) -> str:
 
 
 def costs_table(profile: Profile) -> Table:
-    """What the profile says that the two ways cost."""
+    """The measured costs of migrating and recomputing, from the profile."""
     made = Table(title="Measured costs")
     for name in (
         "switch",
@@ -290,7 +290,7 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     options = _options()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # Also where the output is no terminal, which would be taken for a narrow one.
+    # Fixed, because rich assumes a narrow terminal where the output is none.
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as directory:
         make_model(Path(directory), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
@@ -298,7 +298,7 @@ def main() -> None:
     entries = summarise(rows)
     console.print(costs_table(profile), table(entries))
     became = {row.became for row in rows if row.asked == AUTO}
-    console.print(f"by cost it came to: {', '.join(sorted(became))}", highlight=False)
+    console.print(f"modes that auto used: {', '.join(sorted(became))}", highlight=False)
     document = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
@@ -316,7 +316,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=9, help="of each mix in each way")
+    parser.add_argument("--repeats", type=int, default=9, help="repeats of each mix in each KV mode")
     parser.add_argument("--tours", type=int, default=4, help="switches under each load to measure costs from")
     parser.add_argument("--model", choices=list(SHAPES), default="deep")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")

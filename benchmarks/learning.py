@@ -1,23 +1,22 @@
 """Does switching change what is learned? Trains the tiny sample with and without switches.
 
-For each seed the same job is run by `taper run` with switches at fixed token counts of every
-stage, and without any in each static layout, narrow and wide. Noise is derived from the
-seed, so all would draw the same samples if their numbers were the same to the last bit. The
-reward is one that can be learned to the end meanwhile: two runs part at the first token that
-rounding decides, and on the way up their rewards differ by chance more than by cause. Held
-against each other are the rise of the reward (mean of the last steps minus the first
-step's), where the rewards end, and VeRL's difference between the probabilities of rollout
-and trainer.
+For each seed, `taper run` runs the same job three times: with switches at fixed token counts of every stage,
+and without switches in each static layout, narrow and wide. Sampling noise is derived from the seed, so all
+three would draw the same samples if their numbers were bitwise equal. The reward can be learned completely
+within the run: two runs diverge at the first token that rounding decides, and while the reward rises, chance
+contributes more to their difference than any cause. Compared are the rise of the reward (mean of the last
+steps minus the first step's), the reward at the end, and VeRL's difference between the probabilities of
+rollout and trainer.
 
-A run with switches decodes in both layouts, so its differences are held against those of
-both static runs, over all seeds: the mean against their mean, the largest against the 99th
-percentile of the largest of each of their steps. What a single seed's runs would say is
-printed beside it, also of a static run held against the other static one: with so few steps
-that percentile lies between the two largest values, and rounding decides.
+A run with switches decodes in both layouts, so its probability differences are compared with those of both
+static runs, over all seeds: the mean with their mean, the largest with the 99th percentile of the largest
+difference of each of their steps. The comparison within a single seed is printed as well, also of one static
+run with the other: with so few steps that percentile lies between the two largest values, and rounding
+decides.
 
     python benchmarks/learning.py [--seeds 1 2 3] [--steps 30] [--output runs/learning]
 
-Prints a table, writes `learning.json`, and exits with 1 if something does not hold.
+Prints a table, writes `learning.json`, and exits with 1 if a criterion does not hold.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ MODE_SETTINGS: dict[str, dict[str, Any]] = {
     NARROW: {"spec.rollout.mode": "off"},
     WIDE: {"spec.rollout.mode": "off", "spec.rollout.degrees": [2]},
 }
-REWARD_FILE = Path(__file__).with_name("learning_reward.py").absolute()
+REWARD_FILE = Path(__file__).absolute().parent / "parts" / "learning_reward.py"
 DIFFERENCE = "training/rollout_probs_diff"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one run came to. `reward_last` is the mean of the last steps, `difference_mean` of all.
+    """The result of one run. `reward_last` is the mean of the last steps, `difference_mean` of all.
 
     `difference_max` has the largest difference of each step, ascending.
     """
@@ -77,7 +76,7 @@ class Outcome:
 
 
 def main() -> int:
-    """Run all; the exit code."""
+    """Run all jobs and compare them; returns the exit code."""
     options = _options()
     outcomes = []
     for seed in options.seeds:
@@ -98,7 +97,7 @@ def main() -> int:
 
 
 def run(seed: int, mode: str, steps: int, output: Path) -> Outcome:
-    """One job from its first step. `CalledProcessError` if it fails."""
+    """Run one job from its first step. Raises `CalledProcessError` if it fails."""
     sample = output.parent / f"sample-{seed}"
     make_sample(sample, variant="tiny", seed=seed)
     settings = {
@@ -137,7 +136,7 @@ def outcome_of(lines: Sequence[dict[str, Any]], *, seed: int, mode: str) -> Outc
 
 
 def check(outcomes: Sequence[Outcome]) -> list[str]:
-    """What does not hold, in words."""
+    """A line for each criterion that does not hold."""
     failures = [
         f"seed {outcome.seed}, {outcome.mode}: the reward rises by {outcome.rise:.3f}, less than {MIN_RISE}"
         for outcome in outcomes
@@ -198,9 +197,9 @@ def single_seeds(outcomes: Sequence[Outcome]) -> list[str]:
             if other.seed == outcome.seed and other.mode not in (SWITCHED, outcome.mode)
         ]
         p99, largest = p99_difference(others), outcome.difference_max[-1]
-        told = "above" if largest > p99 else "within"
+        relation = "above" if largest > p99 else "within"
         names = " and ".join(other.mode for other in others)
-        lines.append(f"seed {outcome.seed}, {outcome.mode}: {largest:.3e}, {told} {p99:.3e} of {names}")
+        lines.append(f"seed {outcome.seed}, {outcome.mode}: {largest:.3e}, {relation} {p99:.3e} of {names}")
     return lines
 
 

@@ -1,9 +1,9 @@
-"""Runs `operator_load.py`: the operator with 500 jobs, how soon, how large, how quiet.
+"""Runs `parts/operator_load.py`: latency, memory and idle writes of the operator with 500 jobs.
 
     python benchmarks/operator.py [--jobs 500] [--rate 5]
 
-To the scripts of this folder, it has the name of a module of the standard library, which all of them need:
-who imports it by that name is given that module.
+This file has the name of a module of the standard library, which all other scripts of this folder need:
+imported as `operator`, it loads the standard library's module in its place.
 """
 
 import sys
@@ -16,6 +16,6 @@ if __name__ == "operator":
     PathFinder.find_spec("operator", _OTHERS).loader.exec_module(sys.modules[__name__])
 
 if __name__ == "__main__":
-    from operator_load import main
+    from parts.operator_load import main
 
     sys.exit(main())

@@ -1,21 +1,22 @@
-"""What metrics and ledger cost: decode steps with and without telling what happens, live, alternately.
+"""What metrics and ledger cost: decode steps with and without event reporting, on a live replica.
 
-While told, every event goes to the run's reporter and to the node's metrics host, real actors of a real
-Ray, and another process writes traces and ledger as `taper run` does and scrapes the metrics as often as
-Prometheus would. While untold, events are dropped where they arise. The predictor is asked all the time,
-and only advises. Telling is turned on and off every four seconds within stages of equal lengths, and each
-told block is compared with the untold ones before and after it: neighbours on a shared host come and go
-within a stage. The replica runs on as many ranks as the machine has cores: what is spent in another
-process is missing in a rank, too, so the seconds that processes other than ranks had a core are counted.
+While reporting is on, every event goes to the run's reporter and to the node's metrics host, real actors of
+a real Ray. Another process writes traces and ledger as `taper run` does and scrapes the metrics as often as
+Prometheus would. While it is off, events are dropped where they arise. The predictor decides all the time,
+and only advises. Reporting is turned on and off every four seconds within stages of equal lengths. Each
+reported block is compared with the unreported blocks before and after it, because the load from neighbours
+on a shared host changes within a stage. The replica runs on as many ranks as the machine has cores: core
+time spent in another process is missing in a rank, so the seconds that other processes had a core are
+counted, too.
 
-What is looked for is less than half a percent, and two blocks that are alike differ by some percent: with
-`--times 8` a batch is told of, heard of and scraped eight times as often, and the shares are divided by
-eight. They are what telling takes if twice as much costs twice as much; `--times 1` takes it as it is.
+The cost is expected to be less than half a percent, and two equal blocks differ by some percent. With
+`--times 8`, progress events are sent, drained and scraped eight times as often, and the shares are divided
+by eight: the cost of reporting, if it grows in proportion. `--times 1` measures it directly.
 
     python benchmarks/overhead.py [--stages 8] [--model 210M] [--times 8]
 
-Prints the share of a step that telling takes, by the clock and by the cores' time, each with its 95 %
-interval, and writes JSON.
+Prints the share of a step that reporting takes, as wall time and as core time, each with its 95 % interval,
+and writes JSON.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from typing import Any
 import numpy as np
 import psutil
 import ray
-from live_replica import SAMPLES, Replica, replica_settings
-from random_qwen3 import M71, M210, make_model
+from parts.live_replica import SAMPLES, Replica, replica_settings
+from parts.random_qwen3 import M71, M210, make_model
 from rich.console import Console
 from rich.progress import track
 
@@ -60,13 +61,13 @@ SHAPES = {"71M": M71, "210M": M210}
 # As the operator's PodMonitor asks for.
 SCRAPE_SECONDS = 15.0
 BLOCK_SECONDS, POLL_SECONDS, START_SECONDS = 4.0, 0.01, 60.0
-# Until all prompts are read and the first questions asked.
+# Until all prompts are prefilled and the first decisions made.
 SETTLED_SECONDS = 1.0
 RESAMPLES = 10_000
 
 
-class Listener:
-    """What the run's driver and Prometheus do meanwhile: an actor, as both are processes of their own."""
+class Consumer:
+    """Does what the run's driver and Prometheus do: an actor, because both are separate processes."""
 
     def __init__(self, run: str, directory: str, url: str, times: float) -> None:
         self._reporter, self._recorder, self._url = ray.get_actor(run), Recorder(Path(directory)), url
@@ -74,11 +75,11 @@ class Listener:
         self._is_on = threading.Event()
 
     def turn(self, is_on: bool) -> None:
-        """Listen, or let it be."""
+        """Start or stop draining events and scraping."""
         (self._is_on.set if is_on else self._is_on.clear)()
 
-    def listen(self) -> None:
-        """Never ends."""
+    def consume(self) -> None:
+        """Drain events and scrape metrics while turned on; never returns."""
         scraped_at = 0.0
         while True:
             self._is_on.wait()
@@ -90,19 +91,19 @@ class Listener:
             time.sleep(SLICE_SECONDS / self._times)
 
 
-class Teller:
-    """Posts events as a replica's server does, or drops them; it keeps the records of stages in any case."""
+class EventReporter:
+    """Posts events as a replica's server does, or drops them; always keeps the stage records."""
 
-    def __init__(self, reporter: Any, host: Any, listener: Any) -> None:
-        self._reporter, self._host, self._listener = reporter, host, listener
+    def __init__(self, reporter: Any, host: Any, consumer: Any) -> None:
+        self._reporter, self._host, self._consumer = reporter, host, consumer
         self.is_on = False
         self.records: list[Any] = []
         self.num_posts = 0
 
     async def turn(self, is_on: bool) -> None:
-        """Tell from now on, or be silent."""
+        """Turn reporting on or off."""
         self.is_on = is_on
-        await self._listener.turn.remote(is_on)
+        await self._consumer.turn.remote(is_on)
 
     def __call__(self, event: Any) -> None:
         """Take one event."""
@@ -110,20 +111,20 @@ class Teller:
             self.records.append(event)
         if not self.is_on:
             return
-        told = event if isinstance(event, dict) else as_json(event)
-        self._reporter.post.remote(told)
-        post_to(self._host, told)
+        content = event if isinstance(event, dict) else as_json(event)
+        self._reporter.post.remote(content)
+        post_to(self._host, content)
         self.num_posts += 1
 
 
-class Restless(ProgressThrottle):
-    """Tells every so many seconds, whatever the batch does."""
+class FixedInterval(ProgressThrottle):
+    """Lets a progress event pass every so many seconds, whether or not the batch changed."""
 
     def __init__(self, every_seconds: float) -> None:
         self._every_seconds, self._last_at = every_seconds, 0.0
 
     def is_due(self, progress: StageProgress, at: float) -> bool:
-        """Whether so many seconds have passed."""
+        """Whether the interval has passed since the last event."""
         if at - self._last_at < self._every_seconds:
             return False
         self._last_at = at
@@ -131,10 +132,10 @@ class Restless(ProgressThrottle):
 
 
 @contextmanager
-def telling(output: Path, *, times: float) -> Iterator[Teller]:
-    """A teller with its listener, on a Ray of their own; `times` as busy as in a run."""
-    # Of a batch that does not change nothing would be told: it is told of as one that always does, a little.
-    stage.ProgressThrottle = lambda: Restless(MOST_SECONDS / times)  # type: ignore[misc, assignment]
+def event_reporting(output: Path, *, times: float) -> Iterator[EventReporter]:
+    """A reporter and its consumer on their own Ray, with `times` as many events as in a run."""
+    # A batch that does not change sends no progress events: here it sends them as one that always changes.
+    stage.ProgressThrottle = lambda: FixedInterval(MOST_SECONDS / times)  # type: ignore[misc, assignment]
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with tempfile.TemporaryDirectory() as sample:
         job = make_sample(Path(sample), variant="tiny")
@@ -145,14 +146,14 @@ def telling(output: Path, *, times: float) -> Iterator[Teller]:
             reporter = ray.get_actor(run)
             [served] = [one for one in ray.get(reporter.drain.remote()) if one["kind"] == "MetricsServed"]
             options = {"num_cpus": 0, "max_concurrency": 2}
-            listener = ray.remote(Listener).options(**options).remote(run, str(output), served["url"], times)
-            listener.listen.remote()
-            yield Teller(reporter, host, listener)
+            consumer = ray.remote(Consumer).options(**options).remote(run, str(output), served["url"], times)
+            consumer.consume.remote()
+            yield EventReporter(reporter, host, consumer)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far each group had come at one moment, and how long others than ranks had had a core by then."""
+    """Each group's time and decode steps at one moment, and the core seconds of other processes so far."""
 
     at: tuple[float, ...]
     steps: tuple[int, ...]
@@ -170,7 +171,7 @@ class Meter:
         ]
 
     def mark(self) -> Mark:
-        """Now."""
+        """The current mark."""
         records = self._coordinator.records()
         return Mark(
             at=tuple(record.at for record in records),
@@ -183,19 +184,20 @@ class Meter:
         return sum(record.running for record in self._coordinator.records())
 
 
-async def blocks(meter: Meter, teller: Teller, requests: int, *, told_first: bool) -> FloatArray:
-    """Turn telling on and off through a stage: rows of seconds a step, and others' seconds a second.
+async def blocks(meter: Meter, reporter: EventReporter, requests: int, *, reported_first: bool) -> FloatArray:
+    """Turn reporting on and off through a stage: rows of seconds a step, and others' core seconds a second.
 
-    Rows lie told and untold in turn, an untold one (or with `told_first` a told one) first; only those
-    in which all `requests` decoded from beginning to end. Raises `TimeoutError` where they never all do.
+    Rows `[blocks, 2]` alternate, an unreported block first (with `reported_first` a reported one). Only
+    blocks in which all `requests` decoded from beginning to end count. Raises `TimeoutError` if they do
+    not all decode within `START_SECONDS`.
     """
     async with asyncio.timeout(START_SECONDS):
         while meter.num_running() < requests:
             await asyncio.sleep(POLL_SECONDS)
     await asyncio.sleep(SETTLED_SECONDS)
     rows = []
-    is_on = told_first
-    await teller.turn(is_on)
+    is_on = reported_first
+    await reporter.turn(is_on)
     before = meter.mark()
     while True:
         await asyncio.sleep(BLOCK_SECONDS)
@@ -211,16 +213,16 @@ async def blocks(meter: Meter, teller: Teller, requests: int, *, told_first: boo
         seconds = float(np.mean(np.subtract(now.at, before.at)))
         rows.append((np.mean(per_step), (now.others_seconds - before.others_seconds) / seconds))
         is_on = not is_on
-        await teller.turn(is_on)
+        await reporter.turn(is_on)
         before = meter.mark()
-    await teller.turn(False)
+    await reporter.turn(False)
     return np.array(rows).reshape(-1, 2)
 
 
-async def measure(model: str, teller: Teller, options: argparse.Namespace) -> FloatArray:
-    """Shares `[blocks, 2]` that telling takes in each told block: by the clock, by the cores' time.
+async def measure(model: str, reporter: EventReporter, options: argparse.Namespace) -> FloatArray:
+    """Shares `[blocks, 2]` that reporting takes in each reported block: of wall time, of core time.
 
-    A first stage is not counted.
+    The first stage warms up and is not counted.
     """
     settings = replica_settings(
         model,
@@ -231,36 +233,36 @@ async def measure(model: str, teller: Teller, options: argparse.Namespace) -> Fl
         profiles=options.output / "profiles",
     )
     settings = replace(settings, rollout=settings.rollout.model_copy(update={"mode": "advise"}))
-    coordinator = Coordinator(settings, teller)
+    coordinator = Coordinator(settings, reporter)
     await coordinator.start()
     try:
-        decisions = PolicyDecider(settings, teller)
+        decisions = PolicyDecider(settings, reporter)
         decisions.use(coordinator.profile)
-        replica = Replica(coordinator, teller.records)
+        replica = Replica(coordinator, reporter.records)
         tokens = np.full((options.requests // SAMPLES, SAMPLES), options.tokens)
         await replica.run(decisions, tokens)
         meter = Meter(coordinator)
         shares = []
         for number in track(range(options.stages), description="stages"):
             flipping = asyncio.create_task(
-                blocks(meter, teller, options.requests, told_first=number % 2 == 1)
+                blocks(meter, reporter, options.requests, reported_first=number % 2 == 1)
             )
             await replica.run(decisions, tokens)
-            shares.append(shares_of(await flipping, told_first=number % 2 == 1))
+            shares.append(shares_of(await flipping, reported_first=number % 2 == 1))
         return np.concatenate(shares)
     finally:
         await coordinator.close()
 
 
-def shares_of(rows: FloatArray, *, told_first: bool) -> FloatArray:
-    """Of each told block between two untold ones: how much more a step took, and cores' time as a share."""
+def shares_of(rows: FloatArray, *, reported_first: bool) -> FloatArray:
+    """For each reported block between two unreported ones: the added share of a step, and of core time."""
     found = []
-    for told in range(0 if told_first else 1, len(rows) - 1, 2):
-        if told == 0:
+    for index in range(0 if reported_first else 1, len(rows) - 1, 2):
+        if index == 0:
             continue
-        untold = (rows[told - 1] + rows[told + 1]) / 2
-        more = rows[told] - untold
-        found.append((more[0] / untold[0], more[1] / (os.cpu_count() or 1)))
+        unreported = (rows[index - 1] + rows[index + 1]) / 2
+        more = rows[index] - unreported
+        found.append((more[0] / unreported[0], more[1] / (os.cpu_count() or 1)))
     return np.array(found).reshape(-1, 2)
 
 
@@ -279,24 +281,24 @@ def report(shares: FloatArray) -> dict[str, float]:
 
 
 def main() -> int:
-    """Run, print, write; the exit code."""
+    """Run, print, write; returns the exit code."""
     options = _options()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     options.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as model, tempfile.TemporaryDirectory() as told:
+    with tempfile.TemporaryDirectory() as model, tempfile.TemporaryDirectory() as run:
         make_model(Path(model), SHAPES[options.model], dtype=options.dtype, max_tokens=4096)
-        with telling(Path(told), times=options.times) as teller:
-            shares = asyncio.run(measure(model, teller, options)) / options.times
-    found = report(shares) | {"num_blocks": len(shares), "num_posts": teller.num_posts}
-    for name, of in (("clock", "by the clock"), ("cores", "of the cores' time")):
+        with event_reporting(Path(run), times=options.times) as reporter:
+            shares = asyncio.run(measure(model, reporter, options)) / options.times
+    found = report(shares) | {"num_blocks": len(shares), "num_posts": reporter.num_posts}
+    for name, of in (("clock", "of wall time"), ("cores", "of core time")):
         Console().print(
-            f"telling takes {found[f'{name}_share_mean']:+.2%} "
+            f"reporting takes {found[f'{name}_share_mean']:+.2%} "
             f"[{found[f'{name}_share_low']:+.2%}, {found[f'{name}_share_high']:+.2%}] {of}",
             highlight=False,
         )
     Console().print(
-        f"{options.requests} requests, {len(shares)} told blocks of {BLOCK_SECONDS:.0f} s, "
-        f"{teller.num_posts / len(shares) / BLOCK_SECONDS:.1f} posts a told second, "
+        f"{options.requests} requests, {len(shares)} reported blocks of {BLOCK_SECONDS:.0f} s, "
+        f"{reporter.num_posts / len(shares) / BLOCK_SECONDS:.1f} events a reported second, "
         f"{options.times:g} times as many as in a run",
         highlight=False,
     )
@@ -319,13 +321,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", choices=list(SHAPES), default="210M")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument(
-        "--profile", type=Path, help="of this model on this machine; default: measured now, quickly, and kept"
+        "--profile",
+        type=Path,
+        help="profile of this model on this machine; default: measure one quickly and keep it",
     )
     parser.add_argument("--requests", type=int, default=64, help="a multiple of 8")
-    parser.add_argument("--tokens", type=int, default=160, help="of each response")
+    parser.add_argument("--tokens", type=int, default=160, help="length of each response")
     parser.add_argument("--stages", type=int, default=8)
     parser.add_argument(
-        "--times", type=float, default=1.0, help="tell so many times as often, and divide by it"
+        "--times", type=float, default=1.0, help="report so many times as often, and divide the shares by it"
     )
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/overhead"))
     return parser.parse_args()

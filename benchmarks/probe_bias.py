@@ -1,13 +1,13 @@
-"""Whether the probe of `core_speed` is as fast beside one layout as beside the other.
+"""Does the probe of `parts.core_speed` run as fast beside one layout as beside another?
 
-`generation.py` takes the cores' slowness out of gains (`gain_at_equal_speed`), which is fair to all arms only
-if an arm does not slow the probe itself. Requests decode on two CPU ranks, the layout changes every few
-seconds, and the probe's time in each block is compared with the blocks before and after it: neighbours on
-a shared host come and go more slowly than that.
+`generation.py` corrects gains for the slowness of the cores (`gain_at_equal_speed`). That is fair only if no
+layout slows the probe itself. Here, requests decode on two CPU ranks, the layout changes every few seconds,
+and the probe's time in each block is compared with the blocks before and after it, because the load from
+neighbours on a shared host changes more slowly than that.
 
     python benchmarks/probe_bias.py [--model 210M] [--dtype bfloat16] [--requests 64] [--blocks 60]
 
-Prints by how much the probe takes longer beside TP2 than beside TP1, with its 95 % interval.
+Prints by what share the probe takes longer beside TP2 than beside TP1, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from core_speed import CoreSpeed
 from generation import SHAPES
-from live_replica import replica_settings
-from random_qwen3 import VOCABULARY, make_model
+from parts.core_speed import CoreSpeed
+from parts.live_replica import replica_settings
+from parts.random_qwen3 import VOCABULARY, make_model
 from rich.console import Console
 from rich.progress import track
 
@@ -69,7 +69,7 @@ async def slownesses(model: str, options: argparse.Namespace) -> FloatArray:
 
 
 def bias(found: FloatArray) -> FloatArray:
-    """Of each block but the first and last: ln of the probe's seconds beside TP2 over those beside TP1."""
+    """For each block but the first and last: ln of the probe's seconds beside TP2 over those beside TP1."""
     logs = np.log(found)
     around = (logs[:-2] + logs[2:]) / 2
     sign = np.where(np.arange(1, len(found) - 1) % 2, -1.0, 1.0)
@@ -78,7 +78,7 @@ def bias(found: FloatArray) -> FloatArray:
 
 
 def main() -> int:
-    """Run and print; the exit code."""
+    """Run and print; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--blocks", type=int, default=60)
-    parser.add_argument("--blocks-a-load", type=int, default=6, help="before requests have come to their end")
+    parser.add_argument("--blocks-a-load", type=int, default=6, help="blocks before new requests are sent")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as model:

@@ -4,7 +4,7 @@ Eight live requests of about 512 tokens on two CPU ranks decode with log-probs a
 temperature 1 while the layout changes back and forth. The pause is the wall time from
 the last decode step before a switch to the step after which all of its requests decode
 again, re-admission included. It is given in narrow decode steps, measured between the
-switches of the same run, so that figures of different machines compare.
+switches of the same run, so that figures of different machines can be compared.
 
 Prints a table and writes JSON.
 """
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from random_qwen3 import M210, make_model
+from parts.random_qwen3 import M210, make_model
 from rich.console import Console
 from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Tests are told apart by their folder: unit tests, tests on a cluster, of the real engine, the main job."""
+"""A test's folder gives its kind: unit tests, tests on a cluster, of the real engine, the main job."""
 
 from __future__ import annotations
 

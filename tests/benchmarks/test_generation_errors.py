@@ -1,4 +1,4 @@
-"""What `benchmarks/generation.py` says of how far the paper was off."""
+"""How `benchmarks/generation.py` computes the errors of simulated stages and predicted pauses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def modules() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        import generation_errors
-        import generation_report
+        from parts import generation_errors, generation_report
 
         return SimpleNamespace(
             Errors=generation_errors.Errors,

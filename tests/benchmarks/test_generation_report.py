@@ -1,4 +1,4 @@
-"""What `benchmarks/generation.py` says of its runs."""
+"""What `benchmarks/generation.py` reports of its runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def report() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        import generation_report
+        from parts import generation_report
 
         return generation_report
 
@@ -150,15 +150,15 @@ def test_the_share_of_a_stage_in_a_wide_layout_counts_what_was_committed(report:
     assert report.wide_share(record | {"switches": [switch(102.0, 2), switch(109.0, 1)]}, 2) == 0.7
 
 
-def test_over_cases_each_counts_the_same_and_only_policies_of_all_are_told(report: Any) -> None:
+def test_cases_have_equal_weight_and_only_policies_of_all_cases_have_a_row(report: Any) -> None:
     few = stages(report, {"static TP1": [20.0], "predictor": [18.0], "widen-at-once": [30.0]})
     many = stages(report, {"static TP1": [21.0, 25.0], "static TP2": [20.0, 20.0], "predictor": [16.0, 16.0]})
-    told = report.over_cases([few, many])
-    columns = [list(column.cells) for column in told.columns]
+    means = report.over_cases([few, many])
+    columns = [list(column.cells) for column in means.columns]
     assert columns[0] == ["static TP1", "predictor"]
     # The first case's best layout is TP1, the second one's TP2: 10 % and 20 %.
     assert columns[1][1] == "+15.0% [+15.0%, +15.0%]"
-    assert "3 repeats" in str(told.title)
+    assert "3 repeats" in str(means.title)
 
 
 def test_an_arm_has_the_same_row_in_cases_with_other_policies(report: Any) -> None:

@@ -80,7 +80,9 @@ class World:
     def state(self) -> dict[Any, KubeObject]:
         """All objects except events, without the fields that the API server generates."""
         return {
-            (str(kind), key): _told(obj) for (kind, key), obj in self.fake.objects.items() if kind != EVENTS
+            (str(kind), key): _without_generated_fields(obj)
+            for (kind, key), obj in self.fake.objects.items()
+            if kind != EVENTS
         }
 
     def events(self) -> list[tuple[str, str]]:
@@ -124,7 +126,7 @@ class World:
         self.now += timedelta(seconds=seconds)
 
 
-def _told(obj: KubeObject) -> KubeObject:
+def _without_generated_fields(obj: KubeObject) -> KubeObject:
     made_up = ("uid", "resourceVersion")
     return obj | {"metadata": {name: each for name, each in obj["metadata"].items() if name not in made_up}}
 
@@ -190,9 +192,9 @@ def test_an_operator_killed_at_any_write_reaches_the_same_result(
         world.settle()
         assert world.state() == end.state()
         # An event that was not recorded before the end is lost, and none is recorded twice.
-        untold = end.events()
+        unrecorded = end.events()
         for event in world.events():
-            untold.remove(event)
+            unrecorded.remove(event)
 
 
 def kill_at(world: World, nth: int, moment: str) -> None:

@@ -40,7 +40,7 @@ class ScriptedHead:
                 if address is None or not is_up(address["namespace"], address["cluster"]):
                     self.close_connection = True
                     return
-                status, reported = _told(jobs, self.command, address["path"], body)
+                status, reported = _response(jobs, self.command, address["path"], body)
                 content = json.dumps(reported).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
@@ -63,7 +63,7 @@ class ScriptedHead:
         self._server.server_close()
 
 
-def _told(jobs: ScriptedJobs, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def _response(jobs: ScriptedJobs, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     found = _JOB.fullmatch(path)
     if found is None:
         jobs.submit(body["submission_id"], {})

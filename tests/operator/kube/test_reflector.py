@@ -22,7 +22,7 @@ from ..fake_api_server import JOBS, PODS, FakeApiServer, make_object
 REFUSED = urllib3.exceptions.ProtocolError("Connection aborted.", ConnectionRefusedError(111))
 
 
-class Told:
+class DeliveredKeys:
     """Records the delivered keys and the version in the cache at that time, which must never go back."""
 
     def __init__(self, fake: FakeApiServer) -> None:
@@ -46,21 +46,23 @@ class Told:
             self.next_version[key] += 1
 
 
-def make_reflector(fake: FakeApiServer, clock: Clock | None = None, **options: Any) -> tuple[Reflector, Told]:
+def make_reflector(
+    fake: FakeApiServer, clock: Clock | None = None, **options: Any
+) -> tuple[Reflector, DeliveredKeys]:
     clock = clock or Clock()
-    reported = Told(fake)
-    reported.cache = options.pop("cache", ObjectCache(keys_of=own_key))
-    options = {"deliver": reported, "clock": clock, "random": Random(1)} | options
+    delivered = DeliveredKeys(fake)
+    delivered.cache = options.pop("cache", ObjectCache(keys_of=own_key))
+    options = {"deliver": delivered, "clock": clock, "random": Random(1)} | options
     return Reflector(
-        fake.api_server(clock), options.pop("resource", JOBS), reported.cache, **options
-    ), reported
+        fake.api_server(clock), options.pop("resource", JOBS), delivered.cache, **options
+    ), delivered
 
 
-def held(reported: Told, namespace: str = "") -> dict[ObjectKey, str]:
-    assert reported.cache is not None
+def held(delivered: DeliveredKeys, namespace: str = "") -> dict[ObjectKey, str]:
+    assert delivered.cache is not None
     return {
         ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"]): obj["metadata"]["resourceVersion"]
-        for obj in reported.cache.objects(namespace=namespace)
+        for obj in delivered.cache.objects(namespace=namespace)
     }
 
 
@@ -129,7 +131,7 @@ def test_the_cache_becomes_the_api_servers_state(
     random = Random(seed)
     fake = FakeApiServer(JOBS, page=page)
     clock = Clock()
-    reflector, reported = make_reflector(fake, clock, namespace=namespace)
+    reflector, delivered = make_reflector(fake, clock, namespace=namespace)
     trouble = Trouble(fake, random, fault_share)
     fake.fault, fake.garble = trouble.fault, trouble.garble
     for verb, name, space in actions:
@@ -144,9 +146,9 @@ def test_the_cache_becomes_the_api_servers_state(
     trouble.share = 0.0
     for _ in range(4):
         clock.now += 20 + reflector.step()
-    assert held(reported) == versions(fake, namespace)
+    assert held(delivered) == versions(fake, namespace)
     # The state of each object when its key was last delivered is its current state.
-    assert {key: version for key, version in reported.seen.items() if version} == held(reported)
+    assert {key: version for key, version in delivered.seen.items() if version} == held(delivered)
     assert reflector.has_synced
 
 
@@ -154,13 +156,13 @@ def test_a_reflector_is_synced_only_after_its_keys_are_delivered() -> None:
     fake = FakeApiServer(JOBS)
     fake.put(JOBS, make_object(JOBS, "a"))
     synced: list[bool] = []
-    reflector, reported = make_reflector(fake, deliver=lambda key: synced.append(reflector.has_synced))
+    reflector, delivered = make_reflector(fake, deliver=lambda key: synced.append(reflector.has_synced))
     fake.fault = lambda method, path: (_ for _ in ()).throw(REFUSED)
     reflector.step()
     assert not reflector.has_synced
     fake.fault = lambda method, path: None
-    reported.fake = fake
-    reflector, reported = make_reflector(fake, deliver=lambda key: synced.append(reflector.has_synced))
+    delivered.fake = fake
+    reflector, delivered = make_reflector(fake, deliver=lambda key: synced.append(reflector.has_synced))
     reflector.step()
     assert synced == [False]
     assert reflector.has_synced
@@ -170,16 +172,16 @@ def test_a_missed_deletion_is_delivered() -> None:
     fake = FakeApiServer(JOBS)
     for name in "abc":
         fake.put(JOBS, make_object(JOBS, name))
-    reflector, reported = make_reflector(fake)
+    reflector, delivered = make_reflector(fake)
     reflector.step()
-    reported.keys.clear()
+    delivered.keys.clear()
     fake.remove(JOBS, ObjectKey("team", "b"))
     fake.put(JOBS, make_object(JOBS, "c", spec={"n": 2}))
     fake.compact()
     reflector.step()
-    assert reported.keys == []
+    assert delivered.keys == []
     reflector.step()
-    assert reported.keys == [ObjectKey("team", "b"), ObjectKey("team", "c")]
+    assert delivered.keys == [ObjectKey("team", "b"), ObjectKey("team", "c")]
     assert reflector.num_lists == 2
 
 
@@ -204,7 +206,7 @@ def test_a_watch_resumes_where_it_was_even_after_a_quiet_time() -> None:
 def test_an_api_server_that_went_back_is_listed_again() -> None:
     fake = FakeApiServer(JOBS)
     fake.put(JOBS, make_object(JOBS, "a"))
-    reflector, reported = make_reflector(fake)
+    reflector, delivered = make_reflector(fake)
     reflector.step()
     fake.remove(JOBS, ObjectKey("team", "a"))
     fake.compact()
@@ -212,14 +214,14 @@ def test_an_api_server_that_went_back_is_listed_again() -> None:
     reflector.step()
     reflector.step()
     assert reflector.num_lists == 2
-    assert held(reported) == {}
+    assert held(delivered) == {}
 
 
 def test_at_most_ten_connections_a_minute_to_an_api_server_that_is_down() -> None:
     """Nor does anything keep it from being asked soon after it is back."""
     fake = FakeApiServer(JOBS)
     clock = Clock()
-    reflector, reported = make_reflector(fake, clock)
+    reflector, delivered = make_reflector(fake, clock)
     reflector.step()
     tried: list[float] = []
 
@@ -235,7 +237,7 @@ def test_at_most_ten_connections_a_minute_to_an_api_server_that_is_down() -> Non
     fake.fault = lambda method, path: None
     fake.put(JOBS, make_object(JOBS, "a"))
     up = clock.now
-    while not held(reported):
+    while not held(delivered):
         clock.now += reflector.step()
     assert clock.now - up < 20
 
@@ -277,7 +279,7 @@ def test_a_watch_that_breaks_after_a_long_life_resumes_at_once() -> None:
 
 def test_an_optional_kind_that_is_not_served_is_empty() -> None:
     fake = FakeApiServer()
-    reflector, reported = make_reflector(fake, is_optional=True)
+    reflector, delivered = make_reflector(fake, is_optional=True)
     reflector.step()
     assert reflector.has_synced
     assert not reflector.is_served
@@ -285,13 +287,13 @@ def test_an_optional_kind_that_is_not_served_is_empty() -> None:
     fake.put(JOBS, make_object(JOBS, "a"))
     reflector.step()
     assert reflector.is_served
-    assert reported.keys == [ObjectKey("team", "a")]
+    assert delivered.keys == [ObjectKey("team", "a")]
     fake.resources = {}
     reflector.step()
     assert not reflector.is_served
     reflector.step()
-    assert held(reported) == {}
-    assert reported.keys == [ObjectKey("team", "a")] * 2
+    assert held(delivered) == {}
+    assert delivered.keys == [ObjectKey("team", "a")] * 2
 
 
 def test_a_required_kind_that_is_not_served_is_waited_for() -> None:
@@ -304,27 +306,27 @@ def test_reflectors_of_several_namespaces_share_a_cache() -> None:
     fake = FakeApiServer(JOBS)
     for namespace in ("one", "two", "three"):
         fake.put(JOBS, make_object(JOBS, "a", namespace))
-    first, reported = make_reflector(fake, namespace="one")
-    second, _ = make_reflector(fake, namespace="two", cache=reported.cache)
+    first, delivered = make_reflector(fake, namespace="one")
+    second, _ = make_reflector(fake, namespace="two", cache=delivered.cache)
     for _ in range(2):
         first.step()
         second.step()
         fake.compact()
-    assert {key.namespace for key in held(reported)} == {"one", "two"}
+    assert {key.namespace for key in held(delivered)} == {"one", "two"}
 
 
 def test_an_event_that_failed_is_delivered_again() -> None:
     """An object that cannot be understood must not end the thread, nor be passed over for ever."""
     fake = FakeApiServer(JOBS)
-    reflector, reported = make_reflector(fake)
+    reflector, delivered = make_reflector(fake)
     reflector.step()
     fake.put(JOBS, make_object(JOBS, "a"))
     fake.garble = lambda lines: [line.replace(b'"resourceVersion"', b'"nothing"') for line in lines]
     assert reflector.step() > 0
-    assert held(reported) == {}
+    assert held(delivered) == {}
     fake.garble = lambda lines: lines
     reflector.step()
-    assert list(held(reported)) == [ObjectKey("team", "a")]
+    assert list(held(delivered)) == [ObjectKey("team", "a")]
 
 
 def test_a_request_held_back_is_retried_soon_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -360,7 +362,7 @@ def put(fake: FakeApiServer, **contents: Any) -> None:
 def test_an_unreadable_object_is_skipped_in_lists_and_watches() -> None:
     fake = FakeApiServer(JOBS)
     warned: list[tuple[str, str]] = []
-    reflector, reported = make_reflector(
+    reflector, delivered = make_reflector(
         fake,
         cache=ObjectCache(keys_of=keys_of_readable),
         warn=lambda obj, error: warned.append((obj["metadata"]["name"], str(error))),
@@ -368,15 +370,15 @@ def test_an_unreadable_object_is_skipped_in_lists_and_watches() -> None:
     put(fake, a=1, b="unreadable", c=1)
     reflector.step()
     assert reflector.has_synced
-    assert [key.name for key in held(reported)] == ["a", "c"]
+    assert [key.name for key in held(delivered)] == ["a", "c"]
     assert reflector.num_unreadable == 1
     # One more, of which the cache has held an earlier version; and once more, which nobody has to know.
     put(fake, a="unreadable", c=2, d=1)
     put(fake, a="unreadable")
-    reported.keys.clear()
+    delivered.keys.clear()
     reflector.step()
-    assert held(reported) == {k: v for k, v in versions(fake).items() if k.name in "cd"}
-    assert [key.name for key in reported.keys] == ["a", "c", "d"]
+    assert held(delivered) == {k: v for k, v in versions(fake).items() if k.name in "cd"}
+    assert [key.name for key in delivered.keys] == ["a", "c", "d"]
     assert warned == [("b", "unreadable"), ("a", "unreadable")]
     assert reflector.num_unreadable == 2
     # No event comes again.
@@ -388,17 +390,17 @@ def test_an_unreadable_object_is_skipped_in_lists_and_watches() -> None:
     put(fake, a=3)
     fake.remove(JOBS, ObjectKey("team", "b"))
     reflector.step()
-    assert (reflector.num_unreadable, [key.name for key in held(reported)]) == (0, ["a", "c", "d"])
+    assert (reflector.num_unreadable, [key.name for key in held(delivered)]) == (0, ["a", "c", "d"])
 
 
 def test_an_event_without_a_version_is_skipped() -> None:
     fake = FakeApiServer(JOBS)
-    reflector, reported = make_reflector(fake)
+    reflector, delivered = make_reflector(fake)
     reflector.step()
     put(fake, a=1, b=1)
     fake.garble = lambda lines: [b'{"type": "MODIFIED", "object": {"metadata": 1}}\n', *lines]
     reflector.step()
-    assert [key.name for key in held(reported)] == ["a", "b"]
+    assert [key.name for key in held(delivered)] == ["a", "b"]
     assert reflector.num_unreadable == 1
 
 

@@ -97,7 +97,7 @@ def test_other_rules_choose_otherwise() -> None:
     assert not any(again.is_switch for again in questions)
 
 
-def test_a_ledger_without_its_stage_ends_is_told_apart() -> None:
+def test_a_ledger_without_its_stage_ends_is_recognised() -> None:
     entries = recorded(3)
     cut = [entry for entry in entries if not isinstance(entry, StageEndEntry)]
     with pytest.raises(ValueError, match="step 1 follows step 0, whose end is missing"):
@@ -130,7 +130,7 @@ def test_a_corrupt_entry_says_what_is_wrong(change, message: str) -> None:  # ty
         entry_from_json(values)
 
 
-def test_each_response_is_told_once_and_in_its_stage() -> None:
+def test_each_response_is_added_once_and_in_its_stage() -> None:
     advisor = new_advisor()
     advisor.start_stage(4)
     advisor.add_finished([FinishedResponse("a", 3)])

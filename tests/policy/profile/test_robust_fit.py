@@ -63,7 +63,7 @@ def test_no_term_is_negative(seed: int, count: int) -> None:
     assert np.isfinite(terms).all()
 
 
-def test_what_cannot_be_told_apart_is_given_to_the_first() -> None:
+def test_of_collinear_features_the_first_gets_the_weight() -> None:
     amounts = np.array([[1.0, number, 1000.0 * number, 0.0] for number in range(1, 9)])
     assert nonnegative_terms(amounts, 2.0 * amounts[:, 1]).tolist() == pytest.approx([0, 2, 0, 0])
 

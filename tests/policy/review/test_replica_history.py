@@ -56,7 +56,7 @@ def test_entries_survive_json() -> None:
     assert [entry_from_json(json.loads(json.dumps(entry.as_json()))) for entry in entries] == entries
 
 
-def test_lives_that_lie_between_each_other_are_told_apart() -> None:
+def test_interleaved_lives_are_separated() -> None:
     one, other = ledger(2), ledger(1)
     mixed = [(replica, entry) for pair in zip(one, other, strict=False) for replica, entry in enumerate(pair)]
     mixed += [(0, entry) for entry in one[len(other) :]]

@@ -138,7 +138,7 @@ def test_a_simulated_stage_takes_what_it_took(lengths: list[int], early: int, la
     assert found.executed_seconds == pytest.approx(simulated.seconds, rel=0.01)
 
 
-def test_a_narrowing_is_followed_to_the_groups_that_were_told() -> None:
+def test_a_narrowing_is_followed_to_the_recorded_groups() -> None:
     """Two requests at degree 4; after 10 tokens, one of them by prefill, each goes on alone for 20 more."""
     flat = ReplicaPrices(fixed=1.0, shared=0.0, request=1.0, token=0.0, pause=5.0)
     stage = played(
@@ -153,7 +153,7 @@ def test_responses_of_one_token_take_no_step_under_any_plan() -> None:
     assert (found.regret, found.gain_over_best_static) == (0.0, 0.0)
 
 
-def test_what_the_paper_has_is_told() -> None:
+def test_a_review_reports_prefill_seconds_model_error_and_gain() -> None:
     """A prefill takes a second, and another one for each ten of its 20 tokens."""
     stage = played([20, 20, 20], [0, 1, 0])
     found = review(stage, MACHINE, DEGREES)

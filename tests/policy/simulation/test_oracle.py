@@ -58,7 +58,7 @@ def test_no_two_widenings_that_can_be_tried_one_by_one_are_better(lengths: list[
     assert stage.seconds <= min(pairs) * 1.02
 
 
-def test_it_widens_for_a_lone_straggler_and_tells_the_plan() -> None:
+def test_it_widens_for_a_lone_straggler_and_returns_the_plan() -> None:
     plan, stage = best_plan(
         requests_of([20] * 15 + [300]), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK
     )

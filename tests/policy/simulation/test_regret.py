@@ -22,7 +22,7 @@ from taper_policy.simulation.simulator import SimulatedRequest
 
 HELD_OUT_SEED = 901
 NUM_STAGES = 12
-CPU_FILE = Path(__file__).parents[3] / "benchmarks" / "cpu_71m.json"
+CPU_FILE = Path(__file__).parents[3] / "benchmarks" / "parts" / "cpu_71m.json"
 # Profile, prompts a stage, samples a prompt, cap of a response.
 SETTINGS = {
     "cpu": (lambda: read_profile(CPU_FILE), 4, 4, 1024),

@@ -53,7 +53,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         assert [entry.as_json() for entry in (one.start, *one.entries)] == [e["entry"] for e in events]
 
 
-def test_replicas_that_speak_in_turn_are_told_apart(tmp_path: Path) -> None:
+def test_interleaved_replicas_are_separated(tmp_path: Path) -> None:
     mixed = [
         event
         for pair in zip(history_events((1,)), history_events((1,), replica=1), strict=False)
@@ -166,7 +166,7 @@ def test_a_corrupt_line_is_not_lost_when_the_run_goes_on(tmp_path: Path) -> None
     ],
     ids=["no run", "no ledger", "empty"],
 )
-def test_what_is_no_ledger_is_told(tmp_path: Path, make: Any, message: str) -> None:
+def test_what_is_no_ledger_is_reported(tmp_path: Path, make: Any, message: str) -> None:
     make(tmp_path / "run")
     with pytest.raises(JobError, match=message):
         read_ledger(tmp_path / "run")

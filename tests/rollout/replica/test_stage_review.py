@@ -74,7 +74,7 @@ def test_requests_are_grouped_as_they_were(clock: Clock) -> None:
     assert [one.response_tokens for one in played.requests] == [100, 120, 140, 2000]
 
 
-def test_a_switch_is_told_by_the_tokens_made_and_the_groups_before_it(clock: Clock) -> None:
+def test_a_switch_is_identified_by_the_tokens_made_and_the_groups_before_it(clock: Clock) -> None:
     """`d` had 160 KV tokens, so 151 of its own; it ended in group 0, since there was but one."""
     stage = Stage(2, 1)
     stage.add_switch(switch(1003.5), requests=[MovedRequest("d", 1, 160, 0)])
@@ -151,7 +151,7 @@ def without_a_token(clock: Clock, stage: Stage) -> None:
         (without_a_token, "a response has no token"),
     ],
 )
-def test_what_cannot_be_put_on_paper_says_why(clock: Clock, spoil: Any, reason: str) -> None:
+def test_a_stage_that_cannot_be_simulated_says_why(clock: Clock, spoil: Any, reason: str) -> None:
     stage = Stage(2, 1)
     spoil(clock, stage)
     with pytest.raises(NotJudged, match=reason):
@@ -198,7 +198,7 @@ def test_an_output_that_lags_behind_is_no_request_that_waits(clock: Clock) -> No
     assert "not_judged" not in review
 
 
-def test_a_judged_stage_tells_its_regret_with_any_policy(clock: Clock) -> None:
+def test_a_reviewed_stage_reports_its_regret_with_any_policy(clock: Clock) -> None:
     stage = four(clock, Stage(2, 1))
     reviewer = StageReviewer(SETTINGS)
     assert reviewer.judged(stage, record_of(stage)) == record_of(stage)  # no profile yet

@@ -37,24 +37,24 @@ def test_synthetic_stages_end_with_a_table_an_answer_and_a_file(
     file = tmp_path / "out.json"
     assert taper(*SMALL, "--regime", "bimodal", "--json", file) == 0
     out = capsys.readouterr().out
-    for told in ("predictor", "oracle", "static TP8", "ESTIMATED", "best static layout", "widen-at-once"):
-        assert told in out
+    for expected in ("predictor", "oracle", "static TP8", "ESTIMATED", "best static layout", "widen-at-once"):
+        assert expected in out
     written = json.loads(file.read_text())
     assert written["is_estimated"] is True
     assert all(len(policy["seconds"]) == 3 for policy in written["arms"].values())
     assert written["arms"]["oracle"]["regret_mean"] == 0
 
 
-def test_the_predictor_is_told_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+def test_the_predictor_gets_the_response_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    caps = []
     compare = simulation.compare
     monkeypatch.setattr(
         simulation,
         "compare",
-        lambda *stages, **options: told.append(options["max_tokens"]) or compare(*stages, **options),
+        lambda *stages, **options: caps.append(options["max_tokens"]) or compare(*stages, **options),
     )
     assert taper("--stages", 1, "--prompts", 1, "--samples", 2, "--max-tokens", 100_000) == 0
-    assert told == [100_000]
+    assert caps == [100_000]
 
 
 def test_a_runs_own_stages_are_read_from_its_output_directory(
@@ -75,7 +75,7 @@ def test_a_profile_comes_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--regime", "gamma"), "--regime: 'gamma' is unknown; use lognormal"),
         (("--stages", "0"), "--stages: 0 is not 1 or more"),
@@ -90,15 +90,15 @@ def test_a_profile_comes_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     ],
     ids=str,
 )
-def test_bad_options_are_told_with_their_name(
-    arguments: tuple[str, str], told: str, capsys: pytest.CaptureFixture[str]
+def test_bad_options_are_reported_with_their_name(
+    arguments: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert taper(*arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ('{"requests": []}', "has no request"),
         ('{"requests": [{"prompt": "p", "prompt_tokens": 5}]}', "KeyError: 'response_tokens'"),
@@ -109,16 +109,18 @@ def test_bad_options_are_told_with_their_name(
     ],
     ids=["empty", "gap", "negative", "text", "truncated", "other"],
 )
-def test_a_trace_that_cannot_be_used_is_told(
-    content: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_trace_that_cannot_be_used_is_reported(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage_file(tmp_path, 1, []).write_text(content)
     assert taper("--trace", tmp_path) == 2
     error = capsys.readouterr().err
-    assert "--trace: stage-00001-0.json" in error and told in error
+    assert "--trace: stage-00001-0.json" in error and message in error
 
 
-def test_a_broken_profile_is_told_with_its_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_profile_is_reported_with_its_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "profile.json"
     file.write_text('{"format": 99}')
     assert taper("--profile", file) == 2

@@ -19,7 +19,7 @@ from ...fake_engine import changed
 from ..conftest import MakeModel
 
 Request = dict[str, Any]
-Told = tuple[list[Generated], StageRecord]
+StageResult = tuple[list[Generated], StageRecord]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 RANDOM: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
 WAIT_SECONDS = 120.0
@@ -70,7 +70,7 @@ class Replica:
             )
         return list(await asyncio.gather(*started))
 
-    def stage(self, requests: list[Request], *, step: int | None = None) -> Told:
+    def stage(self, requests: list[Request], *, step: int | None = None) -> StageResult:
         """One stage: the responses, and the record that the stage left."""
         self.step = self.step + 1 if step is None else step
 

@@ -45,7 +45,7 @@ def test_seeded_stage_is_equal(engine: LiveEngine) -> None:
     assert differences(unswitched, engine.stage(sampling=seeded(temperature=1.0, sampling_seed=3)))
 
 
-def test_seeds_tell_siblings_apart(engine: LiveEngine) -> None:
+def test_seeds_make_siblings_differ(engine: LiveEngine) -> None:
     prompts = [[5, 6, 7, 8]] * 4
     result: StageResult = engine.stage(sampling=seeded(count=4), prompts=prompts)
     assert len({tuple(tokens) for tokens in result.tokens}) == 4

@@ -1,4 +1,4 @@
-"""A live replica of two CPU ranks for benchmarks: it runs stages whose lengths are given beforehand."""
+"""A live replica of two CPU ranks for benchmarks: it runs stages whose lengths are given in advance."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from random_qwen3 import VOCABULARY
 
+from parts.random_qwen3 import VOCABULARY
 from taper_api.job.rollout_spec import RolloutSpec, Sampling, Switch
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.coordinator import Coordinator
@@ -16,10 +16,10 @@ from taper_rollout.replica.decider import Decider
 from taper_rollout.replica.events import StageRecord
 
 SAMPLES = 8
-# As the lengths are: a published prompt of some hundred tokens, scaled from a cap of 24,576 to one of 256.
+# Scaled as the lengths are: published prompts have some hundred tokens at a cap of 24,576, here it is 256.
 PROMPT_TOKENS = 4
 FOOTPRINT, DEGREES = 2, (1, 2)
-# A profile's requests make as many more than their context, while they are measured.
+# Tokens that each request decodes beyond its context while a profile is measured.
 PROFILED_TOKENS = 128
 
 
@@ -54,13 +54,13 @@ def replica_settings(
 
 
 class Replica:
-    """A live replica that runs stages of given lengths."""
+    """Runs stages of given lengths on a live replica; `events`: where the coordinator's events go."""
 
-    def __init__(self, coordinator: Coordinator, told: list[Any]) -> None:
-        self.coordinator, self._told, self._step = coordinator, told, 0
+    def __init__(self, coordinator: Coordinator, events: list[Any]) -> None:
+        self.coordinator, self._events, self._step = coordinator, events, 0
 
     async def run(self, decider: Decider, tokens: np.ndarray[Any, Any]) -> StageRecord:
-        """One stage of requests with `tokens` [prompts, samples] response tokens each.
+        """Run one stage of requests with `tokens` [prompts, samples] response tokens each.
 
         Raises `RuntimeError` for a response of another length.
         """
@@ -84,9 +84,9 @@ class Replica:
         responses = await asyncio.gather(*requests)
         made = [len(response.token_ids) for response in responses]
         if made != tokens.ravel().tolist():
-            raise RuntimeError("a response has not the length that it was given")
+            raise RuntimeError("a response does not have the requested length")
         await self.coordinator.set_global_steps(self._step + 1)
-        return next(event for event in reversed(self._told) if isinstance(event, StageRecord))
+        return next(event for event in reversed(self._events) if isinstance(event, StageRecord))
 
 
 def _prompt(step: int, prompt: int) -> list[int]:

@@ -1,17 +1,17 @@
-"""The operator with 500 jobs of three pods each, on the tests' control plane: how soon, how large, how quiet.
+"""Latency, memory and idle writes of the operator with 500 jobs of three pods, on the tests' control plane.
 
 A real etcd, API server, controllers and scheduler, a fake KubeRay, and kwok, which plays the
 kubelets. The operator is a process with the rights of its own ServiceAccount. All share this machine, so
-that times are those of a loaded cluster; `tests/cluster` says what is needed to run it.
+times are those of a loaded cluster. Needs the programs that `make cluster-tools` builds.
 
-- paced: jobs are applied at an even rate; from each apply to its RayJob, as a watch sees it;
-- quiet: once all run, what the operator writes, by the API server's audit log;
-- burst: all are deleted and as many applied at once; until the last RayJob is there;
-- size: the operator's largest resident memory meanwhile.
+- paced: jobs are applied at an even rate; seconds from each apply to its RayJob, as a watch sees it;
+- quiet: once all run, the operator's write requests, from the API server's audit log;
+- burst: all are deleted and as many applied at once; seconds until the last RayJob exists;
+- size: the operator's largest resident memory during all of it.
 
     python benchmarks/operator.py [--jobs 500] [--rate 5]
 
-Prints a table with what must hold, writes JSON, and ends with 1 if something does not hold. About 10 minutes.
+Prints a table with the limits, writes JSON, and exits with 1 if a limit is missed. Takes about 10 minutes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
 from taper_operator.manifests.kinds import PODS, RAY_JOBS, RLHF_JOBS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PODS_OF_A_JOB = 3
 PODS_OF_A_NODE = 100
 MAX_P99_SECONDS = 5.0
@@ -58,7 +58,7 @@ APPLIERS = 16
 
 
 def tests_module(name: str) -> Any:
-    """A module of the tests, whose folders are no packages, under a name that nobody else has."""
+    """A module of the tests, whose folders are no packages, under a name of its own."""
     root = types.ModuleType("taper_tests")
     root.__path__ = [str(ROOT / "tests")]
     sys.modules.setdefault("taper_tests", root)
@@ -92,7 +92,7 @@ class Seen:
 
 
 class Memory:
-    """The largest resident memory of a process, looked at often."""
+    """The largest resident memory of a process, sampled every `SAMPLE_SECONDS`."""
 
     def __init__(self, pid: int) -> None:
         self.max_bytes = 0
@@ -115,7 +115,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """user: as whom the audit log knows the operator"""
+    """The running cluster and operator; `user` is the operator's name in the audit log."""
 
     cluster: Any
     namespace: str
@@ -125,17 +125,17 @@ class Bench:
     ray_jobs: Seen
     pods: Seen
     memory: Memory
-    say: Callable[[str], None]
+    log: Callable[[str], None]
 
     def apply(self, name: str) -> float:
-        """Apply a job; when that began."""
+        """Apply a job; returns the time before the request, of `time.monotonic`."""
         began = time.monotonic()
         self.cluster.api.apply(RLHF_JOBS, manifest(name, self.namespace))
         return began
 
     def wait(self, what: str, ask: Callable[[], bool]) -> None:
         """Raises RuntimeError after WAIT_SECONDS, or when the operator has ended."""
-        self.say(f"until {what}")
+        self.log(f"waiting until {what}")
         deadline = time.monotonic() + WAIT_SECONDS
         while not ask():
             if not self.operator.is_alive:
@@ -160,7 +160,7 @@ def manifest(name: str, namespace: str) -> KubeObject:
 
 
 @contextmanager
-def bench(num_jobs: int, say: Callable[[str], None]) -> Iterator[Bench]:
+def bench(num_jobs: int, log: Callable[[str], None]) -> Iterator[Bench]:
     """A cluster with room for all pods, and an operator that leads."""
     modules = {
         name: tests_module(f"cluster.{room}.{name}")
@@ -176,7 +176,7 @@ def bench(num_jobs: int, say: Callable[[str], None]) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="taper-operator-bench-", ignore_cleanup_errors=True) as folder:
         plane = modules["control_plane"].ControlPlane(Path(folder))
         try:
-            say("starting the control plane")
+            log("starting the control plane")
             plane.start()
             cluster = modules["cluster"].Cluster(plane)
             crds = sorted((ROOT / "manifests" / "crds").glob("*.yaml"))
@@ -202,7 +202,7 @@ def bench(num_jobs: int, say: Callable[[str], None]) -> Iterator[Bench]:
                     ray_jobs=seen[1],
                     pods=seen[2],
                     memory=memory,
-                    say=say,
+                    log=log,
                 )
                 memory.stop()
                 for each in seen:
@@ -227,7 +227,7 @@ def paced(bench: Bench, names: list[str], rate: float) -> list[float]:
 
 
 def quiet(bench: Bench, num_jobs: int, seconds: float) -> list[str]:
-    """What the operator wrote meanwhile, but for its Lease: verb and resource."""
+    """The operator's writes in that time, except those of its Lease: verb and resource."""
     audit = tests_module("cluster.control_plane.audit_log")
 
     def all_run() -> bool:
@@ -236,7 +236,7 @@ def quiet(bench: Bench, num_jobs: int, seconds: float) -> list[str]:
 
     bench.wait("all run", all_run)
     time.sleep(SETTLE_SECONDS)
-    bench.say(f"quiet for {seconds:g} s")
+    bench.log(f"counting writes for {seconds:g} s")
     since = time.time()
     time.sleep(seconds)
     return [
@@ -256,7 +256,7 @@ def burst(bench: Bench, names: list[str]) -> float:
 
 
 def delete_all(bench: Bench) -> None:
-    """Delete all jobs, and wait until nothing of them is left."""
+    """Delete all jobs, and wait until their RayJobs and pods are gone."""
     with ThreadPoolExecutor(APPLIERS) as threads:
         list(threads.map(lambda job: bench.cluster.delete(RLHF_JOBS, job), bench.jobs.cache.objects()))
     bench.wait(
@@ -265,14 +265,14 @@ def delete_all(bench: Bench) -> None:
 
 
 def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
-    """All of it, in order."""
+    """Run all measurements, in order."""
     names = [f"paced-{number}" for number in range(options.jobs)]
-    bench.say(f"{options.jobs} jobs at {options.rate:g} a second")
+    bench.log(f"{options.jobs} jobs at {options.rate:g} a second")
     seconds = paced(bench, names, options.rate)
     writes = quiet(bench, options.jobs, options.quiet)
     num_pods = bench.pods.cache.num_objects()
     delete_all(bench)
-    bench.say(f"{options.jobs} jobs at once")
+    bench.log(f"{options.jobs} jobs at once")
     burst_seconds = burst(bench, [f"burst-{number}" for number in range(options.jobs)])
     return {
         "jobs": options.jobs,
@@ -287,7 +287,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def verdicts(found: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
-    """What was found, what must hold, and whether it does."""
+    """Figure, measured value, limit, and whether the value is within it."""
     p99, burst_seconds, size = found["paced_p99_seconds"], found["burst_seconds"], found["max_bytes"]
     writes = len(found["quiet_writes"])
     return [
@@ -299,7 +299,7 @@ def verdicts(found: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
             burst_seconds <= MAX_BURST_SECONDS,
         ),
         ("resident memory", f"{size / 1e6:.0f} MB", f"< {MAX_BYTES / 1e6:.0f} MB", size < MAX_BYTES),
-        ("writes while quiet, but for the Lease", str(writes), "0", writes == 0),
+        ("writes while idle, except the Lease", str(writes), "0", writes == 0),
         (
             "pods",
             str(found["pods"]),
@@ -310,7 +310,7 @@ def verdicts(found: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
 
 
 def main() -> int:
-    """Run, print, write; the exit code."""
+    """Run, print, write; returns the exit code."""
     options = _options()
     console = Console()
     try:
@@ -319,10 +319,10 @@ def main() -> int:
     except tests_module("cluster.control_plane.cluster_tools").NoTools as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    table = Table("figure", "found", "must be", "", title=f"{found['jobs']} jobs, {found['pods']} pods")
+    table = Table("figure", "measured", "limit", "", title=f"{found['jobs']} jobs, {found['pods']} pods")
     rows = verdicts(found)
     for figure, value, bound, holds in rows:
-        table.add_row(figure, value, bound, "" if holds else "does not hold")
+        table.add_row(figure, value, bound, "" if holds else "missed")
     console.print(table)
     content = {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -342,7 +342,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--rate", type=float, default=5.0, help="jobs applied a second")
-    parser.add_argument("--quiet", type=float, default=120.0, help="seconds that the operator is watched")
+    parser.add_argument("--quiet", type=float, default=120.0, help="seconds for which writes are counted")
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks/operator"))
     return parser.parse_args()
 

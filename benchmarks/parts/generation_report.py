@@ -1,4 +1,4 @@
-"""What the runs of `generation.py` come to: ratios with intervals, a table, a plot. Pure but for the plot."""
+"""Results of the runs of `generation.py`: gains with intervals, a table, a plot. Pure except for the plot."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from generation_policies import ORACLE, PREDICTOR
 from rich.table import Table
 
+from parts.generation_policies import ORACLE, PREDICTOR
 from taper_policy.arrays import FloatArray
 
 RESAMPLES = 10_000
@@ -23,7 +23,7 @@ PANELS_A_ROW = 4
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One stage under one policy. `slowness` is that of the cores meanwhile (`core_speed`).
+    """One stage under one policy. `slowness` is that of the cores during it (`parts.core_speed`).
 
     `wide_share` is the share of its seconds in the widest layout.
     """
@@ -73,9 +73,9 @@ def wide_share(record: Mapping[str, Any], degree: int) -> float:
 class Stages:
     """The runs of one regime and size, by policy, repeat after repeat.
 
-    Seconds are the clock's. Most of what two stages that are alike differ by is how slow the cores were
-    meanwhile; `gain_at_equal_speed` takes that out. `probe_bias` is by what share a wide layout itself
-    slows the probe (`probe_bias.py`): no neighbour's doing, and taken off first.
+    Seconds are wall time. Two equal stages differ mostly by how slow the cores were during each;
+    `gain_at_equal_speed` corrects for that. `probe_bias` is the share by which a wide layout itself slows
+    the probe (`probe_bias.py`); it is subtracted first, because no neighbour causes it.
     """
 
     def __init__(self, runs: Sequence[Run], *, probe_bias: float = 0.0) -> None:
@@ -90,7 +90,7 @@ class Stages:
         }
 
     def slowness_of(self, run: Run) -> float:
-        """That of the cores while it ran, less what its own layout did to the probe."""
+        """Slowness of the cores during the run, without the effect of its own layout on the probe."""
         return run.slowness / (1.0 + self._probe_bias) ** run.wide_share
 
     def of(self, policy: str) -> list[Run]:
@@ -138,7 +138,7 @@ class Stages:
         return draws
 
     def slowness(self, policy: str) -> float:
-        """Of the cores while the arm's stages ran, over that while the best static layout's did."""
+        """Mean slowness of the cores during the policy's stages, relative to the best static layout's."""
         return float(self._slowness[policy].mean() / self._slowness[self.best_static].mean())
 
     @property
@@ -173,7 +173,7 @@ class Stages:
 
 
 def read_stages(file: Path) -> Stages:
-    """The stages of a case, from the file that `generation.py` keeps them in."""
+    """The stages of a case, from the file that `generation.py` writes."""
     content = json.loads(file.read_text(encoding="utf-8"))
     return Stages(
         [Run(**run) for run in content["runs"]], probe_bias=float(content["settings"]["probe_bias"])
@@ -200,7 +200,7 @@ def _centred(values: FloatArray) -> FloatArray:
 
 
 def table(stages: Stages) -> Table:
-    """A row a policy."""
+    """A row for each policy."""
     best = stages.best_static
     repeats = len(stages.seconds[best])
     made = Table(
@@ -277,7 +277,7 @@ def plot(found: Sequence[Stages], file: Path) -> None:
     for panel, stages in zip(panels.flat, found, strict=False):
         at = np.array([places[policy] for policy in stages.policies])
         for gains, offset, color, label in (
-            (stages.gain, -0.15, "#b0b0b0", "by the clock"),
+            (stages.gain, -0.15, "#b0b0b0", "wall time"),
             (stages.gain_at_equal_speed, 0.15, "#1f5f8b", "at equal speed of the cores"),
         ):
             _errorbars(

@@ -1,4 +1,4 @@
-"""How far the paper was off, over the runs of `generation.py`: stages' seconds and pauses. Pure."""
+"""Errors of simulated stage times and predicted pauses over the runs of `generation.py`. Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from generation_policies import PREDICTOR
-from generation_report import Stages
 from rich.table import Table
 
+from parts.generation_policies import PREDICTOR
+from parts.generation_report import Stages
 from taper_policy.arrays import FloatArray
 from taper_policy.decision.correction import MOST_WEIGHT
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
-    """Shares of what was measured; `stages_at_equal_speed` lacks the first stage of each case."""
+    """Errors as shares of the measured seconds; `stages_at_equal_speed` lacks each case's first stage."""
 
     stages: FloatArray
     stages_at_equal_speed: FloatArray
@@ -32,7 +32,7 @@ class Errors:
         )
 
     def as_json(self) -> dict[str, float | None]:
-        """JSON-ready: medians of stages, and what nine pauses of ten are within; None without any."""
+        """JSON-ready: median stage errors and the 90th percentile of pause errors; None without any."""
         return {
             "stage_error_median": _quantile(self.stages, 0.5),
             "stage_error_median_at_equal_speed": _quantile(self.stages_at_equal_speed, 0.5),
@@ -41,8 +41,8 @@ class Errors:
 
 
 def errors_table(found: Sequence[Stages]) -> Table:
-    """A row a case, and one of all."""
-    made = Table(title="how far the paper was off", title_justify="left")
+    """A row for each case, and one for all."""
+    made = Table(title="errors of simulated stages and predicted pauses", title_justify="left")
     for name in (
         "case",
         "stages",
@@ -71,8 +71,8 @@ def errors_table(found: Sequence[Stages]) -> Table:
 
 
 def _errors_and_changes(stages: Stages) -> tuple[FloatArray, FloatArray]:
-    """By how much each reviewed stage took longer than simulated, as a share; and the logarithm of how much
-    slower the cores were than when its profile was corrected, which is not known (NaN) of a case's first."""
+    """By what share each reviewed stage took longer than simulated; and the logarithm of how much slower
+    the cores were than when its profile was corrected, unknown (NaN) for the first stage of a case."""
     errors, changes, before = [], [], np.nan
     for run in stages.runs:
         slowness = float(np.log(stages.slowness_of(run)))
@@ -86,8 +86,8 @@ def _errors_and_changes(stages: Stages) -> tuple[FloatArray, FloatArray]:
 def _at_equal_speed(found: Sequence[Stages]) -> FloatArray:
     """Errors of stages, had the cores stayed as fast as they were while the profile was corrected.
 
-    Logarithms are taken to be a slope times that of the change, with the slope that fits all best, and
-    through zero: what is wrong all the time stays.
+    Fits the logarithms of the errors to the speed changes by a line through zero, and subtracts the fit:
+    an error that is always there stays.
     """
     both = [_errors_and_changes(stages) for stages in found]
     errors, changes = (np.concatenate(part) for part in zip(*both, strict=True))

@@ -1,4 +1,4 @@
-"""The reward of `learning.py`: simple enough to be learned to the end in 30 steps."""
+"""The reward of `learning.py`: simple enough to be learned completely in 30 steps."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PREDICTOR, AT_ONCE, ORACLE = "predictor", "widen-at-once", "oracle's plan"
 
 
 class Planned:
-    """Follows a plan made with the true lengths, or stays in one layout: what needs no predicting."""
+    """Follows a fixed plan, made with the true lengths or of one layout; predicts nothing."""
 
     mode = "enforce"
 
@@ -35,14 +35,14 @@ class Planned:
         """Nothing is remembered."""
 
     def first_degree(self) -> int:
-        """The plan's first."""
+        """The plan's first degree."""
         return self.plan.degree
 
     def add_finished(self, prompt: str, tokens: int) -> None:
         """Nothing is learned."""
 
     def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
-        """Widen once so few are live as the plan says."""
+        """Widen once no more requests run than the plan's threshold says."""
         if not snapshot.is_settled:
             return None
         due = [degree for requests, degree in self.plan.widenings if snapshot.num_running <= requests]
@@ -58,9 +58,9 @@ def static_name(degree: int) -> str:
 
 
 def compared_policies(
-    settings: ReplicaSettings, profile: Profile, tell: Callable[[Any], None], thresholds: Iterable[int]
+    settings: ReplicaSettings, profile: Profile, send: Callable[[Any], None], thresholds: Iterable[int]
 ) -> dict[str, Decider]:
-    """All policies but the oracle's plan, which is another one for each stage; static layouts first."""
+    """All policies, static layouts first, except the oracle's plan, which differs for each stage."""
     settings_of: dict[str, dict[str, Any]] = {AT_ONCE: {"name": AT_ONCE}}
     settings_of |= {
         f"threshold {requests}": {"name": "threshold", "threshold": {"requests": requests}}
@@ -72,6 +72,6 @@ def compared_policies(
     }
     for name, policy in settings_of.items():
         rollout = settings.rollout.model_copy(update={"policy": Policy.model_validate(policy)})
-        found[name] = PolicyDecider(dataclasses.replace(settings, rollout=rollout), tell)
+        found[name] = PolicyDecider(dataclasses.replace(settings, rollout=rollout), send)
         found[name].use(profile)
     return found

@@ -1,9 +1,9 @@
-"""How fast the cores are while a benchmark runs: on a host that others share, not equally fast all the time.
+"""How fast the cores are while a benchmark runs: on a shared host their speed changes.
 
-A process a core does the same small work every `EVERY_SECONDS` (matrix products that fit its first cache)
-and takes the *processor* seconds of it: waiting for the benchmark's own processes does not count, a busy
-neighbour on the host does. What the benchmark leaves in the caches should not: the work is done for a while
-before its time is taken. It takes half a percent of a core.
+One process for each core does the same small work every `EVERY_SECONDS` (matrix products that fit the L1
+cache) and measures its *processor* seconds: waiting for the benchmark's own processes does not count, a busy
+neighbour on the host does. A warm-up before each measurement excludes cache misses that the benchmark
+causes. The probe takes half a percent of a core.
 
     with CoreSpeed() as cores:
         ...
@@ -29,7 +29,7 @@ class _Sample(NamedTuple):
 
 
 class CoreSpeed:
-    """A probe on each core that this process may use, from entering to leaving it."""
+    """A probe on each core that this process may use, while the context is open."""
 
     def __enter__(self) -> CoreSpeed:
         context = multiprocessing.get_context("spawn")
@@ -60,7 +60,7 @@ class CoreSpeed:
     def slowness(self, started_at: float, ended_at: float) -> float:
         """Mean seconds of the work between two times of `time.time`, over all cores.
 
-        Raises `RuntimeError` where a core has no sample of them.
+        Raises `RuntimeError` if a core has no sample in that interval.
         """
         means = []
         for core, pipe in self._pipes.items():
@@ -84,7 +84,7 @@ def _probe(core: int, pipe: Connection) -> None:
     square = np.full((SIDE, SIDE), 0.5, dtype=np.float32)
     made = np.empty_like(square)
     while True:
-        # The first products bring the square, and the code, back to the cache.
+        # The first products load the matrices, and the code, into the cache again.
         for _ in range(WARM_PRODUCTS):
             np.matmul(square, square, out=made)
         began = time.thread_time()

@@ -1,0 +1,1 @@
+"""What the commands of `benchmarks/` are made of; none of these modules is a command."""
