@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from taper_rollout.sglang import handoff, kv_arena, weight_views
+from taper_rollout.sglang import kv_arena, weight_views
+from taper_rollout.sglang.live_requests import handoff
 from taper_rollout.sglang.stacks import BuiltStack
 from taper_rollout.switching.command import Command
 

@@ -167,8 +167,8 @@ def _build(
     from sglang.srt.runtime_context import SpawnRanks, get_device, publish
 
     from taper_rollout.sglang import groups as group_module
-    from taper_rollout.sglang import sampling
     from taper_rollout.sglang.cpu import attention as cpu_attention
+    from taper_rollout.sglang.live_requests import sampling
     from taper_rollout.sglang.rank_progress import RankProgress
     from taper_rollout.sglang.rank_stacks import RankStacks
     from taper_rollout.sglang.stacks import StackSite, build_stack

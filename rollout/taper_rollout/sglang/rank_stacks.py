@@ -11,10 +11,11 @@ import torch
 
 from taper_policy.layout import group_of
 from taper_policy.profile.kv_choice import prefilled_tokens
-from taper_rollout.sglang import handoff, kv_exchange, random_state
+from taper_rollout.sglang import kv_exchange, random_state
+from taper_rollout.sglang.live_requests import handoff
+from taper_rollout.sglang.live_requests.readmission import Readmission
 from taper_rollout.sglang.rank_commands import RankCommands
 from taper_rollout.sglang.rank_progress import RankProgress
-from taper_rollout.sglang.readmission import Readmission
 from taper_rollout.sglang.stacks import BuiltStack, dispatch_loop
 from taper_rollout.switching.command import Command
 from taper_rollout.switching.figures import MovedRequest, SwitchFigures

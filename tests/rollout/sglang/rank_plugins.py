@@ -124,7 +124,7 @@ def copy_weights(stacks: Any) -> None:
 
 def forget_to_flush(stacks: Any, *, degree: int) -> None:
     """Leave one stack's prefix cache as it is."""
-    from taper_rollout.sglang import handoff
+    from taper_rollout.sglang.live_requests import handoff
 
     flush, spared = handoff.flush, stacks._stacks[degree].scheduler
     replace(handoff, "flush", lambda scheduler: None if scheduler is spared else flush(scheduler))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sglang.srt.sampling import penaltylib
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from taper_rollout.sglang import sampling
+from taper_rollout.sglang.live_requests import sampling
 
 VOCABULARY = 12
 
