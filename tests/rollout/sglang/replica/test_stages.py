@@ -160,7 +160,9 @@ def test_a_switch_that_is_not_made_is_recorded_with_its_cause(
         await replica.decoding(20)
         decision = Decision(degree=degree, reason="a test")
         await coordinator._switcher.switch(decision, stage=coordinator._stages.present, step=0)
-        return await requests
+        made = await requests
+        await coordinator._end_stage()
+        return made
 
     responses = replica.run(scenario())
     assert [len(ids) for ids in tokens(responses)] == [one["max_new_tokens"] for one in long_tail(RANDOM)]
