@@ -99,7 +99,8 @@ KV = Label(
 )
 OUTCOME = Label(
     name="outcome",
-    meaning="Outcome of the switch; `advised`: recommended but not made (`mode: advise`)",
+    meaning="Outcome of the switch; `refused`: a rank refused, or the ranks' plans differed; `aborted`: a "
+    "rank was late or failed; `advised`: recommended but not made (`mode: advise`)",
     values=("committed", "refused", "aborted", "advised"),
 )
 PHASE = Label(name="phase", meaning="Phase of the pause, in this order", values=PHASES)

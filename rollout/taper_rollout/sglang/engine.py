@@ -20,11 +20,11 @@ from sglang.srt.managers.io_struct import AbortReq, GenerateReqInput, RpcReqInpu
 
 from taper_policy.layout import leaders
 from taper_policy.profile.kv_choice import KvMode, kv_as_json
-from taper_rollout.sglang.command_channel import CommandChannel, CommandFailed, EngineDied
-from taper_rollout.sglang.engine_launch import EngineLaunch
 from taper_rollout.sglang.engine_settings import EngineSettings
+from taper_rollout.sglang.facade.command_channel import CommandChannel, CommandFailed, EngineDied
+from taper_rollout.sglang.facade.engine_launch import EngineLaunch
+from taper_rollout.sglang.facade.tokenizer_link import TokenizerLink
 from taper_rollout.sglang.rank_process import RankSettings, SegmentMap
-from taper_rollout.sglang.tokenizer_link import TokenizerLink
 from taper_rollout.shared_memory.rank_record import RecordReader, check_platform, name_request
 from taper_rollout.shared_memory.segment import Segment
 from taper_rollout.shared_memory.switch_journal import JournalReader, SwitchJournal
@@ -156,9 +156,7 @@ class ElasticEngine:
         async with self._order:
             return await self._command(name, arguments, timeout_seconds=timeout_seconds)
 
-    async def _command(
-        self, name: str, arguments: dict[str, Any], *, timeout_seconds: float
-    ) -> list[dict[str, Any]]:
+    async def _command(self, name: str, arguments: dict[str, Any], timeout_seconds: float) -> list[Any]:
         return await self._channel.run(name, arguments, send=self._send, timeout_seconds=timeout_seconds)
 
     def _send(self, command: Command) -> None:
@@ -221,13 +219,10 @@ class ElasticEngine:
             journals = self.journals()
             if self.fault:
                 raise EngineDied(self.fault)
-            if all(state_of(journal) is SwitchState.SERVING for journal in journals) or (
-                time.monotonic() > deadline
-            ):
-                return figures.with_resumptions(
-                    [resumption_of(journal) for journal in journals],
-                    leaders(self.settings.footprint, self.degree),
-                )
+            is_over = all(state_of(journal) is SwitchState.SERVING for journal in journals)
+            if is_over or time.monotonic() > deadline:
+                resumptions = [resumption_of(journal) for journal in journals]
+                return figures.with_resumptions(resumptions, leaders(self.settings.footprint, self.degree))
             await asyncio.sleep(POLL_SECONDS)
 
     # -- requests ----------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Memory that the processes of one replica share: the segment and each rank's record."""
+"""Memory that the processes of one replica share: the segment, each rank's record and switch journal."""

@@ -1,1 +1,1 @@
-"""The switch of a replica from one layout to another: its states and its KV plan, both pure."""
+"""The switch of a replica from one layout to another: its states, its KV plan, how ranks agree on both."""

@@ -76,6 +76,8 @@ def make_switch(at: float, num_ranks: int, *, gain_seconds: float | None, outcom
         "from_degree": 1,
         "to_degree": num_ranks,
         "kv": "migrate",
+        "cause": None if outcome == "committed" else "timeout",
+        "transitions": [{"event": "proposed", "state": "prepared", "at": at}],
         "outcome": outcome,
         "reason": "1 request running",
         "live_requests": 1,

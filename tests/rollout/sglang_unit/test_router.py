@@ -10,8 +10,8 @@ import pytest
 import zmq
 from sglang.srt.managers.io_struct import AbortReq
 
-from taper_rollout.sglang import router as module
-from taper_rollout.sglang.router import Router, bounded
+from taper_rollout.sglang.facade import router as module
+from taper_rollout.sglang.facade.router import Router, bounded
 
 
 class Request(SimpleNamespace):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
 
+from taper_policy.decision.decision import Decision
 from taper_policy.decision.ledger import DecisionEntry, ReviewEntry, StageEndEntry, SwitchOutcomeEntry
 from taper_policy.review.replica_history import replica_histories, same_choice
 from taper_rollout.profiling.calibration import reported_steps
 from taper_rollout.replica.coordinator import Generated
-from taper_rollout.replica.events import StageProgress, StageRecord
+from taper_rollout.replica.events import StageProgress, StageRecord, SwitchDone
 from taper_rollout.replica.stage import prompt_digest
 
 from ...fake_engine import PROFILE
@@ -140,6 +142,33 @@ def test_advice_is_reported_and_not_followed(replica: Replica) -> None:
     _, record = replica.stage(long_tail(RANDOM))
     assert [(s.outcome, s.to_degree) for s in record.switches] == [("advised", 2)]
     assert {sample.degree for sample in record.batch} == {1}
+
+
+@pytest.mark.parametrize(
+    ("degree", "timeout_seconds", "outcome", "cause"),
+    [(4, 20.0, "refused", "refused"), (2, 0.0001, "aborted", "timeout")],
+    ids=["no such layout", "no time"],
+)
+def test_a_switch_that_is_not_made_is_recorded_with_its_cause(
+    replica: Replica, degree: int, timeout_seconds: float, outcome: str, cause: str
+) -> None:
+    coordinator = replica.coordinator
+    replica.configure(mode="off", switch={"kv": "migrate", "timeout_seconds": timeout_seconds})
+
+    async def scenario() -> list[Generated]:
+        requests = asyncio.create_task(replica.generate(long_tail(RANDOM)))
+        await replica.decoding(20)
+        decision = Decision(degree=degree, reason="a test")
+        await coordinator._switcher.switch(decision, stage=coordinator._stages.present, step=0)
+        return await requests
+
+    responses = replica.run(scenario())
+    assert [len(ids) for ids in tokens(responses)] == [one["max_new_tokens"] for one in long_tail(RANDOM)]
+    [done] = [event.switch for event in replica.events if isinstance(event, SwitchDone)]
+    assert (done.outcome, done.cause) == (outcome, cause)
+    assert [one.state for one in done.transitions] == ["prepared", "aborted", "serving"]
+    assert coordinator._describe()["state"] == "serving"
+    assert coordinator._engine.degree == 1
 
 
 def test_a_new_step_ends_the_stage_before(replica: Replica) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 
 from taper_rollout.sglang.engine_settings import EngineSettings, environment
+from taper_rollout.sglang.facade.rank_process_engine import RankProcessEngine
 from taper_rollout.sglang.rank_process import RankSettings, run_rank
-from taper_rollout.sglang.rank_process_engine import RankProcessEngine
 
 
 class EngineLaunch:

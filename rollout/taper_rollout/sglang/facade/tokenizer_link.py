@@ -21,8 +21,8 @@ from sglang.srt.managers import load_snapshot
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.utils.network import get_zmq_socket
 
+from taper_rollout.sglang.facade.router import Router, bounded
 from taper_rollout.sglang.rank_process import input_address
-from taper_rollout.sglang.router import Router, bounded
 
 
 class TokenizerLink:
