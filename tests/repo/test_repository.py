@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import stat
+import statistics
+import subprocess
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LOCKS = [ROOT / "env" / "cpu.lock", ROOT / "env" / "gpu.lock"]
 ROOTS = ["api", "operator", "policy", "rollout"]
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SOURCES = [file for root in ROOTS for file in (ROOT / root).rglob("*.py")]
 PINS = ["ray==2.60.0", "sglang==0.5.23", "torch==2.14.1", "transformers==5.19.0", "verl==0.9.1"]
 
@@ -89,9 +94,35 @@ def test_files_stay_short() -> None:
     assert [file.name for file in SOURCES if len(file.read_text().splitlines()) > 400] == []
 
 
+def test_functions_stay_short() -> None:
+    """The median of the product; a decorator and a docstring count as well."""
+    lengths = [length for file in SOURCES for length in _function_lengths(file.read_text())]
+    assert len(lengths) > 1000
+    assert statistics.median(lengths) <= 8
+
+
+def test_folders_stay_narrow() -> None:
+    """A folder of Python files fits on a screen."""
+    command = ["git", "ls-files", "-z", "--", *(f"{root}/*.py" for root in [*ROOTS, "tests", "benchmarks"])]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    counts = Counter(str(file.parent.relative_to(ROOT)) for file in files if file.is_file())
+    assert len(counts) > 50
+    assert {folder: count for folder, count in counts.items() if count > 16} == {}
+
+
 def test_there_is_no_drawer_for_everything() -> None:
     drawers = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
     assert [file for file in SOURCES if file.name in drawers] == []
+
+
+def _function_lengths(source: str) -> list[int]:
+    """Lines of each function and method, from its first decorator on."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, _FUNCTIONS)]
+    begins = [min([node.lineno, *(each.lineno for each in node.decorator_list)]) for node in functions]
+    return [(node.end_lineno or 0) - begin + 1 for node, begin in zip(functions, begins, strict=True)]
 
 
 def _normal(requirement: str) -> str:

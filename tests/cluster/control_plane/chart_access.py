@@ -31,14 +31,14 @@ _SETTINGS = (
 
 
 def access_objects(
-    namespace: str, watched: Sequence[str], *, hears_reports: bool = False
+    namespace: str, watched: Sequence[str], *, receives_reports: bool = False
 ) -> list[KubeObject]:
     """The objects that grant an operator in a namespace its rights.
 
     watched: namespaces, or `*` for all
-    hears_reports: whether jobs report to it, about whose tokens it then asks
+    receives_reports: whether jobs report to it, about whose tokens it then asks
     """
-    reports = f"reports.enabled={str(hears_reports).lower()}"
+    reports = f"reports.enabled={str(receives_reports).lower()}"
     sets = [*_SETTINGS, reports, f"watchNamespaces={{{','.join(watched)}}}"]
     command = [find("helm"), "template", RELEASE, CHART, "--namespace", namespace]
     command += [part for each in sets for part in ("--set", each)]

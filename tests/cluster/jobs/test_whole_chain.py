@@ -108,7 +108,7 @@ def chain(
     make_sample(folder / "sample", variant="tiny")
     sandbox = JobSandbox(cluster, jobs, cluster.new_namespace("chain"), "cpu")
     kubectl = Kubectl(cluster.plane, sandbox.namespace)
-    installation = Installation(cluster, [sandbox.namespace], operator_flags(folder), hears_reports=True)
+    installation = Installation(cluster, [sandbox.namespace], operator_flags(folder), receives_reports=True)
     (metrics_port,) = free_ports(1)
     family = ProcessFamily()
     with (

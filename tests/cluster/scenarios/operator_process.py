@@ -49,7 +49,7 @@ class Installation:
 
     user: as whom the audit log knows it
     access: the objects that say what it may do
-    hears_reports: whether it may ask about the tokens of jobs that report to it; the flags say where
+    receives_reports: whether it may ask about the tokens of jobs that report to it; the flags say where
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Installation:
         watched: Sequence[str],
         flags: Sequence[str] = (),
         *,
-        hears_reports: bool = False,
+        receives_reports: bool = False,
     ) -> None:
         self.cluster = cluster
         self.namespace = cluster.new_namespace("operator")
-        self.access = access_objects(self.namespace, watched, hears_reports=hears_reports)
+        self.access = access_objects(self.namespace, watched, receives_reports=receives_reports)
         for obj in self.access:
             cluster.api.apply(_ACCESS_KINDS[obj["kind"]], obj)
         (self._account,) = (obj["metadata"]["name"] for obj in self.access if obj["kind"] == "ServiceAccount")
