@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from taper_api.base.block import Block
 from taper_api.job.attempt_directory import MAX_ATTEMPTS
 from taper_api.status.condition import Count
-from taper_api.status.progress import Seconds, SwitchFigures, TrainingFigures
+from taper_api.status.progress import Seconds, SwitchTotals, TrainingFigures
 
 MAX_SNAPSHOT_BYTES: Final = 16 * 1024
 # The status is written no more often, so posting more often gains nothing.
@@ -31,7 +31,7 @@ class JobReport(Block):
         default=None, description="Estimated seconds until the training ends, at its present pace."
     )
     training: TrainingFigures = Field(description="How far the training is.")
-    rollout: SwitchFigures = Field(default=SwitchFigures(), description="Switches and their gain.")
+    rollout: SwitchTotals = Field(default=SwitchTotals(), description="Switches and their gain.")
 
     def as_json(self) -> bytes:
         """The report as it is posted."""

@@ -48,7 +48,7 @@ class ReplicaLayout(Block):
     replicas: Count = Field(description="Number of replicas that are in it.")
 
 
-class SwitchFigures(Block):
+class SwitchTotals(Block):
     """Switches and their gain, over all replicas and since the attempt began."""
 
     layouts: Annotated[tuple[ReplicaLayout, ...], Field(strict=False, max_length=16)] = Field(
@@ -69,5 +69,5 @@ class SwitchFigures(Block):
     )
 
 
-class RolloutFigures(SwitchFigures, Report):
+class RolloutFigures(SwitchTotals, Report):
     """Switches and their gain, over all replicas and since the attempt began."""

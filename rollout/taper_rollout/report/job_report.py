@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from taper_api.status.job_report import JobReport
-from taper_api.status.progress import ReplicaLayout, SwitchFigures, TrainingFigures
+from taper_api.status.progress import ReplicaLayout, SwitchTotals, TrainingFigures
 from taper_policy.layout import groups
 from taper_rollout.report.run_event import Progress, Resumed, RunEvent, Step
 from taper_rollout.report.stage import Stage, Switch, percentile
@@ -131,10 +131,10 @@ class JobReportBuilder:
         left = max(0, self._num_steps - self._step) * seconds_per_step - since
         return min(max(0.0, left), MAX_REMAINING_SECONDS)
 
-    def _rollout(self) -> SwitchFigures:
+    def _rollout(self) -> SwitchTotals:
         counts = collections.Counter(self._layouts.values()).most_common(MAX_LAYOUTS)
         pauses = sorted(self._pauses)
-        return SwitchFigures(
+        return SwitchTotals(
             layouts=tuple(ReplicaLayout(layout=layout, replicas=count) for layout, count in counts),
             switches=self._num_switches,
             aborted_switches=self._num_aborted,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_api.status.job_report import JobReport
-from taper_api.status.progress import ReplicaLayout, SwitchFigures, TrainingFigures
+from taper_api.status.progress import ReplicaLayout, SwitchTotals, TrainingFigures
 from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.reports.status import ReportNumber, report_fields, seconds_since_written, written_number
 
@@ -34,7 +34,7 @@ SNAPSHOTS = st.builds(
         reward=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     ),
     rollout=st.builds(
-        SwitchFigures,
+        SwitchTotals,
         layouts=st.lists(
             st.builds(ReplicaLayout, layout=st.text("(0,1)", max_size=64), replicas=COUNTS), max_size=16
         ).map(tuple),
