@@ -34,7 +34,7 @@ from parts.random_qwen3 import M71, M102, M210, VOCABULARY, Shape, make_model
 from rich.console import Console
 from rich.table import Table
 
-from taper_api.job.rollout_spec import RolloutSpec, Switch
+from taper_api.job.rollout_spec import RolloutSpec, SwitchSpec
 from taper_policy.profile.file import profile_as_json
 from taper_policy.profile.kv_choice import AUTO, KV_MODES
 from taper_policy.profile.profile import Profile
@@ -94,7 +94,7 @@ def replica_settings(model: str, dtype: str) -> ReplicaSettings:
             mode="off",
             samples_per_prompt=1,
             response_tokens=RESPONSE_TOKENS,
-            switch=Switch(kv=AUTO, timeout_seconds=60.0),
+            switch=SwitchSpec(kv=AUTO, timeout_seconds=60.0),
             kv_tokens=REQUESTS * CONTEXT_TOKENS,
             max_running_requests=2 * REQUESTS,
         ),

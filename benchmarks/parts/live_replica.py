@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from parts.random_qwen3 import VOCABULARY
-from taper_api.job.rollout_spec import RolloutSpec, Sampling, Switch
+from taper_api.job.rollout_spec import RolloutSpec, Sampling, SwitchSpec
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.decider import Decider
@@ -36,7 +36,7 @@ def replica_settings(
             samples_per_prompt=SAMPLES,
             response_tokens=max_tokens,
             sampling=Sampling(seed=1),
-            switch=Switch(timeout_seconds=60.0),
+            switch=SwitchSpec(timeout_seconds=60.0),
             kv_tokens=per_group * context,
             max_running_requests=per_group,
             profile=str(profile) if profile else None,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
-from taper_api.job.rollout_spec import Policy, RolloutSpec, Switch, ThresholdSpec
+from taper_api.job.rollout_spec import Policy, RolloutSpec, SwitchSpec, ThresholdSpec
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
@@ -28,7 +28,7 @@ SETTINGS = ReplicaSettings(
         policy=Policy(name="threshold", threshold=ThresholdSpec(requests=4)),
         samples_per_prompt=1,
         response_tokens=32,
-        switch=Switch(kv="migrate", timeout_seconds=3.0),
+        switch=SwitchSpec(kv="migrate", timeout_seconds=3.0),
         kv_tokens=100,
         max_running_requests=8,
     ),

@@ -125,7 +125,7 @@ class Sampling(Block):
     )
 
 
-class Switch(Block):
+class SwitchSpec(Block):
     """How a switch treats the KV cache, and its deadline."""
 
     kv: Literal["auto", "migrate", "recompute"] = Field(
@@ -176,8 +176,8 @@ class RolloutSpec(Block):
     samples_per_prompt: Positive = Field(description="Responses generated for each prompt.")
     response_tokens: Positive = Field(description="Longest response, in tokens; longer ones are cut.")
     sampling: Sampling = Field(default=Sampling(), description="How a token is drawn.")
-    switch: Switch = Field(
-        default=Switch(), description="How a switch treats the KV cache, and its deadline."
+    switch: SwitchSpec = Field(
+        default=SwitchSpec(), description="How a switch treats the KV cache, and its deadline."
     )
     max_running_requests: Positive | None = Field(
         default=None, description="Most requests that a group decodes at once. Default: by memory."

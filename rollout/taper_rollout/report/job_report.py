@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from taper_api.status.job_report import JobReport
 from taper_api.status.progress import ReplicaLayout, SwitchTotals, TrainingFigures
 from taper_policy.layout import groups
-from taper_rollout.report.run_event import Progress, Resumed, RunEvent, Step
-from taper_rollout.report.stage import Stage, Switch, percentile
+from taper_rollout.report.run_event import ProgressEvent, Resumed, RunEvent, StepEvent
+from taper_rollout.report.stage import StageReport, SwitchReport, percentile
 from taper_rollout.report.summary import REWARD_METRIC, finite
 
 MAX_LAYOUTS = 16
@@ -63,11 +63,11 @@ class JobReportBuilder:
                     case Resumed():
                         self._step = self._first_step = event.step
                         self._saved_step = event.step if event.directory is not None else None
-                    case Step():
+                    case StepEvent():
                         self._record_step(event)
-                    case Progress():
+                    case ProgressEvent():
                         self._layouts[event.replica] = layout_name(event.num_ranks, event.degree)
-                    case Stage():
+                    case StageReport():
                         self._record_stage(event)
 
     def report(self, *, is_last: bool = False) -> JobReport:
@@ -91,7 +91,7 @@ class JobReportBuilder:
                 rollout=self._rollout(),
             )
 
-    def _record_step(self, step: Step) -> None:
+    def _record_step(self, step: StepEvent) -> None:
         now = self._clock()
         seconds = self._seconds_of(step, now)
         if seconds is not None and seconds >= 0:
@@ -104,12 +104,12 @@ class JobReportBuilder:
         if SAVE_METRIC in step.metrics:
             self._saved_step = step.step
 
-    def _seconds_of(self, step: Step, now: float) -> float | None:
+    def _seconds_of(self, step: StepEvent, now: float) -> float | None:
         if self._step_at is not None:
             return now - self._step_at
         return finite(step.metrics.get(STEP_METRIC))
 
-    def _record_stage(self, stage: Stage) -> None:
+    def _record_stage(self, stage: StageReport) -> None:
         for switch in stage.switches:
             if switch.outcome == "committed":
                 self._record_switch(switch, stage.num_ranks)
@@ -119,7 +119,7 @@ class JobReportBuilder:
             self._regret_sum += stage.regret
             self._num_regrets += 1
 
-    def _record_switch(self, switch: Switch, num_ranks: int) -> None:
+    def _record_switch(self, switch: SwitchReport, num_ranks: int) -> None:
         self._num_switches += 1
         self._pauses.append(switch.pause_seconds)
         if switch.gain_seconds is not None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from taper_rollout.report.stage import Stage, Switch, committed, layout_text
+from taper_rollout.report.stage import StageReport, SwitchReport, committed, layout_text
 
 MAX_PANELS = 6
 DOTS_PER_INCH = 130
@@ -19,7 +19,7 @@ BANDS = {1: "#eef1f4", 2: "#fde3b8", 4: "#fbbf8a", 8: "#f2906b"}
 LINE, PAUSE, MUTED = "#1f5a8c", "#b3261e", "#5f6b76"
 
 
-def plot_stages(stages: Sequence[Stage], path: Path) -> None:
+def plot_stages(stages: Sequence[StageReport], path: Path) -> None:
     """Write a PNG with a panel for each of the last `MAX_PANELS` stages, oldest first."""
     shown = sorted(stages, key=lambda stage: (stage.started_at, stage.replica))[-MAX_PANELS:]
     num_columns = min(3, len(shown))
@@ -39,7 +39,7 @@ def plot_stages(stages: Sequence[Stage], path: Path) -> None:
     figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
 
 
-def bands(stage: Stage) -> list[tuple[float, float, int]]:
+def bands(stage: StageReport) -> list[tuple[float, float, int]]:
     """(start, end, degree) of each time span in one layout, in seconds since the stage began."""
     changes = [(sample.at - stage.started_at, sample.degree) for sample in stage.batch]
     spans: list[tuple[float, float, int]] = []
@@ -54,7 +54,7 @@ def bands(stage: Stage) -> list[tuple[float, float, int]]:
     return spans
 
 
-def _draw(panel: Axes, stage: Stage) -> None:
+def _draw(panel: Axes, stage: StageReport) -> None:
     for begin, end, degree in bands(stage):
         panel.axvspan(begin, end, color=BANDS[degree], linewidth=0, zorder=0)
     times = [*(sample.at - stage.started_at for sample in stage.batch), stage.seconds]
@@ -72,7 +72,7 @@ def _draw(panel: Axes, stage: Stage) -> None:
         panel.spines[side].set_visible(False)
 
 
-def _mark(panel: Axes, switch: Switch, stage: Stage) -> None:
+def _mark(panel: Axes, switch: SwitchReport, stage: StageReport) -> None:
     """A line at the time of the switch, with its gain."""
     at = switch.at - stage.started_at
     panel.axvline(at, color=PAUSE, linewidth=1.1, linestyle=(0, (4, 2)), zorder=4)
@@ -95,7 +95,7 @@ def _mark(panel: Axes, switch: Switch, stage: Stage) -> None:
     )
 
 
-def _legend(stages: Sequence[Stage]) -> list[Line2D | Patch]:
+def _legend(stages: Sequence[StageReport]) -> list[Line2D | Patch]:
     degrees = sorted({degree for stage in stages for _, _, degree in bands(stage)})
     num_ranks = max(stage.num_ranks for stage in stages)
     handles: list[Line2D | Patch] = [Line2D([], [], color=LINE, linewidth=1.6, label="running requests")]

@@ -15,16 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBars
 
 from taper_rollout.report.run_event import (
-    Calibration,
+    CalibrationEvent,
     EventsLost,
     MetricsServed,
-    Progress,
+    ProgressEvent,
     Resumed,
     RunEvent,
-    Step,
+    StepEvent,
     Waiting,
 )
-from taper_rollout.report.stage import Stage, Switch, committed, layout_text
+from taper_rollout.report.stage import StageReport, SwitchReport, committed, layout_text
 from taper_rollout.report.summary import step_line
 
 
@@ -35,8 +35,8 @@ class ProgressDisplay:
         """`num_steps` of the whole run, `num_responses` of one generation stage over all replicas."""
         self._console = console
         self._num_steps = num_steps
-        self._stages: list[Stage] = []
-        self._progress: dict[int, Progress] = {}
+        self._stages: list[StageReport] = []
+        self._progress: dict[int, ProgressEvent] = {}
         self._bars = ProgressBars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -62,16 +62,16 @@ class ProgressDisplay:
         """Update the display."""
         for event in events:
             match event:
-                case Progress():
+                case ProgressEvent():
                     self._show_progress(event)
-                case Stage():
+                case StageReport():
                     self._end_stage(event)
-                case Step():
+                case StepEvent():
                     self._show_step(event)
                 case Resumed():
                     self._bars.update(self._steps_bar, completed=event.step)
                     self._print(resumed_text(event))
-                case Calibration():
+                case CalibrationEvent():
                     self._print(calibration_text(event))
                 case MetricsServed():
                     self._print(metrics_text(event))
@@ -83,7 +83,7 @@ class ProgressDisplay:
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
-    def _show_progress(self, progress: Progress) -> None:
+    def _show_progress(self, progress: ProgressEvent) -> None:
         if progress.replica not in self._progress:
             self._bars.reset(self._stage_bar)
         self._progress[progress.replica] = progress
@@ -93,7 +93,7 @@ class ProgressDisplay:
         finished = sum(each.finished for each in replicas)
         self._bars.update(self._stage_bar, completed=finished, note=f"{running} running in {layouts}")
 
-    def _end_stage(self, stage: Stage) -> None:
+    def _end_stage(self, stage: StageReport) -> None:
         self._stages.append(stage)
         self._progress.pop(stage.replica, None)
         for switch in committed([stage]):
@@ -102,7 +102,7 @@ class ProgressDisplay:
             finished = sum(len(done.response_tokens) for done in self._stages)
             self._bars.update(self._stage_bar, completed=finished, note="generated; training")
 
-    def _show_step(self, step: Step) -> None:
+    def _show_step(self, step: StepEvent) -> None:
         line = step_line(step.step, step.metrics, self._stages)
         self._stages.clear()
         reward = "" if line["reward"] is None else f"reward {line['reward']:.3f}"
@@ -125,7 +125,7 @@ def step_text(line: Mapping[str, Any], num_steps: int) -> str:
     return "  ".join([*parts, switches])
 
 
-def switch_text(switch: Switch, num_ranks: int) -> str:
+def switch_text(switch: SwitchReport, num_ranks: int) -> str:
     """A committed switch in one line."""
     before, after = (layout_text(num_ranks, degree) for degree in (switch.from_degree, switch.to_degree))
     gain = "" if switch.gain_seconds is None else f", gain {switch.gain_seconds:+.2f} s"
@@ -150,7 +150,7 @@ def metrics_text(event: MetricsServed) -> str:
     return f"metrics: {event.url}{place}"
 
 
-def calibration_text(event: Calibration) -> str:
+def calibration_text(event: CalibrationEvent) -> str:
     """The decode steps that a replica measured at its start, a line per batch size.
 
     Batch sizes that were not measured in every degree are left out.
@@ -165,7 +165,7 @@ def calibration_text(event: Calibration) -> str:
     )
 
 
-def _calibration_line(event: Calibration, batch: int, degrees: list[int]) -> str:
+def _calibration_line(event: CalibrationEvent, batch: int, degrees: list[int]) -> str:
     first, *others = degrees
     base = event.step_seconds[batch, first]
     steps = [f"TP{first} {base * 1000:.1f} ms"]

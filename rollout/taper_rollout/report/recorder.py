@@ -23,7 +23,7 @@ from typing import Any
 
 from taper_rollout.job.output_files import OutputError, read_json, write_json, writing
 from taper_rollout.ledger.ledger_file import LedgerFile
-from taper_rollout.report.stage import Stage
+from taper_rollout.report.stage import StageReport
 from taper_rollout.report.summary import step_line, summarise
 
 METRICS_FILE = "metrics.jsonl"
@@ -41,7 +41,7 @@ class Recorder:
         self.directory = directory
         self._metrics = directory / METRICS_FILE
         self._traces = directory / TRACES
-        self._stages: list[Stage] = []
+        self._stages: list[StageReport] = []
         self._calibration: dict[int, list[dict[str, Any]]] = {}
         self._resumed: dict[str, Any] | None = None
         self._has_steps = self._has_stages = False
@@ -78,7 +78,7 @@ class Recorder:
         return summary
 
     def _record_stage(self, record: dict[str, Any]) -> None:
-        stage = Stage.from_json(record)
+        stage = StageReport.from_json(record)
         if not self._has_stages:
             self._has_stages = True
             self._remove_traces(stage.step)
@@ -108,8 +108,8 @@ class Recorder:
         with writing(self._traces):
             return sorted(self._traces.glob("stage-*.json"))
 
-    def _recorded_stages(self) -> list[Stage]:
-        return [Stage.from_json(read_json(path)) for path in self._trace_files()]
+    def _recorded_stages(self) -> list[StageReport]:
+        return [StageReport.from_json(read_json(path)) for path in self._trace_files()]
 
     def _lines(self) -> list[dict[str, Any]]:
         with writing(self._metrics):
@@ -134,7 +134,7 @@ class Recorder:
         by_step = {step: [s for s in stages if s.step == step] for step in range(first_step, end_step)}
         return [step_line(step, {}, own) for step, own in by_step.items() if own]
 
-    def _plot(self, stages: list[Stage]) -> None:
+    def _plot(self, stages: list[StageReport]) -> None:
         # Imported late: matplotlib takes a second.
         from taper_rollout.report.plot import plot_stages
 

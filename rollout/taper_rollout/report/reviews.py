@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taper_policy.review.advice import total_gain
-from taper_rollout.report.stage import Review, Stage, committed
+from taper_rollout.report.stage import Review, StageReport, committed
 
 
-def review_figures(stages: Sequence[Stage]) -> dict[str, Any]:
+def review_figures(stages: Sequence[StageReport]) -> dict[str, Any]:
     """Compare the stages with the best plans and with their predictions. None where nothing was measured.
 
     oracle_seconds, executed_simulated_seconds: simulated seconds of the judged stages, under the best plans
@@ -37,7 +37,7 @@ def review_figures(stages: Sequence[Stage]) -> dict[str, Any]:
     }
 
 
-def advised_figures(stages: Sequence[Stage]) -> dict[str, float | None]:
+def advised_figures(stages: Sequence[StageReport]) -> dict[str, float | None]:
     """What following the advice would have saved, and its 95 % half width; None where none was given."""
     advised = [review.advised for review in reviews(stages) if review.advised is not None]
     if not advised:
@@ -48,7 +48,7 @@ def advised_figures(stages: Sequence[Stage]) -> dict[str, float | None]:
     return {"advised_gain_seconds": gain, "advised_gain_half_width_seconds": half_width}
 
 
-def reviews(stages: Iterable[Stage]) -> list[Review]:
+def reviews(stages: Iterable[StageReport]) -> list[Review]:
     """The reviews of the stages that were judged."""
     return [stage.review for stage in stages if stage.review is not None]
 
@@ -59,7 +59,7 @@ def _static_seconds(found: Sequence[Review]) -> dict[int, float]:
     return {degree: sum(review.static_seconds[degree] for review in found) for degree in sorted(degrees)}
 
 
-def _pause_errors(stages: Iterable[Stage]) -> list[float]:
+def _pause_errors(stages: Iterable[StageReport]) -> list[float]:
     return [
         abs(switch.predicted_pause_seconds - switch.pause_seconds) / switch.pause_seconds
         for switch in committed(stages)

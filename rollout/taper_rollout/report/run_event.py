@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from taper_rollout.report.stage import Stage
+from taper_rollout.report.stage import StageReport
 
 Record = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class ProgressEvent:
     """How a stage is doing. `finished`: its responses so far."""
 
     replica: int
@@ -27,7 +27,7 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class StepEvent:
     """A finished training step, with VeRL's metrics."""
 
     step: int
@@ -35,7 +35,7 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class CalibrationEvent:
     """Seconds of a decode step that a replica measured at its start, by (batch, degree)."""
 
     replica: int
@@ -76,7 +76,16 @@ class EventsLost:
     count: int
 
 
-RunEvent = Progress | Stage | Step | Calibration | Resumed | MetricsServed | Waiting | EventsLost
+RunEvent = (
+    ProgressEvent
+    | StageReport
+    | StepEvent
+    | CalibrationEvent
+    | Resumed
+    | MetricsServed
+    | Waiting
+    | EventsLost
+)
 
 
 def parse_events(records: Iterable[Record]) -> list[RunEvent]:
@@ -84,18 +93,18 @@ def parse_events(records: Iterable[Record]) -> list[RunEvent]:
     return [_PARSERS[record["kind"]](record) for record in records if record["kind"] in _PARSERS]
 
 
-def _progress(record: Record) -> Progress:
+def _progress(record: Record) -> ProgressEvent:
     names = ("replica", "running", "finished", "degree", "num_ranks")
-    return Progress(**{name: record[name] for name in names})
+    return ProgressEvent(**{name: record[name] for name in names})
 
 
-def _step(record: Record) -> Step:
-    return Step(step=record["step"], metrics=record["metrics"])
+def _step(record: Record) -> StepEvent:
+    return StepEvent(step=record["step"], metrics=record["metrics"])
 
 
-def _calibration(record: Record) -> Calibration:
+def _calibration(record: Record) -> CalibrationEvent:
     cells = {(cell["batch"], cell["degree"]): cell["seconds"] for cell in record["step_seconds"]}
-    return Calibration(replica=record["replica"], step_seconds=cells)
+    return CalibrationEvent(replica=record["replica"], step_seconds=cells)
 
 
 def _resumed(record: Record) -> Resumed:
@@ -109,7 +118,7 @@ def _metrics_served(record: Record) -> MetricsServed:
 
 _PARSERS: Mapping[str, Callable[[Record], RunEvent]] = {
     "StageProgress": _progress,
-    "StageRecord": Stage.from_json,
+    "StageRecord": StageReport.from_json,
     "Step": _step,
     "Calibration": _calibration,
     "Resumed": _resumed,

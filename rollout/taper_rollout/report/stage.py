@@ -13,7 +13,7 @@ from typing import Any, Self
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Switch:
+class SwitchReport:
     """One switch of a stage, with the stage's step and replica. `outcome` is as in `SwitchRecord`."""
 
     step: int
@@ -107,7 +107,7 @@ class Review:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class StageReport:
     """One finished stage of one replica. `*_at`: Unix seconds; `response_tokens`: of each response."""
 
     replica: int
@@ -118,7 +118,7 @@ class Stage:
     idle_rank_seconds: float
     response_tokens: tuple[int, ...]
     batch: tuple[BatchSize, ...]
-    switches: tuple[Switch, ...]
+    switches: tuple[SwitchReport, ...]
     review: Review | None
     regret: float | None
 
@@ -139,7 +139,7 @@ class Stage:
                 for sample in record["batch"]
             ),
             switches=tuple(
-                Switch.from_json(switch, step=step, replica=replica) for switch in record["switches"]
+                SwitchReport.from_json(switch, step=step, replica=replica) for switch in record["switches"]
             ),
             review=Review.from_json(record.get("review")),
             regret=record.get("regret"),
@@ -151,7 +151,7 @@ class Stage:
         return self.ended_at - self.started_at
 
 
-def generation_seconds(stages: Iterable[Stage]) -> float:
+def generation_seconds(stages: Iterable[StageReport]) -> float:
     """Wall time in which at least one stage was running: replicas that generate together count once."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted((stage.started_at, stage.ended_at) for stage in stages):
@@ -160,7 +160,7 @@ def generation_seconds(stages: Iterable[Stage]) -> float:
     return total
 
 
-def committed(stages: Iterable[Stage]) -> list[Switch]:
+def committed(stages: Iterable[StageReport]) -> list[SwitchReport]:
     """The switches that took effect, in order of time."""
     switches = [switch for stage in stages for switch in stage.switches if switch.outcome == "committed"]
     return sorted(switches, key=lambda switch: switch.at)
@@ -177,7 +177,7 @@ def total(values: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def length_figures(stages: Iterable[Stage]) -> dict[str, float | int]:
+def length_figures(stages: Iterable[StageReport]) -> dict[str, float | int]:
     """The number of responses, and the median, 99th percentile and maximum of their tokens."""
     lengths = sorted(tokens for stage in stages for tokens in stage.response_tokens)
     if not lengths:

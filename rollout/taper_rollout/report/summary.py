@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taper_rollout.report.reviews import advised_figures, review_figures
-from taper_rollout.report.stage import Stage, committed, generation_seconds, length_figures, total
+from taper_rollout.report.stage import StageReport, committed, generation_seconds, length_figures, total
 
 REWARD_METRIC = "critic/score/mean"
 SWITCH_FIELDS = (
@@ -32,7 +32,7 @@ SWITCH_FIELDS = (
 )
 
 
-def step_line(step: int, metrics: Mapping[str, float], stages: Sequence[Stage]) -> dict[str, Any]:
+def step_line(step: int, metrics: Mapping[str, float], stages: Sequence[StageReport]) -> dict[str, Any]:
     """A line of `metrics.jsonl`: the step's own figures, and VeRL's under `metrics`."""
     switches = committed(stages)
     return {
@@ -49,7 +49,9 @@ def step_line(step: int, metrics: Mapping[str, float], stages: Sequence[Stage]) 
     }
 
 
-def summarise(lines: Sequence[Mapping[str, Any]], stages: Sequence[Stage], *, outcome: str) -> dict[str, Any]:
+def summarise(
+    lines: Sequence[Mapping[str, Any]], stages: Sequence[StageReport], *, outcome: str
+) -> dict[str, Any]:
     """The content of `summary.json`. `lines` are those of `metrics.jsonl`, by ascending step.
 
     `gains` has an entry for each committed switch. Rewards are None where no step was finished.

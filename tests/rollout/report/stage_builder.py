@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from taper_rollout.report.stage import Stage
+from taper_rollout.report.stage import StageReport
 
 STEP_SECONDS = 0.05
 START = 1_700_000_000.0
@@ -64,9 +64,9 @@ def make_stage(
     }
 
 
-def parsed_stage(lengths: tuple[int, ...] = (10, 20, 40, 200), **settings: Any) -> Stage:
+def parsed_stage(lengths: tuple[int, ...] = (10, 20, 40, 200), **settings: Any) -> StageReport:
     """The same, as the reports read it."""
-    return Stage.from_json(make_stage(lengths, **settings))
+    return StageReport.from_json(make_stage(lengths, **settings))
 
 
 def make_switch(at: float, num_ranks: int, *, gain_seconds: float | None, outcome: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import pytest
 
 from taper_rollout.report.plot import bands, plot_stages
-from taper_rollout.report.stage import Stage
+from taper_rollout.report.stage import StageReport
 
 from .stage_builder import make_stage, parsed_stage
 
@@ -15,12 +15,12 @@ def test_bands_cover_the_stage_and_meet_where_the_layout_changes():
 
 
 def test_a_stage_without_samples_has_no_bands():
-    assert bands(Stage.from_json({**make_stage(), "batch": []})) == []
+    assert bands(StageReport.from_json({**make_stage(), "batch": []})) == []
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 9])
 def test_plots_any_number_of_stages(tmp_path, num_stages):
     stages = [make_stage(step=step, num_ranks=4, gain_seconds=None) for step in range(num_stages)]
     stages[-1]["batch"] = []
-    plot_stages([Stage.from_json(stage) for stage in stages], tmp_path / "plot.png")
+    plot_stages([StageReport.from_json(stage) for stage in stages], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

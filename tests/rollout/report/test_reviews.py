@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from taper_rollout.report.reviews import advised_figures, review_figures
-from taper_rollout.report.stage import Stage
+from taper_rollout.report.stage import StageReport
 from taper_rollout.report.summary import step_line, summarise
 from taper_rollout.report.table import advice_text, summary_table
 
@@ -37,7 +37,7 @@ def advised(gain: float, half_width: float) -> dict[str, Any]:
     }
 
 
-def stages() -> list[Stage]:
+def stages() -> list[StageReport]:
     """One layout is better in the first stage, the other in the second; over both it is TP2."""
     records = [
         make_stage(step=1) | {"review": review(11, 10, 12, 15, error=0.05)},
@@ -46,7 +46,7 @@ def stages() -> list[Stage]:
         make_stage(step=4) | {"review": None},
         make_stage(step=5),
     ]
-    return [Stage.from_json(record) for record in records]
+    return [StageReport.from_json(record) for record in records]
 
 
 def test_figures_are_of_the_stages_that_were_judged() -> None:
@@ -66,9 +66,9 @@ def test_figures_are_of_the_stages_that_were_judged() -> None:
 def test_the_pause_error_compares_committed_switches_with_their_prediction() -> None:
     stage = make_stage()
     stage["switches"][0]["predicted_pause_seconds"] = 0.1
-    assert review_figures([Stage.from_json(stage)])["pause_error_median"] == pytest.approx(0.02 / 0.08)
+    assert review_figures([StageReport.from_json(stage)])["pause_error_median"] == pytest.approx(0.02 / 0.08)
     stage["switches"][0]["outcome"] = "aborted"
-    assert review_figures([Stage.from_json(stage)])["pause_error_median"] is None
+    assert review_figures([StageReport.from_json(stage)])["pause_error_median"] is None
 
 
 def test_without_a_judged_stage_all_figures_are_none() -> None:
@@ -80,7 +80,7 @@ def test_without_a_judged_stage_all_figures_are_none() -> None:
 def test_layouts_that_not_all_stages_could_have_had_are_left_out() -> None:
     other = review(5, 5, 6, 7)
     del other["static_seconds"]["2"]
-    stage = Stage.from_json(make_stage() | {"review": other})
+    stage = StageReport.from_json(make_stage() | {"review": other})
     assert review_figures([*stages(), stage])["best_static_degree"] == 1
 
 
@@ -119,7 +119,7 @@ def test_the_table_shows_them_only_if_a_stage_was_judged() -> None:
 
 def test_a_run_that_only_advised_ends_with_what_it_would_have_saved() -> None:
     records = [make_stage(step=step) | {"review": advised(2.0, 0.5)} for step in (1, 2, 3)]
-    given = [Stage.from_json(record) for record in records]
+    given = [StageReport.from_json(record) for record in records]
     assert advised_figures(given) == {
         "advised_gain_seconds": 6.0,
         "advised_gain_half_width_seconds": 1.5,

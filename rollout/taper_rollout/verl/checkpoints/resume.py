@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from taper_rollout.verl.checkpoints.retention import after_each_save, remove_old_checkpoints
-from taper_rollout.verl.checkpoints.selection import SHARD_PREFIXES, Resumption, Shards, resumption
+from taper_rollout.verl.checkpoints.selection import SHARD_PREFIXES, ResumePoint, Shards, resumption
 
 FSDP = ("fsdp", "fsdp2")
 
 
-def resume(config: Any, *, has_critic: bool) -> Resumption | None:
+def resume(config: Any, *, has_critic: bool) -> ResumePoint | None:
     """Set the checkpoint in a composed `ppo_trainer` configuration. None if the choice is left to VeRL.
 
     Raises `JobError`, as `resumption` does.
@@ -41,7 +41,7 @@ def keep_newest(config: Any, *, has_critic: bool) -> None:
         after_each_save(functools.partial(remove_old_checkpoints, _directory(config), shards, keep))
 
 
-def resumed_event(found: Resumption) -> dict[str, Any]:
+def resumed_event(found: ResumePoint) -> dict[str, Any]:
     """The event that reports the selection to the run."""
     checkpoint = found.checkpoint
     return {

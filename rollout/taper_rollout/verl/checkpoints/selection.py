@@ -75,7 +75,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resumption:
+class ResumePoint:
     """The checkpoint to resume from, None for a start from scratch. `skipped`: newer ones, newest first."""
 
     checkpoint: Checkpoint | None
@@ -86,7 +86,7 @@ class _Unusable(Exception):
     """Why a checkpoint cannot be resumed from."""
 
 
-def resumption(directory: Path, shards: tuple[Shards, ...]) -> Resumption:
+def resumption(directory: Path, shards: tuple[Shards, ...]) -> ResumePoint:
     """Select the checkpoint that a run saving to `directory` resumes from.
 
     Raises `JobError` if the newest complete checkpoint was saved by another number of ranks.
@@ -98,8 +98,8 @@ def resumption(directory: Path, shards: tuple[Shards, ...]) -> Resumption:
         except _Unusable as reason:
             skipped.append(Skipped(directory=checkpoint.directory, reason=str(reason)))
             continue
-        return Resumption(checkpoint=checkpoint, skipped=tuple(skipped))
-    return Resumption(checkpoint=None, skipped=tuple(skipped))
+        return ResumePoint(checkpoint=checkpoint, skipped=tuple(skipped))
+    return ResumePoint(checkpoint=None, skipped=tuple(skipped))
 
 
 def is_complete(checkpoint: Checkpoint, shards: tuple[Shards, ...]) -> bool:

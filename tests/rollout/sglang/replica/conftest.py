@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from taper_api.job.rollout_spec import Policy, RolloutSpec, Sampling, Switch, ThresholdSpec
+from taper_api.job.rollout_spec import Policy, RolloutSpec, Sampling, SwitchSpec, ThresholdSpec
 from taper_policy.decision.ledger import LedgerRecord, entry_from_json
 from taper_policy.profile.profile import Profile
 from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
@@ -113,7 +113,7 @@ def llama(loop: asyncio.AbstractEventLoop, model: MakeModel, rank_plugins: str) 
                 samples_per_prompt=1,
                 response_tokens=512,
                 sampling=Sampling(seed=7),
-                switch=Switch(kv="migrate", timeout_seconds=20.0),
+                switch=SwitchSpec(kv="migrate", timeout_seconds=20.0),
                 kv_tokens=32768,
                 max_running_requests=64,
             ),

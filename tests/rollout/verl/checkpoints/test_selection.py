@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from taper_api import JobError
 from taper_api.job.attempt_directory import AttemptDirectory
 from taper_rollout.verl.checkpoints.resume import resume, resumed_event
-from taper_rollout.verl.checkpoints.selection import DATA_FILE, TRACKER_FILE, Resumption, Shards, resumption
+from taper_rollout.verl.checkpoints.selection import DATA_FILE, TRACKER_FILE, ResumePoint, Shards, resumption
 
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
 ACTOR = Shards(name="actor", contents=("model", "optimizer", "extra"), num_ranks=2)
@@ -40,7 +40,7 @@ def save(folder: Path, step: int, *, is_recorded: bool = True, shards: tuple[Sha
     return place
 
 
-def steps_of(found: Resumption) -> tuple[int | None, list[str]]:
+def steps_of(found: ResumePoint) -> tuple[int | None, list[str]]:
     newer = [each.directory.name.removeprefix("global_step_") for each in found.skipped]
     return (found.checkpoint.step if found.checkpoint else None), newer
 
@@ -64,10 +64,10 @@ def of_an_empty_archive(file: Path) -> None:
 
 
 def test_without_a_checkpoint_training_starts_from_the_beginning(tmp_path: Path) -> None:
-    assert resumption(tmp_path / "none", (ACTOR,)) == Resumption(checkpoint=None)
+    assert resumption(tmp_path / "none", (ACTOR,)) == ResumePoint(checkpoint=None)
     (tmp_path / "global_step_x").mkdir()
     (tmp_path / "global_step_3").write_text("a file")
-    assert resumption(tmp_path, (ACTOR,)) == Resumption(checkpoint=None)
+    assert resumption(tmp_path, (ACTOR,)) == ResumePoint(checkpoint=None)
 
 
 def test_a_run_resumes_from_its_own_directory(tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_checkpoints_of_another_job_or_a_later_attempt_are_not_used(tmp_path: Pa
     save(attempt(tmp_path, 3), 8)
     save(tmp_path / "checkpoints", 8)
     save(tmp_path, 8)
-    assert resumption(attempt(tmp_path, 2), (ACTOR,)) == Resumption(checkpoint=None)
+    assert resumption(attempt(tmp_path, 2), (ACTOR,)) == ResumePoint(checkpoint=None)
 
 
 def test_a_directory_of_another_name_has_no_siblings(tmp_path: Path) -> None:
     save(attempt(tmp_path, 1), 8)
-    assert resumption(tmp_path / "checkpoints", (ACTOR,)) == Resumption(checkpoint=None)
+    assert resumption(tmp_path / "checkpoints", (ACTOR,)) == ResumePoint(checkpoint=None)
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, make_hole, of_an_empty_archive, Path.unlink])
@@ -137,7 +137,7 @@ def test_checkpoints_that_verl_removed_are_not_listed(tmp_path: Path) -> None:
     for file in (save(tmp_path, 2) / "actor").iterdir():
         file.unlink()
     (tmp_path / "global_step_2" / "actor").rmdir()
-    assert resumption(tmp_path, (ACTOR,)) == Resumption(checkpoint=None)
+    assert resumption(tmp_path, (ACTOR,)) == ResumePoint(checkpoint=None)
 
 
 def test_a_critic_must_be_complete_too(tmp_path: Path) -> None:
