@@ -53,7 +53,7 @@ from taper_rollout.replica.events import StageProgress, StageRecord, as_json
 from taper_rollout.replica.progress_throttle import MOST_SECONDS, ProgressThrottle
 from taper_rollout.report.recorder import Recorder
 from taper_rollout.sample.make import make_sample
-from taper_rollout.verl.metrics.endpoint import metrics_endpoint
+from taper_rollout.verl.metrics.endpoint import MetricsEndpoint
 from taper_rollout.verl.metrics.host import post_to, serve_metrics
 from taper_rollout.verl.session import SLICE_SECONDS, Session
 
@@ -141,7 +141,7 @@ def event_reporting(output: Path, *, times: float) -> Iterator[EventReporter]:
         job = make_sample(Path(sample), variant="tiny")
         with Session.open(job, output, verbose=False) as session:
             run, node = session.run_name, ray.get_runtime_context().get_node_id()
-            endpoint = metrics_endpoint({"run": run}, node_address="127.0.0.1")
+            endpoint = MetricsEndpoint(host="127.0.0.1", port=0, field="overhead")
             host = asyncio.run(serve_metrics(endpoint, run=run, node=node))
             reporter = ray.get_actor(run)
             [served] = [one for one in ray.get(reporter.drain.remote()) if one["kind"] == "MetricsServed"]
