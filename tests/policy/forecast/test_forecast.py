@@ -207,7 +207,10 @@ def test_a_negative_field_is_refused_by_name(field: str) -> None:
     [
         ([request("a", "p", 1), request("b", "p", 11)], r"live\[1\].decoded_tokens: 11 of at most 10"),
         ([request("a", "p", 10)], r"live\[0\].decoded_tokens: 10 of at most 10"),
-        ([dataclasses.replace(request("a", "p", 1), group=2)], r"live\[0\].group: 2 is none of the 2 groups"),
+        (
+            [dataclasses.replace(request("a", "p", 1), group=2)],
+            r"live\[0\].group: 2 is not one of the 2 groups",
+        ),
         ([request("a", "p", 1), request("a", "q", 2)], r"live\[1\].rid: a is there twice"),
     ],
 )
