@@ -106,7 +106,7 @@ def profile_from_json(document: object, *, path: str = "profile") -> Profile:
     version = document.get("format_version")
     if isinstance(version, bool) or version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}.format_version: {version!r} cannot be read; it must be {FORMAT_VERSION}: measure it again"
+            f"{path}.format_version: {version!r} cannot be read; it must be {FORMAT_VERSION}; measure again"
         )
     try:
         content = _object(document, "", _PROFILE)
