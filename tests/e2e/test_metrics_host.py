@@ -115,7 +115,7 @@ def test_a_port_in_use_is_an_error_in_each_replica(run: str) -> None:
         for _ in range(2):
             with pytest.raises(ValueError, match="is in use") as refused:
                 serve(run, endpoint)
-            assert first_cause(refused.value).startswith(f"ValueError: {FIELD}.port: {port} is taken on 127")
+            assert first_cause(refused.value).startswith(f"ValueError: {FIELD}.port: {port} is in use on 127")
 
 
 def test_a_host_that_cannot_be_made_in_time_is_an_error(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
