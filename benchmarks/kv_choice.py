@@ -154,7 +154,7 @@ class Bench:
             moved_bytes=figures.moved_bytes,
             prefilled_tokens=figures.prefilled_tokens,
             pause_seconds=figures.pause_seconds,
-            predicted_seconds=predicted.seconds,
+            predicted_seconds=predicted,
         )
 
     async def _some_steps(self) -> None:

@@ -26,7 +26,6 @@ import numpy as np
 from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.correction import CorrectedPrices, Correction
 from taper_policy.decision.pricing import Prices
-from taper_policy.profile.profile import Estimate
 from taper_policy.simulation.oracle import best_plan, regret
 from taper_policy.simulation.simulator import SimulatedRequest, initial_batches
 from taper_policy.simulation.step_clock import StepClock
@@ -40,7 +39,7 @@ ROUNDS: Final = 2
 class ReplicaPrices(Prices, Protocol):
     """The prices that a review needs from a profile."""
 
-    def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
+    def prefill_seconds(self, degree: int, tokens: float) -> float:
         """Seconds of a prefill of `tokens` tokens by one group of `degree` ranks."""
 
 
@@ -158,7 +157,7 @@ def review(
     return StageReview(
         actual_seconds=stage.seconds,
         executed_seconds=executed,
-        prefill_seconds=machine.prefill_seconds(stage.degree, stage.prefilled_tokens).seconds,
+        prefill_seconds=machine.prefill_seconds(stage.degree, stage.prefilled_tokens),
         static_seconds=dict(sorted(static.items())),
         best_seconds=best_seconds,
         best_plan=best_name,

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_policy.profile.profile import Estimate
 from taper_policy.review.review import (
     RecordedRequest,
     RecordedStage,
@@ -30,8 +29,8 @@ LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=16)
 class ReplicaPrices(LinearMachine):
     """A prefill takes a second and a tenth of one for each token."""
 
-    def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
-        return Estimate.around(1.0 + tokens / 10, 0.0, is_extrapolated=False)
+    def prefill_seconds(self, degree: int, tokens: float) -> float:
+        return 1.0 + tokens / 10
 
 
 MACHINE = ReplicaPrices(pause=20.0, pause_request=1.0)
