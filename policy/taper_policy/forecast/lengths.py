@@ -124,16 +124,6 @@ class LengthHistory:
         """How the prompt's samples stood in its last stage before this one; None if it had none."""
         return self._levels.get(prompt)
 
-    @property
-    def num_lengths(self) -> int:
-        """Lengths kept, those of this stage included."""
-        return len(self._past.tokens) + self._num_finished
-
-    @property
-    def num_prompts(self) -> int:
-        """Prompts whose level is kept."""
-        return len(self._levels)
-
     def _close_stage(self) -> None:
         prompts = sorted(self._finished)
         stage = np.array(

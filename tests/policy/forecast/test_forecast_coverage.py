@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from taper_policy.forecast.forecast import LiveRequest, forecast
+from taper_policy.forecast.forecast import PROBABILITIES, LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
 
 MAX_TOKENS = 24_576
@@ -34,6 +34,15 @@ def uniform(random: np.random.Generator) -> np.ndarray:
     return random.uniform(500, 8_000, (PROMPTS, SAMPLES))
 
 
+def interval(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 90 % interval of each request, with equal tails; where the upper bound is the longest possible
+    (the cap), the rest lies below the lower one."""
+    low, low_at_cap, high = (
+        np.array([np.interp(share, PROBABILITIES, row) for row in quantiles]) for share in (0.05, 0.1, 0.95)
+    )
+    return np.where(high >= quantiles[:, -1], low_at_cap, low), high
+
+
 def coverage(
     lengths: Lengths, *, seed: int, first: int = WARM_STAGES, stages: int = JUDGED_STAGES
 ) -> np.ndarray:
@@ -60,7 +69,7 @@ def coverage(
                 LiveRequest(rid=rid, prompt=prompt, group=0, prompt_tokens=9, decoded_tokens=now)
                 for rid, (prompt, _) in pending.items()
             ]
-            low, high = forecast(live, history, max_tokens=MAX_TOKENS).interval(0.9)
+            low, high = interval(forecast(live, history, max_tokens=MAX_TOKENS).quantiles)
             remaining = np.array([length - now for _, length in pending.values()])
             inside[index] += np.count_nonzero((low <= remaining) & (remaining <= high))
             judged[index] += len(remaining)

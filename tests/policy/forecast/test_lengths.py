@@ -46,8 +46,10 @@ def test_memory_is_bounded_and_the_youngest_stay(monkeypatch: pytest.MonkeyPatch
         history.start_stage(step)
         for sample in range(20):
             history.add_finished(f"{step}-{sample}", 100 * step + 1, step=step)
-    assert history.num_lengths <= 50 + 20
-    assert history.num_prompts == 30
+    assert len(history.past.tokens) <= 50
+    assert len(history.finished) == 20
+    levels = [history.level(f"{step}-{sample}") for step in range(5) for sample in range(20)]
+    assert sum(level is not None for level in levels) == 30
     assert set(history.past.tokens.tolist()) == {201, 301}
     assert history.level("3-0") is not None
     assert history.level("0-0") is None
@@ -59,7 +61,7 @@ def test_one_endless_stage_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> No
     history.start_stage(0)
     for tokens in range(1, 41):
         history.add_finished(f"p{tokens % 3}", tokens, step=0)
-    assert history.num_lengths == 10
+    assert sum(map(len, history.finished.values())) == 10
     assert sum(map(len, history.finished.values())) == 10
 
 
