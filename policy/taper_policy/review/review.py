@@ -18,7 +18,7 @@ Invariants (asserted by `tests/policy/review/test_review.py`):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.correction import CorrectedPrices, Correction
 from taper_policy.decision.pricing import Prices
 from taper_policy.simulation.oracle import best_plan, regret
-from taper_policy.simulation.simulator import SimulatedRequest, initial_batches
+from taper_policy.simulation.simulator import SimulatedRequest, initial_batches, switched
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
 
@@ -203,26 +203,14 @@ def _executed_seconds(stage: RecordedStage, prices: Prices, clock: StepClock) ->
     batches, counted, last = _first(stage), len(stage.requests), 0.0
     for move in stage.moves:
         timeline = Timeline(batches, clock)
-        made, began = timeline.boundary(_moment(timeline, batches, move.made_tokens - counted))
-        is_live = batches.left > made
+        moment = _moment(timeline, batches, move.made_tokens - counted)
+        after, _ = switched(batches, timeline, move.degree, moment, prices)
+        is_live = after.left > 0
         if not is_live.any():
             break
         last = max(last, float((timeline.ends_at * ~is_live).max()))
-        contexts = batches.contexts + made
-        pause = prices.pause_seconds(
-            batches.degree,
-            move.degree,
-            is_live.sum(axis=1).astype(np.float64),
-            (contexts * is_live).sum(axis=1).astype(np.float64),
-        )
-        batches = Batches(
-            degree=move.degree,
-            left=batches.left - made,
-            contexts=contexts,
-            groups=_groups_after(stage.requests, batches, move),
-            at_seconds=began + pause,
-        )
-        counted += int(made.sum())
+        counted += int((batches.left - after.left).sum())
+        batches = replace(after, groups=_groups_after(stage.requests, after, move))
     return max(last, _last_end(Timeline(batches, clock)))
 
 
@@ -238,12 +226,11 @@ def _moment(timeline: Timeline, batches: Batches, tokens: int) -> FloatArray:
     return np.array([high])
 
 
-def _groups_after(requests: Sequence[RecordedRequest], before: Batches, move: RecordedSwitch) -> IntArray:
+def _groups_after(requests: Sequence[RecordedRequest], joined: Batches, move: RecordedSwitch) -> IntArray:
     # A request that is live only in the simulation has no recorded group: it stays with its neighbours.
-    alike = before.groups[0] * before.degree // move.degree
     groups = [
         move.groups.get(request.number, group)
-        for request, group in zip(requests, alike.tolist(), strict=True)
+        for request, group in zip(requests, joined.groups[0].tolist(), strict=True)
     ]
     return np.array([groups], dtype=np.int64)
 

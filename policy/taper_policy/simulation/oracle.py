@@ -24,6 +24,7 @@ from typing import Final
 import numpy as np
 
 from taper_policy.arrays import FloatArray, IntArray
+from taper_policy.decision.decision import Decision
 from taper_policy.decision.pricing import Prices
 from taper_policy.simulation.simulator import (
     Policy,
@@ -32,6 +33,7 @@ from taper_policy.simulation.simulator import (
     SimulatedStage,
     initial_batches,
     simulate,
+    switched,
 )
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
@@ -55,9 +57,11 @@ class LayoutPlan:
     def policy(self) -> Policy:
         """The plan as a policy of one stage."""
 
-        def follow(replica: SimulatedReplica) -> tuple[int, str] | None:
-            due = [degree for requests, degree in self.widenings if len(replica.live) <= requests]
-            return (due[-1], "planned") if due and due[-1] > replica.degree else None
+        def follow(replica: SimulatedReplica) -> Decision | None:
+            snapshot = replica.snapshot
+            due = [degree for requests, degree in self.widenings if snapshot.num_running <= requests]
+            is_wider = due and due[-1] > snapshot.degree
+            return Decision(degree=due[-1], reason="planned") if is_wider else None
 
         return follow
 
@@ -121,20 +125,11 @@ class _PlanSimulator:
             ends = np.sort(timeline.ends_at, axis=1)
             ends = np.broadcast_to(ends, (len(live), self.num_requests))
             at_seconds = np.maximum(batches.at_seconds, ends[np.arange(len(live)), -1 - live])
-            batches = self._switched(batches, timeline, degree, at_seconds)
+            batches, _ = switched(batches, timeline, degree, at_seconds, self._prices)
             timeline = Timeline(batches, self._clock)
             # Where several ended at once none may be left to switch for.
             last = np.maximum(last * ~batches.left.any(axis=1), timeline.ends_at.max(axis=1))
         return np.broadcast_to(last, len(counts))
-
-    def _switched(self, before: Batches, timeline: Timeline, degree: int, at_seconds: FloatArray) -> Batches:
-        made, began = timeline.boundary(at_seconds)
-        left, contexts = before.left - made, before.contexts + made
-        is_live = left > 0
-        live, tokens = is_live.sum(axis=1).astype(np.float64), (contexts * is_live).sum(axis=1) * 1.0
-        pause = self._prices.pause_seconds(before.degree, degree, live, tokens)
-        groups = np.broadcast_to(before.groups * before.degree // degree, left.shape)
-        return Batches(degree=degree, left=left, contexts=contexts, groups=groups, at_seconds=began + pause)
 
 
 @dataclass(frozen=True, slots=True, order=True)
