@@ -110,19 +110,19 @@ class Profile:
     Raises `ValueError` that begins with the field for what cannot be true.
     """
 
+    is_estimated: bool = False
+    made_at: str
     key: ProfileKey
     footprint: int
     degrees: tuple[int, ...]
     kv_bytes_per_token: int
-    cells: tuple[StepCell, ...]
-    prefill: Mapping[int, PrefillTerms]
-    switch: Mapping[tuple[int, int], SwitchTerms]
     held_out_error: float | None
-    made_at: str
     held_out_cell_error: float | None = None
     held_out_share: float = 0.0
-    is_estimated: bool = False
     kv: str = AUTO
+    prefill: Mapping[int, PrefillTerms]
+    switch: Mapping[tuple[int, int], SwitchTerms]
+    cells: tuple[StepCell, ...]
     _surfaces: dict[int, StepSurface] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

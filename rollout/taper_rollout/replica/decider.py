@@ -32,6 +32,7 @@ from taper_policy.decision.ledger import (
     ReviewEntry,
     StartEntry,
     SwitchOutcomeEntry,
+    entry_as_json,
 )
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.decision.snapshot import Snapshot
@@ -199,7 +200,7 @@ class PolicyDecider:
             self._guarded_stages = GUARD_STAGES
 
     def _enter(self, entry: LedgerRecord) -> None:
-        self._emit(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry.as_json()))
+        self._emit(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry_as_json(entry)))
 
 
 def _expected(record: StageRecord) -> ExpectedStage:

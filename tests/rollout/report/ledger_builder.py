@@ -18,6 +18,7 @@ from taper_policy.decision.ledger import (
     ReviewEntry,
     StartEntry,
     SwitchOutcomeEntry,
+    entry_as_json,
 )
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.estimated import h100_8b
@@ -32,7 +33,7 @@ SETTINGS = PredictorSettings(margin_seconds=1.0)
 
 
 def event(entry: LedgerRecord, *, replica: int = 0) -> dict[str, Any]:
-    return {"kind": "LedgerEntry", "replica": replica, "at": 1_700_000_000.5, "entry": entry.as_json()}
+    return {"kind": "LedgerEntry", "replica": replica, "at": 1_700_000_000.5, "entry": entry_as_json(entry)}
 
 
 @functools.cache
