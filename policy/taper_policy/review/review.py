@@ -27,7 +27,7 @@ from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.correction import CorrectedPrices, Correction
 from taper_policy.decision.pricing import Prices
 from taper_policy.simulation.oracle import best_plan, regret
-from taper_policy.simulation.simulator import SimulatedRequest, initial_batches, switched
+from taper_policy.simulation.simulator import SimulatedRequest, clock_of, initial_batches
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
 
@@ -141,8 +141,8 @@ def review(
         raise ValueError("requests: a stage without any")
     requests = as_simulated(stage)
     prices = CorrectedPrices(machine, correction or Correction())
-    clock = clock_of(requests, prices, footprint=stage.footprint)
-    executed = _executed_seconds(stage, prices, clock)
+    clock = clock_of([requests], prices, footprint=stage.footprint)
+    executed = _executed_seconds(stage, clock)
     static = {
         degree: _last_end(
             Timeline(initial_batches(requests, footprint=stage.footprint, degree=degree), clock)
@@ -150,7 +150,7 @@ def review(
         for degree in degrees
     }
     static[stage.degree] = _last_end(Timeline(_first(stage), clock))
-    plan, best = best_plan(requests, prices, footprint=stage.footprint, degrees=degrees, clock=clock)
+    plan, best = best_plan(requests, clock, degrees=degrees)
     tried = [(best.seconds, str(plan)), (executed, "as it ran")]
     tried += [(seconds, f"degree {degree}") for degree, seconds in static.items()]
     best_seconds, best_name = min(tried)
@@ -182,12 +182,6 @@ def as_simulated(stage: RecordedStage) -> list[SimulatedRequest]:
     ]
 
 
-def clock_of(requests: Sequence[SimulatedRequest], prices: Prices, *, footprint: int) -> StepClock:
-    """A clock for all batches and contexts of a stage of these requests."""
-    longest = max(request.prompt_tokens + request.response_tokens for request in requests)
-    return StepClock(prices, footprint=footprint, max_batch=len(requests), max_context=longest)
-
-
 def _first(stage: RecordedStage) -> Batches:
     return Batches(
         degree=stage.degree,
@@ -198,13 +192,13 @@ def _first(stage: RecordedStage) -> Batches:
     )
 
 
-def _executed_seconds(stage: RecordedStage, prices: Prices, clock: StepClock) -> float:
+def _executed_seconds(stage: RecordedStage, clock: StepClock) -> float:
     # No step makes a response's first token: the prefill does.
     batches, counted, last = _first(stage), len(stage.requests), 0.0
     for move in stage.moves:
         timeline = Timeline(batches, clock)
         moment = _moment(timeline, batches, move.made_tokens - counted)
-        after, _ = switched(batches, timeline, move.degree, moment, prices)
+        after, _ = timeline.switched(move.degree, moment)
         is_live = after.left > 0
         if not is_live.any():
             break

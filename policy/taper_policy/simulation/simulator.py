@@ -18,32 +18,20 @@ Invariants (asserted by `tests/policy/simulation/test_simulator.py`):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import numpy as np
 
-from taper_policy.arrays import FloatArray, IntArray
+from taper_policy.arrays import IntArray
 from taper_policy.decision.decision import Decision
 from taper_policy.decision.pricing import Prices
 from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
-
-__all__ = [
-    "Policy",
-    "SimulatedReplica",
-    "SimulatedRequest",
-    "SimulatedStage",
-    "SimulatedSwitch",
-    "StepClock",
-    "initial_batches",
-    "simulate",
-    "switched",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,17 +102,20 @@ def initial_batches(requests: Sequence[SimulatedRequest], *, footprint: int, deg
     )
 
 
+def clock_of(stages: Iterable[Sequence[SimulatedRequest]], prices: Prices, *, footprint: int) -> StepClock:
+    """A clock for all batches and contexts of stages of these requests."""
+    batch, context = 1, 1
+    for stage in stages:
+        batch = max(batch, len(stage))
+        context = max(context, *(request.prompt_tokens + request.response_tokens for request in stage))
+    return StepClock(prices, footprint=footprint, max_batch=batch, max_context=context)
+
+
 def simulate(
-    requests: Sequence[SimulatedRequest],
-    prices: Prices,
-    policy: Policy,
-    *,
-    footprint: int,
-    degree: int,
-    clock: StepClock,
+    requests: Sequence[SimulatedRequest], policy: Policy, clock: StepClock, *, degree: int
 ) -> SimulatedStage:
     """Run a stage that begins at `degree` under `policy`. `ValueError` for a response of no tokens."""
-    batches: Batches | None = initial_batches(requests, footprint=footprint, degree=degree)
+    batches: Batches | None = initial_batches(requests, footprint=clock.footprint, degree=degree)
     switches: list[SimulatedSwitch] = []
     finished = [request for request in requests if request.response_tokens == 1]
     seconds = 0.0
@@ -134,26 +125,9 @@ def simulate(
         seconds = layout.at_seconds
         batches = None
         if decision is not None:
-            batches, switch = _switch(layout, decision, prices)
+            batches, switch = _switch(layout, decision)
             switches.append(switch)
     return SimulatedStage(seconds=seconds, switches=tuple(switches))
-
-
-def switched(
-    before: Batches, timeline: Timeline, degree: int, at_seconds: FloatArray, prices: Prices
-) -> tuple[Batches, FloatArray]:
-    """The requests after a switch to `degree` that is ordered at `at_seconds` `[plans]`, in joined groups.
-
-    And when its pause begins `[plans]`: once every group has finished its step.
-    """
-    made, began = timeline.boundary(at_seconds)
-    left, contexts = before.left - made, before.contexts + made
-    is_live = left > 0
-    live, tokens = is_live.sum(axis=1).astype(np.float64), (contexts * is_live).sum(axis=1) * 1.0
-    pause = prices.pause_seconds(before.degree, degree, live, tokens)
-    groups = np.broadcast_to(before.groups * before.degree // degree, left.shape)
-    after = Batches(degree=degree, left=left, contexts=contexts, groups=groups, at_seconds=began + pause)
-    return after, began
 
 
 class _Layout:
@@ -217,9 +191,9 @@ class _Layout:
         )
 
 
-def _switch(layout: _Layout, decision: Decision, prices: Prices) -> tuple[Batches, SimulatedSwitch]:
+def _switch(layout: _Layout, decision: Decision) -> tuple[Batches, SimulatedSwitch]:
     before, degree = layout.batches, decision.degree
-    after, began = switched(before, layout.timeline, degree, np.array([layout.at_seconds]), prices)
+    after, began = layout.timeline.switched(degree, np.array([layout.at_seconds]))
     if degree < before.degree:
         after = replace(after, groups=_spread(before, after, [request.rid for request in layout.requests]))
     return after, SimulatedSwitch(

@@ -31,7 +31,8 @@ from taper_policy.profile.estimated import h100_8b
 from taper_policy.review.replay import replay
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy
-from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, simulate
+from taper_policy.simulation.step_clock import StepClock
 
 PROFILE = h100_8b()
 DEGREES = (1, 2, 4, 8)
@@ -63,7 +64,7 @@ def recorded(num_stages: int, seed: int = 3) -> list[AdvisorEntry]:
         expected = ExpectedStage(num_requests=32, num_prompts=4, prompt_tokens=200)
         opened = advisor.first_layout(expected, footprint=8)
         entries.append(FirstLayoutEntry(step=step, expected=expected, choice=opened))
-        simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
+        simulate(requests, rule, clock, degree=1)
         rule.learn(requests)
         entries += [*rule.decisions, advisor.end_stage()]
     return entries

@@ -14,7 +14,8 @@ from taper_policy.decision.snapshot import Snapshot
 from taper_policy.decision.switch_rules import Schedule, SchedulePoint, Threshold, WidenAtOnce
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.simulation.policies import following
-from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, simulate
+from taper_policy.simulation.step_clock import StepClock
 
 TAIL = Snapshot(
     at_seconds=10.0,
@@ -169,5 +170,5 @@ def test_a_new_rule_is_a_class_with_one_method() -> None:
         for index in range(8)
     ]
     clock = StepClock(profile, footprint=8, max_batch=8, max_context=256)
-    stage = simulate(requests, profile, following(rule), footprint=8, degree=1, clock=clock)
+    stage = simulate(requests, following(rule), clock, degree=1)
     assert [(switch.to_degree, switch.reason) for switch in stage.switches] == [(8, "30 tokens")]

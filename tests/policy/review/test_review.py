@@ -15,10 +15,9 @@ from taper_policy.review.review import (
     RecordedStage,
     RecordedSwitch,
     as_simulated,
-    clock_of,
     review,
 )
-from taper_policy.simulation.simulator import SimulatedReplica, SimulatedStage, simulate
+from taper_policy.simulation.simulator import SimulatedReplica, SimulatedStage, clock_of, simulate
 
 from ..linear_machine import LinearMachine
 
@@ -81,8 +80,8 @@ def widened(
         moves.append(RecordedSwitch(degree=due[-1], made_tokens=made, groups=groups))
         return Decision(degree=due[-1], reason="a test")
 
-    clock = clock_of(requests, MACHINE, footprint=4)
-    simulated = simulate(requests, MACHINE, rule, footprint=4, degree=1, clock=clock)
+    clock = clock_of([requests], MACHINE, footprint=4)
+    simulated = simulate(requests, rule, clock, degree=1)
     return dataclasses.replace(stage, moves=tuple(moves)), simulated
 
 

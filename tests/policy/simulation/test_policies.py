@@ -14,9 +14,9 @@ from taper_policy.simulation.policies import PredictorPolicy, following, static
 from taper_policy.simulation.simulator import (
     SimulatedReplica,
     SimulatedRequest,
-    StepClock,
     simulate,
 )
+from taper_policy.simulation.step_clock import StepClock
 
 PROFILE = h100_8b()
 MAX_TOKENS = 4096
@@ -74,7 +74,7 @@ def test_a_schedule_switches_both_ways_in_the_simulator() -> None:
     points = (SchedulePoint(tokens=20, degree=4), SchedulePoint(tokens=60, degree=2))
     clock = StepClock(PROFILE, footprint=8, max_batch=8, max_context=256)
     policy = following(Schedule(points=points))
-    stage = simulate(requests, PROFILE, policy, footprint=8, degree=1, clock=clock)
+    stage = simulate(requests, policy, clock, degree=1)
     assert [switch.to_degree for switch in stage.switches] == [4, 2]
 
 
@@ -83,7 +83,7 @@ def test_the_predictor_learns_each_response_once() -> None:
     advisor = Advisor(PROFILE, DecisionSettings(degrees=(1, 2, 4, 8)), max_tokens=MAX_TOKENS)
     rule = PredictorPolicy(advisor, step=0)
     clock = StepClock(PROFILE, footprint=8, max_batch=24, max_context=2048)
-    stage = simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
+    stage = simulate(requests, rule, clock, degree=1)
     rule.learn(requests)
     entries = [*rule.decisions, advisor.end_stage()]
     lengths = sorted(response.tokens for entry in entries for response in entry.finished)

@@ -15,9 +15,9 @@ from taper_policy.simulation.simulator import (
     SimulatedReplica,
     SimulatedRequest,
     SimulatedStage,
-    StepClock,
     simulate,
 )
+from taper_policy.simulation.step_clock import StepClock
 
 from ..linear_machine import LinearMachine
 
@@ -38,7 +38,7 @@ def run(lengths: list[int], rule: Policy = stay, degree: int = 1) -> SimulatedSt
         SimulatedRequest(rid=f"r{index}", prompt=f"p{index // 4}", prompt_tokens=10, response_tokens=length)
         for index, length in enumerate(lengths)
     ]
-    return simulate(requests, MACHINE, rule, footprint=4, degree=degree, clock=CLOCK)
+    return simulate(requests, rule, CLOCK, degree=degree)
 
 
 def stepwise(lengths: list[int], degree: int) -> float:

@@ -22,10 +22,10 @@ from taper_policy.decision.ledger import (
 )
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.review.review import RecordedRequest, RecordedStage, as_simulated, clock_of, review
+from taper_policy.review.review import RecordedRequest, RecordedStage, as_simulated, review
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy, expected_like
-from taper_policy.simulation.simulator import SimulatedRequest, SimulatedSwitch, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, SimulatedSwitch, clock_of, simulate
 
 PROFILE = h100_8b()
 MAX_TOKENS = 4096
@@ -90,8 +90,8 @@ def _stage(
         choice = advisor.first_layout(expected, footprint=8)
         entries.append(FirstLayoutEntry(step=step, expected=expected, choice=choice))
         first = choice.degree
-    clock = clock_of(requests, PROFILE, footprint=8)
-    stage = simulate(requests, PROFILE, rule, footprint=8, degree=first, clock=clock)
+    clock = clock_of([requests], PROFILE, footprint=8)
+    stage = simulate(requests, rule, clock, degree=first)
     rule.learn(requests)
     end = advisor.end_stage()
     entries += rule.decisions
