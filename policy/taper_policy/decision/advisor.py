@@ -114,6 +114,6 @@ def _next_decision(choice: Choice, degree: int, num_live: int) -> int:
     """The live count at which the next decision is due."""
     if num_live <= FEW:
         return num_live - 1
-    staying = next((option for option in choice.options if option.degree == degree), None)
+    staying = choice.option(degree)
     planned = staying.next_at_requests if staying and staying.next_at_requests is not None else 0
     return max(FEW, int(SHARE * num_live), min(planned, num_live - 1))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taper_policy.decision.decide import DecisionSettings, scenario_count
+from taper_policy.decision.decide import SCENARIO_SEED, DecisionSettings, scenario_count
 from taper_policy.decision.pricing import Choice, Prices, choose_first
 from taper_policy.decision.scenarios import Scenarios
 from taper_policy.forecast.forecast import LiveRequest, forecast
@@ -73,7 +73,7 @@ def first_layout(
     requests = expected.requests()
     try:
         remaining = forecast(requests, history, max_tokens=max_tokens).scenarios(
-            scenario_count(len(requests)), settings.seed
+            scenario_count(len(requests)), SCENARIO_SEED
         )
         num_groups = footprint // settings.degrees[0]
         # The prefill makes the first token of each response, no step does.

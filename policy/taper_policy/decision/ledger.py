@@ -90,10 +90,6 @@ class DecisionEntry:
         """Whether another layout than the present one was chosen."""
         return self.choice.degree != self.snapshot.degree
 
-    def option(self, degree: int) -> Option | None:
-        """The price of a layout; None if nothing could be priced."""
-        return next((option for option in self.choice.options if option.degree == degree), None)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageEndEntry:

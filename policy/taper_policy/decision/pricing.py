@@ -90,6 +90,10 @@ class Choice:
     gain_share: float = 0.0
     options: tuple[Option, ...] = ()
 
+    def option(self, degree: int) -> Option | None:
+        """The price of a layout; None if nothing could be priced."""
+        return next((option for option in self.options if option.degree == degree), None)
+
 
 @dataclass(frozen=True, slots=True)
 class _Continuation:

@@ -135,8 +135,7 @@ class Profile:
         }
         object.__setattr__(self, "_surfaces", surfaces)
 
-    @property
-    def title(self) -> str:
+    def __str__(self) -> str:
         """One line that says what it is of, and how far it can be trusted."""
         trust = "ESTIMATED from published figures, not measured" if self.is_estimated else "measured"
         where = f"{self.key.model} on {self.footprint} x {self.key.device}, {self.key.dtype}"
@@ -146,9 +145,6 @@ class Profile:
             if error is not None
         ]
         return f"{where}: {trust} {self.made_at}{''.join(errors)}"
-
-    def __str__(self) -> str:
-        return self.title
 
     def steps(self, degree: int) -> StepSurface:
         """The step times of a group of `degree` ranks. Raises `ValueError` for an unknown degree."""

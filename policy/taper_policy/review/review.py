@@ -18,7 +18,7 @@ Invariants (asserted by `tests/policy/review/test_review.py`):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -116,13 +116,8 @@ class StageReview:
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready, with what follows from the seconds."""
-        return {
-            "actual_seconds": self.actual_seconds,
-            "executed_seconds": self.executed_seconds,
-            "prefill_seconds": self.prefill_seconds,
+        return asdict(self) | {
             "static_seconds": {str(degree): value for degree, value in self.static_seconds.items()},
-            "best_seconds": self.best_seconds,
-            "best_plan": self.best_plan,
             "regret": self.regret,
             "gain_over_best_static": self.gain_over_best_static,
             "model_error": self.model_error,

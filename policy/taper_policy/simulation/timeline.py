@@ -100,7 +100,7 @@ class Timeline:
         return np.minimum(self._batches.left, made.take(cells)), began
 
     def switched(self, degree: int, at_seconds: FloatArray) -> tuple[Batches, FloatArray]:
-        """The requests after a switch to `degree` that is ordered at `at_seconds` `[plans]`; groups are joined.
+        """The requests after a switch to `degree`, ordered at `at_seconds` `[plans]`, with groups joined.
 
         And when its pause begins `[plans]`: once every group has finished its step.
         """

@@ -215,7 +215,7 @@ def _expected(record: StageRecord) -> ExpectedStage:
 
 def _decision(entry: DecisionEntry) -> Decision:
     choice = entry.choice
-    option = entry.option(choice.degree)
+    option = choice.option(choice.degree)
     return Decision(
         degree=choice.degree,
         reason=choice.reason,

@@ -148,7 +148,7 @@ def as_json(found: Comparison, *, title: str, profile: Profile) -> dict[str, Any
     best = found.best_static()
     return {
         "lengths": title,
-        "profile": profile.title,
+        "profile": str(profile),
         "is_estimated": profile.is_estimated,
         "best_static": best,
         "arms": {

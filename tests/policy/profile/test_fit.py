@@ -222,7 +222,6 @@ def broken(kind: str) -> tuple[Samples, dict[str, Any]]:
         "unmoved": ({"switches": [replace(sample, num_bytes=0) for sample in switches]}, {}),
         "foreign": ({"switches": [replace(sample, to_degree=8) for sample in switches]}, {}),
         "contexts": ({}, {"contexts": ()}),
-        "share": ({}, {"held_out_share": 0.0}),
     }
     samples_fields, fields = changes[kind]
     return replace(samples, **samples_fields), fields
@@ -242,7 +241,6 @@ def broken(kind: str) -> tuple[Samples, dict[str, Any]]:
         ("unmoved", r"^switches: 1->2: no sample moved a request and its bytes"),
         ("foreign", r"^switches: 1->8: 8 is not among the degrees"),
         ("contexts", r"^contexts: "),
-        ("share", r"^held_out_share: 0\.0"),
     ],
 )
 def test_samples_that_give_no_profile_are_refused(kind: str, problem: str) -> None:
