@@ -55,7 +55,6 @@ class PredictorSettings:
     confidence: float = 0.75
 
     def margin(self, staying_seconds: float) -> float:
-        """Minimum gain required over staying."""
         return self.margin_seconds + self.margin_share * staying_seconds
 
 
@@ -292,9 +291,8 @@ def _options(
     present: int | None,
 ) -> tuple[Option, ...]:
     """The price of each of `plans`. `present` is the present degree, None before a stage begins."""
-    seconds = np.sort(np.stack(list(plans.values())), axis=1)
-    mean = seconds.mean(axis=1).tolist()
-    low, high = (_quantile(seconds, share).tolist() for share in (0.1, 0.9))
+    seconds = np.stack(list(plans.values()))
+    mean, (low, high) = seconds.mean(axis=1).tolist(), np.quantile(seconds, (0.1, 0.9), axis=1).tolist()
     options = []
     for index, degree in enumerate(plans):
         pause = 0.0 if present is None or degree == present else float(pauses.of(present, degree)[0])
@@ -311,15 +309,6 @@ def _options(
             )
         )
     return tuple(options)
-
-
-def _quantile(ordered: FloatArray, share: float) -> FloatArray:
-    """Of each row, which ascends, linear between its values."""
-    place = share * (ordered.shape[1] - 1)
-    below = min(int(place), max(0, ordered.shape[1] - 2))
-    above = min(below + 1, ordered.shape[1] - 1)
-    found: FloatArray = ordered[:, below] + (place - below) * (ordered[:, above] - ordered[:, below])
-    return found
 
 
 def _weigh(

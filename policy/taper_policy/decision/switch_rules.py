@@ -40,7 +40,6 @@ class Threshold:
     degree: int
 
     def decide(self, snapshot: Snapshot) -> Decision | None:
-        """Widen once few requests are left."""
         running = snapshot.num_running
         if not snapshot.is_settled or snapshot.degree >= self.degree or running > self.requests:
             return None
@@ -54,7 +53,6 @@ class WidenAtOnce:
     degree: int
 
     def decide(self, snapshot: Snapshot) -> Decision | None:
-        """Widen once the first group is idle."""
         if not snapshot.is_settled or snapshot.degree >= self.degree or min(snapshot.running) > 0:
             return None
         return Decision(degree=self.degree, reason=f"a group is idle, {snapshot.num_running} running")

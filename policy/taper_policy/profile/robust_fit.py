@@ -18,7 +18,6 @@ Invariants (asserted by `tests/policy/profile/test_robust_fit.py`):
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Final
@@ -113,5 +112,4 @@ def relative_errors(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> FloatA
 
 def p90(errors: FloatArray) -> float:
     """The least of `errors` that nine tenths of them do not exceed; never an interpolated, smaller one."""
-    ordered = np.sort(errors)
-    return float(ordered[math.ceil(0.9 * len(ordered)) - 1])
+    return float(np.quantile(errors, 0.9, method="inverted_cdf"))

@@ -46,7 +46,6 @@ class AdvisedStage:
 
     @property
     def gain_seconds(self) -> float:
-        """What following the predictor saves."""
         return self.staying_seconds - self.advised_seconds
 
 

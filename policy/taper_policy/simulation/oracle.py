@@ -53,8 +53,6 @@ class LayoutPlan:
     widenings: tuple[tuple[int, int], ...] = ()
 
     def policy(self) -> Policy:
-        """The plan as a policy of one stage."""
-
         def follow(replica: SimulatedReplica) -> Decision | None:
             snapshot = replica.snapshot
             due = [degree for requests, degree in self.widenings if snapshot.num_running <= requests]

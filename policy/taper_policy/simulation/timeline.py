@@ -125,7 +125,6 @@ class _Span:
     contexts: FloatArray
 
     def seconds(self, steps: IntArray | FloatArray) -> FloatArray:
-        """Seconds of so many steps."""
         found: FloatArray = steps * self.clock.seconds(self.degree, self.batch, self.contexts + 0.5 * steps)
         return found
 
