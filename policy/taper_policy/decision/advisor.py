@@ -50,7 +50,7 @@ class Advisor:
 
     def start_stage(self, step: int) -> None:
         """The generation stage of global step `step` begins; its first decision is due at once."""
-        self._history.start_stage(step)
+        self._history.start_stage()
         self._step, self._number, self._due = step, 0, None
 
     def correct(self, correction: Correction) -> None:
@@ -71,7 +71,7 @@ class Advisor:
     def add_finished(self, finished: Iterable[FinishedResponse]) -> None:
         """Responses of this stage that have ended. `ValueError` for one without a token."""
         for response in finished:
-            self._history.add_finished(response.prompt, response.tokens, step=self._step)
+            self._history.add_finished(response.prompt, response.tokens)
             self._unrecorded.append(response)
 
     def is_due(self, num_live: int, longest_tokens: int) -> bool:

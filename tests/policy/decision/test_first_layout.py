@@ -22,10 +22,10 @@ RULES = DecisionSettings(degrees=(1, 2, 4, 8))
 
 def history_of(lengths: list[int]) -> LengthHistory:
     known = LengthHistory()
-    known.start_stage(0)
+    known.start_stage()
     for index, tokens in enumerate(lengths):
-        known.add_finished(f"p{index // 4}", tokens, step=0)
-    known.start_stage(1)
+        known.add_finished(f"p{index // 4}", tokens)
+    known.start_stage()
     return known
 
 

@@ -23,10 +23,10 @@ class World:
 
     def history(self) -> LengthHistory:
         history = LengthHistory()
-        for step, stage in enumerate([*self.past, self.ended]):
-            history.start_stage(step)
+        for stage in (*self.past, self.ended):
+            history.start_stage()
             for prompt, tokens in stage:
-                history.add_finished(prompt, tokens, step=step)
+                history.add_finished(prompt, tokens)
         return history
 
     def quantiles(self) -> np.ndarray:
@@ -158,10 +158,10 @@ def test_scenarios_differ_by_request_and_seed_and_reach_into_the_tail() -> None:
 def test_draws_of_siblings_go_together_as_long_as_their_prompt_is_not_known() -> None:
     live = [request(name, name[0], 0) for name in ("a0", "a1", "b0")]
     history = LengthHistory()
-    history.start_stage(0)
+    history.start_stage()
     unknown = forecast(live, history, max_tokens=MAX_TOKENS)
     for tokens in (200, 300, 400, 500, 350, 250):
-        history.add_finished("a", tokens, step=0)
+        history.add_finished("a", tokens)
     known = forecast(live, history, max_tokens=MAX_TOKENS)
 
     def correlation(one: int, other: int) -> float:

@@ -51,7 +51,7 @@ def coverage(
     history = LengthHistory()
     inside, judged = np.zeros(len(MOMENTS)), np.zeros(len(MOMENTS))
     for step in range(first + stages):
-        history.start_stage(step)
+        history.start_stage()
         tokens = np.clip(lengths(random), 1, MAX_TOKENS).astype(int)
         pending = {
             f"{prompt}-{sample}": (f"{step}-{prompt}", int(tokens[prompt, sample]))
@@ -63,7 +63,7 @@ def coverage(
             now = int(np.quantile(tokens, share, method="lower")) if share else 0
             for rid, (prompt, length) in list(pending.items()):
                 if length <= now:
-                    history.add_finished(prompt, length, step=step)
+                    history.add_finished(prompt, length)
                     del pending[rid]
             live = [
                 LiveRequest(rid=rid, prompt=prompt, group=0, prompt_tokens=9, decoded_tokens=now)
@@ -74,7 +74,7 @@ def coverage(
             inside[index] += np.count_nonzero((low <= remaining) & (remaining <= high))
             judged[index] += len(remaining)
         for prompt, length in pending.values():
-            history.add_finished(prompt, length, step=step)
+            history.add_finished(prompt, length)
     return np.append(inside / judged, inside.sum() / judged.sum())
 
 

@@ -48,7 +48,7 @@ def test_a_source_that_knows_nothing_of_a_prompt_leaves_its_forecast(monkeypatch
 
 def test_every_source_gives_a_row_for_each_prompt() -> None:
     history = LengthHistory()
-    history.start_stage(1)
+    history.start_stage()
     stage = StageLengths.of(["x", "y", "x"], [3, 4, 5], history, 100)
     curves = stage.curves(history.past, 100)
     for source in FORECAST_SOURCES:
