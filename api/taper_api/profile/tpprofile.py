@@ -1,13 +1,13 @@
 """TPProfile: a published profile, by which the replicas of a cluster decide.
 
 Its `spec` is the profile's file, field for field; only the spelling differs (`contextTokens`
-here, `context_tokens` there). `document()` and `of_document` convert without loss. What the numbers mean
-is defined where they are used: `taper_policy.profile.profile`.
+here, `context_tokens` there). What the numbers mean is defined where they are used:
+`taper_policy.profile.profile`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -115,15 +115,6 @@ class TPProfileSpec(Block):
         if problems:
             raise JobError(problems)
         return self
-
-    @classmethod
-    def of_document(cls, document: dict[str, Any]) -> Self:
-        """The spec of a profile's file. Raises `pydantic.ValidationError`."""
-        return cls.model_validate(document, by_name=True, by_alias=False)
-
-    def document(self) -> dict[str, Any]:
-        """The profile's file, as `taper_policy.profile.file` reads it."""
-        return self.model_dump(mode="json", by_alias=False)
 
 
 class TPProfileStatus(Block):

@@ -124,8 +124,7 @@ def fit_profile(
     Raises `ValueError`, which begins with the field, for too few or impossible samples.
     """
     _check_seconds(samples)
-    kept, held_out_of = _split_steps(samples.steps, contexts)
-    held_out = [sample for chosen in held_out_of.values() for sample in chosen]
+    kept, held_out = _split_steps(samples.steps, contexts)
     prefill = {
         degree: _prefill_terms([sample for sample in samples.prefills if sample.degree == degree], degree)
         for degree in degrees
@@ -148,36 +147,24 @@ def fit_profile(
         held_out_share=HELD_OUT_SHARE,
         made_at=made_at,
     )
-    return replace(
-        profile,
-        held_out_error=step_error(profile, held_out),
-        held_out_cell_error=cell_error(profile, held_out_of.values()),
-    )
+    of_steps, of_cells = held_out_errors(profile, held_out.values())
+    return replace(profile, held_out_error=of_steps, held_out_cell_error=of_cells)
 
 
-def step_error(profile: Profile, samples: Iterable[StepSample]) -> float:
-    """Mean absolute error of the predicted steps, relative to the measured ones; of any samples.
+def held_out_errors(profile: Profile, cells: Iterable[Sequence[StepSample]]) -> tuple[float, float]:
+    """Mean errors, relative to what was measured: over all steps, and over the means of the cells.
 
-    Raises `ValueError` without a sample.
+    Each of `cells` has the samples of one; a cell without any does not count. Raises `ValueError` where
+    none counts.
     """
-    errors = [
-        relative_errors(_predicted(profile, chosen), [sample.seconds for sample in chosen])
-        for chosen in _grouped(samples, lambda sample: sample.degree).values()
-    ]
-    if not errors:
-        raise ValueError("steps: no sample to compare with")
-    return float(np.concatenate(errors).mean())
-
-
-def cell_error(profile: Profile, cells: Iterable[Sequence[StepSample]]) -> float:
-    """Mean over `cells` of the error of their mean step, relative to the measured one. Each has the
-    samples of one cell; one without any does not count. Raises `ValueError` where none counts."""
     taken = [chosen for chosen in cells if chosen]
     if not taken:
         raise ValueError("steps: no sample to compare with")
-    predicted = [float(_predicted(profile, chosen).mean()) for chosen in taken]
-    measured = [float(np.mean([sample.seconds for sample in chosen])) for chosen in taken]
-    return float(relative_errors(predicted, measured).mean())
+    predicted = [_predicted(profile, chosen) for chosen in taken]
+    measured = [np.array([sample.seconds for sample in chosen]) for chosen in taken]
+    of_steps = relative_errors(np.concatenate(predicted), np.concatenate(measured))
+    of_cells = relative_errors([steps.mean() for steps in predicted], [steps.mean() for steps in measured])
+    return float(of_steps.mean()), float(of_cells.mean())
 
 
 def _predicted(profile: Profile, samples: Sequence[StepSample]) -> FloatArray:

@@ -17,7 +17,7 @@ for the last is no part of it: it is what is left of a step, and whoever asks kn
 
 Invariants (asserted by `tests/policy/profile/test_profile.py`):
 - no lookup is negative;
-- a switch never takes less with more requests, migrated requests or tokens, or recomputed tokens;
+- a switch never takes less with more requests or tokens;
 - a choice per request (`kv_choice`) never takes more than `pause_seconds` says;
 - what cannot be true raises `ValueError` that begins with the field.
 """
@@ -161,24 +161,6 @@ class Profile:
         terms = self.prefill[degree]
         return terms.fixed_seconds + tokens * terms.token_seconds
 
-    def switch_seconds(
-        self,
-        from_degree: int,
-        to_degree: int,
-        *,
-        requests: int,
-        migrated_requests: int,
-        migrated_tokens: int,
-        recomputed_tokens: int,
-    ) -> float:
-        """Seconds of a switch's pause. Raises `ValueError` for a pair never measured."""
-        terms = self._switch(from_degree, to_degree)
-        seconds = terms.fixed_seconds + requests * terms.request_seconds
-        if migrated_requests:
-            seconds += terms.exchange_seconds + migrated_requests * terms.migrated_request_seconds
-        num_bytes = migrated_tokens * self.kv_bytes_per_token
-        return seconds + num_bytes * terms.byte_seconds + recomputed_tokens * terms.recomputed_token_seconds
-
     def pause_seconds(
         self, from_degree: int, to_degree: int, requests: npt.ArrayLike, context_tokens: npt.ArrayLike
     ) -> FloatArray:
@@ -194,7 +176,6 @@ class Profile:
         for name, amount in (("requests", count), ("bytes", num_bytes)):
             if amount.size and not amount.min() >= 0:
                 raise ValueError(f"{name}: {amount.min()} is not 0 or more")
-        # As `switch_seconds` of each way, but what they share once: a decision prices many switches.
         migrated = (
             terms.exchange_seconds * (count > 0)
             + terms.migrated_request_seconds * count
@@ -241,13 +222,9 @@ def _check(profile: Profile) -> None:
         if one == two or one not in profile.degrees or two not in profile.degrees:
             raise ValueError(f"switch.{one}->{two}: is no pair of the degrees {list(profile.degrees)}")
         _check_numbers(switch, f"switch.{one}->{two}")
-    _check_kv(profile.kv)
+    if profile.kv not in KV_MODES:
+        raise ValueError(f"kv: {profile.kv!r} is not one of {', '.join(KV_MODES)}")
     _check_trust(profile)
-
-
-def _check_kv(kv: str) -> None:
-    if kv not in KV_MODES:
-        raise ValueError(f"kv: {kv!r} is not one of {', '.join(KV_MODES)}")
 
 
 def _check_trust(profile: Profile) -> None:

@@ -89,6 +89,9 @@ class StageReview:
 
     prefill_seconds: simulated prefill of the first layout; not part of any plan's seconds
     static_seconds: by degree
+    regret: how much longer than the best plan, as a share
+    gain_over_best_static: share of the best static layout's seconds that was saved; below 0 where it was lost
+    model_error: how much longer the stage took than simulated, as a share
     """
 
     actual_seconds: float
@@ -97,31 +100,13 @@ class StageReview:
     static_seconds: Mapping[int, float]
     best_seconds: float
     best_plan: str
-
-    @property
-    def regret(self) -> float:
-        """How much longer than the best plan, as a share."""
-        return regret(self.executed_seconds, self.best_seconds)
-
-    @property
-    def gain_over_best_static(self) -> float:
-        """Share of the best static layout's seconds that was saved; below 0 where it was lost."""
-        best = min(self.static_seconds.values())
-        return 1.0 - self.executed_seconds / best if best > 0 else 0.0
-
-    @property
-    def model_error(self) -> float:
-        """How much longer the stage took than simulated, as a share."""
-        return self.actual_seconds / (self.executed_seconds + self.prefill_seconds) - 1.0
+    regret: float
+    gain_over_best_static: float
+    model_error: float
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-ready, with what follows from the seconds."""
-        return asdict(self) | {
-            "static_seconds": {str(degree): value for degree, value in self.static_seconds.items()},
-            "regret": self.regret,
-            "gain_over_best_static": self.gain_over_best_static,
-            "model_error": self.model_error,
-        }
+        """JSON-ready."""
+        return asdict(self) | {"static_seconds": {str(d): value for d, value in self.static_seconds.items()}}
 
 
 def review(
@@ -149,13 +134,18 @@ def review(
     tried = [(best.seconds, str(plan)), (executed, "as it ran")]
     tried += [(seconds, f"degree {degree}") for degree, seconds in static.items()]
     best_seconds, best_name = min(tried)
+    best_static = min(static.values())
+    prefill_seconds = machine.prefill_seconds(stage.degree, stage.prefilled_tokens)
     return StageReview(
         actual_seconds=stage.seconds,
         executed_seconds=executed,
-        prefill_seconds=machine.prefill_seconds(stage.degree, stage.prefilled_tokens),
+        prefill_seconds=prefill_seconds,
         static_seconds=dict(sorted(static.items())),
         best_seconds=best_seconds,
         best_plan=best_name,
+        regret=regret(executed, best_seconds),
+        gain_over_best_static=1.0 - executed / best_static if best_static > 0 else 0.0,
+        model_error=stage.seconds / (executed + prefill_seconds) - 1.0,
     )
 
 

@@ -15,10 +15,12 @@ from taper_policy.profile.fit import (
     StepSample,
     SwitchSample,
     fit_profile,
+    held_out_errors,
     needs_more,
-    step_error,
 )
 from taper_policy.profile.profile import Profile, ProfileKey
+
+from .switch_model import switch_seconds
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1"})
 CONTEXTS = (256, 1024, 4096)
@@ -123,8 +125,8 @@ def test_spoilt_samples_move_no_cell_by_more_than_the_noise(seed: int) -> None:
     for cell in profile.cells:
         truth = true_seconds(cell.degree, cell.batch, cell.context_tokens)
         assert cell.seconds == pytest.approx(truth, rel=0.025)
-    pause = profile.switch_seconds(
-        1, 2, requests=8, migrated_requests=8, migrated_tokens=16_000, recomputed_tokens=0
+    pause = switch_seconds(
+        profile, 1, 2, requests=8, migrated_requests=8, migrated_tokens=16_000, recomputed_tokens=0
     )
     assert pause == pytest.approx(true_pause(8, 8, 16_000 * KV_BYTES, 0), rel=0.05)
 
@@ -168,7 +170,8 @@ def test_a_pause_is_predicted_without_itself() -> None:
     profile = fitted(replace(samples, switches=few))
     within = [
         abs(
-            profile.switch_seconds(
+            switch_seconds(
+                profile,
                 1,
                 2,
                 requests=sample.requests,
@@ -190,9 +193,9 @@ def test_points_off_the_grid_are_compared_at_their_own_place() -> None:
         StepSample(degree=2, batch=6, context_tokens=2500.0, busy_groups=1, seconds=true_seconds(2, 6, 2500)),
         StepSample(degree=1, batch=2, context_tokens=700.5, busy_groups=1, seconds=true_seconds(1, 2, 700.5)),
     ]
-    assert step_error(profile, away) == pytest.approx(0.0, abs=1e-4)
+    assert held_out_errors(profile, [[sample] for sample in away]) == pytest.approx((0.0, 0.0), abs=1e-4)
     with pytest.raises(ValueError, match=r"^steps: no sample"):
-        step_error(profile, [])
+        held_out_errors(profile, [[]])
 
 
 def test_a_recomputed_token_that_was_never_measured_costs_a_prefill() -> None:

@@ -11,6 +11,7 @@ from taper_policy.profile.kv_choice import KV_MODES, HeldKv, choose_recomputed
 from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
 
 from .kv_pause import kv_pause_seconds
+from .switch_model import switch_seconds
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1"})
 WIDEN = SwitchTerms(
@@ -67,18 +68,11 @@ def test_a_prefill_has_its_rate() -> None:
     assert profile().prefill_seconds(1, 100) == pytest.approx(0.02)
 
 
-def test_a_switch_is_the_sum_of_its_terms() -> None:
-    seconds = profile().switch_seconds(
-        1, 2, requests=5, migrated_requests=3, migrated_tokens=2000, recomputed_tokens=100
-    )
-    assert seconds == pytest.approx(0.01 + 0.01 + 0.003 + 0.003 + 0.02 + 0.01)
-
-
 def test_pauses_of_many_points_are_those_of_each_and_of_the_cheaper_way() -> None:
     requests, tokens = np.array([0, 3, 3, 10]), np.array([0, 10, 500, 9000])
     alone = [
         min(
-            profile().switch_seconds(1, 2, requests=r, **way)
+            switch_seconds(profile(), 1, 2, requests=r, **way)
             for way in (
                 {"migrated_requests": r, "migrated_tokens": t, "recomputed_tokens": 0},
                 {"migrated_requests": 0, "migrated_tokens": 0, "recomputed_tokens": t},
@@ -119,21 +113,17 @@ def test_a_choice_per_request_takes_no_more_than_the_pause_of_the_totals(
     assert same_for_all + chosen <= pause * (1 + 1e-9)
 
 
-amounts = st.tuples(st.integers(0, 500), st.integers(0, 10**7), st.integers(0, 10**7))
+amounts = st.tuples(st.integers(0, 500), st.integers(0, 10**7))
 
 
-@given(amounts, amounts, st.sampled_from([(1, 2), (8, 1), (2, 8)]))
+@given(amounts, amounts, st.sampled_from([(1, 2), (8, 1), (2, 8)]), st.sampled_from(KV_MODES))
 def test_a_switch_never_takes_less_with_more(
-    one: tuple[int, int, int], two: tuple[int, int, int], pair: tuple[int, int]
+    one: tuple[int, int], two: tuple[int, int], pair: tuple[int, int], kv: str
 ) -> None:
-    def seconds(requests: int, migrated: int, recomputed: int) -> float:
-        return H100.switch_seconds(
-            *pair,
-            requests=requests,
-            migrated_requests=min(requests, migrated),
-            migrated_tokens=migrated,
-            recomputed_tokens=recomputed,
-        )
+    asked = replace(H100, kv=kv)
+
+    def seconds(requests: int, tokens: int) -> float:
+        return float(asked.pause_seconds(*pair, requests, tokens))
 
     more = [max(both) for both in zip(one, two, strict=True)]
     assert seconds(*more) >= max(seconds(*one), seconds(*two)) >= 0
