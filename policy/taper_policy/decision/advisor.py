@@ -57,16 +57,9 @@ class Advisor:
         """Price steps with this correction from now on."""
         self._prices = CorrectedPrices(self._profile, correction)
 
-    def first_layout(self, expected: ExpectedStage, *, footprint: int) -> Choice:
+    def first_layout(self, expected: ExpectedStage) -> Choice:
         """The layout to begin the stage in, before its first request."""
-        return first_layout(
-            expected,
-            self._prices,
-            self._history,
-            self._rules,
-            footprint=footprint,
-            max_tokens=self._max_tokens,
-        )
+        return first_layout(expected, self._prices, self._history, self._rules, max_tokens=self._max_tokens)
 
     def add_finished(self, finished: Iterable[FinishedResponse]) -> None:
         """Responses of this stage that have ended. `ValueError` for one without a token."""

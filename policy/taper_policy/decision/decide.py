@@ -27,7 +27,7 @@ SCENARIO_SEED: Final = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionSettings:
-    """The layouts that may be taken, and how large a gain must be."""
+    """The degrees of the layouts that may be taken, up to the footprint, and how large a gain must be."""
 
     degrees: tuple[int, ...]
     predictor: PredictorSettings = field(default_factory=PredictorSettings)

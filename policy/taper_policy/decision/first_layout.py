@@ -66,7 +66,6 @@ def first_layout(
     history: LengthHistory,
     settings: DecisionSettings,
     *,
-    footprint: int,
     max_tokens: int,
 ) -> Choice:
     """The layout to begin in, and why. `max_tokens` is the longest response."""
@@ -75,7 +74,7 @@ def first_layout(
         remaining = forecast(requests, history, max_tokens=max_tokens).scenarios(
             scenario_count(len(requests)), SCENARIO_SEED
         )
-        num_groups = footprint // settings.degrees[0]
+        num_groups = settings.degrees[-1] // settings.degrees[0]
         # The prefill makes the first token of each response, no step does.
         scenarios = Scenarios.of(
             np.maximum(1, remaining - 1),
@@ -83,8 +82,6 @@ def first_layout(
             [index % num_groups for index in range(len(requests))],
             num_groups=num_groups,
         )
-        return choose_first(
-            scenarios, profile, settings.predictor, degrees=settings.degrees, footprint=footprint
-        )
+        return choose_first(scenarios, profile, settings.predictor, degrees=settings.degrees)
     except (ValueError, ArithmeticError) as error:
         return Choice(degree=settings.degrees[0], reason=f"cannot be priced: {error}")

@@ -144,20 +144,16 @@ def choose(
 
 
 def choose_first(
-    scenarios: Scenarios,
-    prices: Prices,
-    settings: PredictorSettings,
-    *,
-    degrees: Sequence[int],
-    footprint: int,
+    scenarios: Scenarios, prices: Prices, settings: PredictorSettings, *, degrees: Sequence[int]
 ) -> Choice:
-    """The layout to begin in. The groups of `scenarios` are those of the narrowest of `degrees`; in another
-    layout they are `merged`, as requests that are dealt in turn would be.
+    """The layout to begin in, for degrees up to the footprint. The groups of `scenarios` are those of the
+    narrowest of them; in another layout they are `merged`, as requests that are dealt in turn would be.
 
     No switch is needed for any of them. The fastest is taken, later widenings included, if it
     beats the best static layout by the margin. Confidence is not required: a widening that
     is only planned will be decided when it is due.
     """
+    footprint = degrees[-1]
     pauses = _Pauses(scenarios, prices, footprint)
     continuations = _continuations(scenarios, prices, pauses, degrees, footprint)
     plans, ways, kept = {}, {}, {}

@@ -59,11 +59,11 @@ class AdviceEstimator:
 
     def judge(self, step: int, requests: Sequence[SimulatedRequest]) -> AdvisedStage:
         """A stage of these requests with true lengths. Raises `ValueError` for what cannot be priced."""
-        footprint, base = self._profile.footprint, self._rules.degrees[0]
-        clock = clock_of([requests], self._profile, footprint=footprint)
+        base = self._rules.degrees[0]
+        clock = clock_of([requests], self._profile, footprint=self._profile.footprint)
         staying = simulate(requests, static, clock, degree=base)
         policy = PredictorPolicy(self._advisor, step=step)
-        first = self._first_degree(footprint)
+        first = self._first_degree()
         advised = simulate(requests, policy, clock, degree=first)
         policy.learn(requests)
         self._advisor.end_stage()
@@ -82,10 +82,10 @@ class AdviceEstimator:
         self._advisor.add_finished(finished)
         self._advisor.end_stage()
 
-    def _first_degree(self, footprint: int) -> int:
+    def _first_degree(self) -> int:
         if self._expected is None:
             return self._rules.degrees[0]
-        return self._advisor.first_layout(self._expected, footprint=footprint).degree
+        return self._advisor.first_layout(self._expected).degree
 
     def _half_width_seconds(self, staying: SimulatedStage, advised: SimulatedStage, first: int) -> float:
         base = self._rules.degrees[0]

@@ -18,7 +18,7 @@ RecordedChoice = FirstLayoutEntry | DecisionEntry
 
 
 def replay(
-    entries: Iterable[AdvisorEntry], advisor: Advisor, *, footprint: int
+    entries: Iterable[AdvisorEntry], advisor: Advisor
 ) -> Iterator[tuple[RecordedChoice, RecordedChoice]]:
     """Each first layout and decision of one history, as recorded and as the new `advisor` decides.
 
@@ -36,7 +36,7 @@ def replay(
         if isinstance(entry, CorrectionEntry):
             advisor.correct(entry.correction)
         elif isinstance(entry, FirstLayoutEntry):
-            yield entry, replace(entry, choice=advisor.first_layout(entry.expected, footprint=footprint))
+            yield entry, replace(entry, choice=advisor.first_layout(entry.expected))
         elif isinstance(entry, DecisionEntry):
             advisor.add_finished(entry.finished)
             yield entry, advisor.decide(entry.snapshot, entry.snapshot.at_seconds + entry.age_seconds)

@@ -103,7 +103,7 @@ class ReplicaHistory:
             for entry in self.entries
             if isinstance(entry, CorrectionEntry | FirstLayoutEntry | DecisionEntry | StageEndEntry)
         )
-        return replay(asked, advisor, footprint=self.start.footprint)
+        return replay(asked, advisor)
 
 
 def replica_histories(entries: Iterable[tuple[int, LedgerRecord]]) -> list[ReplicaHistory]:

@@ -62,13 +62,12 @@ def compare(
     prices: Prices,
     settings: DecisionSettings,
     *,
-    footprint: int,
     max_tokens: int,
     on_stage: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
     """Run all stages under all policies. `on_stage` is called with the number of finished stages."""
     degrees = settings.degrees
-    clock = clock_of(stages, prices, footprint=footprint)
+    clock = clock_of(stages, prices, footprint=degrees[-1])
     policies: dict[str, tuple[int, Policy]] = {f"static TP{degree}": (degree, static) for degree in degrees}
     static_policies = tuple(policies)
     base, widest = degrees[0], degrees[-1]
@@ -88,7 +87,7 @@ def compare(
         predictor = PredictorPolicy(advisor, step=step)
         # As many requests as the stage before; the number in a job's first stage is known from its settings.
         expected = expected_like(stages[max(0, step - 1)])
-        begin = advisor.first_layout(expected, footprint=footprint).degree
+        begin = advisor.first_layout(expected).degree
         note(PREDICTOR, simulate(requests, predictor, clock, degree=begin))
         predictor.learn(requests)
         _, best = best_plan(requests, clock, degrees=degrees)

@@ -141,7 +141,7 @@ class PolicyDecider:
         base = self._settings.rollout.degrees[0]
         if self._advisor is None or self._expected is None:
             return base
-        choice = self._advisor.first_layout(self._expected, footprint=self._settings.rollout.footprint)
+        choice = self._advisor.first_layout(self._expected)
         self._enter(FirstLayoutEntry(step=self._step, expected=self._expected, choice=choice))
         return choice.degree if self.mode == "enforce" else base
 

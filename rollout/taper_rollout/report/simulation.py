@@ -137,7 +137,6 @@ def simulate_job(
         stages,
         profile,
         DecisionSettings(degrees=profile.degrees),
-        footprint=profile.footprint,
         max_tokens=max_tokens or longest,
         on_stage=on_stage,
     )

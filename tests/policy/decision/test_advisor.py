@@ -62,7 +62,7 @@ def recorded(num_stages: int, seed: int = 3) -> list[AdvisorEntry]:
             advisor.correct(correction)
             entries.append(CorrectionEntry(step=step, correction=correction))
         expected = ExpectedStage(num_requests=32, num_prompts=4, prompt_tokens=200)
-        opened = advisor.first_layout(expected, footprint=8)
+        opened = advisor.first_layout(expected)
         entries.append(FirstLayoutEntry(step=step, expected=expected, choice=opened))
         simulate(requests, rule, clock, degree=1)
         rule.learn(requests)
@@ -82,17 +82,17 @@ def snapshot(decoded: Sequence[int], at_seconds: float = 10.0) -> Snapshot:
 
 def test_a_ledger_decided_again_gives_the_same_choices() -> None:
     entries = recorded(3)
-    pairs = list(replay(entries, new_advisor(), footprint=8))
+    pairs = list(replay(entries, new_advisor()))
     assert len(pairs) == sum(isinstance(entry, FirstLayoutEntry | DecisionEntry) for entry in entries)
     assert any(question.is_switch for question in entries if isinstance(question, DecisionEntry))
     for question, again in pairs:
         assert again == question
     uncorrected = [entry for entry in entries if not isinstance(entry, CorrectionEntry)]
-    assert any(question != again for question, again in replay(uncorrected, new_advisor(), footprint=8))
+    assert any(question != again for question, again in replay(uncorrected, new_advisor()))
 
 
 def test_other_rules_choose_otherwise() -> None:
-    pairs = list(replay(recorded(2), new_advisor(margin_seconds=1e6), footprint=8))
+    pairs = list(replay(recorded(2), new_advisor(margin_seconds=1e6)))
     questions = [again for _, again in pairs if isinstance(again, DecisionEntry)]
     assert any(question.is_switch for question, _ in pairs if isinstance(question, DecisionEntry))
     assert questions
@@ -103,7 +103,7 @@ def test_a_ledger_without_its_stage_ends_is_recognised() -> None:
     entries = recorded(3)
     cut = [entry for entry in entries if not isinstance(entry, StageEndEntry)]
     with pytest.raises(ValueError, match="step 1 follows step 0, whose end is missing"):
-        list(replay(cut, new_advisor(), footprint=8))
+        list(replay(cut, new_advisor()))
 
 
 def test_entries_survive_json() -> None:

@@ -38,7 +38,7 @@ def first(
     rules: DecisionSettings = RULES,
 ) -> Choice:
     expected = ExpectedStage(num_requests=num_requests, num_prompts=-(-num_requests // 4), prompt_tokens=200)
-    return first_layout(expected, profile, history_of(lengths), rules, footprint=8, max_tokens=max_tokens)
+    return first_layout(expected, profile, history_of(lengths), rules, max_tokens=max_tokens)
 
 
 @settings(max_examples=20)

@@ -42,7 +42,7 @@ def test_the_gain_is_what_the_simulator_gives() -> None:
         rule = PredictorPolicy(advisor, step=step)
         first = 1
         if step > 1:
-            first = advisor.first_layout(expected_like(stage(step - 1)), footprint=8).degree
+            first = advisor.first_layout(expected_like(stage(step - 1))).degree
         expected = simulate(requests, rule, clock, degree=first)
         rule.learn(requests)
         staying = simulate(requests, static, clock, degree=1)

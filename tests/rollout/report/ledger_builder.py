@@ -87,7 +87,7 @@ def _stage(
     first = 1
     if before:
         expected = expected_like(before)
-        choice = advisor.first_layout(expected, footprint=8)
+        choice = advisor.first_layout(expected)
         entries.append(FirstLayoutEntry(step=step, expected=expected, choice=choice))
         first = choice.degree
     clock = clock_of([requests], PROFILE, footprint=8)
