@@ -188,8 +188,8 @@ def _fields_as_json(value: Any) -> dict[str, Any]:
 def _snapshot(values: Mapping[str, Any]) -> Snapshot:
     rows = values["live"]
     live = tuple(LiveRequest(**dict(zip(_LIVE_REQUEST_FIELDS, row, strict=True))) for row in rows)
-    fields = {name: value for name, value in values.items() if name != "live"}
-    return Snapshot(running=(), **fields).with_live(live)
+    others = {name: value for name, value in values.items() if name != "live"}
+    return Snapshot(running=(), **others).with_live(live)
 
 
 def _choice(values: Mapping[str, Any]) -> Choice:
