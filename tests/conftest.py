@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Read when the hub's client is imported: a test that names a model of the hub fails at once, without a network.
+# Read when the hub's client is imported: a test that names a model of the hub fails without retries.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would all that tests start.
