@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
 from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.correction import CorrectedPrices, Correction
-from taper_policy.decision.pricing import Prices
+from taper_policy.profile.profile import Profile
 from taper_policy.simulation.oracle import best_plan, regret
 from taper_policy.simulation.simulator import SimulatedRequest, clock_of, initial_batches
 from taper_policy.simulation.step_clock import StepClock
@@ -34,13 +34,6 @@ from taper_policy.simulation.timeline import Batches, Timeline
 # Moments tried at once, and how often between two of them, to find when so many tokens were made.
 MOMENTS: Final = 65
 ROUNDS: Final = 2
-
-
-class ReplicaPrices(Prices, Protocol):
-    """The prices that a review needs from a profile."""
-
-    def prefill_seconds(self, degree: int, tokens: float) -> float:
-        """Seconds of a prefill of `tokens` tokens by one group of `degree` ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +103,7 @@ class StageReview:
 
 
 def review(
-    stage: RecordedStage, machine: ReplicaPrices, degrees: Sequence[int], correction: Correction | None = None
+    stage: RecordedStage, profile: Profile, degrees: Sequence[int], correction: Correction | None = None
 ) -> StageReview:
     """The stage beside every static layout of `degrees`, and the best plan; steps with `correction`.
 
@@ -120,7 +113,7 @@ def review(
     if not stage.requests:
         raise ValueError("requests: a stage without any")
     requests = as_simulated(stage)
-    prices = CorrectedPrices(machine, correction or Correction())
+    prices = CorrectedPrices(profile, correction or Correction())
     clock = clock_of([requests], prices, footprint=stage.footprint)
     executed = _executed_seconds(stage, clock)
     static = {
@@ -135,7 +128,7 @@ def review(
     tried += [(seconds, f"degree {degree}") for degree, seconds in static.items()]
     best_seconds, best_name = min(tried)
     best_static = min(static.values())
-    prefill_seconds = machine.prefill_seconds(stage.degree, stage.prefilled_tokens)
+    prefill_seconds = profile.prefill_seconds(stage.degree, stage.prefilled_tokens)
     return StageReview(
         actual_seconds=stage.seconds,
         executed_seconds=executed,
