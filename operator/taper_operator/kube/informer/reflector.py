@@ -11,7 +11,7 @@ A list asks for the latest state, never for a cached one: the cache would go bac
 An unreadable object, for whatever reason, is skipped, so that it never blocks another: the cache does not
 hold it, its key is delivered, and `warn` is called with it.
 
-Invariants (asserted by `tests/operator/kube/test_reflector.py`):
+Invariants (asserted by `tests/operator/kube/test_reflector*.py`):
 - whatever is lost, interrupted, answered with 410 or repeated, the cache becomes the API server's state once
   the API server answers, and after that every key whose object was created, changed or deleted is delivered;
 - an object in the cache never goes back to an older version (unless the API server did);
