@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 # An object as the API server returns it, in JSON's types.
 KubeObject = dict[str, Any]
@@ -23,6 +24,17 @@ class Resource:
     @property
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """The URL path of these objects, or of one of them."""
+        root = ("apis", self.group) if self.group else ("api",)
+        scope = ("namespaces", namespace) if namespace and self.is_namespaced else ()
+        parts = (*root, self.version, *scope, self.plural, name, subresource)
+        return "".join(f"/{quote(part, safe='')}" for part in parts if part)
+
+    def manifest(self, metadata: KubeObject, **content: Any) -> KubeObject:
+        """An object of this kind."""
+        return {"apiVersion": self.api_version, "kind": self.kind, "metadata": metadata} | content
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural
