@@ -19,7 +19,7 @@ from taper_operator.kube.circuit_breaker import CircuitBreaker
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.connection import connect, fence_connections
 from taper_operator.kube.election.leader_elector import LeaderElector, boottime_clock
-from taper_operator.kube.event import make_event, record_event
+from taper_operator.kube.event import Transition, make_event, record_event
 from taper_operator.kube.informer.cache import KeysOf, ObjectCache
 from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.informer.work_queue import WorkQueue
@@ -174,17 +174,15 @@ class Manager:
 
     def _warn(self, obj: KubeObject, error: Exception) -> None:
         """Record an event about an unreadable object; the replica that sees it first does so."""
+        transition = Transition(
+            kind="Warning",
+            reason="Unreadable",
+            action="Watch",
+            note=f"The operator cannot read this object and skips it: {error!r}",
+            occasion="",
+        )
         try:
-            event = make_event(
-                obj,
-                kind="Warning",
-                reason="Unreadable",
-                action="Watch",
-                note=f"The operator cannot read this object and skips it: {error!r}",
-                occasion="",
-                instance=self._settings.identity,
-                at=_now(),
-            )
+            event = make_event(obj, transition, instance=self._settings.identity, at=_now())
         except (KeyError, TypeError, AttributeError):
             return  # The object has no usable identity; the log and the metric report it.
         record_event(self.reader, event, read_seconds=_EVENT_SECONDS)

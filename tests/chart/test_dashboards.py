@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 DASHBOARDS = sorted((ROOT / "manifests" / "grafana").glob("*.json"))
 RULES = ROOT / "manifests" / "prometheus" / "rules" / "taper.yaml"
 RULE_TESTS = ROOT / "manifests" / "prometheus" / "tests" / "taper.yaml"
-# Which Prometheus adds to what it reads of a job's pods: `pod_monitor.py`.
+# Which Prometheus adds to what it reads of a job's pods: `manifests/shared_objects.py`.
 TARGET_LABELS = {"namespace": "team", "pod": "big-1-gpu-0", "taper_dev_job": "big"}
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 VARIABLES = {"$__rate_interval": "5m", "$namespace": ".*", "$job": ".*", "$replica": ".*"}

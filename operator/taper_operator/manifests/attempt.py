@@ -24,10 +24,8 @@ from taper_operator.manifests.kinds import (
     SERVICE_ACCOUNTS,
 )
 from taper_operator.manifests.names import DIGEST_ANNOTATION, JobIdentity
-from taper_operator.manifests.network_policy import network_policy
-from taper_operator.manifests.pod_monitor import pod_monitor
 from taper_operator.manifests.ray_job import ray_job
-from taper_operator.manifests.service_account import service_account
+from taper_operator.manifests.shared_objects import network_policy, pod_monitor, service_account
 from taper_operator.settings.pod_policy import PodPolicy
 
 OwnedObject = tuple[Resource, KubeObject]

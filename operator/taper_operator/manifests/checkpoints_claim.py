@@ -24,9 +24,5 @@ def checkpoints_claim(job: RLHFJob, identity: JobIdentity) -> KubeObject | None:
         spec["storageClassName"] = volume.storage_class_name
     labels = {name: value for name, value in identity.labels.items() if name != JOB_UID_LABEL}
     assert JOB_LABEL in labels
-    return {
-        "apiVersion": CLAIMS.api_version,
-        "kind": CLAIMS.kind,
-        "metadata": {"name": identity.claim_name, "namespace": identity.namespace, "labels": labels},
-        "spec": spec,
-    }
+    metadata = {"name": identity.claim_name, "namespace": identity.namespace, "labels": labels}
+    return CLAIMS.manifest(metadata, spec=spec)

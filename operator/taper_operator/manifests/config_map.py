@@ -16,10 +16,6 @@ from taper_operator.settings.pod_policy import PodPolicy
 def config_map(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
     """Immutable: pods of one attempt that start at different times read the same."""
     trusted = {REPORT_CA_FILE: policy.report_ca.text} if policy.report_url else {}
-    return {
-        "apiVersion": CONFIG_MAPS.api_version,
-        "kind": CONFIG_MAPS.kind,
-        "metadata": identity.metadata(identity.attempt_name(number), identity.attempt_labels(number)),
-        "immutable": True,
-        "data": {JOB_FILE: job_text(attempt_job(job, identity, number))} | trusted,
-    }
+    metadata = identity.metadata(identity.attempt_name(number), identity.attempt_labels(number))
+    data = {JOB_FILE: job_text(attempt_job(job, identity, number))} | trusted
+    return CONFIG_MAPS.manifest(metadata, immutable=True, data=data)

@@ -1,6 +1,6 @@
 """Names, labels and paths of a job's objects: manifests are built with them, and the plan looks for them.
 
-Invariants (asserted by `tests/operator/manifests/test_ray_job.py` and `test_attempt_objects.py`):
+Invariants (asserted by `tests/operator/manifests/test_ray_job.py` and `test_attempt.py`):
 - the name of a RayJob has at most 47 characters, for every job that the API server accepts;
 - every created object has the labels of its job.
 """
@@ -33,6 +33,9 @@ REPORT_CA_FILE = "report-ca.crt"
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 RAY_METRICS_PORT = 8080
+METRICS_PORT_NAME = "taper-metrics"
+# KubeRay's own name: with another one the head's Service would list the port twice and be rejected.
+RAY_METRICS_PORT_NAME = "metrics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

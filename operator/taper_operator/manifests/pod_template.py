@@ -23,7 +23,9 @@ from taper_operator.manifests.names import (
     GPU_ROLE,
     HEAD_ROLE,
     JOB_DIRECTORY,
+    METRICS_PORT_NAME,
     RAY_METRICS_PORT,
+    RAY_METRICS_PORT_NAME,
     REPORT_CA_FILE,
     ROLE_LABEL,
     SUBMITTER_ROLE,
@@ -31,7 +33,6 @@ from taper_operator.manifests.names import (
     TOKEN_FILE,
     JobIdentity,
 )
-from taper_operator.manifests.pod_monitor import METRICS_PORT_NAME, RAY_METRICS_PORT_NAME
 from taper_operator.manifests.pod_security import container_security_context, pod_security_context
 from taper_operator.manifests.pod_volumes import PodVolume, pod_volumes, token_volume
 from taper_operator.manifests.report_path import report_path

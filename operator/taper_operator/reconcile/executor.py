@@ -45,17 +45,8 @@ class Executor:
         self._record_events(plan, resource)
 
     def _record_events(self, plan: JobPlan, resource: KubeObject) -> None:
-        for job_event in plan.events:
-            event = make_event(
-                resource,
-                kind=job_event.kind,
-                reason=job_event.reason,
-                action=job_event.action,
-                note=job_event.note,
-                occasion=job_event.occasion,
-                instance=self._instance,
-                at=self._clock(),
-            )
+        for transition in plan.events:
+            event = make_event(resource, transition, instance=self._instance, at=self._clock())
             record_event(self._writer, event)
 
     def _do(self, action: Action) -> None:

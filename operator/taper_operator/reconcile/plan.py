@@ -26,11 +26,12 @@ from taper_api import JobError, RLHFJob, job_of_resource
 from taper_api.job.attempt_directory import MAX_ATTEMPTS
 from taper_api.job.spec import OPERATOR_NAME
 from taper_api.status.rlhfjob_status import PodCounts, RLHFJobStatus
+from taper_operator.kube.event import Transition
 from taper_operator.kube.json_field import field_at
 from taper_operator.kube.timestamp import seconds_between, seconds_until, timestamp
 from taper_operator.manifests.names import identity_of
 from taper_operator.observation.observation import Observation
-from taper_operator.reconcile.action import Action, JobEvent
+from taper_operator.reconcile.action import Action
 from taper_operator.reconcile.attempt_history import (
     active_attempt,
     with_end,
@@ -65,7 +66,7 @@ class JobPlan:
     """
 
     status: RLHFJobStatus | None = None
-    events: tuple[JobEvent, ...] = ()
+    events: tuple[Transition, ...] = ()
     actions: tuple[Action, ...] = ()
     requeue_seconds: float | None = None
     needs_fresh_read: bool = False

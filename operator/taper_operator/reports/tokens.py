@@ -56,11 +56,7 @@ class ReportTokens:
             return
         if not self._reviews.take():
             raise Refused("busy")
-        review = {
-            "apiVersion": TOKEN_REVIEWS.api_version,
-            "kind": TOKEN_REVIEWS.kind,
-            "spec": {"token": token, "audiences": [audience]},
-        }
+        review = TOKEN_REVIEWS.manifest({}, spec={"token": token, "audiences": [audience]})
         try:
             answer = self._api_server.review(TOKEN_REVIEWS, review, read_seconds=_REVIEW_SECONDS)
         except ApiError as error:

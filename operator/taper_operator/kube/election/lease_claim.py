@@ -224,11 +224,7 @@ class LeaseClaim:
         return self._seen_at + max(self._times.duration_seconds, float(reply))
 
     def _mine(self, wall: datetime) -> KubeObject:
-        lease = copy.deepcopy(self._lease) or {
-            "apiVersion": LEASES.api_version,
-            "kind": LEASES.kind,
-            "metadata": {"namespace": self._key.namespace, "name": self._key.name},
-        }
+        lease = copy.deepcopy(self._lease) or LEASES.manifest(self._key._asdict())
         renew_time = self._renew_time(wall)
         spec = _spec(lease)
         if spec.get("holderIdentity") != self.identity:
