@@ -52,9 +52,6 @@ _STUCK_SECONDS = 600.0
 class Service(Protocol):
     """A background service that runs in every replica, whether it leads or not."""
 
-    def open(self) -> None:
-        """Acquire what `run` needs, such as a port. Raises OSError."""
-
     def run(self) -> None:
         """Run until `stop`; the process ends if this returns earlier."""
 
@@ -109,10 +106,8 @@ class Controller:
     def run(self) -> int:
         """Run until `stop`, or until this replica must end; returns the exit code of the process.
 
-        Raises OSError where a port cannot be opened.
+        Raises OSError where the port cannot be opened.
         """
-        for service in self._services.values():
-            service.open()
         self._server = HealthServer(self._address, self._pages)
         self._server.start()
         self._threads = [self._start(f"reflect {each}", each.run) for each in self._reflectors]

@@ -72,7 +72,10 @@ class Manager:
         *,
         make_client: Callable[[str], Any] = connect,
     ) -> None:
-        """Raises SettingsError. Starts nothing and sends no request."""
+        """Raises SettingsError, and OSError where the port for reports cannot be opened.
+
+        Starts nothing and sends no request.
+        """
         self._settings = settings
         self._make_client = make_client
         self._random = Random()

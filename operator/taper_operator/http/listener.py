@@ -21,6 +21,11 @@ class HttpListener(http.server.ThreadingHTTPServer):
         self._is_dual = is_dual
         super().__init__((address.host or ("::" if is_dual else ""), address.port), handler)
 
+    @property
+    def port(self) -> int:
+        """The actual port, also where the address has port 0."""
+        return int(self.server_address[1])
+
     def server_bind(self) -> None:
         if self._is_dual:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from taper_api import RLHFJob
 from taper_api.job.attempt_directory import MAX_ATTEMPTS
-from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
 from taper_operator.manifests.kinds import RLHF_JOBS
 
 JOB_LABEL = "taper.dev/job"
@@ -99,12 +98,9 @@ class JobIdentity:
         }
 
 
-def identity_of(resource: KubeObject, job: RLHFJob) -> JobIdentity:
+def identity_of(resource: KubeObject) -> JobIdentity:
     """The identity of a job as the API server returns it."""
-    metadata = resource["metadata"]
-    return JobIdentity(
-        name=job.metadata.name, namespace=metadata.get("namespace", "default"), uid=metadata["uid"]
-    )
+    return JobIdentity(uid=resource["metadata"]["uid"], **key_of(resource)._asdict())
 
 
 def job_key(obj: KubeObject) -> ObjectKey | None:

@@ -87,7 +87,7 @@ def plan(observation: Observation, policy: PodPolicy, now: datetime) -> JobPlan:
     context = PlanContext(
         observation=observation,
         job=job,
-        identity=identity_of(observation.resource, job),
+        identity=identity_of(observation.resource),
         policy=policy,
         refusal=("NotAllowed", refusals) if refusals else None,
         now=now,

@@ -11,15 +11,13 @@ Invariants (asserted by `tests/operator/reports/test_receiver.py`):
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import functools
 from collections.abc import Callable
 from datetime import datetime
 
 from taper_api.status.job_report import report_of
 from taper_operator.kube.informer.cache import ObjectCache
-from taper_operator.kube.resource import KubeObject
-from taper_operator.manifests.names import JobIdentity
+from taper_operator.manifests.names import identity_of
 from taper_operator.manifests.report_path import job_of_path
 from taper_operator.reports.refusal import ACCEPTED, Refused
 from taper_operator.reports.status import current_attempt, number_of, written_number
@@ -59,8 +57,7 @@ class ReportReceiver:
         self._is_ready = is_ready
         self._clock = clock
         self._now = now
-        self._lock = threading.Lock()
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._bucket = functools.lru_cache(maxsize=_MAX_JOBS)(self._new_bucket)
 
     def receive(self, path: str, authorization: str, body: bytes) -> str:
         """Handle a posted report; returns `accepted`. Raises Refused."""
@@ -78,32 +75,16 @@ class ReportReceiver:
         resource = self._jobs.get(key)
         if resource is None:
             raise Refused("unauthenticated")
-        identity = _identity(resource)
+        identity = identity_of(resource)
         self._tokens.check(authorization.removeprefix(_SCHEME), identity, report.attempt)
         if not self._bucket(identity.uid).take():
             raise Refused("too_often")
         if report.attempt != current_attempt(resource):
             raise Refused("stale_attempt")
-        if number_of(report) <= written_number(resource):
-            raise Refused("stale_sequence")
-        if not self._writer.offer(
-            key, ReceivedReport(uid=identity.uid, report=report, received_at=self._now())
-        ):
+        received = ReceivedReport(uid=identity.uid, job_report=report, received_at=self._now())
+        if number_of(report) <= written_number(resource) or not self._writer.offer(key, received):
             raise Refused("stale_sequence")
         return ACCEPTED
 
-    def _bucket(self, uid: str) -> TokenBucket:
-        with self._lock:
-            bucket = self._buckets.get(uid)
-            if bucket is None:
-                bucket = TokenBucket(per_second=1 / _SECONDS_PER_REPORT, burst=_BURST, clock=self._clock)
-                self._buckets[uid] = bucket
-            self._buckets.move_to_end(uid)
-            while len(self._buckets) > _MAX_JOBS:
-                self._buckets.popitem(last=False)
-            return bucket
-
-
-def _identity(resource: KubeObject) -> JobIdentity:
-    metadata = resource["metadata"]
-    return JobIdentity(name=metadata["name"], namespace=metadata["namespace"], uid=metadata["uid"])
+    def _new_bucket(self, uid: str) -> TokenBucket:
+        return TokenBucket(per_second=1 / _SECONDS_PER_REPORT, burst=_BURST, clock=self._clock)

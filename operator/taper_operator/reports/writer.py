@@ -51,7 +51,7 @@ class ReceivedReport:
     """A report and when it was received. uid: of its job"""
 
     uid: str
-    report: JobReport
+    job_report: JobReport
     received_at: datetime
 
 
@@ -95,24 +95,21 @@ class ReportWriter:
 
     def offer(self, key: ObjectKey, received: ReceivedReport) -> bool:
         """Queue a report; False if a newer one was written or waits. Does not block."""
-        number = number_of(received.report)
+        number = number_of(received.job_report)
         with self._changed:
             waiting = self._waiting.get(key)
             if number <= self._written.get(received.uid, ReportNumber()):
                 return False
             if waiting is None or waiting.received.uid != received.uid:
                 self._waiting[key] = _Waiting(received=received, due=self._clock())
-            elif number <= number_of(waiting.received.report):
+            elif number <= number_of(waiting.received.job_report):
                 return False
             else:
                 waiting.received = received
-                if received.report.is_last:
+                if received.job_report.is_last:
                     waiting.due = self._clock()
             self._changed.notify()
         return True
-
-    def open(self) -> None:
-        """Needs nothing before `run`."""
 
     def stop(self) -> None:
         """Make `run` return. Waiting reports are dropped: the job's next report reaches another replica."""
@@ -161,7 +158,7 @@ class ReportWriter:
             self._observe(result)
         with self._changed:
             is_replaced = waiting.received is not received
-            if is_replaced and (again_seconds is None or waiting.received.report.is_last):
+            if is_replaced and (again_seconds is None or waiting.received.job_report.is_last):
                 again_seconds = 0.0
             if again_seconds is None:
                 del self._waiting[key]
@@ -179,9 +176,9 @@ class ReportWriter:
                     resource = None
             if resource is None or resource["metadata"]["uid"] != received.uid:
                 return "gone", None
-            if _is_old(resource, received.report):
+            if _is_old(resource, received.job_report):
                 return "stale", None
-            wait = self._seconds_to_wait(resource, received.report)
+            wait = self._seconds_to_wait(resource, received.job_report)
             if wait > 0:
                 return "early", wait
             try:
@@ -206,13 +203,13 @@ class ReportWriter:
         names = ("name", "namespace", "uid", "resourceVersion")
         return {
             "metadata": {name: resource["metadata"][name] for name in names},
-            "status": report_fields(received.report, received.received_at, self._now()),
+            "status": report_fields(received.job_report, received.received_at, self._now()),
         }
 
     def _note(self, received: ReceivedReport) -> None:
         with self._changed:
             self._written.pop(received.uid, None)
-            self._written[received.uid] = number_of(received.report)
+            self._written[received.uid] = number_of(received.job_report)
             while len(self._written) > _MAX_WRITTEN:
                 del self._written[next(iter(self._written))]
 

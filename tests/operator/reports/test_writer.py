@@ -60,7 +60,7 @@ class Replica:
         received_at = NOW + timedelta(seconds=self.clock.now)
         report = snapshot(sequence, attempt, is_last=is_last)
         uid = uid or self.fake.objects[RLHF_JOBS, KEY]["metadata"]["uid"]
-        return self.writer.offer(KEY, ReceivedReport(uid=uid, report=report, received_at=received_at))
+        return self.writer.offer(KEY, ReceivedReport(uid=uid, job_report=report, received_at=received_at))
 
 
 @pytest.fixture
