@@ -25,7 +25,7 @@ from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 from taper_operator.manifests.kinds import RLHF_JOBS
-from taper_operator.metrics import OperatorMetrics
+from taper_operator.metrics import CurrentValues, OperatorMetrics
 from taper_operator.reports.receiver import ReportReceiver
 from taper_operator.reports.server import ReportServer
 from taper_operator.reports.tokens import ReportTokens
@@ -107,9 +107,10 @@ class Manager:
 
     def controller(self, reconcile: Reconcile) -> Controller:
         """The controller that runs everything."""
-        self.metrics.watch(
+        current = CurrentValues(
             queue=self.queue, reflectors=self.reflectors, elector=self.elector, breaker=self._breaker
         )
+        self.metrics.watch(current)
         return Controller(
             reflectors=self.reflectors,
             queue=self.queue,

@@ -200,7 +200,7 @@ def operator_metrics() -> set[str]:
     from taper_operator.kube.informer.reflector import Reflector
     from taper_operator.kube.informer.work_queue import WorkQueue
     from taper_operator.manifests.kinds import PODS
-    from taper_operator.metrics import OperatorMetrics
+    from taper_operator.metrics import CurrentValues, OperatorMetrics
 
     class Elector:
         def is_leader_now(self) -> bool:
@@ -221,10 +221,12 @@ def operator_metrics() -> set[str]:
     metrics.observe_reconcile("success", 1.0)
     metrics.observe_request("GET", 200)
     metrics.watch(
-        queue=WorkQueue(clock=clock, random=Random(1)),
-        reflectors=[reflector],
-        elector=Elector(),  # type: ignore[arg-type]
-        breaker=CircuitBreaker(clock=clock, random=Random(1)),
+        CurrentValues(
+            queue=WorkQueue(clock=clock, random=Random(1)),
+            reflectors=[reflector],
+            elector=Elector(),  # type: ignore[arg-type]
+            breaker=CircuitBreaker(clock=clock, random=Random(1)),
+        )
     )
     exposition, _ = metrics.exposition()
     return {
