@@ -7,10 +7,8 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from taper_api import JobError, parse_job
@@ -96,9 +94,9 @@ def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:
     def is_served(kind: Resource) -> bool:
         return all(each.is_served for each in manager.reflectors if each.resource == kind)
 
-    observer = Observer(manager.reader, manager.caches, is_served=is_served, clock=time.monotonic)
-    executor = Executor(manager.writer, instance=settings.identity, clock=_now)
-    return Reconciler(observer, executor, policy=_policy_now(settings), clock=_now)
+    observer = Observer(manager.reader, manager.caches, is_served=is_served)
+    executor = Executor(manager.writer, instance=settings.identity)
+    return Reconciler(observer, executor, policy=_policy_now(settings))
 
 
 def _policy_now(settings: Settings) -> Callable[[], PodPolicy]:
@@ -106,12 +104,8 @@ def _policy_now(settings: Settings) -> Callable[[], PodPolicy]:
     policy, file = settings.pod_policy, settings.pod_policy.report_ca.path
     if not file:
         return lambda: policy
-    trusted = ReloadedFiles([file], lambda: trusted_certificates(file), clock=time.monotonic)
+    trusted = ReloadedFiles([file], lambda: trusted_certificates(file))
     return lambda: replace(policy, report_ca=TrustedFile(file, trusted.value()))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _render(file: Path, arguments: Sequence[str]) -> int:

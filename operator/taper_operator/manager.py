@@ -7,23 +7,21 @@ for what every replica may read and write. All share a circuit breaker, since th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from random import Random
 from typing import Any
 
 from taper_operator.controller import Controller, Reconcile, Service
 from taper_operator.kube.circuit_breaker import CircuitBreaker
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.connection import connect, fence_connections
-from taper_operator.kube.election.leader_elector import LeaderElector, boottime_clock
+from taper_operator.kube.election.leader_elector import LeaderElector
 from taper_operator.kube.event import Transition, make_event, record_event
 from taper_operator.kube.informer.cache import KeysOf, ObjectCache
 from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
+from taper_operator.kube.timestamp import utc_now
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.metrics import CurrentValues, OperatorMetrics
 from taper_operator.reports.receiver import ReportReceiver
@@ -78,19 +76,14 @@ class Manager:
         """
         self._settings = settings
         self._make_client = make_client
-        self._random = Random()
-        self._breaker = CircuitBreaker(clock=time.monotonic, random=self._random)
+        self._breaker = CircuitBreaker()
         self.metrics = OperatorMetrics()
-        self.queue: WorkQueue[ObjectKey] = WorkQueue(
-            clock=time.monotonic, random=self._random, cooldown_seconds=COOLDOWN_SECONDS
-        )
+        self.queue: WorkQueue[ObjectKey] = WorkQueue(cooldown_seconds=COOLDOWN_SECONDS)
         self.elector = LeaderElector(
             self._api_server(connect_seconds=settings.lease_times.retry_period_seconds),
             key=ObjectKey(settings.namespace, settings.lease_name),
             identity=settings.identity,
             times=settings.lease_times,
-            clock=boottime_clock,
-            random=self._random,
         )
         self.reader = self._api_server()
         self.writer = self._api_server(write_seconds_left=self.elector.write_seconds_left)
@@ -117,7 +110,7 @@ class Manager:
             elector=self.elector,
             reconcile=reconcile,
             metrics=self.metrics,
-            workers=self._settings.workers,
+            num_workers=self._settings.workers,
             address=self._settings.address,
             services=self.services,
         )
@@ -126,20 +119,16 @@ class Manager:
         """The services that receive reports and write them into statuses. Raises SettingsError."""
         files = (self._settings.report_certificate, self._settings.report_key)
         try:
-            certificate = ReloadedFiles(files, lambda: server_context(*files), clock=time.monotonic)
+            certificate = ReloadedFiles(files, lambda: server_context(*files))
         except (OSError, ValueError) as error:
             raise SettingsError([f"--report-certificate, --report-key: {error}"]) from error
         api_server, jobs = self._api_server(), self.caches[RLHF_JOBS]
-        writer = ReportWriter(
-            api_server, jobs, observe=self.metrics.observe_report_write, clock=time.monotonic, now=_now
-        )
+        writer = ReportWriter(api_server, jobs, observe=self.metrics.observe_report_write)
         receiver = ReportReceiver(
             jobs,
-            ReportTokens(api_server, clock=time.monotonic),
+            ReportTokens(api_server),
             writer,
             is_ready=lambda: all(reflector.has_synced for reflector in self.reflectors),
-            clock=time.monotonic,
-            now=_now,
         )
         server = ReportServer(
             self._settings.report_address,
@@ -156,7 +145,6 @@ class Manager:
         return ApiServer(
             client,
             breaker=self._breaker,
-            clock=time.monotonic,
             field_manager=FIELD_MANAGER,
             observe=self.metrics.observe_request,
             **options,
@@ -168,8 +156,6 @@ class Manager:
             kind.resource,
             self.caches[kind.resource],
             deliver=self.queue.add,
-            clock=time.monotonic,
-            random=self._random,
             namespace=namespace,
             label_selector=kind.label_selector,
             is_optional=kind.is_optional,
@@ -186,11 +172,7 @@ class Manager:
             occasion="",
         )
         try:
-            event = make_event(obj, transition, instance=self._settings.identity, at=_now())
+            event = make_event(obj, transition, instance=self._settings.identity, at=utc_now())
         except (KeyError, TypeError, AttributeError):
             return  # The object has no usable identity; the log and the metric report it.
         record_event(self.reader, event, read_seconds=_EVENT_SECONDS)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

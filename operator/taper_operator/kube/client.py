@@ -6,6 +6,7 @@ is safe.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class ApiServer(RequestSender):
     field_manager: the owner of the fields that are written
     """
 
-    clock: Callable[[], float]
+    clock: Callable[[], float] = time.monotonic
     field_manager: str
 
     # -- reading -----------------------------------------------------------------------

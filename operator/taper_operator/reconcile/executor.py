@@ -12,6 +12,7 @@ Invariants (asserted by `tests/operator/reconcile/test_executor.py`):
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
 from taper_api.status.rlhfjob_status import RLHFJobStatus
@@ -19,23 +20,25 @@ from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound, ResourceNotServed
 from taper_operator.kube.event import make_event, record_event
 from taper_operator.kube.resource import KubeObject
+from taper_operator.kube.timestamp import utc_now
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reconcile.action import Action, Apply, Create, Delete
 from taper_operator.reconcile.plan import JobPlan
 
 
+@dataclass(eq=False)
 class Executor:
     """See the module's docstring. instance: the identity of this replica, for events"""
 
-    def __init__(self, writer: ApiServer, *, instance: str, clock: Callable[[], datetime]) -> None:
-        self._writer = writer
-        self._instance = instance
-        self._clock = clock
+    writer: ApiServer
+    _: KW_ONLY
+    instance: str
+    clock: Callable[[], datetime] = utc_now
 
     def execute(self, plan: JobPlan, resource: KubeObject) -> None:
         """Execute a plan for a job as it was observed. Raises ApiError: Conflict if the job has changed."""
         if plan.status is not None:
-            self._writer.apply_status(RLHF_JOBS, _with_status(resource, plan.status))
+            self.writer.apply_status(RLHF_JOBS, _with_status(resource, plan.status))
         try:
             for action in plan.actions:
                 self._do(action)
@@ -46,8 +49,8 @@ class Executor:
 
     def _record_events(self, plan: JobPlan, resource: KubeObject) -> None:
         for transition in plan.events:
-            event = make_event(resource, transition, instance=self._instance, at=self._clock())
-            record_event(self._writer, event)
+            event = make_event(resource, transition, instance=self.instance, at=self.clock())
+            record_event(self.writer, event)
 
     def _do(self, action: Action) -> None:
         match action:
@@ -57,10 +60,10 @@ class Executor:
                 obj = action.obj
                 # With the uid, this changes the observed object only, never another of the same name.
                 metadata = obj["metadata"] | {"uid": action.uid}
-                self._writer.apply(action.resource, obj | {"metadata": metadata})
+                self.writer.apply(action.resource, obj | {"metadata": metadata})
             case Delete():
                 try:
-                    self._writer.delete(action.resource, action.key, uid=action.uid)
+                    self.writer.delete(action.resource, action.key, uid=action.uid)
                 except ResourceNotServed:
                     raise
                 except NotFound:
@@ -68,7 +71,7 @@ class Executor:
 
     def _create(self, action: Create) -> None:
         try:
-            self._writer.create(action.resource, action.obj)
+            self.writer.create(action.resource, action.obj)
         except AlreadyExists as error:
             if not action.may_exist:
                 name = action.obj["metadata"]["name"]

@@ -15,6 +15,7 @@ import hashlib
 import logging
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -39,7 +40,7 @@ _REVIEW_SECONDS = 5.0
 class ReportTokens:
     """See the module's docstring. Its methods may be called from any thread. clock: monotonic seconds"""
 
-    def __init__(self, api_server: ApiServer, *, clock: Callable[[], float]) -> None:
+    def __init__(self, api_server: ApiServer, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api_server = api_server
         self._clock = clock
         self._lock = threading.Lock()

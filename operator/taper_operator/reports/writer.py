@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Final
 
@@ -26,6 +27,7 @@ from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound
 from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.kube.timestamp import utc_now
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reports.status import (
     ReportNumber,
@@ -64,6 +66,7 @@ class _Waiting:
     num_failures: int = 0
 
 
+@dataclass(eq=False)
 class ReportWriter:
     """See the module's docstring. `run` writes; the other methods may be called from any thread.
 
@@ -73,20 +76,14 @@ class ReportWriter:
     now: the time of day, in UTC
     """
 
-    def __init__(
-        self,
-        api_server: ApiServer,
-        jobs: ObjectCache,
-        *,
-        observe: Callable[[str], None],
-        clock: Callable[[], float],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._api_server = api_server
-        self._jobs = jobs
-        self._observe = observe
-        self._clock = clock
-        self._now = now
+    api_server: ApiServer
+    jobs: ObjectCache
+    _: KW_ONLY
+    observe: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = utc_now
+
+    def __post_init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: dict[ObjectKey, _Waiting] = {}
         # The newest reports written, which the cache may not have yet.
@@ -101,13 +98,13 @@ class ReportWriter:
             if number <= self._written.get(received.uid, ReportNumber()):
                 return False
             if waiting is None or waiting.received.uid != received.uid:
-                self._waiting[key] = _Waiting(received=received, due=self._clock())
+                self._waiting[key] = _Waiting(received=received, due=self.clock())
             elif number <= number_of(waiting.received.job_report):
                 return False
             else:
                 waiting.received = received
                 if received.job_report.is_last:
-                    waiting.due = self._clock()
+                    waiting.due = self.clock()
             self._changed.notify()
         return True
 
@@ -122,19 +119,19 @@ class ReportWriter:
         while not self._is_stopping:
             seconds = self.write_due()
             with self._changed:
-                if not self._is_stopping and self._next_due() > self._clock():
+                if not self._is_stopping and self._next_due() > self.clock():
                     self._changed.wait(seconds)
 
     def write_due(self) -> float:
         """Write what is due now; returns the seconds until more is."""
         with self._changed:
-            due = [key for key, waiting in self._waiting.items() if waiting.due <= self._clock()]
+            due = [key for key, waiting in self._waiting.items() if waiting.due <= self.clock()]
         for key in due:
             if self._is_stopping:
                 break
             self._handle(key)
         with self._changed:
-            return max(0.0, min(_IDLE_SECONDS, self._next_due() - self._clock()))
+            return max(0.0, min(_IDLE_SECONDS, self._next_due() - self.clock()))
 
     def _next_due(self) -> float:
         return min((waiting.due for waiting in self._waiting.values()), default=float("inf"))
@@ -155,7 +152,7 @@ class ReportWriter:
             waiting.num_failures += 1
             result, again_seconds = "failed", _retry_seconds(waiting.num_failures)
         if result != "early":
-            self._observe(result)
+            self.observe(result)
         with self._changed:
             is_replaced = waiting.received is not received
             if is_replaced and (again_seconds is None or waiting.received.job_report.is_last):
@@ -163,15 +160,15 @@ class ReportWriter:
             if again_seconds is None:
                 del self._waiting[key]
             else:
-                waiting.due = self._clock() + again_seconds
+                waiting.due = self.clock() + again_seconds
 
     def _write(self, key: ObjectKey, received: ReceivedReport) -> tuple[str, float | None]:
         """The result, and the seconds until the next try, None for no other try. Raises ApiError."""
-        resource = self._jobs.get(key)
+        resource = self.jobs.get(key)
         for look in range(_READS_PER_WRITE):
             if look:
                 try:
-                    resource = self._api_server.get(RLHF_JOBS, key)
+                    resource = self.api_server.get(RLHF_JOBS, key)
                 except NotFound:
                     resource = None
             if resource is None or resource["metadata"]["uid"] != received.uid:
@@ -182,7 +179,7 @@ class ReportWriter:
             if wait > 0:
                 return "early", wait
             try:
-                self._api_server.apply_status(
+                self.api_server.apply_status(
                     RLHF_JOBS, self._status(resource, received), field_manager=FIELD_MANAGER
                 )
             except NotFound:
@@ -196,14 +193,14 @@ class ReportWriter:
     def _seconds_to_wait(self, resource: KubeObject, report: JobReport) -> float:
         if report.is_last or written_number(resource).attempt != report.attempt:
             return 0.0
-        seconds = seconds_since_written(resource, self._now())
+        seconds = seconds_since_written(resource, self.now())
         return 0.0 if seconds is None else max(0.0, REPORT_SECONDS - seconds)
 
     def _status(self, resource: KubeObject, received: ReceivedReport) -> KubeObject:
         names = ("name", "namespace", "uid", "resourceVersion")
         return {
             "metadata": {name: resource["metadata"][name] for name in names},
-            "status": report_fields(received.job_report, received.received_at, self._now()),
+            "status": report_fields(received.job_report, received.received_at, self.now()),
         }
 
     def _note(self, received: ReceivedReport) -> None:

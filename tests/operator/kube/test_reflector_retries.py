@@ -81,7 +81,7 @@ def test_a_request_held_back_is_retried_soon_and_not_logged(caplog: pytest.LogCa
     def hold_back(*_: object, **__: object) -> None:
         raise Unreachable("held back", retry_after_seconds=1.0)
 
-    reflector._api_server.list = hold_back  # type: ignore[method-assign, assignment]
+    reflector.api_server.list = hold_back  # type: ignore[method-assign, assignment]
     assert all(1.0 <= reflector.step() <= 1.5 for _ in range(20))
     assert caplog.records == []
 

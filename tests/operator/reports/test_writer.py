@@ -143,7 +143,7 @@ def test_a_last_report_does_not_wait_behind_a_delayed_one(fake: FakeApiServer, c
             assert replica.offer(3, is_last=True)
         return NOW + timedelta(seconds=clock.now)
 
-    replica.writer._now = now
+    replica.writer.now = now
     replica.offer(2)
     assert replica.writer.write_due() == 0.0
     replica.writer.write_due()
@@ -230,7 +230,7 @@ def test_a_report_that_the_api_server_rejects_is_dropped(
     def refuse(*_: Any, **__: Any) -> None:
         raise Invalid("no such field", status=422)
 
-    monkeypatch.setattr(replica.writer._api_server, "apply_status", refuse)
+    monkeypatch.setattr(replica.writer.api_server, "apply_status", refuse)
     replica.offer(1)
     assert replica.writer.write_due() > 1
     assert replica.results == ["refused"]

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from random import Random
 
 from taper_operator.kube.client import ApiServer
@@ -25,6 +25,7 @@ from taper_operator.kube.election.lease_claim import (
 )
 from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
+from taper_operator.kube.timestamp import utc_now
 from taper_operator.settings.parsing import LeaseTimes
 
 log = logging.getLogger(__name__)
@@ -56,15 +57,15 @@ class LeaderElector:
         key: ObjectKey,
         identity: str,
         times: LeaseTimes,
-        clock: Callable[[], float],
-        random: Random,
-        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = boottime_clock,
+        wall_clock: Callable[[], datetime] = utc_now,
+        random: Random | None = None,
     ) -> None:
         self._api_server = api_server
         self._key = key
         self._times = times
         self._clock = clock
-        self._random = random
+        self._random = random or Random()
         self._wall_clock = wall_clock
         # A replica restarted under its old name must not mistake its predecessor's lease for its own.
         self._claim = LeaseClaim(key=key, identity=f"{identity}_{uuid.uuid4().hex[:12]}", times=times)

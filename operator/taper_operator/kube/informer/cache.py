@@ -45,6 +45,7 @@ class _Entry:
     keys: frozenset[ObjectKey]
 
 
+@dataclass(eq=False, kw_only=True)
 class ObjectCache:
     """See the module's docstring. Its methods may be called from any thread.
 
@@ -54,18 +55,12 @@ class ObjectCache:
     clock: monotonic seconds
     """
 
-    def __init__(
-        self,
-        *,
-        keys_of: KeysOf,
-        labels: Collection[str] = (),
-        departed_seconds: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._keys_of = keys_of
-        self._labels = frozenset(labels)
-        self._departed_seconds = departed_seconds
-        self._clock = clock
+    keys_of: KeysOf
+    labels: Collection[str] = ()
+    departed_seconds: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[ObjectKey, _Entry] = {}
         self._index: dict[Label, set[ObjectKey]] = {}
@@ -91,7 +86,7 @@ class ObjectCache:
 
     def labelled(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
         """The objects (of a namespace) with that label, in the order of their keys."""
-        assert label in self._labels, f"label {label} is not indexed"
+        assert label in self.labels, f"label {label} is not indexed"
         with self._lock:
             keys = [key for key in self._index.get((label, value), ()) if namespace in ("", key.namespace)]
         return self._parsed(keys)
@@ -160,13 +155,13 @@ class ObjectCache:
             found.discard(key)
             if not found:
                 del self._index[label]
-        if self._departed_seconds:
+        if self.departed_seconds:
             self._forget_departed()
-            self._departed[key] = (self._clock() + self._departed_seconds, entry)
+            self._departed[key] = (self.clock() + self.departed_seconds, entry)
         return set(entry.keys)
 
     def _forget_departed(self) -> None:
-        now = self._clock()
+        now = self.clock()
         while self._departed:
             key = next(iter(self._departed))
             if self._departed[key][0] > now:
@@ -179,8 +174,8 @@ class ObjectCache:
         return _Entry(
             resource_version=metadata["resourceVersion"],
             text=json.dumps(_trimmed(obj), separators=(",", ":"), ensure_ascii=False).encode(),
-            labels=tuple((name, value) for name, value in labels if name in self._labels),
-            keys=frozenset(self._keys_of(obj)),
+            labels=tuple((name, value) for name, value in labels if name in self.labels),
+            keys=frozenset(self.keys_of(obj)),
         )
 
     # -- without the lock --------------------------------------------------------------

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass, field
 from random import Random
 
 from taper_operator.kube.backoff import Backoff
@@ -47,6 +49,7 @@ _STALE_SECONDS = 90.0
 _JITTER_SECONDS = 30
 
 
+@dataclass(eq=False)
 class Reflector:
     """See the module's docstring.
 
@@ -57,34 +60,22 @@ class Reflector:
     clock: monotonic seconds
     """
 
-    def __init__(
-        self,
-        api_server: ApiServer,
-        resource: Resource,
-        cache: ObjectCache,
-        *,
-        deliver: Callable[[ObjectKey], None],
-        clock: Callable[[], float],
-        random: Random,
-        namespace: str = "",
-        label_selector: str = "",
-        is_optional: bool = False,
-        warn: Callable[[KubeObject, Exception], None] = lambda obj, error: None,
-        backoff: Backoff = BACKOFF,
-    ) -> None:
-        self.resource = resource
-        self.cache = cache
-        self.namespace = namespace
+    api_server: ApiServer
+    resource: Resource
+    cache: ObjectCache
+    _: KW_ONLY
+    deliver: Callable[[ObjectKey], None]
+    clock: Callable[[], float] = time.monotonic
+    random: Random = field(default_factory=Random)
+    namespace: str = ""
+    label_selector: str = ""
+    is_optional: bool = False
+    warn: Callable[[KubeObject, Exception], None] = lambda obj, error: None
+    backoff: Backoff = BACKOFF
+
+    def __post_init__(self) -> None:
         self.num_lists = 0
         self.num_watches = 0
-        self._api_server = api_server
-        self._deliver = deliver
-        self._clock = clock
-        self._random = random
-        self._label_selector = label_selector
-        self._is_optional = is_optional
-        self._warn = warn
-        self._backoff = backoff
         self._failures = 0
         self._resource_version = 0  # 0: to be listed
         self._has_synced = False
@@ -115,8 +106,8 @@ class Reflector:
         if not self._has_synced:
             return "not synced"
         since = self._failing_since
-        if since is not None and self._clock() - since > _STALE_SECONDS:
-            return f"out of date for {self._clock() - since:.0f} s"
+        if since is not None and self.clock() - since > _STALE_SECONDS:
+            return f"out of date for {self.clock() - since:.0f} s"
         return ""
 
     def run(self) -> None:
@@ -133,7 +124,7 @@ class Reflector:
 
     def step(self) -> float:
         """List if needed, and watch until that ends; returns the seconds to wait before the next step."""
-        began = self._clock()
+        began = self.clock()
         error: Exception | None = None
         try:
             if not self._resource_version:
@@ -145,14 +136,14 @@ class Reflector:
         except Exception as caught:
             error = caught
             log.exception("%s: the reflector failed", self)
-        lived_seconds = self._clock() - began
+        lived_seconds = self.clock() - began
         self._note_freshness(lived_seconds, error)
         return self._wait_seconds(lived_seconds, error if isinstance(error, ApiError) else None)
 
     def _list(self) -> None:
         self.num_lists += 1
-        listed = self._api_server.list(
-            self.resource, namespace=self.namespace, label_selector=self._label_selector
+        listed = self.api_server.list(
+            self.resource, namespace=self.namespace, label_selector=self.label_selector
         )
         self._is_served = True
         self._deliver_keys(self._replaced(listed.items))
@@ -180,12 +171,12 @@ class Reflector:
 
     def _follow(self) -> None:
         self.num_watches += 1
-        watch = self._api_server.watch(
+        watch = self.api_server.watch(
             self.resource,
             resource_version=str(self._resource_version),
             namespace=self.namespace,
-            label_selector=self._label_selector,
-            timeout_seconds=WATCH_SECONDS - self._random.randrange(_JITTER_SECONDS),
+            label_selector=self.label_selector,
+            timeout_seconds=WATCH_SECONDS - self.random.randrange(_JITTER_SECONDS),
         )
         with watch:
             self._watch = watch
@@ -232,11 +223,11 @@ class Reflector:
             return
         self._unreadable.add(key)
         log.error("%s: %s is unreadable and skipped", self, key, exc_info=error)
-        self._warn(obj, error)
+        self.warn(obj, error)
 
     def _deliver_keys(self, keys: Iterable[ObjectKey]) -> None:
         for key in sorted(keys):
-            self._deliver(key)
+            self.deliver(key)
 
     def _note(self, error: ApiError) -> None:
         if isinstance(error, Gone):
@@ -245,26 +236,26 @@ class Reflector:
             self._resource_version = 0
             self._is_served = False
             self._deliver_keys(self._replaced([]))
-            self._has_synced = self._has_synced or self._is_optional
+            self._has_synced = self._has_synced or self.is_optional
         if self._failures == 0 and not _is_held_back(error):
             log.warning("%s: %s", self, error)
 
     def _note_freshness(self, lived_seconds: float, error: Exception | None) -> None:
-        is_absent = self._is_optional and isinstance(error, ResourceNotServed)
+        is_absent = self.is_optional and isinstance(error, ResourceNotServed)
         if is_absent or (error is None and lived_seconds >= _LIVED_SECONDS):
             self._failing_since = None
         elif self._failing_since is None:
-            self._failing_since = self._clock()
+            self._failing_since = self.clock()
 
     def _wait_seconds(self, lived_seconds: float, error: ApiError | None) -> float:
         asked = (error.retry_after_seconds if error is not None else None) or 0.0
         if _is_held_back(error):
-            return asked * (1 + 0.5 * self._random.random())
+            return asked * (1 + 0.5 * self.random.random())
         if lived_seconds >= _LIVED_SECONDS:
             self._failures = 0
             return asked
         self._failures += 1
-        return max(asked, self._backoff.delay_seconds(self._failures, self._random))
+        return max(asked, self.backoff.delay_seconds(self._failures, self.random))
 
     def __str__(self) -> str:
         return f"{self.resource} of {self.namespace or 'all namespaces'}"
