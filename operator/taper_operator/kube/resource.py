@@ -56,6 +56,12 @@ def key_of(obj: KubeObject) -> ObjectKey:
     return ObjectKey(metadata.get("namespace", ""), metadata["name"])
 
 
+def with_status(obj: KubeObject, status: KubeObject) -> KubeObject:
+    """A status for an object as it was read: the resourceVersion rejects one that has changed."""
+    metadata = {name: obj["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
+    return {"metadata": metadata, "status": status}
+
+
 def own_key(obj: KubeObject) -> Iterator[ObjectKey]:
     """The keys to reconcile when an object of the reconciled kind itself changes."""
     yield key_of(obj)

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
-from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.kube.client import ApiServer
-from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound, ResourceNotServed
+from taper_operator.kube.errors import AlreadyExists, Conflict, NotFound, ResourceNotServed
 from taper_operator.kube.event import make_event, record_event
-from taper_operator.kube.resource import KubeObject
+from taper_operator.kube.resource import KubeObject, with_status
 from taper_operator.kube.timestamp import utc_now
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reconcile.action import Action, Apply, Create, Delete
@@ -38,19 +37,17 @@ class Executor:
     def execute(self, plan: JobPlan, resource: KubeObject) -> None:
         """Execute a plan for a job as it was observed. Raises ApiError: Conflict if the job has changed."""
         if plan.status is not None:
-            self.writer.apply_status(RLHF_JOBS, _with_status(resource, plan.status))
+            status = plan.status.model_dump(
+                mode="json", by_alias=True, exclude_none=True, exclude={"progress", "rollout"}
+            )
+            self.writer.apply_status(RLHF_JOBS, with_status(resource, status))
         try:
             for action in plan.actions:
                 self._do(action)
-        except ApiError:
-            self._record_events(plan, resource)
-            raise
-        self._record_events(plan, resource)
-
-    def _record_events(self, plan: JobPlan, resource: KubeObject) -> None:
-        for transition in plan.events:
-            event = make_event(resource, transition, instance=self.instance, at=self.clock())
-            record_event(self.writer, event)
+        finally:
+            for transition in plan.events:
+                event = make_event(resource, transition, instance=self.instance, at=self.clock())
+                record_event(self.writer, event)
 
     def _do(self, action: Action) -> None:
         match action:
@@ -76,12 +73,3 @@ class Executor:
             if not action.may_exist:
                 name = action.obj["metadata"]["name"]
                 raise Conflict(f"{action.resource} {name} exists already, which was not observed") from error
-
-
-def _with_status(resource: KubeObject, status: RLHFJobStatus) -> KubeObject:
-    """The status for the job as it was observed: the resourceVersion rejects a job that has changed."""
-    metadata = {name: resource["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
-    content = status.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"progress", "rollout"}
-    )
-    return {"metadata": metadata, "status": content}

@@ -148,15 +148,15 @@ def _finish(context: PlanContext, status: RLHFJobStatus, end: Verdict | None) ->
     if status.completion_time is not None or active_attempt(status) is not None:
         return None
     if end is not None and end.outcome == "Succeeded":
-        return Finish(True, end.reason)
+        return Finish("Complete", end.reason)
     if end is not None and end.is_final:
-        return Finish(False, end.reason, end.message)
+        return Finish("Failed", end.reason, end.message)
     newest = status.attempts[-1] if status.attempts else None
     if newest is not None and status.failures > context.job.spec.backoff_limit and newest.outcome == "Failed":
         message = f"{status.failures} attempts failed; the last one: {newest.reason}: {newest.message}"
-        return Finish(False, "BackoffLimitExceeded", message)
+        return Finish("Failed", "BackoffLimitExceeded", message)
     if status.attempt >= MAX_ATTEMPTS:
-        return Finish(False, "TooManyAttempts", f"the job has had {MAX_ATTEMPTS} attempts")
+        return Finish("Failed", "TooManyAttempts", f"the job has had {MAX_ATTEMPTS} attempts")
     return None
 
 
