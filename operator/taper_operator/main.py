@@ -7,15 +7,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from taper_api import JobError, parse_job
-from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.kube.resource import Resource, own_key
 from taper_operator.manager import Manager, WatchedKind
 from taper_operator.manifests.kinds import POD_MONITORS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
-from taper_operator.manifests.names import JOB_LABEL, job_key
+from taper_operator.manifests.names import JOB_LABEL, job_keys
 from taper_operator.observation.observer import OWNED_KINDS, Observer
 from taper_operator.reconcile.executor import Executor
 from taper_operator.reconcile.reconciler import Reconciler
@@ -72,7 +72,7 @@ def watched_kinds() -> tuple[WatchedKind, ...]:
         *(
             WatchedKind(
                 resource=kind,
-                keys_of=_job_keys,
+                keys_of=job_keys,
                 labels=(JOB_LABEL,),
                 label_selector=JOB_LABEL,
                 is_optional=kind in _OPTIONAL,
@@ -81,11 +81,6 @@ def watched_kinds() -> tuple[WatchedKind, ...]:
             for kind in labelled
         ),
     )
-
-
-def _job_keys(obj: KubeObject) -> Iterable[ObjectKey]:
-    key = job_key(obj)
-    return () if key is None else (key,)
 
 
 def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:

@@ -40,14 +40,10 @@ class CircuitBreaker:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._is_open = True
+        self.is_open = True
         self._failures = 0
         self._next_attempt_at = float("-inf")
         self._epoch = 0
-
-    @property
-    def is_open(self) -> bool:
-        return self._is_open
 
     def begin(self) -> int:
         """Call before connecting; returns the epoch to pass to `failed`.
@@ -55,7 +51,7 @@ class CircuitBreaker:
         Raises Unreachable where no attempt is allowed now.
         """
         with self._lock:
-            if self._is_open:
+            if self.is_open:
                 now = self.clock()
                 if now < self._next_attempt_at:
                     again = _ASK_AGAIN_SECONDS if self._failures else _ASK_SOON_SECONDS
@@ -68,14 +64,14 @@ class CircuitBreaker:
     def answered(self) -> None:
         """Call after any answer."""
         with self._lock:
-            self._is_open = False
+            self.is_open = False
             self._failures = 0
 
     def failed(self, epoch: int) -> None:
         """The attempt of that epoch could not connect, or its connection broke before an answer."""
         with self._lock:
             if epoch == self._epoch:
-                self._is_open = True
+                self.is_open = True
                 self._epoch += 1
                 self._failures += 1
                 wait = self.backoff.delay_seconds(self._failures, self.random)
@@ -84,6 +80,6 @@ class CircuitBreaker:
     def suspect(self) -> None:
         """A watch broke: one request tests whether the API server is alive before all reconnect."""
         with self._lock:
-            if not self._is_open:
-                self._is_open = True
+            if not self.is_open:
+                self.is_open = True
                 self._next_attempt_at = self.clock()

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from taper_api import RLHFJob
 from taper_operator.kube.resource import KubeObject, Resource
+from taper_operator.manifests.attempt_job import config_map
 from taper_operator.manifests.checkpoints_claim import checkpoints_claim
-from taper_operator.manifests.config_map import config_map
 from taper_operator.manifests.kinds import (
     CLAIMS,
     CONFIG_MAPS,

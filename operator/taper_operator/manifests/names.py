@@ -7,9 +7,11 @@ Invariants (asserted by `tests/operator/manifests/test_ray_job.py` and `test_att
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from taper_api.job.attempt_directory import MAX_ATTEMPTS
+from taper_operator.kube.json_field import text_at
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
 from taper_operator.manifests.kinds import RLHF_JOBS
 
@@ -103,8 +105,15 @@ def identity_of(resource: KubeObject) -> JobIdentity:
     return JobIdentity(uid=resource["metadata"]["uid"], **key_of(resource)._asdict())
 
 
-def job_key(obj: KubeObject) -> ObjectKey | None:
-    """The key of the job that an object is labelled with."""
+def job_keys(obj: KubeObject) -> Iterator[ObjectKey]:
+    """The key of the job that an object is labelled with, if it is."""
     metadata = obj["metadata"]
     name = (metadata.get("labels") or {}).get(JOB_LABEL)
-    return ObjectKey(metadata.get("namespace", ""), name) if name else None
+    if name:
+        yield ObjectKey(metadata.get("namespace", ""), name)
+
+
+def attempt_number(obj: KubeObject) -> int:
+    """The number of the attempt that an object is labelled with, 0 without."""
+    number = text_at(obj, "metadata", "labels", ATTEMPT_LABEL)
+    return int(number) if number.isascii() and number.isdecimal() else 0

@@ -24,7 +24,7 @@ from taper_operator.settings.parsing import (
     ObjectName,
 )
 from taper_operator.settings.pod_policy import PodPolicy
-from taper_operator.settings.setting import Setting, SettingRow, settings_of
+from taper_operator.settings.setting import Setting, settings_of
 
 _HEALTH, _REPORTS = Address("", 8080), Address("", 8443)
 _Holder = TypeVar("_Holder")
@@ -104,7 +104,7 @@ def _check_all_or_none(texts: Mapping[str, str], *fields: str) -> None:
 
 
 def _texts(
-    arguments: Sequence[str], environment: Mapping[str, str], rows: Sequence[SettingRow]
+    arguments: Sequence[str], environment: Mapping[str, str], rows: Sequence[Setting]
 ) -> dict[str, str]:
     flags = vars(_parser(rows).parse_args(list(arguments)))
     return {row.field: row.text(flags, environment) for row in rows}
@@ -130,7 +130,7 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError([message])
 
 
-def _parser(rows: Sequence[SettingRow]) -> argparse.ArgumentParser:
+def _parser(rows: Sequence[Setting]) -> argparse.ArgumentParser:
     parser = _Parser(prog="taper-operator", allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
     for row in rows:
         default = f" [{row.default}]" if row.default else ""

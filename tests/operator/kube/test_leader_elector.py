@@ -169,7 +169,7 @@ def test_the_elector_knows_the_grace_time_of_writes() -> None:
 def test_a_renewal_without_an_answer_leaves_time_for_another(seed: int) -> None:
     fake, clock = FakeApiServer(), Clock()
     elector = make_elector(fake, clock)
-    elector._random = Random(seed)
+    elector.random = Random(seed)
     clock.now += elector.step()
     clock.now += elector.step()
     request = fake.request

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from random import Random
 
@@ -42,6 +43,7 @@ def boottime_clock() -> float:
     return time.monotonic()
 
 
+@dataclass(eq=False)
 class LeaderElector:
     """See the module's docstring. Its methods may be called from any thread.
 
@@ -50,31 +52,21 @@ class LeaderElector:
     clock: monotonic seconds, such as `boottime_clock`
     """
 
-    def __init__(
-        self,
-        api_server: ApiServer,
-        *,
-        key: ObjectKey,
-        identity: str,
-        times: LeaseTimes,
-        clock: Callable[[], float] = boottime_clock,
-        wall_clock: Callable[[], datetime] = utc_now,
-        random: Random | None = None,
-    ) -> None:
-        self._api_server = api_server
-        self._key = key
-        self._times = times
-        self._clock = clock
-        self._random = random or Random()
-        self._wall_clock = wall_clock
+    api_server: ApiServer
+    _: KW_ONLY
+    key: ObjectKey
+    identity: str
+    times: LeaseTimes
+    clock: Callable[[], float] = boottime_clock
+    random: Random = field(default_factory=Random)
+    wall_clock: Callable[[], datetime] = utc_now
+
+    def __post_init__(self) -> None:
         # A replica restarted under its old name must not mistake its predecessor's lease for its own.
-        self._claim = LeaseClaim(key=key, identity=f"{identity}_{uuid.uuid4().hex[:12]}", times=times)
+        self.identity = f"{self.identity}_{uuid.uuid4().hex[:12]}"
+        self._claim = LeaseClaim(key=self.key, identity=self.identity, times=self.times)
         self._request_lock = threading.Lock()
         self._stopped = threading.Event()
-
-    @property
-    def identity(self) -> str:
-        return self._claim.identity
 
     @property
     def holder(self) -> str:
@@ -90,11 +82,11 @@ class LeaderElector:
 
     def is_leader_now(self) -> bool:
         """Whether this process may write. Reads the clock only, sends no request."""
-        return self._claim.leads(self._clock())
+        return self._claim.leads(self.clock())
 
     def write_seconds_left(self) -> float:
         """For how long a write that begins now may still take effect; 0 or less: it must not begin."""
-        return self._claim.write_seconds_left(self._clock())
+        return self._claim.write_seconds_left(self.clock())
 
     def run(self) -> None:
         """Take part in the election until `stop`, or until leadership is lost."""
@@ -109,12 +101,12 @@ class LeaderElector:
         """Send one request; returns the seconds to wait before the next step."""
         with self._request_lock:
             before = self._claim.state
-            request = self._claim.request(self._clock(), self._wall_clock())
+            request = self._claim.request(self.clock(), self.wall_clock())
             if request is not None:
                 reply = self._exchange(request)
-                self._claim.answer(self._clock(), reply)
+                self._claim.answer(self.clock(), reply)
             self._log_change(before)
-            return self._claim.wait_seconds(self._clock(), self._random)
+            return self._claim.wait_seconds(self.clock(), self.random)
 
     def release(self, *, wait_seconds: float) -> bool:
         """Stop leading and let another lead at once; returns whether that was written.
@@ -124,7 +116,7 @@ class LeaderElector:
         if not self._request_lock.acquire(timeout=wait_seconds):
             return False
         try:
-            request = self._claim.release(self._clock(), self._wall_clock())
+            request = self._claim.release(self.clock(), self.wall_clock())
             return request is not None and not isinstance(self._exchange(request, wait_seconds), ClaimFailure)
         finally:
             self._request_lock.release()
@@ -143,7 +135,7 @@ class LeaderElector:
             log.log(
                 logging.WARNING if self.is_leader_now() else logging.DEBUG,
                 "lease %s: could not %s it: %s",
-                self._key,
+                self.key,
                 request.verb.value,
                 error,
             )
@@ -151,19 +143,19 @@ class LeaderElector:
 
     def _send(self, request: LeaseRequest, read_seconds: float) -> KubeObject:
         if request.lease is None:
-            return self._api_server.get(LEASES, self._key, read_seconds=read_seconds)
+            return self.api_server.get(LEASES, self.key, read_seconds=read_seconds)
         if request.verb is LeaseVerb.CREATE:
-            return self._api_server.create(LEASES, request.lease, read_seconds=read_seconds)
-        return self._api_server.replace(LEASES, request.lease, read_seconds=read_seconds)
+            return self.api_server.create(LEASES, request.lease, read_seconds=read_seconds)
+        return self.api_server.replace(LEASES, request.lease, read_seconds=read_seconds)
 
     def _read_seconds(self, request: LeaseRequest) -> float:
         """Short enough for a leader to retry on another connection before its deadline."""
-        patience = 1.5 * self._times.retry_period_seconds
+        patience = 1.5 * self.times.retry_period_seconds
         if self.is_leader_now():
-            patience = min(patience, self._claim.seconds_to_deadline(self._clock()))
+            patience = min(patience, self._claim.seconds_to_deadline(self.clock()))
         grace = _WRITE_GRACE_SECONDS if request.lease is not None else 0.0
         return max(_MIN_READ_SECONDS, patience - grace)
 
     def _log_change(self, before: ClaimState) -> None:
         if self._claim.state is not before:
-            log.info("lease %s: %s is %s", self._key, self.identity, self._claim.state.value)
+            log.info("lease %s: %s is %s", self.key, self.identity, self._claim.state.value)

@@ -23,6 +23,7 @@ Invariants (asserted by `tests/operator/kube/test_reflector*.py`):
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -55,6 +56,8 @@ class Reflector:
 
     namespace: empty for all. Several reflectors, each with a namespace of its own, may share a cache
     deliver: called with each key to reconcile; it must not block
+    has_synced: whether the cache has been filled once
+    is_served: whether the API server knew the kind when it was last asked
     warn: called with an unreadable object and the error, once until the next list
     is_optional: a kind that the API server does not serve counts as a kind without objects
     clock: monotonic seconds
@@ -78,22 +81,12 @@ class Reflector:
         self.num_watches = 0
         self._failures = 0
         self._resource_version = 0  # 0: to be listed
-        self._has_synced = False
+        self.has_synced = False
         self._failing_since: float | None = None
         self._unreadable: set[ObjectKey] = set()
-        self._is_served = True
+        self.is_served = True
         self._stopped = threading.Event()
         self._watch: Watch | None = None
-
-    @property
-    def has_synced(self) -> bool:
-        """Whether the cache has been filled once."""
-        return self._has_synced
-
-    @property
-    def is_served(self) -> bool:
-        """Whether the API server knew the kind when it was last asked."""
-        return self._is_served
 
     @property
     def num_unreadable(self) -> int:
@@ -103,7 +96,7 @@ class Reflector:
     @property
     def trouble(self) -> str:
         """Why the cache may differ from the API server's state; empty if it should not."""
-        if not self._has_synced:
+        if not self.has_synced:
             return "not synced"
         since = self._failing_since
         if since is not None and self.clock() - since > _STALE_SECONDS:
@@ -145,10 +138,10 @@ class Reflector:
         listed = self.api_server.list(
             self.resource, namespace=self.namespace, label_selector=self.label_selector
         )
-        self._is_served = True
+        self.is_served = True
         self._deliver_keys(self._replaced(listed.items))
         self._resource_version = int(listed.resource_version)
-        self._has_synced = True
+        self.has_synced = True
         self._failing_since = None
 
     def _replaced(self, objects: list[KubeObject]) -> set[ObjectKey]:
@@ -178,7 +171,7 @@ class Reflector:
             label_selector=self.label_selector,
             timeout_seconds=WATCH_SECONDS - self.random.randrange(_JITTER_SECONDS),
         )
-        with watch:
+        with contextlib.closing(watch):
             self._watch = watch
             if self._stopped.is_set():
                 return
@@ -234,9 +227,9 @@ class Reflector:
             self._resource_version = 0
         elif isinstance(error, ResourceNotServed):
             self._resource_version = 0
-            self._is_served = False
+            self.is_served = False
             self._deliver_keys(self._replaced([]))
-            self._has_synced = self._has_synced or self.is_optional
+            self.has_synced = self.has_synced or self.is_optional
         if self._failures == 0 and not _is_held_back(error):
             log.warning("%s: %s", self, error)
 
