@@ -18,13 +18,13 @@ from random import Random
 
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.election.lease_claim import (
-    ClaimFailure,
     ClaimState,
     LeaseClaim,
     LeaseRequest,
     LeaseVerb,
+    is_conflict,
 )
-from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
+from taper_operator.kube.errors import ApiError, NotFound
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
 from taper_operator.kube.timestamp import utc_now
 from taper_operator.settings.parsing import LeaseTimes
@@ -37,10 +37,8 @@ _WRITE_GRACE_SECONDS = 1.0
 
 
 def boottime_clock() -> float:
-    """Monotonic seconds that also pass while the machine is suspended, where the system has such a clock."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+    """Monotonic seconds that also pass while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(eq=False)
@@ -117,29 +115,18 @@ class LeaderElector:
             return False
         try:
             request = self._claim.release(self.clock(), self.wall_clock())
-            return request is not None and not isinstance(self._exchange(request, wait_seconds), ClaimFailure)
+            return request is not None and not isinstance(self._exchange(request, wait_seconds), ApiError)
         finally:
             self._request_lock.release()
 
-    def _exchange(
-        self, request: LeaseRequest, read_seconds: float | None = None
-    ) -> KubeObject | ClaimFailure:
+    def _exchange(self, request: LeaseRequest, read_seconds: float | None = None) -> KubeObject | ApiError:
         try:
             return self._send(request, read_seconds or self._read_seconds(request))
-        except NotFound:
-            # For a create, the namespace is missing.
-            return ClaimFailure.UNKNOWN if request.verb is LeaseVerb.CREATE else ClaimFailure.ABSENT
-        except (AlreadyExists, Conflict):
-            return ClaimFailure.CONFLICT
         except ApiError as error:
-            log.log(
-                logging.WARNING if self.is_leader_now() else logging.DEBUG,
-                "lease %s: could not %s it: %s",
-                self.key,
-                request.verb.value,
-                error,
-            )
-            return ClaimFailure.UNKNOWN
+            if not isinstance(error, NotFound) and not is_conflict(error):
+                level = logging.WARNING if self.is_leader_now() else logging.DEBUG
+                log.log(level, "lease %s: could not %s it: %s", self.key, request.verb.value, error)
+            return error
 
     def _send(self, request: LeaseRequest, read_seconds: float) -> KubeObject:
         if request.lease is None:

@@ -27,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 
@@ -48,14 +49,6 @@ class LeaseVerb(enum.Enum):
     READ = "read"
     CREATE = "create"
     REPLACE = "replace"
-
-
-class ClaimFailure(enum.Enum):
-    """Why a request returned no Lease."""
-
-    ABSENT = "absent"  # a read found none
-    CONFLICT = "conflict"  # another write came first
-    UNKNOWN = "unknown"  # any other error; a write may have taken effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +129,17 @@ class LeaseClaim:
         lease["spec"] = _spec(lease) | spec
         return LeaseRequest(verb=LeaseVerb.REPLACE, lease=lease)
 
-    def answer(self, now: float, reply: KubeObject | ClaimFailure) -> None:
+    def answer(self, now: float, reply: KubeObject | ApiError) -> None:
         """Handle the reply to the last request."""
         if self.state is ClaimState.ENDED:
             return
-        self._has_failed = reply in (ClaimFailure.CONFLICT, ClaimFailure.UNKNOWN)
-        if isinstance(reply, ClaimFailure):
-            self._take_failure(now, reply)
+        # For a create, the namespace is missing.
+        is_absent = isinstance(reply, NotFound) and self._next is not LeaseVerb.CREATE
+        self._has_failed = isinstance(reply, ApiError) and not is_absent
+        if is_absent:
+            self._take_absence(now)
+        elif isinstance(reply, ApiError):
+            self._take_failure(reply)
         elif self._next is LeaseVerb.READ:
             self._take_read(now, reply)
         else:
@@ -162,12 +159,9 @@ class LeaseClaim:
 
     # -- replies ---------------------------------------------------------------------
 
-    def _take_failure(self, now: float, failure: ClaimFailure) -> None:
-        if failure is ClaimFailure.CONFLICT:
-            self._next = LeaseVerb.READ
-        elif failure is ClaimFailure.ABSENT:
-            self._take_absence(now)
-        elif self.state is ClaimState.FOLLOWING:
+    def _take_failure(self, error: ApiError) -> None:
+        """Unless another write came first, a write may have taken effect: a leader renews again."""
+        if is_conflict(error) or self.state is ClaimState.FOLLOWING:
             self._next = LeaseVerb.READ
 
     def _take_absence(self, now: float) -> None:
@@ -244,6 +238,11 @@ class LeaseClaim:
             wall = max(wall, self._last_renewed + timedelta(microseconds=1))
         self._last_renewed = wall
         return wall.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def is_conflict(error: ApiError) -> bool:
+    """Whether another write came first."""
+    return isinstance(error, (AlreadyExists, Conflict))
 
 
 _COMPARED = ("holderIdentity", "acquireTime", "renewTime", "leaseTransitions", "leaseDurationSeconds")
