@@ -92,33 +92,20 @@ class ApiServer(RequestSender):
     # -- writing -----------------------------------------------------------------------
 
     def create(
-        self,
-        resource: Resource,
-        obj: KubeObject,
-        *,
-        dry_run: bool = False,
-        read_seconds: float = READ_SECONDS,
+        self, resource: Resource, obj: KubeObject, *, read_seconds: float = READ_SECONDS
     ) -> KubeObject:
         """Create an object. Raises AlreadyExists, Invalid, Forbidden, NotFound for its namespace."""
-        query = self._write_query(dry_run=dry_run)
-        path = resource.path(key_of(obj).namespace)
-        return self.json(Request("POST", path, query=query, body=obj, read_seconds=read_seconds))
+        return self._post(resource.path(key_of(obj).namespace), obj, read_seconds)
 
     def apply(
-        self,
-        resource: Resource,
-        obj: KubeObject,
-        *,
-        subresource: str = "",
-        field_manager: str = "",
-        dry_run: bool = False,
+        self, resource: Resource, obj: KubeObject, *, subresource: str = "", field_manager: str = ""
     ) -> KubeObject:
         """Server-side apply: exactly the given fields become the manager's. Creates a missing object.
 
         With a uid or resourceVersion in its metadata it changes that object, or that state of it, only.
         It takes over fields of other managers. Raises Conflict for a stale uid or resourceVersion.
         """
-        query = self._write_query(field_manager=field_manager, dry_run=dry_run) | {"force": "true"}
+        query = self._write_query(field_manager) | {"force": "true"}
         request = Request(
             "PATCH",
             resource.path(*key_of(obj), subresource),
@@ -160,12 +147,11 @@ class ApiServer(RequestSender):
         self, resource: Resource, obj: KubeObject, *, read_seconds: float = READ_SECONDS
     ) -> KubeObject:
         """Ask by a POST that leaves nothing behind, such as a TokenReview; the answer is in its status."""
-        query = self._write_query()
-        return self.json(Request("POST", resource.path(), query=query, body=obj, read_seconds=read_seconds))
+        return self._post(resource.path(), obj, read_seconds)
 
-    def _write_query(self, *, field_manager: str = "", dry_run: bool = False) -> dict[str, str]:
-        return {
-            "fieldManager": field_manager or self.field_manager,
-            "fieldValidation": "Strict",
-            "dryRun": "All" if dry_run else "",
-        }
+    def _post(self, path: str, obj: KubeObject, read_seconds: float) -> KubeObject:
+        query = self._write_query()
+        return self.json(Request("POST", path, query=query, body=obj, read_seconds=read_seconds))
+
+    def _write_query(self, field_manager: str = "") -> dict[str, str]:
+        return {"fieldManager": field_manager or self.field_manager, "fieldValidation": "Strict"}

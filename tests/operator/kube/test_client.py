@@ -81,7 +81,7 @@ def test_a_list_whose_next_page_is_too_old_is_gone() -> None:
 def test_the_parameters_of_writes() -> None:
     fake = FakeApiServer(JOBS)
     server = fake.api_server()
-    created = server.create(JOBS, make_object(JOBS, "a"), dry_run=True)
+    created = server.create(JOBS, make_object(JOBS, "a"))
     server.apply(JOBS, {"metadata": {"name": "a", "namespace": "team"}, "spec": {"n": 1}})
     applied = server.apply_status(JOBS, make_object(JOBS, "a", status={"x": 1}), field_manager="progress")
     server.replace(JOBS, applied | {"status": {"x": 2}}, subresource="status")
@@ -91,9 +91,7 @@ def test_the_parameters_of_writes() -> None:
         ("POST", "rlhfjobs"), ("PATCH", "a"), ("PATCH", "status"), ("PUT", "status"), ("DELETE", "a"),
     ]  # fmt: skip
     create, apply, status, replace, delete = (query for _, _, query, _ in fake.requests)
-    assert create == {
-        "fieldManager": "test", "fieldValidation": "Strict", "dryRun": "All", "timeout": "60000ms",
-    }  # fmt: skip
+    assert create == {"fieldManager": "test", "fieldValidation": "Strict", "timeout": "60000ms"}
     assert (apply["force"], apply["fieldManager"]) == ("true", "test")
     assert fake.requests[1][3]["kind"] == "RLHFJob"
     assert status["fieldManager"] == "progress"
