@@ -73,7 +73,6 @@ def watched_kinds() -> tuple[WatchedKind, ...]:
             WatchedKind(
                 resource=kind,
                 keys_of=job_keys,
-                labels=(JOB_LABEL,),
                 label_selector=JOB_LABEL,
                 is_optional=kind in _OPTIONAL,
                 departed_seconds=_DEPARTED_SECONDS if kind == PODS else 0.0,

@@ -43,14 +43,12 @@ class WatchedKind:
     """A kind whose objects are kept in a cache.
 
     keys_of: the keys to reconcile when an object of it changes
-    labels: that can be looked up in the cache
     is_optional: the operator also works where the API server does not serve the kind
     departed_seconds: how long the cache keeps deleted objects
     """
 
     resource: Resource
     keys_of: KeysOf
-    labels: tuple[str, ...] = ()
     label_selector: str = ""
     is_optional: bool = False
     departed_seconds: float = 0.0
@@ -88,9 +86,7 @@ class Manager:
         self.reader = self._api_server()
         self.writer = self._api_server(write_seconds_left=self.elector.write_seconds_left)
         self.caches = {
-            kind.resource: ObjectCache(
-                keys_of=kind.keys_of, labels=kind.labels, departed_seconds=kind.departed_seconds
-            )
+            kind.resource: ObjectCache(keys_of=kind.keys_of, departed_seconds=kind.departed_seconds)
             for kind in kinds
         }
         self.reflectors = [

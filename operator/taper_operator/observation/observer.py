@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError, NotFound
 from taper_operator.kube.informer.cache import ObjectCache
-from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, key_of
 from taper_operator.manifests.kinds import (
     CONFIG_MAPS,
     DEFINITIONS,
@@ -69,29 +69,27 @@ class Observer:
         return self._observation(resource, self._from_api_server)
 
     def _observation(
-        self, resource: KubeObject, find: Callable[[Resource, str, str], list[KubeObject]]
+        self, resource: KubeObject, find: Callable[[Resource, ObjectKey], list[KubeObject]]
     ) -> Observation:
-        namespace, name = resource["metadata"]["namespace"], resource["metadata"]["name"]
+        job = key_of(resource)
         return Observation(
             resource=resource,
-            ray_jobs=tuple(find(RAY_JOBS, namespace, name)),
-            ray_clusters=tuple(find(RAY_CLUSTERS, namespace, name)),
-            pods=tuple(find(PODS, namespace, name)),
-            departed_pods=tuple(self.caches[PODS].departed(JOB_LABEL, name, namespace=namespace)),
-            labelled=tuple(
-                (kind, obj) for kind in OWNED_KINDS for obj in self._from_cache(kind, namespace, name)
-            ),
+            ray_jobs=tuple(find(RAY_JOBS, job)),
+            ray_clusters=tuple(find(RAY_CLUSTERS, job)),
+            pods=tuple(find(PODS, job)),
+            departed_pods=tuple(self.caches[PODS].departed(job)),
+            labelled=tuple((kind, obj) for kind in OWNED_KINDS for obj in self._from_cache(kind, job)),
             kuberay=self._kuberay_now(),
             has_pod_monitors=self.is_served(POD_MONITORS),
         )
 
-    def _from_cache(self, kind: Resource, namespace: str, name: str) -> list[KubeObject]:
-        return self.caches[kind].labelled(JOB_LABEL, name, namespace=namespace)
+    def _from_cache(self, kind: Resource, job: ObjectKey) -> list[KubeObject]:
+        return self.caches[kind].of(job)
 
-    def _from_api_server(self, kind: Resource, namespace: str, name: str) -> list[KubeObject]:
+    def _from_api_server(self, kind: Resource, job: ObjectKey) -> list[KubeObject]:
         if not self.is_served(kind):
             return []
-        return self.reader.list(kind, namespace=namespace, label_selector=f"{JOB_LABEL}={name}").items
+        return self.reader.list(kind, namespace=job.namespace, label_selector=f"{JOB_LABEL}={job.name}").items
 
     def _kuberay_now(self) -> KubeRay:
         with self._lock:

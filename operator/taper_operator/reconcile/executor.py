@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
 from taper_operator.kube.client import ApiServer
-from taper_operator.kube.errors import AlreadyExists, Conflict, NotFound, ResourceNotServed
+from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound, ResourceNotServed
 from taper_operator.kube.event import make_event, record_event
 from taper_operator.kube.resource import KubeObject, with_status
 from taper_operator.kube.timestamp import utc_now
@@ -44,10 +44,15 @@ class Executor:
         try:
             for action in plan.actions:
                 self._do(action)
-        finally:
-            for transition in plan.events:
-                event = make_event(resource, transition, instance=self.instance, at=self.clock())
-                record_event(self.writer, event)
+        except ApiError:
+            self._record_events(plan, resource)
+            raise
+        self._record_events(plan, resource)
+
+    def _record_events(self, plan: JobPlan, resource: KubeObject) -> None:
+        for transition in plan.events:
+            event = make_event(resource, transition, instance=self.instance, at=self.clock())
+            record_event(self.writer, event)
 
     def _do(self, action: Action) -> None:
         match action:
