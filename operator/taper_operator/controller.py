@@ -24,7 +24,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from taper_operator.http.health import HealthServer, Page, text_page
@@ -63,7 +63,7 @@ class Service(Protocol):
 class Controller:
     """See the module's docstring.
 
-    services: keyed by the name of their thread
+    services: keyed by the name of their thread, the reflectors among them
     num_workers: how many keys are reconciled at a time
     address: where health and metrics are served
     """
@@ -75,7 +75,7 @@ class Controller:
     metrics: OperatorMetrics
     num_workers: int
     address: Address
-    services: Mapping[str, Service] = field(default_factory=dict)
+    services: Mapping[str, Service]
 
     def __post_init__(self) -> None:
         self._pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics_page}
@@ -101,8 +101,7 @@ class Controller:
         """
         self._server = HealthServer(self.address, self._pages)
         self._server.start()
-        self._threads = [self._start(f"reflect {each}", each.run) for each in self.reflectors]
-        self._threads += [self._start(name, service.run) for name, service in self.services.items()]
+        self._threads = [self._start(name, service.run) for name, service in self.services.items()]
         try:
             problem = self._run()
             if not problem:
@@ -215,8 +214,6 @@ class Controller:
         self.elector.stop()
         for service in self.services.values():
             service.stop()
-        for reflector in self.reflectors:
-            reflector.stop()
         if self._server is not None:
             self._server.close()
 

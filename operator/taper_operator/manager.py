@@ -108,7 +108,7 @@ class Manager:
             metrics=self.metrics,
             num_workers=self._settings.workers,
             address=self._settings.address,
-            services=self.services,
+            services={f"reflect {each}": each for each in self.reflectors} | self.services,
         )
 
     def _report_services(self) -> dict[str, Service]:

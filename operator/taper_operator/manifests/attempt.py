@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from taper_api import RLHFJob
 from taper_operator.kube.resource import KubeObject, Resource
 from taper_operator.manifests.attempt_job import config_map
-from taper_operator.manifests.checkpoints_claim import checkpoints_claim
 from taper_operator.manifests.kinds import (
     CLAIMS,
     CONFIG_MAPS,
@@ -25,7 +24,12 @@ from taper_operator.manifests.kinds import (
 )
 from taper_operator.manifests.names import DIGEST_ANNOTATION, JobIdentity
 from taper_operator.manifests.ray_job import ray_job
-from taper_operator.manifests.shared_objects import network_policy, pod_monitor, service_account
+from taper_operator.manifests.shared_objects import (
+    checkpoints_claim,
+    network_policy,
+    pod_monitor,
+    service_account,
+)
 from taper_operator.settings.pod_policy import PodPolicy
 
 OwnedObject = tuple[Resource, KubeObject]

@@ -1,4 +1,4 @@
-"""The objects that all attempts of a job share: ServiceAccount, NetworkPolicy, PodMonitor.
+"""The objects that all attempts of a job share: its account, who may connect, what is scraped, the claim.
 
 Ray runs whatever its Jobs API receives, so the NetworkPolicy lets nobody connect to the job's pods but these
 pods, KubeRay, which submits the job, and Prometheus; the API also requires a token. Connections from the
@@ -10,11 +10,12 @@ from __future__ import annotations
 from taper_api import RLHFJob
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.attempt_job import metrics_port
-from taper_operator.manifests.kinds import NETWORK_POLICIES, POD_MONITORS, SERVICE_ACCOUNTS
+from taper_operator.manifests.kinds import CLAIMS, NETWORK_POLICIES, POD_MONITORS, SERVICE_ACCOUNTS
 from taper_operator.manifests.names import (
     ATTEMPT_LABEL,
     DASHBOARD_PORT,
     JOB_LABEL,
+    JOB_UID_LABEL,
     METRICS_PORT_NAME,
     RAY_METRICS_PORT,
     RAY_METRICS_PORT_NAME,
@@ -67,3 +68,22 @@ def pod_monitor(identity: JobIdentity) -> KubeObject:
         ],
     }
     return POD_MONITORS.manifest(identity.metadata(identity.shared_name), spec=spec)
+
+
+def checkpoints_claim(job: RLHFJob, identity: JobIdentity) -> KubeObject | None:
+    """The claim for checkpoints, if the job requests a size.
+
+    It has no owner: checkpoints outlive the job, and a new job of the same name finds them.
+    """
+    volume = job.spec.volumes.checkpoints
+    if volume is None or volume.size is None:
+        return None
+    spec: KubeObject = {
+        "accessModes": [volume.access_mode],
+        "resources": {"requests": {"storage": volume.size}},
+    }
+    if volume.storage_class_name is not None:
+        spec["storageClassName"] = volume.storage_class_name
+    labels = {name: value for name, value in identity.labels.items() if name != JOB_UID_LABEL}
+    metadata = {"name": identity.claim_name, "namespace": identity.namespace, "labels": labels}
+    return CLAIMS.manifest(metadata, spec=spec)

@@ -66,10 +66,9 @@ class Executor:
             case Delete():
                 try:
                     self.writer.delete(action.resource, action.key, uid=action.uid)
-                except ResourceNotServed:
-                    raise
-                except NotFound:
-                    pass
+                except NotFound as error:
+                    if isinstance(error, ResourceNotServed):
+                        raise
 
     def _create(self, action: Create) -> None:
         try:

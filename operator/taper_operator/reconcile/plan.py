@@ -231,14 +231,10 @@ def _seconds_to_deadline(job: RLHFJob, status: RLHFJobStatus, now: datetime) -> 
 
 
 def _requeue_seconds(context: PlanContext, status: RLHFJobStatus) -> float | None:
-    now, spec = context.now, context.job.spec
     if status.completion_time is not None:
-        ttl = spec.ttl_seconds_after_finished
-        return (
-            None
-            if ttl is None
-            else max(0.0, ttl - seconds_between(status.completion_time, now)) + _MARGIN_SECONDS
-        )
+        seconds = context.seconds_to_expiry(status)
+        return None if seconds is None else seconds + _MARGIN_SECONDS
+    now = context.now
     waits: list[float] = []
     deadline = _seconds_to_deadline(context.job, status, now)
     if deadline is not None and status.active_since is not None:

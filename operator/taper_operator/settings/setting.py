@@ -6,7 +6,6 @@ its variable `TAPER_OPERATOR_NAME`, unless the `Setting` says otherwise. pydanti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, get_type_hints
 
@@ -28,11 +27,6 @@ class Setting:
     def label(self) -> str:
         """Flag and variable, as in error messages."""
         return f"{self.flag} ({self.variable})"
-
-    def text(self, flags: Mapping[str, str | None], environment: Mapping[str, str]) -> str:
-        """The flag's value, else the variable's, else the default."""
-        given = flags[self.field]
-        return (environment.get(self.variable, self.default) if given is None else given).strip()
 
 
 def settings_of(holder: type[Any]) -> tuple[Setting, ...]:

@@ -106,8 +106,15 @@ def _check_all_or_none(texts: Mapping[str, str], *fields: str) -> None:
 def _texts(
     arguments: Sequence[str], environment: Mapping[str, str], rows: Sequence[Setting]
 ) -> dict[str, str]:
-    flags = vars(_parser(rows).parse_args(list(arguments)))
-    return {row.field: row.text(flags, environment) for row in rows}
+    """The text of each setting: the flag's, else the variable's, else the default."""
+    parser = _Parser(prog="taper-operator", allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
+    for row in rows:
+        text = environment.get(row.variable, row.default)
+        shown = f" [{row.default}]" if row.default else ""
+        parser.add_argument(
+            row.flag, dest=row.field, default=text, help=f"{row.meaning} ({row.variable}){shown}"
+        )
+    return {name: text.strip() for name, text in vars(parser.parse_args(list(arguments))).items()}
 
 
 def _validated(holder: type[_Holder], texts: Mapping[str, Any]) -> _Holder:
@@ -128,14 +135,6 @@ def _problem(error: Mapping[str, Any]) -> str:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError([message])
-
-
-def _parser(rows: Sequence[Setting]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="taper-operator", allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
-    for row in rows:
-        default = f" [{row.default}]" if row.default else ""
-        parser.add_argument(row.flag, dest=row.field, help=f"{row.meaning} ({row.variable}){default}")
-    return parser
 
 
 _LABELS = {row.field: row.label for row in (*RUN_SETTINGS, *POD_SETTINGS)}

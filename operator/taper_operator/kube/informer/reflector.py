@@ -41,7 +41,7 @@ from taper_operator.kube.watch import Watch, WatchEvent
 
 log = logging.getLogger(__name__)
 
-BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0, jitter=0.5)
+_BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0, jitter=0.5)
 # A watch that lived this long did not fail.
 _LIVED_SECONDS = 30.0
 # A resumed watch may be silent until its next bookmark; there is one every minute.
@@ -74,7 +74,6 @@ class Reflector:
     label_selector: str = ""
     is_optional: bool = False
     warn: Callable[[KubeObject, Exception], None] = lambda obj, error: None
-    backoff: Backoff = BACKOFF
 
     def __post_init__(self) -> None:
         self.num_lists = 0
@@ -248,7 +247,7 @@ class Reflector:
             self._failures = 0
             return asked
         self._failures += 1
-        return max(asked, self.backoff.delay_seconds(self._failures, self.random))
+        return max(asked, _BACKOFF.delay_seconds(self._failures, self.random))
 
     def __str__(self) -> str:
         return f"{self.resource} of {self.namespace or 'all namespaces'}"
