@@ -100,8 +100,8 @@ class Controller:
         Raises OSError where the port cannot be opened.
         """
         self._server = HealthServer(self.address, self._pages)
-        self._server.start()
-        self._threads = [self._start(name, service.run) for name, service in self.services.items()]
+        self._threads = [self._start("health", self._server.run)]
+        self._threads += [self._start(name, service.run) for name, service in self.services.items()]
         try:
             problem = self._run()
             if not problem:
@@ -215,7 +215,7 @@ class Controller:
         for service in self.services.values():
             service.stop()
         if self._server is not None:
-            self._server.close()
+            self._server.stop()
 
     # -- pages -------------------------------------------------------------------------
 

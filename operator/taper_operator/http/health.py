@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from taper_operator.settings.parsing import Address
 
 # A client that connects and sends nothing is cut off.
 _READ_SECONDS = 5.0
-_POLL_SECONDS = 0.1
 
 
 class Page(NamedTuple):
@@ -35,24 +33,11 @@ def text_page(problems: list[str]) -> Page:
 
 
 class HealthServer(HttpListener):
-    """Serves GET requests for some paths, each in a thread of its own."""
+    """Serves GET requests for some paths."""
 
     def __init__(self, address: Address, pages: Mapping[str, MakePage]) -> None:
-        """Open the port; `start` serves it. Raises OSError where the address is not available."""
         super().__init__(address, _Handler)
         self.pages = pages
-        self._thread = threading.Thread(
-            target=self.serve_forever, kwargs={"poll_interval": _POLL_SECONDS}, daemon=True
-        )
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop serving and close the port."""
-        if self._thread.is_alive():
-            self.shutdown()
-        self.server_close()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _REQUEST_SECONDS = 10.0
 _MAX_CONNECTIONS = 64
 _MAX_REQUEST_BYTES = 16 * 1024 + MAX_SNAPSHOT_BYTES
-_POLL_SECONDS = 0.2
 _RETRY_AFTER_SECONDS = 15
 # The result of a connection without a complete request.
 _INTERRUPTED = "broken_off"
@@ -41,15 +40,11 @@ Receive = Callable[[str, str, bytes], str]
 
 
 class ReportServer(HttpListener):
-    """See the module's docstring. Each connection is handled in a thread of its own, up to a maximum.
+    """See the module's docstring.
 
     context: returns the TLS context, called for each connection
     observe: called with the result of each connection
     """
-
-    timeout = _POLL_SECONDS
-    daemon_threads = True
-    block_on_close = False
 
     def __init__(
         self,
@@ -61,24 +56,12 @@ class ReportServer(HttpListener):
         request_seconds: float = _REQUEST_SECONDS,
         max_connections: int = _MAX_CONNECTIONS,
     ) -> None:
-        """Open the port; `run` serves it. Raises OSError where the address is not available."""
         super().__init__(address, _Handler)
         self.receive = receive
         self._context = context
         self._observe = observe
         self._request_seconds = request_seconds
         self._free = threading.BoundedSemaphore(max_connections)
-        self._is_stopping = False
-
-    def run(self) -> None:
-        """Serve requests until `stop`."""
-        with self:
-            while not self._is_stopping:
-                self.handle_request()
-
-    def stop(self) -> None:
-        """Make `run` return. Requests in progress are left to their threads."""
-        self._is_stopping = True
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
