@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
 
 KeysOf = Callable[[KubeObject], Iterable[ObjectKey]]
+Skip = Callable[[KubeObject, Exception], None]
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -38,6 +39,10 @@ class _Entry:
     resource_version: str
     text: bytes
     keys: frozenset[ObjectKey]
+
+
+def _raise(obj: KubeObject, error: Exception) -> None:
+    raise error
 
 
 @dataclass(eq=False, kw_only=True)
@@ -103,28 +108,31 @@ class ObjectCache:
         with self._lock:
             return self._remove(key)
 
-    def check(self, obj: KubeObject) -> None:
-        """Raises whatever `put` and `replace` would raise for an object that they cannot read."""
-        key_of(obj)
-        self._entry(obj)
-
-    def replace(self, objects: Iterable[KubeObject], *, namespace: str = "") -> set[ObjectKey]:
-        """Store a complete list of the objects (of the namespace)."""
-        listed = {key_of(obj): obj for obj in objects}
+    def replace(
+        self, objects: Iterable[KubeObject], *, namespace: str = "", skip: Skip = _raise
+    ) -> set[ObjectKey]:
+        """Store a complete list of the objects (of the namespace). skip: called with each unreadable one"""
+        listed: dict[ObjectKey, _Entry] = {}
+        for obj in objects:
+            try:
+                listed[key_of(obj)] = self._unchanged(obj) or self._entry(obj)
+            except Exception as error:
+                skip(obj, error)
         with self._lock:
-            # An unreadable object raises here, before anything has changed.
-            changed = {key: self._entry(obj) for key, obj in listed.items() if not self._holds(key, obj)}
             gone = [key for key in self._entries if namespace in ("", key.namespace) and key not in listed]
             keys_to_reconcile: set[ObjectKey] = set().union(*(self._remove(key) for key in gone))
-            for key, entry in changed.items():
-                keys_to_reconcile |= self._put(key, entry)
+            for key, entry in listed.items():
+                if self._entries.get(key) is not entry:
+                    keys_to_reconcile |= self._put(key, entry)
             return keys_to_reconcile
 
-    # -- under the lock ----------------------------------------------------------------
+    def _unchanged(self, obj: KubeObject) -> _Entry | None:
+        """The entry of an object that is held in its present state."""
+        entry = self._entries.get(key_of(obj))
+        is_held = entry is not None and entry.resource_version == obj["metadata"]["resourceVersion"]
+        return entry if is_held else None
 
-    def _holds(self, key: ObjectKey, obj: KubeObject) -> bool:
-        entry = self._entries.get(key)
-        return entry is not None and entry.resource_version == obj["metadata"]["resourceVersion"]
+    # -- under the lock ----------------------------------------------------------------
 
     def _put(self, key: ObjectKey, entry: _Entry) -> set[ObjectKey]:
         keys_to_reconcile = self._remove(key)

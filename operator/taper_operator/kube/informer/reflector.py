@@ -138,28 +138,15 @@ class Reflector:
             self.resource, namespace=self.namespace, label_selector=self.label_selector
         )
         self.is_served = True
-        self._deliver_keys(self._replaced(listed.items))
+        self._replace(listed.items)
         self._resource_version = int(listed.resource_version)
         self.has_synced = True
         self._failing_since = None
 
-    def _replaced(self, objects: list[KubeObject]) -> set[ObjectKey]:
-        """Replace the content of the cache; returns the keys to reconcile."""
+    def _replace(self, objects: list[KubeObject]) -> None:
+        """Replace the content of the cache."""
         self._unreadable.clear()
-        try:
-            return self.cache.replace(objects, namespace=self.namespace)
-        except Exception:
-            # At least one is unreadable.
-            readable = [obj for obj in objects if self._can_read(obj)]
-        return self.cache.replace(readable, namespace=self.namespace)
-
-    def _can_read(self, obj: KubeObject) -> bool:
-        try:
-            self.cache.check(obj)
-        except Exception as error:
-            self._skip(obj, error)
-            return False
-        return True
+        self._deliver_keys(self.cache.replace(objects, namespace=self.namespace, skip=self._skip))
 
     def _follow(self) -> None:
         self.num_watches += 1
@@ -227,7 +214,7 @@ class Reflector:
         elif isinstance(error, ResourceNotServed):
             self._resource_version = 0
             self.is_served = False
-            self._deliver_keys(self._replaced([]))
+            self._replace([])
             self.has_synced = self.has_synced or self.is_optional
         if self._failures == 0 and not _is_held_back(error):
             log.warning("%s: %s", self, error)
