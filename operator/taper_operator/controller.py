@@ -133,7 +133,6 @@ class Controller:
 
     @property
     def has_synced(self) -> bool:
-        """Whether all caches have been filled."""
         return all(reflector.has_synced for reflector in self.reflectors)
 
     def _all_threads(self) -> list[threading.Thread]:

@@ -95,7 +95,6 @@ class Manager:
         self.services = self._report_services() if settings.pod_policy.report_url else {}
 
     def controller(self, reconcile: Reconcile) -> Controller:
-        """The controller that runs everything."""
         current = CurrentValues(
             queue=self.queue, reflectors=self.reflectors, elector=self.elector, breaker=self._breaker
         )

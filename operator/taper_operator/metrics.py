@@ -53,20 +53,16 @@ class OperatorMetrics:
         return Counter(f"{PREFIX}{name}", meaning, labels, registry=self._registry)
 
     def observe_report(self, result: str) -> None:
-        """Count a posted report."""
         self._reports.labels(result).inc()
 
     def observe_report_write(self, result: str) -> None:
-        """Count an attempt to write a report into a status."""
         self._report_writes.labels(result).inc()
 
     def observe_reconcile(self, result: str, seconds: float) -> None:
-        """Count a reconcile and its time."""
         self._reconciles.labels(result).inc()
         self._reconcile_seconds.observe(seconds)
 
     def observe_request(self, method: str, status: int) -> None:
-        """Count a request to the API server."""
         self._requests.labels(method, str(status)).inc()
 
     def watch(self, values: CurrentValues) -> None:

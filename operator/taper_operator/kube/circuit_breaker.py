@@ -62,7 +62,6 @@ class CircuitBreaker:
             return self._epoch
 
     def answered(self) -> None:
-        """Call after any answer."""
         with self._lock:
             self.is_open = False
             self._failures = 0

@@ -33,7 +33,6 @@ class Resource:
         return "".join(f"/{quote(part, safe='')}" for part in parts if part)
 
     def manifest(self, metadata: KubeObject, **content: Any) -> KubeObject:
-        """An object of this kind."""
         return {"apiVersion": self.api_version, "kind": self.kind, "metadata": metadata} | content
 
     def __str__(self) -> str:

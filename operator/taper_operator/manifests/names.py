@@ -79,7 +79,6 @@ class JobIdentity:
         return f"{self.name}-{number}"
 
     def attempt_labels(self, number: int) -> dict[str, str]:
-        """Labels of the objects of one attempt."""
         return self.labels | {ATTEMPT_LABEL: str(number)}
 
     def metadata(self, name: str, labels: dict[str, str] | None = None) -> KubeObject:

@@ -65,7 +65,6 @@ class RayJobState:
 
     @property
     def has_all_pods(self) -> bool:
-        """Whether all pods of the cluster are ready."""
         return (
             self.desired_workers > 0
             and self.ready_workers >= self.desired_workers

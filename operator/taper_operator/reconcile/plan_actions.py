@@ -41,7 +41,6 @@ class PlanContext:
 
     @property
     def may_create(self) -> bool:
-        """Whether anything may be created for the job."""
         return self.refusal is None and self.observation.kuberay == "served"
 
     @property

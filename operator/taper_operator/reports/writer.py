@@ -101,7 +101,6 @@ class ReportWriter:
         self._due.shut_down()
 
     def run(self) -> None:
-        """Write what is due, until `stop`."""
         while (key := self._due.take_or_wait()) is not None:
             self._handle(key)
 

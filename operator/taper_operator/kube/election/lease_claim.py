@@ -88,7 +88,6 @@ class LeaseClaim:
         return str(_spec(self._lease).get("holderIdentity") or "")
 
     def leads(self, now: float) -> bool:
-        """Whether this process leads."""
         return now < self._deadline
 
     def seconds_to_deadline(self, now: float) -> float:
@@ -130,7 +129,6 @@ class LeaseClaim:
         return LeaseRequest(verb=LeaseVerb.REPLACE, lease=lease)
 
     def answer(self, now: float, reply: KubeObject | ApiError) -> None:
-        """Handle the reply to the last request."""
         if self.state is ClaimState.ENDED:
             return
         # For a create, the namespace is missing.
@@ -146,7 +144,6 @@ class LeaseClaim:
             self._take_written(now, reply)
 
     def wait_seconds(self, now: float, random: Random) -> float:
-        """How long to wait before the next request."""
         period = self._times.retry_period_seconds * (0.8 + 0.2 * random.random())
         if self._has_failed:
             # A leader has only until its deadline.

@@ -71,7 +71,6 @@ class ObjectCache:
         return len(self._entries)
 
     def get(self, key: ObjectKey) -> KubeObject | None:
-        """The object, None if there is none."""
         with self._lock:
             entry = self._entries.get(key)
         return None if entry is None else _parsed(entry)
@@ -98,13 +97,11 @@ class ObjectCache:
     # -- writing, by reflectors --------------------------------------------------------
 
     def put(self, obj: KubeObject) -> set[ObjectKey]:
-        """Store an object that was created or changed."""
         with self._lock:
             # An unreadable object raises here, before anything has changed.
             return self._put(key_of(obj), self._entry(obj))
 
     def remove(self, key: ObjectKey) -> set[ObjectKey]:
-        """Remove an object that was deleted."""
         with self._lock:
             return self._remove(key)
 

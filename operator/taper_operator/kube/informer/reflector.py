@@ -103,7 +103,6 @@ class Reflector:
         return ""
 
     def run(self) -> None:
-        """Reflect until `stop`."""
         while not self._stopped.is_set():
             self._stopped.wait(self.step())
 
@@ -144,7 +143,6 @@ class Reflector:
         self._failing_since = None
 
     def _replace(self, objects: list[KubeObject]) -> None:
-        """Replace the content of the cache."""
         self._unreadable.clear()
         self._deliver_keys(self.cache.replace(objects, namespace=self.namespace, skip=self._skip))
 

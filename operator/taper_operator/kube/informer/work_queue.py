@@ -57,7 +57,6 @@ class WorkQueue(Generic[K]):
         self.num_retries = 0
 
     def add(self, key: K) -> None:
-        """Queue the key now."""
         with self._changed:
             self._add(key)
 
@@ -124,7 +123,6 @@ class WorkQueue(Generic[K]):
             return len(self._waiting)
 
     def oldest_wait_seconds(self) -> float:
-        """The longest time for which a key has been waiting."""
         with self._changed:
             return self._seconds_since(self._waiting)
 
