@@ -54,9 +54,7 @@ class JobIdentity:
             "app.kubernetes.io/managed-by": "taper-operator",
             "app.kubernetes.io/name": "taper",
             "app.kubernetes.io/instance": self.name,
-            JOB_LABEL: self.name,
-            JOB_UID_LABEL: self.uid,
-        }
+        } | self.selector
 
     @property
     def selector(self) -> dict[str, str]:
