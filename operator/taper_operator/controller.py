@@ -118,7 +118,7 @@ class Controller:
             problem = self._problem()
             if problem:
                 return problem
-            if self._election is None and self.has_synced:
+            if self._election is None and all(each.has_synced for each in self.reflectors):
                 self._election = self._start("elect", self.elector.run)
             if not self._workers and self.elector.is_leader_now():
                 self._workers = [self._start("work", self._work) for _ in range(self.num_workers)]
@@ -130,10 +130,6 @@ class Controller:
             return "the lease was lost: this replica exits, another leads"
         dead = [thread.name for thread in self._all_threads() if not thread.is_alive()]
         return f"a thread has died: {', '.join(dead)}" if dead else ""
-
-    @property
-    def has_synced(self) -> bool:
-        return all(reflector.has_synced for reflector in self.reflectors)
 
     def _all_threads(self) -> list[threading.Thread]:
         return [*self._threads, *self._workers, *([self._election] if self._election else [])]
@@ -166,7 +162,13 @@ class Controller:
             self.queue.add_after_failure(key)
             return "conflict"
         except ApiError as error:
-            return self._attempt_failed(key, error)
+            if error.retry_after_seconds is not None:
+                # Not caused by the key: its own backoff does not grow.
+                self.queue.add_after(key, error.retry_after_seconds)
+                return "held_back"
+            log.warning("%s: %s: %s", key, type(error).__name__, error)
+            self.queue.add_after_failure(key)
+            return "api_error"
         except Exception:
             log.exception("%s: reconcile failed", key)
             self.queue.add_after_failure(key)
@@ -175,15 +177,6 @@ class Controller:
         if again_seconds is not None:
             self.queue.add_after(key, again_seconds)
         return "success"
-
-    def _attempt_failed(self, key: ObjectKey, error: ApiError) -> str:
-        if error.retry_after_seconds is not None:
-            # Not caused by the key: its own backoff does not grow.
-            self.queue.add_after(key, error.retry_after_seconds)
-            return "held_back"
-        log.warning("%s: %s: %s", key, type(error).__name__, error)
-        self.queue.add_after_failure(key)
-        return "api_error"
 
     # -- ending ------------------------------------------------------------------------
 

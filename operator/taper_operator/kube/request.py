@@ -16,6 +16,7 @@ Invariants (asserted by `tests/operator/kube/test_client.py`):
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, cast
@@ -93,7 +94,10 @@ class RequestSender:
         self.observe(request.method, response.status)
         if 200 <= response.status < 300:
             return response
-        raise error_from_response(response.status, _body(response), response.headers)
+        body = b""
+        with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+            body = response.read()
+        raise error_from_response(response.status, body, response.headers)
 
     def _write_seconds(self, request: Request) -> float:
         """For how long a write may take effect. Raises NotLeader."""
@@ -116,10 +120,3 @@ class RequestSender:
             raise Unreachable(f"no answer: {error}") from error
         self.breaker.answered()
         return response
-
-
-def _body(response: Any) -> bytes:
-    try:
-        return bytes(response.read())
-    except (urllib3.exceptions.HTTPError, OSError):
-        return b""

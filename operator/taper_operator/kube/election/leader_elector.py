@@ -25,6 +25,7 @@ from taper_operator.kube.election.lease_claim import (
     is_conflict,
 )
 from taper_operator.kube.errors import ApiError, NotFound
+from taper_operator.kube.request import GRACE_SECONDS
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
 from taper_operator.kube.timestamp import utc_now
 from taper_operator.settings.parsing import LeaseTimes
@@ -32,8 +33,6 @@ from taper_operator.settings.parsing import LeaseTimes
 log = logging.getLogger(__name__)
 
 _MIN_READ_SECONDS = 0.1
-# `ApiServer` waits for the answer to a write for so much longer than the write may take.
-_WRITE_GRACE_SECONDS = 1.0
 
 
 def boottime_clock() -> float:
@@ -140,7 +139,8 @@ class LeaderElector:
         patience = 1.5 * self.times.retry_period_seconds
         if self.is_leader_now():
             patience = min(patience, self._claim.seconds_to_deadline(self.clock()))
-        grace = _WRITE_GRACE_SECONDS if request.lease is not None else 0.0
+        # The API server's client adds it to the time of a write.
+        grace = GRACE_SECONDS if request.lease is not None else 0.0
         return max(_MIN_READ_SECONDS, patience - grace)
 
     def _log_change(self, before: ClaimState) -> None:
