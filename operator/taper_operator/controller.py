@@ -78,7 +78,6 @@ class Controller:
     services: Mapping[str, Service]
 
     def __post_init__(self) -> None:
-        self._pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics_page}
         self._threads: list[threading.Thread] = []
         self._workers: list[threading.Thread] = []
         self._election: threading.Thread | None = None
@@ -99,7 +98,8 @@ class Controller:
 
         Raises OSError where the port cannot be opened.
         """
-        self._server = HealthServer(self.address, self._pages)
+        pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics_page}
+        self._server = HealthServer(self.address, pages)
         self._threads = [self._start("health", self._server.run)]
         self._threads += [self._start(name, service.run) for name, service in self.services.items()]
         try:

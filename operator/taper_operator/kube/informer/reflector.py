@@ -56,11 +56,11 @@ class Reflector:
 
     namespace: empty for all. Several reflectors, each with a namespace of its own, may share a cache
     deliver: called with each key to reconcile; it must not block
-    has_synced: whether the cache has been filled once
-    is_served: whether the API server knew the kind when it was last asked
     warn: called with an unreadable object and the error, once until the next list
     is_optional: a kind that the API server does not serve counts as a kind without objects
     clock: monotonic seconds
+    has_synced: whether the cache has been filled once
+    is_served: whether the API server knew the kind when it was last asked
     """
 
     api_server: ApiServer
