@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from configuration_reference import configuration_reference
 from operator_tables import with_operator_tables
 from rooms import with_rooms
 
 from taper_api.schema.crd import crd_files
-from taper_api.schema.reference import configuration_reference
 from taper_rollout.job.support_matrix import support_matrix
 from taper_rollout.metrics.reference import metric_page
 

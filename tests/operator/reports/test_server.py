@@ -21,7 +21,7 @@ from taper_operator.settings.parsing import Address
 from ..certificates import LOOPBACK, Files, make_certificates
 from ..clock import Clock
 
-REQUEST_SECONDS = 0.5
+REQUEST_SECONDS = 1.5
 Received = tuple[str, str, bytes]
 
 
