@@ -6,7 +6,7 @@ of the plan is equal everywhere (TRANSFERRING), the transfer is done (COMMITTED)
 digests have been compared nothing has changed, and an aborted switch leaves the old layout
 as it was. After that requests live on as token ids: what was not moved is recomputed.
 
-Invariants (asserted by `tests/rollout/switching/test_agent.py`):
+Invariants (asserted by `test_rank_switch.py`, `test_switch_deadline.py` and `test_agent.py`):
 - a switch that ends without an exception leaves the rank COMMITTED or SERVING;
 - one that ends with `SwitchAborted` leaves it SERVING in the old layout;
 - all meetings of a switch end by its one deadline.
