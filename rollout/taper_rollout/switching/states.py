@@ -147,7 +147,3 @@ class SwitchProtocol:
         """How much longer, at least 0, the present state may last; None where it has no deadline."""
         share = DEADLINE_SHARES.get(self.state)
         return None if share is None else max(0.0, self.proposed_at + share * self.timeout_seconds - now)
-
-    def expired(self, now: float) -> bool:
-        """Whether the present state has outlasted its deadline, so that TIMEOUT is due."""
-        return self.remaining_seconds(now) == 0.0
