@@ -32,6 +32,11 @@ class EngineSettings:
     log_level: str = "error"
     plugins: tuple[str, ...] = ()
 
+    @property
+    def oversubscribed(self) -> bool:
+        """Whether ranks have to share cores."""
+        return self.footprint > (os.cpu_count() or 1)
+
     def arguments(self) -> dict[str, Any]:
         """SGLang's server arguments, without `tp_size`."""
         on_cpu = self.device == "cpu"

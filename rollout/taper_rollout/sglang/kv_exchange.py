@@ -52,11 +52,6 @@ class Staging(Protocol):
         """A rank's staged K and V of the layer, `[tokens, source heads, dim]`."""
 
 
-def staging_bytes(kv_tokens: int, heads: int, head_dim: int, element_bytes: int) -> int:
-    """Staging that a rank needs for its whole arena: K and V of one layer, twice."""
-    return 2 * 2 * (kv_tokens + 1) * heads * head_dim * element_bytes
-
-
 class SharedMemoryStaging:
     """Staging in the replica's segment: peers read it where it lies."""
 

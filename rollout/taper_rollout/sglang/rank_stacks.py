@@ -16,7 +16,7 @@ from taper_rollout.sglang.live_requests import handoff
 from taper_rollout.sglang.live_requests.readmission import Readmission
 from taper_rollout.sglang.rank_commands import RankCommands
 from taper_rollout.sglang.rank_progress import RankProgress
-from taper_rollout.sglang.stacks import BuiltStack, dispatch_loop
+from taper_rollout.sglang.stacks import BuiltStack, run_until_command
 from taper_rollout.switching.command import Command
 from taper_rollout.switching.figures import MovedRequest, SwitchFigures
 from taper_rollout.switching.plans import MovingRequest, SwitchPlan
@@ -47,9 +47,6 @@ class RankStacks:
         self.base = stacks[min(stacks)]
         self.num_kv_heads: int = self.base.runner.model_config.get_total_num_kv_heads()
         self._commands = RankCommands(rank, stacks, self.base)
-        self.command: Command | None = None
-        # Of the layout that serves: a switch under way, or aborted, has a newer one.
-        self._epoch = 0
         self._readmission: Readmission | None = None
         self._target_degree = degree
         self._kept: list[Any] = []
@@ -65,25 +62,15 @@ class RankStacks:
 
     def serve(self) -> Command:
         """Run the active stack until a command arrives."""
-        self.command = None
-        while True:
-            dispatch_loop(self.active)
-            if (command := self._taken()) is not None:
-                return command
-
-    def _taken(self) -> Command | None:
-        return self.command
-
-    def receive(self, command: Command) -> None:
-        self.command = command
+        return run_until_command(self.active)
 
     def obey(self, command: Command) -> dict[str, Any]:
         """Run a command that does not change the layout. Raises KeyError for an unknown one."""
-        return self._commands.obey(command, degree=self.degree)
+        return self._commands.obey(command)
 
     def on_step(self, batch: Any, result: Any) -> None:
         """After each forward pass: publish the record, and follow the requests of the last switch."""
-        self._progress.step(self.active.scheduler, batch, degree=self.degree, epoch=self._epoch)
+        self._progress.step(self.active.scheduler, batch, degree=self.degree)
         if self._readmission is None:
             return
         if batch.forward_mode.is_decode():
@@ -93,7 +80,7 @@ class RankStacks:
         self._end_readmission()
 
     def on_idle(self) -> None:
-        self._progress.idle(self.active.scheduler, degree=self.degree, epoch=self._epoch)
+        self._progress.idle(self.active.scheduler, degree=self.degree)
 
     def on_abort(self, names: list[str]) -> None:
         """Requests ended while they waited for their admission."""
@@ -180,7 +167,7 @@ class RankStacks:
         random_state.install(
             random_state.group_seed(self._seed, self._protocol.epoch, group_of(self.rank, plan.to_degree))
         )
-        self._progress.restart(self.active.scheduler, degree=self.degree, epoch=self._epoch)
+        self._progress.restart(self.active.scheduler, degree=self.degree)
         self._follow(plan, kept, began)
         now = time.monotonic()
         return dataclasses.replace(figures, commit_seconds=now - started, blocked_seconds=now - began)
@@ -191,7 +178,7 @@ class RankStacks:
         Those that migrated go first: prefills of the others must not push out what they left in the cache.
         """
         self._kept.sort(key=lambda request: request.rid not in self._new_slots)
-        self.degree, self._epoch = plan.to_degree, self._protocol.epoch
+        self.degree = plan.to_degree
         with self.active.active() as new:
             for request in self._kept:
                 if request.rid in self._new_slots:

@@ -33,17 +33,17 @@ class Agent:
 
     def __init__(
         self,
-        engine: SwitchableStacks,
+        stacks: SwitchableStacks,
         rendezvous: Rendezvous,
         protocol: RankProtocol,
         send: Callable[[Reply], None],
     ) -> None:
-        self._engine, self._rendezvous, self._protocol, self._send = engine, rendezvous, protocol, send
+        self._stacks, self._rendezvous, self._protocol, self._send = stacks, rendezvous, protocol, send
 
     def run(self) -> None:
         """Run commands until `shutdown`. Raises a fault after which the ranks' layouts may differ."""
         while True:
-            command = self._engine.serve()
+            command = self._stacks.serve()
             if command.name == "shutdown":
                 self._reply(command, {})
                 return
@@ -57,11 +57,11 @@ class Agent:
                 if self._protocol.state is SwitchState.ABORTED:
                     raise
 
-    def _obey(self, command: Command) -> dict[str, Any]:
+    def _obey(self, command: Command) -> Any:
         if command.name != "switch":
-            return self._engine.obey(command)
+            return self._stacks.obey(command)
         order = SwitchOrder(**command.arguments)
-        return RankSwitch(self._engine, self._rendezvous, self._protocol).run(order).as_json()
+        return RankSwitch(self._stacks, self._rendezvous, self._protocol).run(order)
 
-    def _reply(self, command: Command, result: dict[str, Any], error: str | None = None) -> None:
-        self._send(Reply(id=command.id, rank=self._engine.rank, result=result, error=error))
+    def _reply(self, command: Command, result: Any, error: str | None = None) -> None:
+        self._send(Reply(id=command.id, rank=self._stacks.rank, result=result, error=error))

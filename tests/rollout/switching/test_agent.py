@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from taper_rollout.switching import rendezvous
 from taper_rollout.switching.command import Command, Reply
 from taper_rollout.switching.states import SwitchEvent, SwitchState
 
-from .agents import FOOTPRINT, Ranks, fail
+from .agents import FIGURES, FOOTPRINT, Ranks, fail
 
 
 def test_other_commands_are_run_and_their_errors_returned(ranks: Ranks) -> None:
@@ -27,11 +28,11 @@ def test_shutdown_is_answered_and_ends_the_agent(ranks: Ranks) -> None:
     assert ranks.ended == dict.fromkeys(range(FOOTPRINT))
 
 
-def test_commands_and_replies_travel_as_json() -> None:
+def test_commands_travel_as_json_and_replies_pickled() -> None:
     command = Command(id=3, name="switch", arguments={"degree": 2})
     assert Command(**json.loads(command.encode())) == command
-    reply = Reply(id=3, rank=1, result={"requests": [["a", 0, 5, 0]]}, error=None)
-    assert Reply.decode(reply.encode()) == reply
+    reply = Reply(id=3, rank=1, result=FIGURES, error=None)
+    assert pickle.loads(pickle.dumps(reply)) == reply
 
 
 def test_a_fault_in_the_transfer_ends_the_rank(ranks: Ranks) -> None:

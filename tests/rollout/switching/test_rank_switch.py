@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 
 import pytest
 
 from taper_policy import layout
 from taper_policy.profile.kv_choice import KvCosts, kv_as_json
-from taper_rollout.switching.figures import SwitchFigures
 from taper_rollout.switching.pause_phases import MARKS
 from taper_rollout.switching.plans import MovingRequest
 from taper_rollout.switching.states import SwitchEvent, SwitchState
@@ -29,7 +27,7 @@ FORWARD = [
 def test_a_switch_is_made_by_all_with_one_plan(ranks: Ranks) -> None:
     replies = ranks.switch(1)
     assert ranks.errors(replies) == {None}
-    figures = [SwitchFigures.from_json(json.loads(json.dumps(reply.result))) for reply in replies]
+    figures = [reply.result for reply in replies]
     assert all(dataclasses.replace(one, parts_seconds={}) == FIGURES for one in figures)
     assert all(one.parts_seconds["kv"] == 0.5 for one in figures)
     assert set(figures[0].parts_seconds) == {"offer", "quiesce", "agree", "kv"}
@@ -78,7 +76,7 @@ def test_the_parts_that_pause_phases_takes_for_marks_are_marks(ranks: Ranks) -> 
     ranks.stacks[0].faults["offer"] = lambda: time.sleep(0.05)
     ranks.stacks[1].faults["offer"] = lambda: time.sleep(0.25)
     replies = ranks.switch(1)
-    marks = [[reply.result["parts_seconds"][name] for name in MARKS] for reply in replies]
+    marks = [[reply.result.parts_seconds[name] for name in MARKS] for reply in replies]
     for one in marks[:2]:
         assert 0.05 <= one[0] <= one[1] <= one[2]
     assert marks[0][1] - marks[0][0] >= 0.1

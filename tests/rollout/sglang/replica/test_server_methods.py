@@ -7,6 +7,7 @@ import json
 import urllib.request
 from typing import Any
 
+import psutil
 import pytest
 
 from taper_policy.decision.decision import Decision
@@ -33,7 +34,8 @@ def get(replica: Replica, path: str) -> tuple[int, dict[str, Any]]:
 
 
 def resident(replica: Replica) -> list[int]:
-    return [facts["resident_bytes"] for facts in replica.run(replica.coordinator._engine.command("inspect"))]
+    processes = replica.coordinator._engine._sglang.processes
+    return [psutil.Process(process.pid).memory_info().rss for process in processes]
 
 
 def test_sleep_frees_the_arena_and_a_woken_replica_is_right(replica: Replica) -> None:
