@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from verl.workers.rollout.replica import TokenOutput
 
+from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.events import as_json
 from taper_rollout.verl.metrics.host import post_to
 from taper_rollout.verl.profile_trace import ProfileTrace
@@ -33,7 +34,7 @@ class ReplicaServer:
 
     def __init__(
         self,
-        settings: dict[str, Any],
+        settings: ReplicaSettings,
         *,
         response_length: int,
         free_cache_engine: bool,
@@ -42,9 +43,9 @@ class ReplicaServer:
         profiles: str,
     ) -> None:
         # Imported here, because the trainer's process imports this class and must not import the engine.
-        from taper_rollout.replica.coordinator import Coordinator, ReplicaSettings
+        from taper_rollout.replica.coordinator import Coordinator
 
-        self._settings = ReplicaSettings(**settings)
+        self._settings = settings
         self._response_length = response_length
         self._free_cache_engine = free_cache_engine
         self._reporter = ray.get_actor(run) if run is not None else None

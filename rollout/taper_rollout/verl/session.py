@@ -9,7 +9,6 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +22,9 @@ from taper_api import JobError, RLHFJob
 from taper_rollout.job.child_processes import Descendants
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
-from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, poll_ray, wait_for_capacity
+from taper_rollout.report.inbox import Inbox
+from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, wait_for_capacity
 from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
-from taper_rollout.verl.reporter import Reporter
 from taper_rollout.verl.runner import Runner
 
 SLICE_SECONDS = 1.0
@@ -89,7 +88,7 @@ class Session:
         try:
             host = _connect(address, ray_directory, job, on_events, verbose=verbose)
             run_name = f"taper_run_{uuid.uuid4().hex}"
-            reporter = ray.remote(Reporter).options(name=run_name, num_cpus=0).remote()
+            reporter = ray.remote(Inbox).options(name=run_name, num_cpus=0).remote()
             environment = _environment(host, ray_directory, verbose=verbose)
             yield cls(host=host, run_name=run_name, reporter=reporter, environment=environment)
         finally:
@@ -208,9 +207,6 @@ def _wait(capacity: RayCapacity, seconds: float, on_events: OnEvents) -> HostRes
         capacity,
         seconds=seconds,
         report=lambda text: on_events([{"kind": "Waiting", "text": text}]),
-        poll=poll_ray,
-        clock=time.monotonic,
-        sleep=time.sleep,
     )
 
 

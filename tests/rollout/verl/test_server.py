@@ -103,7 +103,7 @@ class Posts:
 def posts(monkeypatch: pytest.MonkeyPatch) -> Posts:
     posts = Posts()
     coordinator = ModuleType("taper_rollout.replica.coordinator")
-    coordinator.__dict__.update(Coordinator=FakeCoordinator, ReplicaSettings=SimpleNamespace)
+    coordinator.__dict__.update(Coordinator=FakeCoordinator)
     monkeypatch.setitem(sys.modules, "taper_rollout.replica.coordinator", coordinator)
     monkeypatch.setattr(server_module.ray, "get_actor", lambda name: posts)
     return posts
@@ -113,7 +113,7 @@ def server_of(
     tmp_path: Path, *, free_cache_engine: bool = True, run: str | None = "run", metrics_host: Any = None
 ) -> Any:
     return server_module.ReplicaServer(
-        {"replica": 0, "context_tokens": 80},
+        SimpleNamespace(replica=0, context_tokens=80),
         response_length=16,
         free_cache_engine=free_cache_engine,
         run=run,

@@ -27,7 +27,7 @@ ROLLOUT: dict[str, Any] = {
 
 
 def settings_of(**rollout: Any) -> Any:
-    fields = replica_settings(
+    return replica_settings(
         SimpleNamespace(**ROLLOUT | rollout),
         model_path="/models/tiny",
         model_dtype="bfloat16",
@@ -36,7 +36,6 @@ def settings_of(**rollout: Any) -> Any:
         device="cpu",
         node_address="10.1.2.3",
     )
-    return SimpleNamespace(**fields)
 
 
 def test_defaults() -> None:

@@ -85,15 +85,12 @@ class _Sender(_transfer.BucketedWeightSender):
         self.socket: Any = _DeadlineSocket(self.socket, self._silence_seconds, self._check)
 
 
-class _Receiver(_transfer.BucketedWeightReceiver):
-    def __init__(self, *, silence_seconds: float, check: Callable[[], None], **settings: Any) -> None:
-        super().__init__(**settings)
-        self._silence_seconds = silence_seconds
-        self._check = check
+class Receiver(_transfer.BucketedWeightReceiver):
+    """The receiving end, with VeRL's arguments."""
 
     def _init_socket(self) -> None:
         super()._init_socket()
-        self.socket: Any = _DeadlineSocket(self.socket, self._silence_seconds, self._check)
+        self.socket: Any = _DeadlineSocket(self.socket, SILENCE_SECONDS, _nothing)
 
     def _init_buffer(self) -> None:
         if not self.use_shm:
@@ -105,7 +102,12 @@ class _Receiver(_transfer.BucketedWeightReceiver):
         self.socket.send(b"")
 
     def buckets(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """VeRL's `receive_weights` as a generator."""
+        """VeRL's `receive_weights` as a generator: each bucket a list of (name, full tensor).
+
+        The tensors are views of the transfer buffer: they are valid until the next bucket is requested,
+        and the list is cleared then. Raises `TransferFailed` if the sender does not answer. If the
+        consumer stops early, the sender gets no answer and fails too.
+        """
         try:
             self._init_socket()
             self._init_buffer()
@@ -165,30 +167,6 @@ async def send_buckets(
         check=check,
     )
     await sender.async_send_weights(weights)
-
-
-def take_buckets(
-    *,
-    address: str,
-    device: torch.device,
-    shared_memory: bool,
-    silence_seconds: float = SILENCE_SECONDS,
-    check: Callable[[], None] = _nothing,
-) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """Yield the buckets of the sender at `address`, each a list of (name, full tensor).
-
-    The tensors are views of the transfer buffer: they are valid until the next bucket is requested, and
-    the list is cleared then. Raises `TransferFailed` if the sender does not answer. If the consumer
-    stops early, the sender gets no answer and fails too.
-    """
-    receiver = _Receiver(
-        zmq_handle=address,
-        device=device,
-        use_shm=shared_memory,
-        silence_seconds=silence_seconds,
-        check=check,
-    )
-    yield from receiver.buckets()
 
 
 def _map(name: str, num_bytes: int) -> mmap.mmap:
