@@ -26,7 +26,6 @@ NAMES = [
     ("managers.io_struct", "AbortReq", "engine"),
     ("managers.io_struct", "GenerateReqInput", "engine"),
     ("managers.io_struct", "TokenizedGenerateReqInput", "router"),
-    ("managers.io_struct", "BatchTokenizedGenerateReqInput", "router"),
     ("managers.io_struct", "PauseGenerationReqInput", "handoff"),
     ("managers.io_struct", "ContinueGenerationReqInput", "handoff"),
     ("managers.tokenizer_manager", "TokenizerManager._dispatch_to_scheduler", "engine"),

@@ -128,7 +128,7 @@ class Coordinator:
             **self._switcher.as_json(),
             "step": self._step,
             "outstanding": self._served.count,
-            "asleep": self._served.is_asleep,
+            "asleep": not self._served.awake.is_set(),
         }
 
     # -- requests ----------------------------------------------------------------------
@@ -207,7 +207,7 @@ class Coordinator:
     async def sleep(self, tags: tuple[str, ...] | None = None) -> None:
         """Release memory: by default weights and KV cache. The replica must have drained."""
         await self._to_rest()
-        self._served.sleep()
+        self._served.awake.clear()
         await self._engine.command("sleep", tags=list(tags or ("kv_cache", "weights")))
 
     async def wake_up(self, tags: tuple[str, ...] | None = None) -> None:
@@ -215,7 +215,7 @@ class Coordinator:
         chosen = list(tags or ("weights", "kv_cache"))
         await self._engine.command("wake", tags=chosen)
         if "kv_cache" in chosen:
-            self._served.wake()
+            self._served.awake.set()
 
     async def clear_kv_cache(self) -> None:
         """Drop the prefix caches of all stacks."""
@@ -246,8 +246,9 @@ class Coordinator:
         )
 
     async def _to_rest(self) -> None:
-        """End the stage and return to the base layout."""
-        self._served.check_none()
+        """End the stage and return to the base layout. Raises RuntimeError while requests are served."""
+        if self._served.count:
+            raise RuntimeError(f"{self._served.count} requests are still being served: abort them first")
         await self._end_stage()
         await self._narrow_when_drained()
 

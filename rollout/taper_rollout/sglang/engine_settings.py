@@ -27,8 +27,6 @@ class EngineSettings:
     start_timeout_seconds: float = 600.0
     collective_timeout_seconds: float = 300.0
     trust_remote_code: bool = False
-    memory_fraction: float | None = None
-    base_gpu: int = 0
     log_level: str = "error"
     plugins: tuple[str, ...] = ()
 
@@ -55,8 +53,7 @@ class EngineSettings:
             "random_seed": self.replica_seed & 0x7FFFFFFF,
             "trust_remote_code": self.trust_remote_code,
             "log_level": self.log_level,
-            "base_gpu_id": self.base_gpu,
-            "mem_fraction_static": self.memory_fraction or (0.3 if on_cpu else None),
+            "mem_fraction_static": 0.3 if on_cpu else None,
             "enable_memory_saver": not on_cpu,
         }
         if on_cpu or self.seeded:

@@ -29,7 +29,7 @@ from taper_rollout.shared_memory.rank_record import RECORD_BYTES, RecordWriter
 from taper_rollout.shared_memory.segment import Regions, Segment
 from taper_rollout.shared_memory.switch_journal import JOURNAL_BYTES, JournalWriter
 from taper_rollout.switching import rendezvous
-from taper_rollout.switching.agent import Agent
+from taper_rollout.switching.agent import run_commands
 from taper_rollout.switching.command import Reply
 from taper_rollout.switching.plans import SwitchPlan
 from taper_rollout.switching.rank_protocol import RankProtocol
@@ -113,7 +113,7 @@ def run_rank(
         meetings = rendezvous.Rendezvous(
             settings.segment, settings.places.meetings, settings.engine.footprint, tp_rank, os.sched_yield
         )
-        Agent(stacks, meetings, protocol, control.send_pyobj).run()
+        run_commands(stacks, meetings, protocol, control.send_pyobj)
     except Exception as error:
         log.error("rank %d failed: %s", tp_rank, traceback.format_exc())
         control.send_pyobj(Reply(id=-1, rank=tp_rank, result={}, error=f"{type(error).__name__}: {error}"))

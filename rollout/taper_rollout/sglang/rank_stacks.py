@@ -47,7 +47,7 @@ class RankStacks:
         self.base = stacks[min(stacks)]
         self.num_kv_heads: int = self.base.runner.model_config.get_total_num_kv_heads()
         self._commands = RankCommands(rank, stacks, self.base)
-        self._readmission: Readmission | None = None
+        self._readmission = Readmission(protocol=protocol, waiting=set(), paused_at=0.0, is_over=True)
         self._target_degree = degree
         self._kept: list[Any] = []
         self._drained: list[Any] = []
@@ -71,26 +71,15 @@ class RankStacks:
     def on_step(self, batch: Any, result: Any) -> None:
         """After each forward pass: publish the record, and follow the requests of the last switch."""
         self._progress.step(self.active.scheduler, batch, degree=self.degree)
-        if self._readmission is None:
-            return
-        if batch.forward_mode.is_decode():
-            self._readmission.settle()
-        else:
-            self._readmission.add_prefills(batch)
-        self._end_readmission()
+        if not self._readmission.is_over:
+            self._readmission.step(batch)
 
     def on_idle(self) -> None:
         self._progress.idle(self.active.scheduler, degree=self.degree)
 
     def on_abort(self, names: list[str]) -> None:
         """Requests ended while they waited for their admission."""
-        if self._readmission is not None:
-            self._readmission.drop(names)
-            self._end_readmission()
-
-    def _end_readmission(self) -> None:
-        if self._readmission is not None and self._readmission.is_over:
-            self._readmission = None
+        self._readmission.drop(names)
 
     # -- switching ---------------------------------------------------------------------
 
@@ -199,7 +188,6 @@ class RankStacks:
             paused_at=self._progress.last_decode_at if waiting and decoded else began,
         )
         self._readmission.settle()
-        self._end_readmission()
 
     def _figures(self, plan: SwitchPlan) -> SwitchFigures:
         """What happens to the KV of this rank's new group; what found no room is recomputed too."""

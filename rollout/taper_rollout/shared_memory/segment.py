@@ -34,10 +34,6 @@ class Segment:
         os.ftruncate(fd, size_bytes)
         return cls(fd, size_bytes)
 
-    def discard(self, offset: int, size_bytes: int) -> None:
-        """Give the pages of a region back to the kernel; it reads as zeros afterwards."""
-        self.memory.madvise(mmap.MADV_REMOVE, offset, size_bytes)
-
     def close(self) -> None:
         """Close the descriptor. The mapping goes with the last view of it."""
         if self.fd >= 0:

@@ -28,40 +28,31 @@ class SwitchableStacks(SwitchingStacks, Protocol):
     def obey(self, command: Command) -> dict[str, Any]: ...
 
 
-class Agent:
-    """Serves until a `shutdown` command. `send` delivers replies to the coordinator."""
+def run_commands(
+    stacks: SwitchableStacks, rendezvous: Rendezvous, protocol: RankProtocol, send: Callable[[Reply], None]
+) -> None:
+    """Run commands until `shutdown`; `send` delivers replies to the coordinator.
 
-    def __init__(
-        self,
-        stacks: SwitchableStacks,
-        rendezvous: Rendezvous,
-        protocol: RankProtocol,
-        send: Callable[[Reply], None],
-    ) -> None:
-        self._stacks, self._rendezvous, self._protocol, self._send = stacks, rendezvous, protocol, send
-
-    def run(self) -> None:
-        """Run commands until `shutdown`. Raises a fault after which the ranks' layouts may differ."""
-        while True:
-            command = self._stacks.serve()
-            if command.name == "shutdown":
-                self._reply(command, {})
-                return
-            try:
-                self._reply(command, self._obey(command))
-            except SwitchAborted as aborted:
-                self._reply(command, {}, str(aborted))
-            except Exception as error:
-                log.exception("command %s failed", command.name)
-                self._reply(command, {}, f"{type(error).__name__}: {error}")
-                if self._protocol.state is SwitchState.ABORTED:
-                    raise
-
-    def _obey(self, command: Command) -> Any:
-        if command.name != "switch":
-            return self._stacks.obey(command)
-        order = SwitchOrder(**command.arguments)
-        return RankSwitch(self._stacks, self._rendezvous, self._protocol).run(order)
-
-    def _reply(self, command: Command, result: Any, error: str | None = None) -> None:
-        self._send(Reply(id=command.id, rank=self._stacks.rank, result=result, error=error))
+    Raises a fault after which the ranks' layouts may differ.
+    """
+    while True:
+        command = stacks.serve()
+        result: Any = {}
+        error: str | None = None
+        try:
+            if command.name == "switch":
+                order = SwitchOrder(**command.arguments)
+                result = RankSwitch(stacks, rendezvous, protocol).run(order)
+            elif command.name != "shutdown":
+                result = stacks.obey(command)
+        except SwitchAborted as aborted:
+            error = str(aborted)
+        except Exception as fault:
+            log.exception("command %s failed", command.name)
+            error = f"{type(fault).__name__}: {fault}"
+            if protocol.state is SwitchState.ABORTED:
+                send(Reply(id=command.id, rank=stacks.rank, result={}, error=error))
+                raise
+        send(Reply(id=command.id, rank=stacks.rank, result=result, error=error))
+        if command.name == "shutdown":
+            return

@@ -16,7 +16,7 @@ from taper_rollout.shared_memory.switch_journal import (
     JournalWriter,
     SwitchJournal,
 )
-from taper_rollout.switching.agent import Agent
+from taper_rollout.switching.agent import run_commands
 from taper_rollout.switching.command import Command, Reply, SwitchOrder
 from taper_rollout.switching.figures import MovedRequest, SwitchFigures
 from taper_rollout.switching.plans import MovingRequest, SwitchPlan
@@ -111,17 +111,16 @@ class Ranks:
         self._threads = []
         for stacks in self.stacks:
             meetings = Rendezvous(segment, offsets, FOOTPRINT, stacks.rank, lambda: time.sleep(0.0002))
-            agent = Agent(stacks, meetings, stacks.protocol, self.replies.put)
-            thread = threading.Thread(target=self._run, args=(stacks.rank, agent), daemon=True)
+            thread = threading.Thread(target=self._run, args=(stacks, meetings), daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    def _run(self, rank: int, agent: Agent) -> None:
-        self.ended[rank] = None
+    def _run(self, stacks: FakeStacks, meetings: Rendezvous) -> None:
+        self.ended[stacks.rank] = None
         try:
-            agent.run()
+            run_commands(stacks, meetings, stacks.protocol, self.replies.put)
         except BaseException as error:
-            self.ended[rank] = error
+            self.ended[stacks.rank] = error
 
     def order(self, name: str, **arguments: Any) -> list[Reply]:
         """Every rank's reply, in rank order."""

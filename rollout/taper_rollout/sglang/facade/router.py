@@ -13,11 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import zmq
-from sglang.srt.managers.io_struct import (
-    BatchTokenizedGenerateReqInput,
-    TokenizedGenerateReqInput,
-    sock_send,
-)
+from sglang.srt.managers.io_struct import TokenizedGenerateReqInput, sock_send
 
 from taper_policy.layout import leaders
 
@@ -46,9 +42,6 @@ class Router:
             self._held.append(message)
         elif isinstance(message, TokenizedGenerateReqInput):
             self._route(message)
-        elif isinstance(message, BatchTokenizedGenerateReqInput):
-            for request in message.batch:
-                self._route(request)
         else:
             self.broadcast(message)
 
