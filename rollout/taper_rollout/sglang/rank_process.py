@@ -31,7 +31,6 @@ from taper_rollout.shared_memory.switch_journal import JOURNAL_BYTES, JournalWri
 from taper_rollout.switching import rendezvous
 from taper_rollout.switching.agent import run_commands
 from taper_rollout.switching.command import Reply
-from taper_rollout.switching.plans import SwitchPlan
 from taper_rollout.switching.rank_protocol import RankProtocol
 
 log = logging.getLogger("taper.rank")
@@ -223,9 +222,7 @@ def _staging(settings: RankSettings, rank: int) -> Any:
 
     engine, places = settings.engine, settings.places
     if engine.device != "cpu":
-        return lambda plan, like: kv_exchange.DeviceStaging(
-            rank, kv_exchange.source_tokens(plan), like.shape[1], _readers(plan), like
-        )
+        return functools.partial(kv_exchange.DeviceStaging, rank)
     # Of all ranks of the replica, for barriers inside a switch.
     control = SharedMemoryGroup(
         settings.segment,
@@ -241,18 +238,10 @@ def _staging(settings: RankSettings, rank: int) -> Any:
         places.staging,
         engine.staging_bytes_per_rank,
         rank,
-        kv_exchange.source_tokens(plan),
-        like.shape[1],
+        plan,
         like,
         control.barrier,
     )
-
-
-def _readers(plan: SwitchPlan) -> dict[int, set[int]]:
-    readers: dict[int, set[int]] = {}
-    for kv in plan.slices:
-        readers.setdefault(kv.source_rank, set()).add(kv.target_rank)
-    return readers
 
 
 def _call(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
@@ -62,16 +63,14 @@ RAY_ENVIRONMENT = {
 OnEvents = Callable[[list[dict[str, Any]]], None]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A connection to Ray, with the run's reporter. Use `open` as a context."""
 
-    def __init__(
-        self, *, host: HostResources, run_name: str, reporter: Any, environment: dict[str, str]
-    ) -> None:
-        self.host = host
-        self.run_name = run_name
-        self._reporter = reporter
-        self._environment = environment
+    host: HostResources
+    run_name: str
+    reporter: Any
+    environment: dict[str, str]
 
     @classmethod
     @contextlib.contextmanager
@@ -104,7 +103,7 @@ class Session:
 
     def _train(self, config: DictConfig, on_events: OnEvents) -> None:
         # VeRL's processes are all started by this one and inherit its environment.
-        options = {"num_cpus": 1, "runtime_env": {"env_vars": self._environment}}
+        options = {"num_cpus": 1, "runtime_env": {"env_vars": self.environment}}
         runner = ray.remote(Runner).options(**options).remote()
         result = runner.run.remote(config)
         done: list[Any] = []
@@ -125,13 +124,13 @@ class Session:
         """Pass on the events that were on their way, and those that replicas post when they are closed."""
         with _uninterrupted(), contextlib.suppress(Exception):
             _close_replicas()
-            events = ray.get(self._reporter.drain.remote(), timeout=CLOSE_SECONDS)
+            events = ray.get(self.reporter.drain.remote(), timeout=CLOSE_SECONDS)
             on_events([event for event in events if event["kind"] != "Failure"])
 
     def _pass_on_events(self, on_events: OnEvents) -> None:
         """Pass on new events. Raises `TrainingFailed` for a reported failure."""
         try:
-            events = ray.get(self._reporter.drain.remote(), timeout=REPORTER_SECONDS)
+            events = ray.get(self.reporter.drain.remote(), timeout=REPORTER_SECONDS)
         except ray.exceptions.RayError as error:
             raise TrainingFailed(
                 f"the actor that collects the run's events is gone: {first_cause(error)}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.verl.custom_block import ROLLOUT, read_block
+from taper_rollout.verl.custom_block import read_block
 
 
 def replica_settings(
@@ -27,9 +27,6 @@ def replica_settings(
     the setting for what Taper does not know or does not serve.
     """
     block = read_block(rollout)
-    for name in ("data_parallel_size", "pipeline_model_parallel_size"):
-        if getattr(rollout, name) != 1:
-            raise ValueError(f"{ROLLOUT}.{name}: {getattr(rollout, name)} is not supported; use 1")
     return ReplicaSettings(
         rollout=block,
         model_path=model_path,

@@ -63,11 +63,6 @@ def test_the_status_server_listens_on_loopback_by_default(host: str | None, list
     assert settings_of(custom={"host": host}).host == listens_on
 
 
-def test_parallelism_that_is_not_supported_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rollout\.data_parallel_size: 2 is not supported; use 1"):
-        settings_of(data_parallel_size=2)
-
-
 @pytest.mark.parametrize(
     ("asked", "prompt_tokens", "limit"),
     [({}, 10, 16), ({"max_tokens": 4}, 10, 4), ({"max_new_tokens": 99}, 70, 10), ({"max_tokens": 0}, 10, 1)],
