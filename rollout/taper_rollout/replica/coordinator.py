@@ -229,20 +229,14 @@ class Coordinator:
             await self._narrow_when_drained()
         self._step = step
 
-    async def update_weights(
-        self, *, source: str, arguments: list[dict[str, Any]], version: int | None
-    ) -> None:
+    async def update_weights(self, *, source: str, arguments: list[dict[str, Any]]) -> None:
         """Load new weights in every rank, from what `source` yields there, and drop all prefix caches.
 
         `source` is "module:function", called in rank r with `arguments[r]`.
         """
         await self._to_rest()
         await self._engine.command(
-            "update_weights",
-            timeout_seconds=WEIGHTS_TIMEOUT_SECONDS,
-            source=source,
-            arguments=arguments,
-            version=version,
+            "update_weights", timeout_seconds=WEIGHTS_TIMEOUT_SECONDS, source=source, arguments=arguments
         )
 
     async def _to_rest(self) -> None:

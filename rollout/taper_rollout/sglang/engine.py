@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
 import time
@@ -54,7 +55,7 @@ class ElasticEngine:
         self._order = asyncio.Lock()
         self._router: Router
         self._is_running = False
-        self._counter = 0
+        self._numbers = itertools.count(1)
 
     # -- life --------------------------------------------------------------------------
 
@@ -126,9 +127,7 @@ class ElasticEngine:
 
     # -- commands ----------------------------------------------------------------------
 
-    async def command(
-        self, name: str, *, timeout_seconds: float = 60.0, **arguments: Any
-    ) -> list[dict[str, Any]]:
+    async def command(self, name: str, *, timeout_seconds: float = 60.0, **arguments: Any) -> list[Any]:
         """Run a command on every rank, at its loop boundary; results in rank order.
 
         One at a time: a rank has room for one. Raises CommandFailed with every rank's reason, EngineDied,
@@ -161,21 +160,16 @@ class ElasticEngine:
         )
         async with self._order:
             self._router.hold()
-            target: int | None = None
-            groups: dict[str, int] = {}
             try:
                 figures = await self._switched(order)
-                target, groups = (
-                    degree,
-                    {request.engine_id: request.new_group for request in figures.requests},
-                )
+                self._router.move_to(degree, {one.engine_id: one.new_group for one in figures.requests})
                 self.degree = degree
             except TimeoutError as lost:
                 # Some ranks may serve in the new layout and some in the old one.
                 self._channel.report_fault(f"switch {epoch}: {lost}")
                 raise EngineDied(self.fault) from None
             finally:
-                self._router.release(target, groups)
+                self._router.release()
         return figures
 
     async def _switched(self, order: SwitchOrder) -> SwitchFigures:
@@ -209,8 +203,7 @@ class ElasticEngine:
 
     def next_number(self) -> int:
         """A number that no request of this engine has had."""
-        self._counter += 1
-        return self._counter
+        return next(self._numbers)
 
     async def stream(
         self,

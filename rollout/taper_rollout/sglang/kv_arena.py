@@ -37,16 +37,11 @@ def _widen(buffer: torch.Tensor, widening: int, pool: Any) -> torch.Tensor:
     return view
 
 
-def discard(pool: Any) -> int:
-    """Give the arena's whole pages back to the kernel; returns the bytes given. CPU only."""
+def discard(pool: Any) -> None:
+    """Give the arena's whole pages back to the kernel. CPU only."""
     storages = [buffer.untyped_storage() for buffer in (*pool.k_buffer, *pool.v_buffer)]
-    given = 0
     for address, size_bytes in {storage.data_ptr(): storage.nbytes() for storage in storages}.items():
         start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
         size = (address + size_bytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-        if size <= 0:
-            continue
-        if _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED):
+        if size > 0 and _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED):
             raise OSError(ctypes.get_errno(), "madvise of the KV arena failed")
-        given += size
-    return given

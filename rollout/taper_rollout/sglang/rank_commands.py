@@ -23,9 +23,9 @@ class RankCommands:
     def __init__(self, rank: int, stacks: dict[int, BuiltStack], base: BuiltStack) -> None:
         self._rank, self._stacks, self._base = rank, stacks, base
 
-    def obey(self, command: Command) -> dict[str, Any]:
+    def obey(self, command: Command) -> dict[str, Any] | None:
         """Run a command. Raises KeyError for an unknown one."""
-        commands: Mapping[str, Callable[..., dict[str, Any]]] = {
+        commands: Mapping[str, Callable[..., dict[str, Any] | None]] = {
             "flush": self.flush,
             "sleep": self.sleep,
             "wake": self.wake,
@@ -34,16 +34,13 @@ class RankCommands:
         with torch.inference_mode():
             return commands[command.name](**command.arguments)
 
-    def flush(self) -> dict[str, Any]:
+    def flush(self) -> None:
         """Drop the prefix caches of all stacks."""
         for built in self._stacks.values():
             with built.active() as scheduler:
                 handoff.flush(scheduler)
-        return {}
 
-    def update_weights(
-        self, *, source: str, arguments: list[dict[str, Any]], version: int | None
-    ) -> dict[str, Any]:
+    def update_weights(self, *, source: str, arguments: list[dict[str, Any]]) -> dict[str, Any]:
         """Load new weights into the base stack, bucket by bucket; every wide stack is a view of it.
 
         `source` ("module:function") yields lists of (name, full tensor) in this process.
@@ -69,17 +66,16 @@ class RankCommands:
         if moved:
             raise RuntimeError(f"weights changed their storage, so wide stacks are stale: {moved[:3]}")
         self.flush()
-        return {"received_bytes": received, "version": version}
+        return {"received_bytes": received}
 
-    def sleep(self, *, tags: list[str]) -> dict[str, Any]:
+    def sleep(self, *, tags: list[str]) -> None:
         """Release memory. The stacks must be idle; see `memory_saver` for what each tag frees."""
         for built in self._stacks.values():
             if handoff.live_requests(built.scheduler):
                 raise RuntimeError("cannot sleep with live requests: abort them first")
         self.flush()
-        return {"released_bytes": memory_saver.release(self._stacks, self._base, tags)}
+        memory_saver.release(self._stacks, self._base, tags)
 
-    def wake(self, *, tags: list[str]) -> dict[str, Any]:
+    def wake(self, *, tags: list[str]) -> None:
         """Take back what `sleep` released."""
         memory_saver.restore(self._stacks, self._base, tags)
-        return {}

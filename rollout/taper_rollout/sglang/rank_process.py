@@ -115,7 +115,7 @@ def run_rank(
         run_commands(stacks, meetings, protocol, control.send_pyobj)
     except Exception as error:
         log.error("rank %d failed: %s", tp_rank, traceback.format_exc())
-        control.send_pyobj(Reply(id=-1, rank=tp_rank, result={}, error=f"{type(error).__name__}: {error}"))
+        control.send_pyobj(Reply(id=-1, rank=tp_rank, result=None, error=f"{type(error).__name__}: {error}"))
         sys.stderr.flush()
         # Returns when what was sent has left, or after two seconds.
         zmq.Context.instance().destroy(linger=2000)

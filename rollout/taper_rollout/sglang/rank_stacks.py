@@ -64,7 +64,7 @@ class RankStacks:
         """Run the active stack until a command arrives."""
         return run_until_command(self.active)
 
-    def obey(self, command: Command) -> dict[str, Any]:
+    def obey(self, command: Command) -> dict[str, Any] | None:
         """Run a command that does not change the layout. Raises KeyError for an unknown one."""
         return self._commands.obey(command)
 

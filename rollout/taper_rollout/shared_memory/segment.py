@@ -5,8 +5,7 @@ it: the kernel frees it with the last process of the replica, however that one e
 Pages cost memory only once they are written, so regions may be sized for the worst
 case.
 
-`Regions` deals out aligned, named parts of a segment in one fixed order, so that every
-process computes the same offsets from the same arguments.
+`Regions` deals out aligned parts of a segment, one after the other.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class SwitchableStacks(SwitchingStacks, Protocol):
 
     def serve(self) -> Command: ...
 
-    def obey(self, command: Command) -> dict[str, Any]: ...
+    def obey(self, command: Command) -> dict[str, Any] | None: ...
 
 
 def run_commands(
@@ -37,7 +37,7 @@ def run_commands(
     """
     while True:
         command = stacks.serve()
-        result: Any = {}
+        result: Any = None
         error: str | None = None
         try:
             if command.name == "switch":
@@ -51,7 +51,7 @@ def run_commands(
             log.exception("command %s failed", command.name)
             error = f"{type(fault).__name__}: {fault}"
             if protocol.state is SwitchState.ABORTED:
-                send(Reply(id=command.id, rank=stacks.rank, result={}, error=error))
+                send(Reply(id=command.id, rank=stacks.rank, result=None, error=error))
                 raise
         send(Reply(id=command.id, rank=stacks.rank, result=result, error=error))
         if command.name == "shutdown":

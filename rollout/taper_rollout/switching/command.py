@@ -25,7 +25,7 @@ class Command:
 class Reply:
     """A rank's reply to a command: `error` is None on success. `id` -1: the rank's process ends.
 
-    `result` is a command's dictionary; of a `switch` its `SwitchFigures`.
+    `result` is a command's dictionary, or None; of a `switch` its `SwitchFigures`.
     """
 
     id: int

@@ -124,10 +124,6 @@ class SwitchProtocol:
     state: SwitchState = SwitchState.SERVING
     proposed_at: float = 0.0
 
-    def __post_init__(self) -> None:
-        if not self.timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds: {self.timeout_seconds} is not above zero")
-
     def apply(self, event: SwitchEvent, epoch: int, now: float) -> SwitchProtocol:
         """The protocol after `event` of the switch `epoch`; itself where that epoch is past.
 

@@ -172,7 +172,7 @@ class ReplicaServer:
         self, source: str, arguments: list[dict[str, Any]], version: int | None = None
     ) -> None:
         """Load the weights that `source` yields in each rank. `version`: VeRL's step."""
-        await self._coordinator.update_weights(source=source, arguments=arguments, version=version)
+        await self._coordinator.update_weights(source=source, arguments=arguments)
         if version is not None:
             await self.set_global_steps(version)
 

@@ -129,12 +129,6 @@ def test_a_state_without_a_deadline_never_expires(state: SwitchState) -> None:
     assert protocol_in(state).remaining_seconds(1e9) is None
 
 
-@pytest.mark.parametrize("timeout_seconds", [0.0, -1.0, float("nan")])
-def test_a_timeout_must_be_above_zero(timeout_seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"timeout_seconds: .* is not above zero"):
-        SwitchProtocol(timeout_seconds=timeout_seconds)
-
-
 @given(st.lists(st.tuples(st.sampled_from(SwitchEvent), st.integers(0, 6)), max_size=60))
 def test_under_any_messages_the_epoch_never_falls(messages: list[tuple[SwitchEvent, int]]) -> None:
     protocol = SwitchProtocol(timeout_seconds=1.0)

@@ -67,10 +67,8 @@ class FakeCoordinator:
     async def set_global_steps(self, step: int) -> None:
         self.calls.append(("set_global_steps", step))
 
-    async def update_weights(
-        self, *, source: str, arguments: list[dict[str, Any]], version: int | None
-    ) -> None:
-        self.calls.append(("update_weights", source, arguments, version))
+    async def update_weights(self, *, source: str, arguments: list[dict[str, Any]]) -> None:
+        self.calls.append(("update_weights", source, arguments))
 
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", 12345
@@ -243,7 +241,7 @@ def test_memory_is_released_and_allocated_if_free_cache_engine_is_on(
         (
             "update_weights",
             {"source": "m:f", "arguments": [{"a": 1}], "version": 4},
-            [("update_weights", "m:f", [{"a": 1}], 4), ("set_global_steps", 5)],
+            [("update_weights", "m:f", [{"a": 1}]), ("set_global_steps", 5)],
         ),
         ("set_stage", {"step": 7}, [("set_global_steps", 7)]),
         ("close", {}, [("close",)]),
