@@ -149,9 +149,9 @@ def test_the_adapter_accepts_weights_as_the_trainer_sends_them() -> None:
 
 
 def test_the_transfer_works_as_the_ends_expect() -> None:
-    from taper_rollout.verl.weights import transfer_module
+    from taper_rollout.verl.weights import buckets
 
-    module = transfer_module.load()
+    module = buckets._transfer
     for name in ("_init_socket", "_init_buffer", "_cleanup"):
         assert hasattr(module.BucketedWeightSender, name), name
         assert hasattr(module.BucketedWeightReceiver, name), name

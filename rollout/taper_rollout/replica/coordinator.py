@@ -218,7 +218,6 @@ class Coordinator:
             self._served.awake.set()
 
     async def clear_kv_cache(self) -> None:
-        """Drop the prefix caches of all stacks."""
         async with self._switcher.lock:
             await self._engine.command("flush")
 

@@ -250,7 +250,6 @@ class ElasticEngine:
     async def generate(
         self, prompt_ids: list[int], sampling: dict[str, Any], **options: Any
     ) -> dict[str, Any]:
-        """The final output of a request."""
         final: dict[str, Any] = {}
         async for output in self.stream(prompt_ids, sampling, stream=False, **options):
             final = output

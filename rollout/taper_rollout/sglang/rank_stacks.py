@@ -27,7 +27,7 @@ StagingFactory = Callable[[SwitchPlan, torch.Tensor], kv_exchange.Staging]
 
 
 class RankStacks:
-    """All stacks of a rank, one of them active. Implements `agent.SwitchableStacks`."""
+    """All stacks of a rank, one of them active. Implements `rank_switch.SwitchingStacks`."""
 
     def __init__(
         self,

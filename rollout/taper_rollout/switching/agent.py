@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from taper_rollout.switching.command import Command, Reply, SwitchOrder
+from taper_rollout.switching.command import Reply, SwitchOrder
 from taper_rollout.switching.rank_protocol import RankProtocol
 from taper_rollout.switching.rank_switch import RankSwitch, SwitchAborted, SwitchingStacks
 from taper_rollout.switching.rendezvous import Rendezvous
@@ -20,16 +20,8 @@ from taper_rollout.switching.states import SwitchState
 log = logging.getLogger("taper.agent")
 
 
-class SwitchableStacks(SwitchingStacks, Protocol):
-    """What the agent needs of the rank's stacks."""
-
-    def serve(self) -> Command: ...
-
-    def obey(self, command: Command) -> dict[str, Any] | None: ...
-
-
 def run_commands(
-    stacks: SwitchableStacks, rendezvous: Rendezvous, protocol: RankProtocol, send: Callable[[Reply], None]
+    stacks: SwitchingStacks, rendezvous: Rendezvous, protocol: RankProtocol, send: Callable[[Reply], None]
 ) -> None:
     """Run commands until `shutdown`; `send` delivers replies to the coordinator.
 

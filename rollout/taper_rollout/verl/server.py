@@ -72,7 +72,6 @@ class ReplicaServer:
             self._reporter.post.remote({"kind": "Failure", "message": message})
 
     async def launch(self) -> None:
-        """Start the engine and its ranks. Raises if they cannot start."""
         await self._coordinator.start()
 
     async def close(self) -> None:
@@ -83,7 +82,6 @@ class ReplicaServer:
             await asyncio.wait_for(posts, POST_SECONDS)
 
     async def get_server_address(self) -> tuple[str, int]:
-        """Host and port of the replica's status server."""
         return self._coordinator.address()
 
     async def get_weight_channel(self) -> str:
@@ -137,7 +135,6 @@ class ReplicaServer:
             await self._coordinator.sleep()
 
     async def wake_up(self) -> None:
-        """Allocate both again."""
         if self._free_cache_engine:
             await self._coordinator.wake_up()
 
@@ -147,17 +144,14 @@ class ReplicaServer:
             await self._coordinator.wake_up(tuple(tags))
 
     async def release_kv_cache(self) -> None:
-        """Release the memory of KV caches only."""
         if self._free_cache_engine:
             await self._coordinator.sleep(("kv_cache",))
 
     async def resume_kv_cache(self) -> None:
-        """Allocate the memory of KV caches again."""
         if self._free_cache_engine:
             await self._coordinator.wake_up(("kv_cache",))
 
     async def clear_kv_cache(self) -> None:
-        """Drop all cached prefixes, in all layouts."""
         await self._coordinator.clear_kv_cache()
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
@@ -165,7 +159,6 @@ class ReplicaServer:
         await self._coordinator.abort_all(reject=reject_request)
 
     async def resume_generation(self) -> None:
-        """Serve again after `abort_all_requests`."""
         await self._coordinator.resume_generation()
 
     async def update_weights(
@@ -186,7 +179,6 @@ class ReplicaServer:
         await self._coordinator.set_global_steps(step)
 
     async def start_profile(self, **_settings: Any) -> None:
-        """Start recording the span of each request."""
         self._profile = ProfileTrace()
 
     async def stop_profile(self) -> None:

@@ -129,7 +129,6 @@ class SglangEngine:
         return processes
 
     def generate(self, request: GenerateReqInput) -> AsyncGenerator[dict[str, Any], None]:
-        """SGLang's outputs for a request."""
         outputs: AsyncGenerator[dict[str, Any], None] = self._kind.manager.generate_request(request, None)
         return outputs
 

@@ -50,7 +50,6 @@ class WeightAdapter(BaseRollout):
             await server.resume.remote(tags)
 
     async def release(self) -> None:
-        """Release the rollout's memory for the trainer."""
         server = await self._connect()
         if self.is_leader_rank:
             await server.sleep.remote()

@@ -10,23 +10,43 @@ without owning it.
 
 from __future__ import annotations
 
+import importlib.util
 import mmap
 import os
+import sys
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 import zmq
 
-from taper_rollout.verl.weights import transfer_module
-
+TRANSFER_MODULE = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 SILENCE_SECONDS = 120.0
 _POLL_MILLISECONDS = 200
 # How long a closed socket may take to deliver pending data.
 _LINGER_MILLISECONDS = 1000
 
-_transfer: Any = transfer_module.load()
+
+def _load_transfer() -> Any:
+    """VeRL's module, by its path: its package cannot be imported without vLLM, which it does not need."""
+    if TRANSFER_MODULE in sys.modules:
+        return sys.modules[TRANSFER_MODULE]
+    verl = importlib.util.find_spec("verl")
+    assert verl is not None
+    assert verl.submodule_search_locations
+    file = Path(verl.submodule_search_locations[0], *TRANSFER_MODULE.split(".")[1:]).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(TRANSFER_MODULE, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[TRANSFER_MODULE] = module
+    return module
+
+
+_transfer: Any = _load_transfer()
 _still_mapped: list[mmap.mmap] = []
 
 
