@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +63,8 @@ class EngineSettings:
         return {name: value for name, value in chosen.items() if value is not None}
 
 
-@contextlib.contextmanager
-def environment(settings: EngineSettings) -> Iterator[None]:
-    """Environment that rank processes inherit; SGLang reads these at import."""
+def environment(settings: EngineSettings) -> contextlib.AbstractContextManager[object]:
+    """While it is entered, the environment that rank processes inherit; SGLang reads these at import."""
     wanted = {"SGLANG_USE_MESSAGE_QUEUE_BROADCASTER": "0"}
     if settings.device == "cpu":
         cores = sorted(os.sched_getaffinity(0))
@@ -81,10 +80,4 @@ def environment(settings: EngineSettings) -> Iterator[None]:
             # so whatever else ends or starts meanwhile would fail the start.
             "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0",
         }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    return mock.patch.dict(os.environ, wanted)

@@ -5,7 +5,7 @@ Private names touched, read at SGLang 0.5.23: `ModelRunner.weight_updater`.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -47,10 +47,8 @@ class RankCommands:
         Afterwards the prefix caches of all stacks are dropped. Raises RuntimeError where
         SGLang refuses a bucket or a parameter changed its storage.
         """
-        module, _, function = source.partition(":")
-        buckets: Iterator[list[tuple[str, torch.Tensor]]] = getattr(
-            importlib.import_module(module), function
-        )(arguments[self._rank])
+        buckets: Iterator[list[tuple[str, torch.Tensor]]]
+        buckets = pkgutil.resolve_name(source)(arguments[self._rank])
         model, received = self._base.runner.model, 0
         before = {name: p.data_ptr() for name, p in model.named_parameters()}
         with self._base.active():

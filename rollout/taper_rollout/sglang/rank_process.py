@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import logging
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -169,8 +170,9 @@ def _build(
         _hide_bars()
     load_plugins()
     engine, places = settings.engine, settings.places
+    # "module:function": tests use them to break things on purpose.
     for plugin in engine.plugins:
-        _call(plugin)
+        pkgutil.resolve_name(plugin)()
     sampling.install()
     if engine.device == "cpu":
         cpu_attention.install()
@@ -242,11 +244,3 @@ def _staging(settings: RankSettings, rank: int) -> Any:
         like,
         control.barrier,
     )
-
-
-def _call(path: str) -> None:
-    """Run a plugin "module:function" in this process: tests use it to break things on purpose."""
-    import importlib
-
-    module, _, function = path.partition(":")
-    getattr(importlib.import_module(module), function)()
