@@ -16,7 +16,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.correction import Correction
@@ -45,40 +45,13 @@ from taper_rollout.replica.events import LedgerEntry, StageRecord
 
 log = logging.getLogger("taper.decisions")
 
-# Where a policy that does not fit the replica's degrees was set.
 GUARD_SWITCHES = 4
 GUARD_STAGES = 8
 
 LiveRequestsReader = Callable[[], tuple[LiveRequest, ...] | None]
 
 
-class Decider(Protocol):
-    """The interface that a coordinator uses."""
-
-    @property
-    def mode(self) -> str:
-        """`off`, `advise` or `enforce`."""
-
-    def use(self, profile: Profile | None) -> None:
-        """Predict with `profile`; None switches the predictor off."""
-
-    def start_stage(self, step: int, correction: Correction) -> None:
-        """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
-
-    def first_degree(self) -> int:
-        """The degree of the layout in which the stage begins."""
-
-    def add_finished(self, prompt: str, tokens: int) -> None:
-        """A response of this stage has ended by itself: it was not aborted."""
-
-    def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
-        """The layout to switch to now, or None to stay."""
-
-    def end_stage(self, record: StageRecord | None) -> None:
-        """The stage has ended; None where it had no response."""
-
-
-class PolicyDecider:
+class Decider:
     """See the module's docstring. Events go to `emit`."""
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
 import signal
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +23,9 @@ from taper_api import JobError, RLHFJob
 from taper_rollout.job.child_processes import Descendants
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
-from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, poll_ray, wait_for_capacity
+from taper_rollout.report.inbox import Inbox
+from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, wait_for_capacity
 from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
-from taper_rollout.verl.reporter import Reporter
 from taper_rollout.verl.runner import Runner
 
 SLICE_SECONDS = 1.0
@@ -63,16 +63,14 @@ RAY_ENVIRONMENT = {
 OnEvents = Callable[[list[dict[str, Any]]], None]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A connection to Ray, with the run's reporter. Use `open` as a context."""
 
-    def __init__(
-        self, *, host: HostResources, run_name: str, reporter: Any, environment: dict[str, str]
-    ) -> None:
-        self.host = host
-        self.run_name = run_name
-        self._reporter = reporter
-        self._environment = environment
+    host: HostResources
+    run_name: str
+    reporter: Any
+    environment: dict[str, str]
 
     @classmethod
     @contextlib.contextmanager
@@ -89,7 +87,7 @@ class Session:
         try:
             host = _connect(address, ray_directory, job, on_events, verbose=verbose)
             run_name = f"taper_run_{uuid.uuid4().hex}"
-            reporter = ray.remote(Reporter).options(name=run_name, num_cpus=0).remote()
+            reporter = ray.remote(Inbox).options(name=run_name, num_cpus=0).remote()
             environment = _environment(host, ray_directory, verbose=verbose)
             yield cls(host=host, run_name=run_name, reporter=reporter, environment=environment)
         finally:
@@ -105,7 +103,7 @@ class Session:
 
     def _train(self, config: DictConfig, on_events: OnEvents) -> None:
         # VeRL's processes are all started by this one and inherit its environment.
-        options = {"num_cpus": 1, "runtime_env": {"env_vars": self._environment}}
+        options = {"num_cpus": 1, "runtime_env": {"env_vars": self.environment}}
         runner = ray.remote(Runner).options(**options).remote()
         result = runner.run.remote(config)
         done: list[Any] = []
@@ -126,13 +124,13 @@ class Session:
         """Pass on the events that were on their way, and those that replicas post when they are closed."""
         with _uninterrupted(), contextlib.suppress(Exception):
             _close_replicas()
-            events = ray.get(self._reporter.drain.remote(), timeout=CLOSE_SECONDS)
+            events = ray.get(self.reporter.drain.remote(), timeout=CLOSE_SECONDS)
             on_events([event for event in events if event["kind"] != "Failure"])
 
     def _pass_on_events(self, on_events: OnEvents) -> None:
         """Pass on new events. Raises `TrainingFailed` for a reported failure."""
         try:
-            events = ray.get(self._reporter.drain.remote(), timeout=REPORTER_SECONDS)
+            events = ray.get(self.reporter.drain.remote(), timeout=REPORTER_SECONDS)
         except ray.exceptions.RayError as error:
             raise TrainingFailed(
                 f"the actor that collects the run's events is gone: {first_cause(error)}"
@@ -208,9 +206,6 @@ def _wait(capacity: RayCapacity, seconds: float, on_events: OnEvents) -> HostRes
         capacity,
         seconds=seconds,
         report=lambda text: on_events([{"kind": "Waiting", "text": text}]),
-        poll=poll_ray,
-        clock=time.monotonic,
-        sleep=time.sleep,
     )
 
 

@@ -79,7 +79,6 @@ class MetricsHost:
             _logger.exception("an event of kind %s was not counted", event.get("kind"))
 
     async def close(self) -> None:
-        """Stop listening."""
         await self._server.close()
 
 
