@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from taper_api import JobError, Problem, RLHFJob, check_files
+from taper_rollout.events import Event
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.hydra import override
 from taper_rollout.job.prompt_files import train_file, validation_file
@@ -257,7 +258,7 @@ def check_job(job: RLHFJob, output: Path) -> DictConfig:
 def run_job(
     job: RLHFJob,
     output: Path,
-    on_events: Callable[[list[dict[str, Any]]], None],
+    on_events: Callable[[list[Event]], None],
     *,
     verbose: bool = False,
 ) -> None:

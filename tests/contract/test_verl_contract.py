@@ -180,10 +180,11 @@ def test_the_hooks_keep_to_verls_signatures() -> None:
 
 
 def test_steps_and_validations_are_posted_separately(monkeypatch: pytest.MonkeyPatch) -> None:
+    from taper_rollout.events import Step, Validation
     from taper_rollout.verl import trainer_hooks
 
-    posts: list[dict[str, Any]] = []
-    hosts: list[tuple[str, dict[str, Any]]] = []
+    posts: list[Any] = []
+    hosts: list[tuple[str, Any]] = []
     reporter = SimpleNamespace(post=SimpleNamespace(remote=posts.append))
     monkeypatch.setattr(trainer_hooks, "post_to_all", lambda run, event: hosts.append((run, event)))
     monkeypatch.setattr(trainer_hooks.ray, "get_actor", lambda name: reporter)
@@ -191,8 +192,8 @@ def test_steps_and_validations_are_posted_separately(monkeypatch: pytest.MonkeyP
     report = trainer_hooks.StepReport("run")
     report.log({"val-core/reward/mean@1": 0.5, "note": "x"}, step=0)
     report.log({"training/global_step": 1, "critic/score/mean": 0.25}, step=1)
-    assert [(post["kind"], post["step"]) for post in posts] == [("Validation", 0), ("Step", 1)]
-    assert posts[0]["metrics"] == {"val-core/reward/mean@1": 0.5}
+    assert [(type(post), post.step) for post in posts] == [(Validation, 0), (Step, 1)]
+    assert posts[0].metrics == {"val-core/reward/mean@1": 0.5}
     assert hosts == [("run", post) for post in posts]
     metrics = inspect.getsource(find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._compute_metrics"))
     assert '"training/global_step"' in metrics

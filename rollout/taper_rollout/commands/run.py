@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from taper_api import RLHFJob
+    from taper_rollout.events import Event
     from taper_rollout.report.recorder import Recorder
-    from taper_rollout.report.run_event import RunEvent
 
-    ReportEvents = Callable[[Sequence[RunEvent]], None]
+    ReportEvents = Callable[[Sequence[Event]], None]
 
 EXAMPLES = """\
 examples:
@@ -91,7 +91,6 @@ def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
 
     from taper_rollout.report.progress import ProgressDisplay
     from taper_rollout.report.recorder import Recorder
-    from taper_rollout.report.run_event import parse_events
     from taper_rollout.training import run_job
 
     console = Console()
@@ -104,11 +103,10 @@ def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
         _reports_to_operator(training.steps) as report,
     ):
 
-        def on_events(records: list[dict[str, Any]]) -> None:
+        def on_events(events: list[Event]) -> None:
             # Ray has replaced the SIGTERM handler by one that ends the process at once.
             signal.signal(signal.SIGTERM, raise_terminated)
-            recorder.record(records)
-            events = parse_events(records)
+            recorder.record(events)
             display.show(events)
             report(events)
 
@@ -128,7 +126,7 @@ def _reports_to_operator(num_steps: int) -> Iterator[ReportEvents]:
     builder = JobReportBuilder(attempt=target.attempt, steps=num_steps, clock=time.monotonic)
     sender = ReportSender(target, builder.report)
 
-    def report(events: Sequence[RunEvent]) -> None:
+    def report(events: Sequence[Event]) -> None:
         builder.record(events)
         sender.changed()
 

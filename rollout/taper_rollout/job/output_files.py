@@ -37,9 +37,3 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises `OutputError` if it cannot be read."""
-    with writing(path):
-        return json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,7 @@
 """Updates the Prometheus metrics of a node's replicas from their events.
 
 One registry for all replicas, without state outside of it. The metrics host of the node passes the
-events in JSON form (`events.as_json`) to `record` and serves `exposition`. Both may be called from any
-thread.
+events to `record` and serves `exposition`. Both may be called from any thread.
 
 A switch is in two events: `SwitchDone` when it is done, and its stage's `StageRecord`, which has its
 gain. It is counted once, at the first of them.
@@ -30,11 +29,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from taper_rollout.events import Event, StageProgress, StageRecord, Step, SwitchDone, SwitchRecord
 from taper_rollout.metrics import definitions as table
 from taper_rollout.metrics.definitions import Metric
 from taper_rollout.switching.pause_phases import pause_phases
 
-Values = Mapping[str, Any]
+Labels = Mapping[str, Any]
 _Family = Counter | Gauge | Histogram | Summary
 
 
@@ -51,18 +51,18 @@ class RolloutMetrics:
         self._counted: dict[str, set[tuple[int, float]]] = {}
         self._lock = threading.Lock()
 
-    def record(self, event: Values) -> None:
-        """Count one event in JSON form. Other kinds of events are ignored."""
+    def record(self, event: Event) -> None:
+        """Count one event. Other kinds of events are ignored."""
         with self._lock:
-            match event["kind"]:
-                case "StageProgress":
-                    self._record_progress(self._replica(event["replica"]), event)
-                case "SwitchDone":
-                    self._record_switch_done(self._replica(event["replica"]), event["switch"])
-                case "StageRecord":
-                    self._record_stage(self._replica(event["replica"]), event)
-                case "Step":
-                    self._set(table.TRAINING_STEP, event["step"])
+            match event:
+                case StageProgress():
+                    self._record_progress(self._replica(event.replica), event)
+                case SwitchDone():
+                    self._record_switch_done(self._replica(event.replica), event.switch)
+                case StageRecord():
+                    self._record_stage(self._replica(event.replica), event)
+                case Step():
+                    self._set(table.TRAINING_STEP, event.step)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics and their content type, in the format that an HTTP `Accept` header asks for."""
@@ -72,33 +72,33 @@ class RolloutMetrics:
 
     # -- events ------------------------------------------------------------------------
 
-    def _record_progress(self, replica: str, event: Values) -> None:
-        largest = max(self._largest_batch.get(replica, 0), event["running"])
+    def _record_progress(self, replica: str, event: StageProgress) -> None:
+        largest = max(self._largest_batch.get(replica, 0), event.running)
         self._largest_batch[replica] = largest
-        self._set(table.RUNNING_REQUESTS, event["running"], replica=replica)
-        self._set(table.BATCH_SHRINK_RATIO, event["running"] / largest if largest else 0.0, replica=replica)
-        self._set(table.LAYOUT_DEGREE, event["degree"], replica=replica)
+        self._set(table.RUNNING_REQUESTS, event.running, replica=replica)
+        self._set(table.BATCH_SHRINK_RATIO, event.running / largest if largest else 0.0, replica=replica)
+        self._set(table.LAYOUT_DEGREE, event.degree, replica=replica)
         self._set_origin(replica, event)
 
-    def _record_switch_done(self, replica: str, switch: Values) -> None:
+    def _record_switch_done(self, replica: str, switch: SwitchRecord) -> None:
         self._counted.setdefault(replica, set()).add(_identity(switch))
-        if switch["outcome"] == "committed":
-            self._set(table.LAYOUT_DEGREE, switch["to_degree"], replica=replica)
+        if switch.outcome == "committed":
+            self._set(table.LAYOUT_DEGREE, switch.to_degree, replica=replica)
         self._count_switch(replica, switch)
 
-    def _record_stage(self, replica: str, stage: Values) -> None:
+    def _record_stage(self, replica: str, stage: StageRecord) -> None:
         counted = self._counted.pop(replica, set())
-        for switch in stage["switches"]:
+        for switch in stage.switches:
             if _identity(switch) not in counted:
                 self._count_switch(replica, switch)
-            if switch["outcome"] == "committed":
-                self._add_signed(table.GAIN_SECONDS, switch.get("gain_seconds"), replica=replica)
-        self._observe(table.STAGE_SECONDS, max(0.0, stage["ended_at"] - stage["started_at"]), replica=replica)
-        self._add(table.IDLE_RANK_SECONDS, stage["idle_rank_seconds"], replica=replica)
-        self._add(table.RESPONSES, len(stage["requests"]), replica=replica)
-        tokens = sum(request["response_tokens"] for request in stage["requests"])
+            if switch.outcome == "committed":
+                self._add_signed(table.GAIN_SECONDS, switch.gain_seconds, replica=replica)
+        self._observe(table.STAGE_SECONDS, max(0.0, stage.generation_seconds), replica=replica)
+        self._add(table.IDLE_RANK_SECONDS, stage.idle_rank_seconds, replica=replica)
+        self._add(table.RESPONSES, len(stage.requests), replica=replica)
+        tokens = sum(request.response_tokens for request in stage.requests)
         self._add(table.RESPONSE_TOKENS, tokens, replica=replica)
-        regret = _known(stage.get("regret"))
+        regret = _known(stage.regret)
         if regret is not None:
             self._observe(table.REGRET_RATIO, max(0.0, regret), replica=replica)
             self._set(table.LAST_REGRET_RATIO, regret, replica=replica)
@@ -107,28 +107,28 @@ class RolloutMetrics:
         self._set(table.BATCH_SHRINK_RATIO, 0, replica=replica)
         self._set_origin(replica, stage)
 
-    def _set_origin(self, replica: str, event: Values) -> None:
-        self._set(table.FOOTPRINT_RANKS, event["num_ranks"], replica=replica)
-        self._set(table.GENERATION_STEP, event["step"], replica=replica)
+    def _set_origin(self, replica: str, event: StageProgress | StageRecord) -> None:
+        self._set(table.FOOTPRINT_RANKS, event.num_ranks, replica=replica)
+        self._set(table.GENERATION_STEP, event.step, replica=replica)
 
-    def _count_switch(self, replica: str, switch: Values) -> None:
-        labels = {name: switch[name] for name in ("from_degree", "to_degree", "kv")}
-        outcome = switch["outcome"]
+    def _count_switch(self, replica: str, switch: SwitchRecord) -> None:
+        labels = {"from_degree": switch.from_degree, "to_degree": switch.to_degree, "kv": switch.kv}
+        outcome = switch.outcome
         self._add(table.SWITCHES, 1, replica=replica, outcome=outcome, **labels)
-        self._add(table.MOVED_BYTES, switch["moved_bytes"], replica=replica)
-        self._add(table.RECOMPUTED_TOKENS, switch["prefilled_tokens"], replica=replica)
-        gain = switch.get("predicted_gain_seconds")
+        self._add(table.MOVED_BYTES, switch.moved_bytes, replica=replica)
+        self._add(table.RECOMPUTED_TOKENS, switch.prefilled_tokens, replica=replica)
+        gain = switch.predicted_gain_seconds
         self._add_signed(table.PREDICTED_GAIN_SECONDS, gain, replica=replica, outcome=outcome)
         # A pause of 0 was not measured: no request was running.
-        if outcome == "committed" and switch["live_requests"] and switch["pause_seconds"] > 0:
+        if outcome == "committed" and switch.live_requests and switch.pause_seconds > 0:
             self._count_pause(replica, switch, labels)
 
-    def _count_pause(self, replica: str, switch: Values, labels: Values) -> None:
-        pause_seconds = switch["pause_seconds"]
+    def _count_pause(self, replica: str, switch: SwitchRecord, labels: Labels) -> None:
+        pause_seconds = switch.pause_seconds
         self._observe(table.PAUSE_SECONDS, pause_seconds, replica=replica, **labels)
-        for phase, seconds in pause_phases(switch["parts_seconds"], pause_seconds).items():
+        for phase, seconds in pause_phases(switch.parts_seconds, pause_seconds).items():
             self._add(table.PAUSE_PHASE_SECONDS, seconds, replica=replica, phase=phase)
-        predicted = _known(switch.get("predicted_pause_seconds"))
+        predicted = _known(switch.predicted_pause_seconds)
         if predicted is not None:
             self._observe(table.PREDICTED_PAUSE_SECONDS, predicted, replica=replica, **labels)
             error = abs(predicted - pause_seconds) / pause_seconds
@@ -151,7 +151,7 @@ class RolloutMetrics:
                     self._series(metric, dict(zip(names, values, strict=True)))
         return name
 
-    def _series(self, metric: Metric, labels: Values) -> Any:
+    def _series(self, metric: Metric, labels: Labels) -> Any:
         """The series of a metric with these labels; values that are not in the table become `other`."""
         if not metric.labels:
             if metric.name not in self._families:
@@ -204,9 +204,9 @@ def _register(metric: Metric, registry: CollectorRegistry) -> _Family:
             return Histogram(metric.name, metric.meaning, labels, registry=registry, buckets=metric.buckets)
 
 
-def _identity(switch: Values) -> tuple[int, float]:
+def _identity(switch: SwitchRecord) -> tuple[int, float]:
     """Identifies a switch within its replica. Advised ones share an epoch, so the time is a part of it."""
-    return switch["epoch"], switch["at"]
+    return switch.epoch, switch.at
 
 
 def _known(value: float | None) -> float | None:

@@ -21,11 +21,12 @@ from typing import Literal
 
 from taper_api.job.rollout_spec import DEGREES
 from taper_policy.profile.kv_choice import AUTO
+from taper_rollout.events import StageProgress, StageRecord, Step, SwitchDone
 from taper_rollout.switching.kv_mode import MIXED
 from taper_rollout.switching.pause_phases import PHASES
 
 # The kinds of events that metrics are computed from. Others need not be sent to the metrics host.
-COUNTED_EVENTS = frozenset({"StageProgress", "SwitchDone", "StageRecord", "Step"})
+COUNTED_EVENTS = (StageProgress, SwitchDone, StageRecord, Step)
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 

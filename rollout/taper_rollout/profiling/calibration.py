@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from taper_policy.profile.profile import Profile
+from taper_rollout.events import Calibration, StepSeconds
 from taper_rollout.job.requirements import model_config
 from taper_rollout.profiling.grid import QUICK, Grid
 from taper_rollout.profiling.key import profile_key
@@ -34,40 +33,18 @@ PROFILE_SETTING = "actor_rollout_ref.rollout.custom.profile"
 REPORTED_BATCHES = (1, 4)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """A replica's profile, and the event that reports it to the run. Both are None without a profile."""
-
-    profile: Profile | None
-    event: dict[str, Any] | None
-
-
-async def calibrate(engine: ElasticEngine, switch: Switch, settings: ReplicaSettings) -> Calibration:
-    """Obtain the profile of an idle engine in its base layout."""
-    profile = await obtain_profile(engine, settings, switch)
-    if profile is None:
-        return Calibration(profile=None, event=None)
-    steps = reported_steps(profile, settings.rollout.degrees)
-    event = {"kind": "Calibration", "replica": settings.replica, "step_seconds": steps}
-    return Calibration(profile=profile, event=event)
-
-
-def reported_steps(profile: Profile, degrees: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Measured steps of one busy group at the shortest context, by degree and batch; JSON-ready."""
+def calibration_of(profile: Profile, settings: ReplicaSettings) -> Calibration:
+    """The steps of one busy group at the shortest context, by degree and batch."""
     shortest = min(cell.context_tokens for cell in profile.cells)
-    return [
-        {
-            "degree": cell.degree,
-            "batch": cell.batch,
-            "seconds": cell.seconds,
-            "num_samples": cell.num_samples,
-        }
+    steps = tuple(
+        StepSeconds(degree=cell.degree, batch=cell.batch, seconds=cell.seconds, num_samples=cell.num_samples)
         for cell in profile.cells
         if cell.busy_groups == 1
         and cell.context_tokens == shortest
         and cell.batch in REPORTED_BATCHES
-        and cell.degree in degrees
-    ]
+        and cell.degree in settings.rollout.degrees
+    )
+    return Calibration(replica=settings.replica, step_seconds=steps)
 
 
 async def obtain_profile(

@@ -14,11 +14,12 @@ import statistics
 import threading
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from taper_api.status.job_report import JobReport
 from taper_api.status.progress import ReplicaLayout, SwitchTotals, TrainingFigures
 from taper_policy.layout import groups
-from taper_rollout.report.run_event import ProgressEvent, Resumed, RunEvent, StepEvent
-from taper_rollout.report.stage import StageReport, SwitchReport, percentile
+from taper_rollout.events import Event, Resumed, StageProgress, StageRecord, Step, SwitchRecord
 from taper_rollout.report.summary import REWARD_METRIC, finite
 
 MAX_LAYOUTS = 16
@@ -55,7 +56,7 @@ class JobReportBuilder:
         self._saved_seconds: float | None = None
         self._regret_sum, self._num_regrets = 0.0, 0
 
-    def record(self, events: Iterable[RunEvent]) -> None:
+    def record(self, events: Iterable[Event]) -> None:
         """Update the state with the events."""
         with self._lock:
             for event in events:
@@ -63,11 +64,11 @@ class JobReportBuilder:
                     case Resumed():
                         self._step = self._first_step = event.step
                         self._saved_step = event.step if event.directory is not None else None
-                    case StepEvent():
+                    case Step():
                         self._record_step(event)
-                    case ProgressEvent():
+                    case StageProgress():
                         self._layouts[event.replica] = layout_name(event.num_ranks, event.degree)
-                    case StageReport():
+                    case StageRecord():
                         self._record_stage(event)
 
     def report(self, *, is_last: bool = False) -> JobReport:
@@ -91,7 +92,7 @@ class JobReportBuilder:
                 rollout=self._rollout(),
             )
 
-    def _record_step(self, step: StepEvent) -> None:
+    def _record_step(self, step: Step) -> None:
         now = self._clock()
         seconds = self._seconds_of(step, now)
         if seconds is not None and seconds >= 0:
@@ -104,12 +105,12 @@ class JobReportBuilder:
         if SAVE_METRIC in step.metrics:
             self._saved_step = step.step
 
-    def _seconds_of(self, step: StepEvent, now: float) -> float | None:
+    def _seconds_of(self, step: Step, now: float) -> float | None:
         if self._step_at is not None:
             return now - self._step_at
         return finite(step.metrics.get(STEP_METRIC))
 
-    def _record_stage(self, stage: StageReport) -> None:
+    def _record_stage(self, stage: StageRecord) -> None:
         for switch in stage.switches:
             if switch.outcome == "committed":
                 self._record_switch(switch, stage.num_ranks)
@@ -119,7 +120,7 @@ class JobReportBuilder:
             self._regret_sum += stage.regret
             self._num_regrets += 1
 
-    def _record_switch(self, switch: SwitchReport, num_ranks: int) -> None:
+    def _record_switch(self, switch: SwitchRecord, num_ranks: int) -> None:
         self._num_switches += 1
         self._pauses.append(switch.pause_seconds)
         if switch.gain_seconds is not None:
@@ -133,13 +134,13 @@ class JobReportBuilder:
 
     def _rollout(self) -> SwitchTotals:
         counts = collections.Counter(self._layouts.values()).most_common(MAX_LAYOUTS)
-        pauses = sorted(self._pauses)
+        pauses = list(self._pauses)
         return SwitchTotals(
             layouts=tuple(ReplicaLayout(layout=layout, replicas=count) for layout, count in counts),
             switches=self._num_switches,
             aborted_switches=self._num_aborted,
-            pause_p50_seconds=percentile(pauses, 0.5) if pauses else None,
-            pause_p99_seconds=percentile(pauses, 0.99) if pauses else None,
+            pause_p50_seconds=float(np.quantile(pauses, 0.5)) if pauses else None,
+            pause_p99_seconds=float(np.quantile(pauses, 0.99)) if pauses else None,
             saved_gpu_seconds=finite(self._saved_seconds),
             regret=finite(self._regret_sum / self._num_regrets) if self._num_regrets else None,
         )

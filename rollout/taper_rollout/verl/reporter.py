@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from taper_rollout.events import Event
 from taper_rollout.report.inbox import Inbox
 
 
@@ -13,10 +12,10 @@ class Reporter:
     def __init__(self) -> None:
         self._inbox = Inbox()
 
-    def post(self, event: dict[str, Any]) -> None:
-        """Keep an event in JSON form, with its `kind`."""
+    def post(self, event: Event) -> None:
+        """Keep an event until the next drain."""
         self._inbox.post(event)
 
-    def drain(self) -> list[dict[str, Any]]:
+    def drain(self) -> list[Event]:
         """The events since the last drain, oldest first."""
         return self._inbox.drain()

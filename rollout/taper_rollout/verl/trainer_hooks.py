@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from taper_rollout.events import Step, Validation
 from taper_rollout.verl.metrics.host import post_to_all
 
 POLL_SECONDS = 0.1
@@ -98,8 +99,8 @@ class StepReport:
     def log(self, data: dict[str, Any], step: int) -> None:
         """Post the numbers in `data`, as a step's, or before the first step as a validation's."""
         metrics = {name: float(value) for name, value in data.items() if isinstance(value, numbers.Real)}
-        kind = "Step" if "training/global_step" in metrics else "Validation"
-        event = {"kind": kind, "step": step, "metrics": metrics}
+        kind = Step if "training/global_step" in metrics else Validation
+        event = kind(step=step, metrics=metrics)
         post_to_all(self._run, event)
         posted = self._reporter.post.remote(event)
         try:

@@ -1,7 +1,7 @@
 import pyarrow.parquet
 import pytest
-
 from taper_rollout.report.stage import percentile
+
 from taper_rollout.sample.make import VARIANTS
 from taper_rollout.sample.reward import even_digits
 from taper_rollout.sample.task import Task, write_prompts
