@@ -123,6 +123,13 @@ def test_without_a_job_file_the_sample_is_trained(training, tmp_path, monkeypatc
     assert "creating the packaged sample in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("setting", ["foo", "spec..steps=3", "spec.training.steps=["])
+def test_what_is_no_setting_is_refused_before_the_sample_is_made(tmp_path, capsys, setting):
+    assert taper("run", "--output", tmp_path / "out", "--set", setting) == 2
+    assert setting.rstrip("=[3") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_dry_run_prints_verls_configuration_and_writes_no_output(job_file, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["run", "-f", job_file, "--output", out, "--dry-run", "--set", "spec.training.steps=3"]

@@ -15,9 +15,10 @@ RUNS = Path("runs")
 
 def load_or_sample(file: Path | None, settings: Sequence[str], *, output: Path | None = None) -> RLHFJob:
     """The job in `file`, or the packaged sample, created in the output directory. Raises `JobError`."""
-    from taper_rollout.job.field_overrides import load_job_with
+    from taper_rollout.job.field_overrides import load_job_with, parsed_setting
 
-    return load_job_with(_sample(output or RUNS / "sample") if file is None else file, settings)
+    fields = [parsed_setting(setting) for setting in settings]  # refused before the sample is made
+    return load_job_with(_sample(output or RUNS / "sample") if file is None else file, fields)
 
 
 def _sample(output: Path) -> Path:

@@ -113,17 +113,17 @@ class ProgressDisplay:
 
 
 def step_text(line: Mapping[str, Any], num_steps: int) -> str:
-    """A finished step in one line. `line`: as in `metrics.jsonl`."""
+    """A finished step in a line of up to 100 columns. `line`: as in `metrics.jsonl`."""
     parts = [f"step {line['step']}/{num_steps}"]
     if line["reward"] is not None:
         parts.append(f"reward {line['reward']:.3f}")
     parts.append(f"generation {line['generation_seconds']:.1f} s")
     if line["responses"]:
         median, longest = line["response_tokens_median"], line["response_tokens_longest"]
-        parts.append(f"response tokens: median {median:.0f}, longest {longest}")
+        parts.append(f"median {median:.0f}, max {longest} tokens")
     switches = f"{line['switches']} switch{'' if line['switches'] == 1 else 'es'}"
     if line["gain_seconds"] is not None:
-        switches += f" (gain {line['gain_seconds']:+.2f} s)"
+        switches += f", gain {line['gain_seconds']:+.2f} s"
     return "  ".join([*parts, switches])
 
 

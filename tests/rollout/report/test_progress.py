@@ -41,9 +41,15 @@ def test_without_a_terminal_there_are_plain_lines():
         f"switch 2{TIMES}TP1 → 1{TIMES}TP2 with 1 request running: pause 80 ms, gain +1.50 s"
     )
     assert step == (
-        "step 1/5  reward 0.250  generation 10.0 s  response tokens: median 30, longest 200"
-        "  1 switch (gain +1.50 s)"
+        "step 1/5  reward 0.250  generation 10.0 s  median 30, max 200 tokens  1 switch, gain +1.50 s"
     )
+
+
+def test_a_steps_line_fits_in_100_columns():
+    stages = [make_stage((900, 1300, 1950), step=12, replica=replica) for replica in range(12)]
+    *_, step = shown([*stages, make_step(12)]).splitlines()
+    assert "median 1300, max 1950 tokens  12 switches, gain +18.00 s" in step
+    assert len(step) <= 100
 
 
 def test_on_a_terminal_the_bars_show_the_running_requests_and_the_layout():
