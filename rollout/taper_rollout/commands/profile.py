@@ -53,7 +53,6 @@ def add_parser(commands: Any) -> None:
         help="measure how fast a model decodes and switches on this machine",
         description="Measure the decode steps, prefills and switches of a model in each layout.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -153,7 +152,7 @@ def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings
     from taper_api import JobError
     from taper_rollout.job.requirements import model_config
     from taper_rollout.job_replica import LOCAL_ADDRESS, local_model
-    from taper_rollout.profiling.key import checkpoint_dtype
+    from taper_rollout.profiling.key import actual_dtype
     from taper_rollout.profiling.replica_settings import ReplicaSettings
 
     try:
@@ -166,7 +165,7 @@ def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings
     return ReplicaSettings(
         rollout=rollout,
         model_path=path,
-        dtype=checkpoint_dtype(config) if options.dtype == "auto" else options.dtype,
+        dtype=actual_dtype(config, options.dtype),
         context_tokens=options.context_tokens,
         trust_remote_code=False,
         device=device,
@@ -225,8 +224,7 @@ def _at_option(problem: Problem) -> Problem:
 def _file(output: Path | None, settings: ReplicaSettings) -> Path:
     """The file to write the profile to. Raises `OutputError` if it is not writable."""
     from taper_rollout.job.output_files import writing
-    from taper_rollout.profiling.calibration import wanted_of
-    from taper_rollout.profiling.store import default_directory
+    from taper_rollout.profiling.store import default_directory, wanted_of
 
     file = output or default_directory(os.environ) / wanted_of(settings).file_name
     trial = file.with_name(f".{file.name}.trial")

@@ -44,7 +44,6 @@ def add_parser(commands: Any) -> None:
         help="train a job with VeRL",
         description="Train a job with VeRL, or the packaged sample if no job file is given.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-f", "--file", type=Path, metavar="JOB", help="the job: a YAML file of kind RLHFJob")
     parser.add_argument(

@@ -22,7 +22,6 @@ def add_parser(commands: Any) -> None:
         description="Simulate recorded or synthetic stages under every policy: static layouts, switch "
         "rules, the predictor, and the best plan with known lengths.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(

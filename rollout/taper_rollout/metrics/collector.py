@@ -22,12 +22,18 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 
 from taper_rollout.events import Event, StageProgress, StageRecord, Step, SwitchDone, SwitchRecord
 from taper_rollout.metrics import definitions as table
@@ -36,6 +42,14 @@ from taper_rollout.switching.pause_phases import pause_phases
 
 Labels = Mapping[str, Any]
 _Family = Counter | Gauge | Histogram | Summary
+_FAMILIES: Mapping[str, type[Counter | Gauge | Summary]] = {
+    "counter": Counter,
+    "gauge": Gauge,
+    "summary": Summary,
+}
+
+# Their samples would double the series of each counter.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class RolloutMetrics:
@@ -43,7 +57,6 @@ class RolloutMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._exposed = _WithoutCreated(self._registry)
         # Metrics without labels are registered on their first sample, to avoid exporting a false 0.
         self._families = {m.name: _register(m, self._registry) for m in table.METRICS if m.labels}
         self._replicas: set[str] = set()
@@ -68,7 +81,7 @@ class RolloutMetrics:
         """All metrics and their content type, in the format that an HTTP `Accept` header asks for."""
         encode, content_type = choose_encoder(accept)
         with self._lock:
-            return encode(self._exposed), content_type
+            return encode(self._registry), content_type
 
     # -- events ------------------------------------------------------------------------
 
@@ -179,29 +192,11 @@ class RolloutMetrics:
             self._add(metric, abs(known), sign="negative" if known < 0 else "positive", **labels)
 
 
-class _WithoutCreated(Collector):
-    """A registry without `_created` samples, which would double the series of each counter."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Any]:
-        for family in self._registry.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
-
-
 def _register(metric: Metric, registry: CollectorRegistry) -> _Family:
     labels = [label.name for label in metric.labels]
-    match metric.kind:
-        case "counter":
-            return Counter(metric.name, metric.meaning, labels, registry=registry)
-        case "gauge":
-            return Gauge(metric.name, metric.meaning, labels, registry=registry)
-        case "summary":
-            return Summary(metric.name, metric.meaning, labels, registry=registry)
-        case "histogram":
-            return Histogram(metric.name, metric.meaning, labels, registry=registry, buckets=metric.buckets)
+    if metric.kind == "histogram":
+        return Histogram(metric.name, metric.meaning, labels, registry=registry, buckets=metric.buckets)
+    return _FAMILIES[metric.kind](metric.name, metric.meaning, labels, registry=registry)
 
 
 def _identity(switch: SwitchRecord) -> tuple[int, float]:

@@ -12,17 +12,15 @@ from pathlib import Path
 
 from taper_policy.profile.profile import Profile
 from taper_rollout.events import Calibration, StepSeconds
-from taper_rollout.job.requirements import model_config
 from taper_rollout.profiling.grid import QUICK, Grid
-from taper_rollout.profiling.key import profile_key
 from taper_rollout.profiling.profiler import Progress, Switch, find_capacity, measure_profile, warm_up
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.profiling.store import (
-    Wanted,
     default_directory,
     named_profile,
     store_profile,
     stored_profile,
+    wanted_of,
 )
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
 
@@ -87,17 +85,3 @@ async def obtain_profile(
     except OSError as error:
         log.warning("the profile could not be stored: %s", error)
     return profile
-
-
-def wanted_of(settings: ReplicaSettings) -> Wanted:
-    """What a profile must match to serve this replica on this machine."""
-    return Wanted(
-        key=profile_key(
-            model_config(settings.model_path, is_raw=True),
-            dtype=settings.dtype,
-            device=settings.device,
-            footprint=settings.rollout.footprint,
-        ),
-        footprint=settings.rollout.footprint,
-        degrees=settings.rollout.degrees,
-    )

@@ -89,9 +89,10 @@ class ReportSender:
         self._target = target
         self._make = make
         self._report_seconds = report_seconds
-        self._condition = threading.Condition()
-        self._has_changed = True
-        self._closes_at: float | None = None
+        self._has_changed = threading.Event()
+        self._has_changed.set()
+        self._is_closing = threading.Event()
+        self._closes_at = 0.0
         self._num_failures = 0
         # A daemon: a post that hangs must not keep the process.
         self._thread = threading.Thread(target=self._run, name="post reports", daemon=True)
@@ -102,51 +103,29 @@ class ReportSender:
 
     def changed(self) -> None:
         """Note that the state has changed. Never blocks."""
-        if self._condition.acquire(blocking=False):
-            # Otherwise the thread or another call holds the lock, and the next change is soon enough.
-            self._has_changed = True
-            self._condition.notify()
-            self._condition.release()
+        self._has_changed.set()
 
     def close(self, grace_seconds: float = LAST_GRACE_SECONDS) -> None:
         """Post the last report, if possible within `grace_seconds`."""
-        with self._condition:
-            self._closes_at = time.monotonic() + grace_seconds
-            self._condition.notify()
+        self._closes_at = time.monotonic() + grace_seconds
+        self._is_closing.set()
+        self._has_changed.set()
         self._thread.join(grace_seconds)
         if self._thread.is_alive():
             _logger.error("the last report could not be sent to the operator within %g s", grace_seconds)
 
     def _run(self) -> None:
-        while self._wait_for_change():
+        while self._has_changed.wait() and not self._is_closing.is_set():
+            self._has_changed.clear()
             sent = self._post(is_last=False)
-            self._pause(self._report_seconds if sent else self._wait_after_failure())
-        self._post_last()
-
-    def _wait_for_change(self) -> bool:
-        """Wait for a change. Returns False once the sender is closing and only the last report is due."""
-        with self._condition:
-            while self._closes_at is None and not self._has_changed:
-                # With a timeout, as `changed` skips the notification where it would block.
-                self._condition.wait(self._report_seconds)
-            self._has_changed = False
-            return self._closes_at is None
-
-    def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        with self._condition:
-            while self._closes_at is None and (left := until - time.monotonic()) > 0:
-                self._condition.wait(left)
-
-    def _wait_after_failure(self) -> float:
-        return float(min(LONGEST_WAIT_SECONDS, self._report_seconds * 2 ** min(self._num_failures - 1, 10)))
-
-    def _post_last(self) -> None:
-        assert self._closes_at is not None
+            self._is_closing.wait(self._report_seconds if sent else self._wait_after_failure())
         while not self._post(is_last=True):
             if time.monotonic() + LAST_RETRY_SECONDS >= self._closes_at:
                 return
             time.sleep(LAST_RETRY_SECONDS)
+
+    def _wait_after_failure(self) -> float:
+        return float(min(LONGEST_WAIT_SECONDS, self._report_seconds * 2 ** min(self._num_failures - 1, 10)))
 
     def _post(self, *, is_last: bool) -> bool:
         """Post one report. Returns whether it was accepted, or is not needed any more."""

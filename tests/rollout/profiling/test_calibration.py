@@ -15,10 +15,10 @@ from taper_policy.profile.file import write_profile
 from taper_policy.profile.profile import Profile
 from taper_rollout.events import Calibration, StepSeconds
 from taper_rollout.profiling import calibration as replica_profile
-from taper_rollout.profiling.calibration import calibration_of, obtain_profile, wanted_of
+from taper_rollout.profiling.calibration import calibration_of, obtain_profile
 from taper_rollout.profiling.grid import EngineCapacity
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.profiling.store import stored_profile
+from taper_rollout.profiling.store import stored_profile, wanted_of
 from taper_rollout.sglang.engine import CommandFailed, EngineDied
 
 from ..conftest import TinySample
