@@ -214,14 +214,6 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Validation:
-    """A validation after `step`, with VeRL's metrics."""
-
-    step: int
-    metrics: Mapping[str, float]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepSeconds:
     """Seconds of a decode step of one busy group, with a batch of `batch`."""
 
@@ -294,7 +286,6 @@ Event = (
     | SwitchDone
     | LedgerEntry
     | Step
-    | Validation
     | Calibration
     | Resumed
     | MetricsServed

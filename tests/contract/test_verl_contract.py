@@ -179,8 +179,8 @@ def test_the_hooks_keep_to_verls_signatures() -> None:
     assert "self.logger.items()" in inspect.getsource(find("verl.utils.tracking", "Tracking.log"))
 
 
-def test_steps_and_validations_are_posted_separately(monkeypatch: pytest.MonkeyPatch) -> None:
-    from taper_rollout.events import Step, Validation
+def test_steps_are_posted_and_a_validation_before_them_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from taper_rollout.events import Step
     from taper_rollout.verl import trainer_hooks
 
     posts: list[Any] = []
@@ -192,8 +192,7 @@ def test_steps_and_validations_are_posted_separately(monkeypatch: pytest.MonkeyP
     report = trainer_hooks.StepReport("run")
     report.log({"val-core/reward/mean@1": 0.5, "note": "x"}, step=0)
     report.log({"training/global_step": 1, "critic/score/mean": 0.25}, step=1)
-    assert [(type(post), post.step) for post in posts] == [(Validation, 0), (Step, 1)]
-    assert posts[0].metrics == {"val-core/reward/mean@1": 0.5}
+    assert posts == [Step(step=1, metrics={"training/global_step": 1.0, "critic/score/mean": 0.25})]
     assert hosts == [("run", post) for post in posts]
     metrics = inspect.getsource(find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._compute_metrics"))
     assert '"training/global_step"' in metrics

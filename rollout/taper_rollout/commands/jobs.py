@@ -1,7 +1,8 @@
-"""Loads the job of a command: a file with overridden fields, or the packaged sample."""
+"""The job of a command: a file with overridden fields, or the packaged sample."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,18 @@ if TYPE_CHECKING:
     from taper_api import RLHFJob
 
 RUNS = Path("runs")
+
+
+def add_set_option(parser: argparse.ArgumentParser, *, example: str) -> None:
+    """Add `--set`, whose values `load_or_sample` gets as `settings`."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="settings",
+        help=f"override a field of the job, such as {example}; can be repeated",
+    )
 
 
 def load_or_sample(file: Path | None, settings: Sequence[str], *, output: Path | None = None) -> RLHFJob:

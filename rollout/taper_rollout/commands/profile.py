@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taper_rollout.commands.jobs import load_or_sample
+from taper_rollout.commands.jobs import RUNS, add_set_option, load_or_sample
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,14 +59,7 @@ def add_parser(commands: Any) -> None:
         "-f", "--file", type=Path, metavar="JOB", help="a job, for its model, layouts and sizes"
     )
     source.add_argument("--model", metavar="PATH", help="a model's directory or Hugging Face id")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="settings",
-        help="override a field of the job, such as spec.rollout.kvTokens=8192; can be repeated",
-    )
+    add_set_option(parser, example="spec.rollout.kvTokens=8192")
     for name, default, meaning in (
         ("footprint", 2, "ranks of a replica"),
         ("context-tokens", 2048, "longest prompt plus response"),
@@ -137,7 +130,6 @@ def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None
 
 
 def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
-    from taper_rollout.commands.jobs import RUNS
     from taper_rollout.job_replica import job_replica
     from taper_rollout.training import check_job
 

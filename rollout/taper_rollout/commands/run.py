@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taper_rollout.commands.jobs import RUNS, load_or_sample
+from taper_rollout.commands.jobs import RUNS, add_set_option, load_or_sample
 from taper_rollout.job.signals import raise_terminated, signal_behind
 
 if TYPE_CHECKING:
@@ -55,14 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check the job, print its VeRL configuration and stop"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="settings",
-        help="override a field of the job, such as spec.training.steps=3; can be repeated",
-    )
+    add_set_option(parser, example="spec.training.steps=3")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="show all logs, and tracebacks of errors"
     )

@@ -99,11 +99,7 @@ def _config_file(path: str) -> Path:
         return Path(path) / "config.json"
     if path.startswith(("/", ".", "~")):
         raise FileNotFoundError("there is no such directory")
-    return _from_hub(path)
-
-
-def _from_hub(model_id: str) -> Path:
     # Imported here, as a model in a directory needs no hub client.
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(model_id, "config.json"))
+    return Path(hf_hub_download(path, "config.json"))

@@ -20,7 +20,7 @@ from taper_api import JobError, Problem
 from taper_policy.decision.ledger import LedgerRecord, entry_from_json
 from taper_policy.review.replica_history import ReplicaHistory, replica_histories
 from taper_rollout.events import LedgerEntry
-from taper_rollout.job.output_files import writing
+from taper_rollout.job.output_files import replacing, writing
 
 LEDGER_FILE = "ledger.jsonl"
 CUT_OFF = "the last line of the ledger is incomplete, as after a killed run, and was ignored"
@@ -53,15 +53,9 @@ class LedgerFile:
         self._is_continued = True
         if not self._num_old_bytes:
             return
-        partial = self.path.with_name(f".{LEDGER_FILE}.partial")
-        with writing(self.path):
-            try:
-                with self.path.open("rb") as old, partial.open("wb") as new:
-                    new.writelines(_kept(old.read(self._num_old_bytes).splitlines(keepends=True), first_step))
-                    new.write(old.read())
-                partial.replace(self.path)
-            finally:
-                partial.unlink(missing_ok=True)
+        with replacing(self.path) as new, self.path.open("rb") as old:
+            new.writelines(_kept(old.read(self._num_old_bytes).splitlines(keepends=True), first_step))
+            new.write(old.read())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

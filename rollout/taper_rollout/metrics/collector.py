@@ -75,7 +75,7 @@ class RolloutMetrics:
                 case StageRecord():
                     self._record_stage(self._replica(event.replica), event)
                 case Step():
-                    self._set(table.TRAINING_STEP, event.step)
+                    self._series(table.TRAINING_STEP).set(event.step)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics and their content type, in the format that an HTTP `Accept` header asks for."""
@@ -88,15 +88,17 @@ class RolloutMetrics:
     def _record_progress(self, replica: str, event: StageProgress) -> None:
         largest = max(self._largest_batch.get(replica, 0), event.running)
         self._largest_batch[replica] = largest
-        self._set(table.RUNNING_REQUESTS, event.running, replica=replica)
-        self._set(table.BATCH_SHRINK_RATIO, event.running / largest if largest else 0.0, replica=replica)
-        self._set(table.LAYOUT_DEGREE, event.degree, replica=replica)
+        self._series(table.RUNNING_REQUESTS, replica=replica).set(event.running)
+        self._series(table.BATCH_SHRINK_RATIO, replica=replica).set(
+            event.running / largest if largest else 0.0
+        )
+        self._series(table.LAYOUT_DEGREE, replica=replica).set(event.degree)
         self._set_origin(replica, event)
 
     def _record_switch_done(self, replica: str, switch: SwitchRecord) -> None:
         self._counted.setdefault(replica, set()).add(_identity(switch))
         if switch.outcome == "committed":
-            self._set(table.LAYOUT_DEGREE, switch.to_degree, replica=replica)
+            self._series(table.LAYOUT_DEGREE, replica=replica).set(switch.to_degree)
         self._count_switch(replica, switch)
 
     def _record_stage(self, replica: str, stage: StageRecord) -> None:
@@ -106,30 +108,30 @@ class RolloutMetrics:
                 self._count_switch(replica, switch)
             if switch.outcome == "committed":
                 self._add_signed(table.GAIN_SECONDS, switch.gain_seconds, replica=replica)
-        self._observe(table.STAGE_SECONDS, max(0.0, stage.generation_seconds), replica=replica)
-        self._add(table.IDLE_RANK_SECONDS, stage.idle_rank_seconds, replica=replica)
-        self._add(table.RESPONSES, len(stage.requests), replica=replica)
+        self._series(table.STAGE_SECONDS, replica=replica).observe(max(0.0, stage.generation_seconds))
+        self._series(table.IDLE_RANK_SECONDS, replica=replica).inc(stage.idle_rank_seconds)
+        self._series(table.RESPONSES, replica=replica).inc(len(stage.requests))
         tokens = sum(request.response_tokens for request in stage.requests)
-        self._add(table.RESPONSE_TOKENS, tokens, replica=replica)
+        self._series(table.RESPONSE_TOKENS, replica=replica).inc(tokens)
         regret = _known(stage.regret)
         if regret is not None:
-            self._observe(table.REGRET_RATIO, max(0.0, regret), replica=replica)
-            self._set(table.LAST_REGRET_RATIO, regret, replica=replica)
+            self._series(table.REGRET_RATIO, replica=replica).observe(max(0.0, regret))
+            self._series(table.LAST_REGRET_RATIO, replica=replica).set(regret)
         self._largest_batch.pop(replica, None)
-        self._set(table.RUNNING_REQUESTS, 0, replica=replica)
-        self._set(table.BATCH_SHRINK_RATIO, 0, replica=replica)
+        self._series(table.RUNNING_REQUESTS, replica=replica).set(0)
+        self._series(table.BATCH_SHRINK_RATIO, replica=replica).set(0)
         self._set_origin(replica, stage)
 
     def _set_origin(self, replica: str, event: StageProgress | StageRecord) -> None:
-        self._set(table.FOOTPRINT_RANKS, event.num_ranks, replica=replica)
-        self._set(table.GENERATION_STEP, event.step, replica=replica)
+        self._series(table.FOOTPRINT_RANKS, replica=replica).set(event.num_ranks)
+        self._series(table.GENERATION_STEP, replica=replica).set(event.step)
 
     def _count_switch(self, replica: str, switch: SwitchRecord) -> None:
         labels = {"from_degree": switch.from_degree, "to_degree": switch.to_degree, "kv": switch.kv}
         outcome = switch.outcome
-        self._add(table.SWITCHES, 1, replica=replica, outcome=outcome, **labels)
-        self._add(table.MOVED_BYTES, switch.moved_bytes, replica=replica)
-        self._add(table.RECOMPUTED_TOKENS, switch.prefilled_tokens, replica=replica)
+        self._series(table.SWITCHES, replica=replica, outcome=outcome, **labels).inc(1)
+        self._series(table.MOVED_BYTES, replica=replica).inc(switch.moved_bytes)
+        self._series(table.RECOMPUTED_TOKENS, replica=replica).inc(switch.prefilled_tokens)
         gain = switch.predicted_gain_seconds
         self._add_signed(table.PREDICTED_GAIN_SECONDS, gain, replica=replica, outcome=outcome)
         # A pause of 0 was not measured: no request was running.
@@ -138,14 +140,14 @@ class RolloutMetrics:
 
     def _count_pause(self, replica: str, switch: SwitchRecord, labels: Labels) -> None:
         pause_seconds = switch.pause_seconds
-        self._observe(table.PAUSE_SECONDS, pause_seconds, replica=replica, **labels)
+        self._series(table.PAUSE_SECONDS, replica=replica, **labels).observe(pause_seconds)
         for phase, seconds in pause_phases(switch.parts_seconds, pause_seconds).items():
-            self._add(table.PAUSE_PHASE_SECONDS, seconds, replica=replica, phase=phase)
+            self._series(table.PAUSE_PHASE_SECONDS, replica=replica, phase=phase).inc(seconds)
         predicted = _known(switch.predicted_pause_seconds)
         if predicted is not None:
-            self._observe(table.PREDICTED_PAUSE_SECONDS, predicted, replica=replica, **labels)
+            self._series(table.PREDICTED_PAUSE_SECONDS, replica=replica, **labels).observe(predicted)
             error = abs(predicted - pause_seconds) / pause_seconds
-            self._observe(table.PAUSE_ERROR_RATIO, error, replica=replica)
+            self._series(table.PAUSE_ERROR_RATIO, replica=replica).observe(error)
 
     # -- series ------------------------------------------------------------------------
 
@@ -161,10 +163,10 @@ class RolloutMetrics:
             if metric.kind != "gauge" and table.FROM_DEGREE not in metric.labels:
                 names = [label.name for label in metric.labels]
                 for values in itertools.product(*(label.values or (name,) for label in metric.labels)):
-                    self._series(metric, dict(zip(names, values, strict=True)))
+                    self._series(metric, **dict(zip(names, values, strict=True)))
         return name
 
-    def _series(self, metric: Metric, labels: Labels) -> Any:
+    def _series(self, metric: Metric, **labels: Any) -> Any:
         """The series of a metric with these labels; values that are not in the table become `other`."""
         if not metric.labels:
             if metric.name not in self._families:
@@ -177,19 +179,10 @@ class RolloutMetrics:
         }
         return self._families[metric.name].labels(**bounded)
 
-    def _set(self, metric: Metric, value: float, **labels: Any) -> None:
-        self._series(metric, labels).set(value)
-
-    def _add(self, metric: Metric, amount: float, **labels: Any) -> None:
-        self._series(metric, labels).inc(amount)
-
-    def _observe(self, metric: Metric, value: float, **labels: Any) -> None:
-        self._series(metric, labels).observe(value)
-
     def _add_signed(self, metric: Metric, amount: float | None, **labels: Any) -> None:
         known = _known(amount)
         if known is not None:
-            self._add(metric, abs(known), sign="negative" if known < 0 else "positive", **labels)
+            self._series(metric, sign="negative" if known < 0 else "positive", **labels).inc(abs(known))
 
 
 def _register(metric: Metric, registry: CollectorRegistry) -> _Family:

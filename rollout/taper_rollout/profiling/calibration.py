@@ -13,7 +13,7 @@ from pathlib import Path
 from taper_policy.profile.profile import Profile
 from taper_rollout.events import Calibration, StepSeconds
 from taper_rollout.profiling.grid import QUICK, Grid
-from taper_rollout.profiling.profiler import Progress, Switch, find_capacity, measure_profile, warm_up
+from taper_rollout.profiling.profiler import Switch, find_capacity, measure_profile, warm_up
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.profiling.store import (
     default_directory,
@@ -51,7 +51,6 @@ async def obtain_profile(
     switch: Switch,
     *,
     grid: Grid = QUICK,
-    on_progress: Progress = lambda share, activity: None,
 ) -> Profile | None:
     """The named profile, that of the store, or a new one; with `calibrate` off, the named one or None.
 
@@ -76,7 +75,7 @@ async def obtain_profile(
         await warm_up(engine, settings, switch, grid=grid)
         return found
     try:
-        profile = await measure_profile(engine, settings, switch, grid=grid, on_progress=on_progress)
+        profile = await measure_profile(engine, settings, switch, grid=grid)
     except (ValueError, TimeoutError, CommandFailed):
         log.exception("replica %d: measuring a profile failed; serving without one", settings.replica)
         return None

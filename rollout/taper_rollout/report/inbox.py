@@ -1,6 +1,6 @@
-"""A bounded queue of a run's events, from which the driver drains them.
+"""A bounded queue of a run's events, from which the driver drains them: the actor that all processes post to.
 
-Many threads post and one drains. Of `StageProgress` only the newest of each replica is kept, as it
+Many post and one drains. Of `StageProgress` only the newest of each replica is kept, as it
 replaces the one before. Of all other events the oldest are dropped when the queue is full, and the next
 drain reports how many.
 """

@@ -32,7 +32,7 @@ from taper_rollout.events import (
     StepSeconds,
     stage_from_json,
 )
-from taper_rollout.job.output_files import OutputError, write_json, writing
+from taper_rollout.job.output_files import OutputError, replacing, write_json, writing
 from taper_rollout.ledger.ledger_file import LedgerFile
 from taper_rollout.report.stage_figures import StageFigures
 from taper_rollout.report.summary import step_line, summarise
@@ -144,10 +144,8 @@ class Recorder:
     def _continue_lines(self, first_step: int) -> None:
         kept = [line for line in self._lines() if line["step"] < first_step]
         kept += self._lines_from_traces((kept[-1]["step"] if kept else 0) + 1, first_step)
-        partial = self._metrics.with_name(f".{METRICS_FILE}.partial")
-        with writing(self._metrics):
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            partial.replace(self._metrics)
+        with replacing(self._metrics) as file:
+            file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
 
     def _lines_from_traces(self, first_step: int, end_step: int) -> list[dict[str, Any]]:
         by_step: dict[int, StageFigures] = {}

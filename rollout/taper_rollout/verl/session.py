@@ -24,9 +24,9 @@ from taper_rollout.events import Event, Failure, Waiting
 from taper_rollout.job.child_processes import Descendants
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
+from taper_rollout.report.inbox import Inbox
 from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, poll_ray, wait_for_capacity
 from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
-from taper_rollout.verl.reporter import Reporter
 from taper_rollout.verl.runner import Runner
 
 SLICE_SECONDS = 1.0
@@ -90,7 +90,7 @@ class Session:
         try:
             host = _connect(address, ray_directory, job, on_events, verbose=verbose)
             run_name = f"taper_run_{uuid.uuid4().hex}"
-            reporter = ray.remote(Reporter).options(name=run_name, num_cpus=0).remote()
+            reporter = ray.remote(Inbox).options(name=run_name, num_cpus=0).remote()
             environment = _environment(host, ray_directory, verbose=verbose)
             yield cls(host=host, run_name=run_name, reporter=reporter, environment=environment)
         finally:

@@ -6,12 +6,12 @@ from rich.console import Console
 from taper_rollout.events import (
     Calibration,
     EventsLost,
+    Failure,
     LedgerEntry,
     MetricsServed,
     Resumed,
     SkippedCheckpoint,
     StepSeconds,
-    Validation,
     Waiting,
 )
 from taper_rollout.report.progress import ProgressDisplay
@@ -78,7 +78,7 @@ def test_lost_events_are_shown():
 
 
 def test_events_that_no_report_shows_are_ignored():
-    assert shown([LedgerEntry(replica=0, at=0.0, entry={}), Validation(step=0, metrics={})]) == ""
+    assert shown([LedgerEntry(replica=0, at=0.0, entry={}), Failure(message="no")]) == ""
 
 
 def test_a_resumed_run_shows_its_checkpoint_and_those_that_it_skipped():
