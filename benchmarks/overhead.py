@@ -134,7 +134,7 @@ class FixedInterval(ProgressThrottle):
 def event_reporting(output: Path, *, times: float) -> Iterator[EventReporter]:
     """A reporter and its consumer on their own Ray, with `times` as many events as in a run."""
     # A batch that does not change sends no progress events: here it sends them as one that always changes.
-    stage.ProgressThrottle = lambda: FixedInterval(MOST_SECONDS / times)  # type: ignore[misc, assignment]
+    setattr(stage, "ProgressThrottle", lambda: FixedInterval(MOST_SECONDS / times))  # noqa: B010
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with tempfile.TemporaryDirectory() as sample:
         job = make_sample(Path(sample), variant="tiny")
@@ -269,7 +269,7 @@ def report(shares: FloatArray) -> dict[str, float]:
     """Mean shares with their intervals by the bootstrap over blocks."""
     picks = np.random.default_rng(0).integers(len(shares), size=(RESAMPLES, len(shares)))
     low, high = np.quantile(shares[picks].mean(axis=1), (0.025, 0.975), axis=0)
-    found = {}
+    found: dict[str, float] = {}
     for column, name in enumerate(("clock", "cores")):
         found |= {
             f"{name}_share_mean": float(shares[:, column].mean()),

@@ -27,6 +27,7 @@ from parts.random_qwen3 import M210, make_model
 from rich.console import Console
 from rich.table import Table
 
+from taper_policy.profile.kv_choice import KvMode
 from taper_rollout.profiling.kv_budget import read_model_shape
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.sglang.engine_settings import EngineSettings
@@ -41,7 +42,7 @@ def response_tokens(repeats: int) -> int:
     return 4 * STEPS_BETWEEN_SWITCHES * repeats + 256
 
 
-async def measure(model: str, dtype: str, repeats: int, kv: str) -> list[dict[str, Any]]:
+async def measure(model: str, dtype: str, repeats: int, kv: KvMode) -> list[dict[str, Any]]:
     """`repeats` widenings and as many narrowings of one live batch; a row for each."""
     # Room for all at once: SGLang admits a request only where what it may still write would fit.
     kv_tokens = REQUESTS * (CONTEXT_TOKENS + response_tokens(repeats))
@@ -64,7 +65,7 @@ async def measure(model: str, dtype: str, repeats: int, kv: str) -> list[dict[st
         await engine.close()
 
 
-async def _switch_back_and_forth(engine: ElasticEngine, repeats: int, kv: str) -> list[dict[str, Any]]:
+async def _switch_back_and_forth(engine: ElasticEngine, repeats: int, kv: KvMode) -> list[dict[str, Any]]:
     sampling = {"temperature": 1.0, "max_new_tokens": response_tokens(repeats), "ignore_eos": True}
     requests = [
         asyncio.create_task(

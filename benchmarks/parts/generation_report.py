@@ -91,7 +91,7 @@ class Stages:
 
     def slowness_of(self, run: Run) -> float:
         """Slowness of the cores during the run, without the effect of its own layout on the probe."""
-        return run.slowness / (1.0 + self._probe_bias) ** run.wide_share
+        return float(run.slowness / (1.0 + self._probe_bias) ** run.wide_share)
 
     def of(self, policy: str) -> list[Run]:
         """The runs of a policy."""

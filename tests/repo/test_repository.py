@@ -113,6 +113,14 @@ def test_folders_stay_narrow() -> None:
     assert {folder: count for folder, count in counts.items() if count > 16} == {}
 
 
+def test_no_tracked_file_is_a_link() -> None:
+    """A link leads to a place of one machine, such as an environment beside the checkout."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []
+
+
 def test_there_is_no_drawer_for_everything() -> None:
     drawers = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
     assert [file for file in SOURCES if file.name in drawers] == []

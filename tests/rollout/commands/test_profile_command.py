@@ -261,11 +261,9 @@ def test_bad_input_is_refused_before_an_engine_is_started(
     job_file: Path,
     measuring: Measuring,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     asked = measuring(lambda: pytest.fail("measured"))
     places = {"MODEL": str(job_file.parent / "model"), "JOB": str(job_file)}
     assert taper("profile", *(places.get(argument, argument) for argument in arguments)) == 2

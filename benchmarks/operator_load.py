@@ -9,7 +9,7 @@ times are those of a loaded cluster. Needs the programs that `make cluster-tools
 - burst: all are deleted and as many applied at once; seconds until the last RayJob exists;
 - size: the operator's largest resident memory during all of it.
 
-    python benchmarks/operator.py [--jobs 500] [--rate 5]
+    python benchmarks/operator_load.py [--jobs 500] [--rate 5]
 
 Prints a table with the limits, writes JSON, and exits with 1 if a limit is missed. Takes about 10 minutes.
 """
@@ -45,7 +45,7 @@ from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
 from taper_operator.manifests.kinds import PODS, RAY_JOBS, RLHF_JOBS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PODS_OF_A_JOB = 3
 PODS_OF_A_NODE = 100
 MAX_P99_SECONDS = 5.0
