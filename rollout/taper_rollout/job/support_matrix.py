@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from taper_api import JobError, Problem
-from taper_api.job.rollout_spec import DEGREES
 from taper_rollout.job.requirements import Facts
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
@@ -36,7 +35,7 @@ class Row:
     """A row of the matrix.
 
     seen_in: where the feature is read from
-    checks: each yields what is not supported
+    checks: each yields what is not supported; none where `RolloutSpec` has the rule
     """
 
     feature: str
@@ -144,19 +143,6 @@ def _footprint_over_heads(facts: Facts) -> Iterator[Finding]:
         yield _footprint_path(facts), f"{facts.footprint} ranks are more than the model's {heads} KV heads"
 
 
-def _layouts(facts: Facts) -> Iterator[Finding]:
-    """`RLHFJob` has this rule too. Here it also covers users of VeRL's own command."""
-    if facts.footprint not in DEGREES:
-        yield _footprint_path(facts), f"{facts.footprint} is not one of {', '.join(map(str, DEGREES))}"
-    elif facts.degrees[-1] != facts.footprint:
-        message = f"the last degree is {facts.degrees[-1]}, but the footprint is {facts.footprint}"
-        yield _degrees_path(facts, len(facts.degrees) - 1), message
-    for index, degree in enumerate(facts.degrees):
-        if degree not in DEGREES or (index and degree <= facts.degrees[index - 1]):
-            message = f"{list(facts.degrees)} are not ascending powers of two up to {DEGREES[-1]}"
-            yield _degrees_path(facts, index), message
-
-
 def _degree_divides(facts: Facts) -> Iterator[Finding]:
     """Degrees above the number of KV heads are found by `_footprint_over_heads`."""
     counts = {
@@ -225,7 +211,6 @@ MATRIX: tuple[Row, ...] = (
         supported="uniform, with footprints of 1, 2, 4 and 8 ranks",
         seen_in=JOB,
         remedy="use a footprint of 1, 2, 4 or 8, and ascending degrees of these that end with the footprint",
-        checks=(_layouts,),
     ),
     Row(feature="KV cache in a switch", supported="migrated or recomputed"),
     _no(

@@ -72,9 +72,6 @@ REFUSED = [
     ("TP degrees", with_model(num_key_value_heads=6), "spec.rollout.degrees[2]"),
     ("TP degrees", with_model(num_attention_heads=18), "spec.rollout.degrees[2]"),
     ("TP degrees", with_model(intermediate_size=4098), "spec.rollout.degrees[2]"),
-    ("layouts", dataclasses.replace(FACTS, degrees=(1, 2)), "spec.rollout.degrees[1]"),
-    ("layouts", dataclasses.replace(FACTS, degrees=(2, 1, 4)), "spec.rollout.degrees[1]"),
-    ("layouts", dataclasses.replace(FACTS, footprint=3, degrees=(1,)), "spec.rollout.footprint"),
     (
         "footprint across nodes",
         dataclasses.replace(FACTS, ranks_per_node=2),
