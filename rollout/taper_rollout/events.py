@@ -113,22 +113,11 @@ class SwitchRecord:
         )
 
 
-class Advised(TypedDict, total=False):
-    """What following the predictor would have taken (`taper_policy.review.advice.AdvisedStage`)."""
-
-    staying_seconds: float
-    advised_seconds: float
-    gain_seconds: float
-    half_width_seconds: float
-    first_degree: int
-    num_switches: int
-
-
 class Review(TypedDict, total=False):
     """A stage beside other plans (`taper_policy.review.review.StageReview.as_json`), simulated.
 
     not_judged: why that was not possible; there is nothing else then
-    advised: with `mode: advise` only
+    advised: what following the predictor would have taken (`advice.AdvisedStage`); with `mode: advise` only
     """
 
     not_judged: str
@@ -141,7 +130,7 @@ class Review(TypedDict, total=False):
     regret: float
     gain_over_best_static: float
     model_error: float
-    advised: Advised
+    advised: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.profile import Profile
 from taper_policy.review.advice import AdviceEstimator
 from taper_policy.review.review import RecordedRequest, RecordedStage, RecordedSwitch, as_simulated, review
-from taper_rollout.events import Advised, Review, StageRecord
+from taper_rollout.events import Review, StageRecord
 from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.stage import Ended, Stage
@@ -80,8 +80,7 @@ class StageReviewer:
         found = cast(Review, compared.as_json())
         if self._advice is not None:
             advised = self._advice.judge(record.step, as_simulated(recorded))
-            gain = {"gain_seconds": advised.gain_seconds}
-            found["advised"] = cast(Advised, dataclasses.asdict(advised) | gain)
+            found["advised"] = dataclasses.asdict(advised) | {"gain_seconds": advised.gain_seconds}
         return found
 
     def _learn(self, record: StageRecord) -> None:

@@ -64,11 +64,14 @@ def _draw(panel: Axes, stage: StageRecord) -> None:
         _mark(panel, switch, stage)
     panel.set_xlim(0, max(stage.generation_seconds, 1e-3))
     panel.set_ylim(bottom=0)
-    title = f"step {stage.step} · replica {stage.replica} · {stage.generation_seconds:.1f} s"
+    style_panel(panel, f"step {stage.step} · replica {stage.replica} · {stage.generation_seconds:.1f} s")
+
+
+def style_panel(panel: Axes, title: str) -> None:
+    """Set the title and mute what is not data."""
     panel.set_title(title, fontsize=10, loc="left")
     panel.tick_params(labelsize=8, colors=MUTED)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
+    panel.spines[["top", "right"]].set_visible(False)
 
 
 def _mark(panel: Axes, switch: SwitchRecord, stage: StageRecord) -> None:
