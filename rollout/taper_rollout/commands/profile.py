@@ -142,7 +142,8 @@ def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
 def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
     """Settings of a replica for a model without a job: every degree up to the footprint."""
     from taper_api import JobError
-    from taper_rollout.job.requirements import model_config
+    from taper_rollout.job.requirements import Facts, installed_versions, model_config
+    from taper_rollout.job.support_matrix import check_support
     from taper_rollout.job_replica import LOCAL_ADDRESS, local_model
     from taper_rollout.profiling.key import actual_dtype
     from taper_rollout.profiling.replica_settings import ReplicaSettings
@@ -150,7 +151,15 @@ def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings
     try:
         rollout = _model_rollout(options)
         config = model_config(options.model)
-        _check_model(config, rollout)
+        facts = Facts(
+            model=config,
+            settings={},
+            versions=installed_versions(),
+            footprint=rollout.footprint,
+            degrees=rollout.degrees,
+            ranks_per_node=rollout.footprint,
+        )
+        check_support(facts)
         path = local_model(options.model, path="--model")
     except JobError as error:
         raise JobError([_at_option(problem) for problem in error.problems]) from None
@@ -188,23 +197,6 @@ def _model_rollout(options: argparse.Namespace) -> RolloutSpec:
     except ValidationError as error:
         problems = problems_of(error, RolloutSpec)
     raise JobError([dataclasses.replace(p, path=f"spec.rollout.{p.path}") for p in problems])
-
-
-def _check_model(config: dict[str, Any], rollout: RolloutSpec) -> None:
-    """Whether Taper supports the model in these layouts. Raises `JobError`."""
-    from taper_rollout.job.requirements import Facts, installed_versions
-    from taper_rollout.job.support_matrix import check_support
-
-    check_support(
-        Facts(
-            model=config,
-            settings={},
-            versions=installed_versions(),
-            footprint=rollout.footprint,
-            degrees=rollout.degrees,
-            ranks_per_node=rollout.footprint,
-        )
-    )
 
 
 def _at_option(problem: Problem) -> Problem:

@@ -67,7 +67,7 @@ class JobReportBuilder:
                     case StageRecord():
                         self._record_stage(event)
 
-    def report(self, *, is_last: bool = False) -> JobReport:
+    def report(self, is_last: bool = False) -> JobReport:
         """The attempt's present state, with the next sequence number."""
         with self._lock:
             self._sequence += 1

@@ -18,10 +18,10 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from taper_api import JobError, Problem
@@ -39,12 +39,6 @@ _TAKEN = 202
 _STALE = 409
 
 _logger = logging.getLogger(__name__)
-
-
-class MakeReport(Protocol):
-    """Builds a report of the run's present state."""
-
-    def __call__(self, *, is_last: bool = False) -> JobReport: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +75,17 @@ def _problem(name: str, message: str) -> Problem:
 
 
 class ReportSender:
-    """See the module's docstring. Call `start`, then `changed` any number of times, then `close`."""
+    """See the module's docstring. Call `start`, then `changed` any number of times, then `close`.
+
+    make: builds a report of the run's present state, from whether it is the last one
+    """
 
     def __init__(
-        self, target: ReportTarget, make: MakeReport, *, report_seconds: float = REPORT_SECONDS
+        self,
+        target: ReportTarget,
+        make: Callable[[bool], JobReport],
+        *,
+        report_seconds: float = REPORT_SECONDS,
     ) -> None:
         self._target = target
         self._make = make
@@ -130,7 +131,7 @@ class ReportSender:
     def _post(self, *, is_last: bool) -> bool:
         """Post one report. Returns whether it was accepted, or is not needed any more."""
         try:
-            status, answer = post(self._target, self._make(is_last=is_last))
+            status, answer = post(self._target, self._make(is_last))
         except (OSError, ValueError, http.client.HTTPException) as error:
             self._failed(f"{type(error).__name__}: {error}")
             return False

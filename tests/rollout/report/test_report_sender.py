@@ -82,7 +82,7 @@ class Maker:
     def __init__(self):
         self.sequence = 0
 
-    def __call__(self, *, is_last=False):
+    def __call__(self, is_last):
         self.sequence += 1
         figures = TrainingFigures(step=self.sequence, steps=9)
         return JobReport(attempt=2, sequence=self.sequence, is_last=is_last, training=figures)
