@@ -116,14 +116,20 @@ class ReportSender:
             _logger.error("the last report could not be sent to the operator within %g s", grace_seconds)
 
     def _run(self) -> None:
-        while self._has_changed.wait() and not self._is_closing.is_set():
-            self._has_changed.clear()
+        while self._wait_for_change():
             sent = self._post(is_last=False)
             self._is_closing.wait(self._report_seconds if sent else self._wait_after_failure())
         while not self._post(is_last=True):
             if time.monotonic() + LAST_RETRY_SECONDS >= self._closes_at:
                 return
             time.sleep(LAST_RETRY_SECONDS)
+
+    def _wait_for_change(self) -> bool:
+        """Wait for a change. Returns False once the sender is closing and only the last report is due."""
+        self._has_changed.wait()
+        # Cleared before the look at `_is_closing`, which `close` sets first: its wake-up is never lost.
+        self._has_changed.clear()
+        return not self._is_closing.is_set()
 
     def _wait_after_failure(self) -> float:
         return float(min(LONGEST_WAIT_SECONDS, self._report_seconds * 2 ** min(self._num_failures - 1, 10)))

@@ -158,6 +158,26 @@ def test_without_a_change_nothing_is_posted(listen, sender_to):
     sender.close()
 
 
+def test_a_close_that_meets_a_change_is_not_missed(listen, sender_to):
+    listener = listen()
+    sender = sender_to(listener.url, report_seconds=60)
+
+    class Met(threading.Event):
+        def clear(self):
+            """`close` comes just before."""
+            sender._closes_at = time.monotonic() + 5
+            sender._is_closing.set()
+            self.set()
+            super().clear()
+
+    sender._has_changed = Met()
+    sender._has_changed.set()
+    sender.start()
+    sender._thread.join(5)
+    assert not sender._thread.is_alive()
+    assert [body["isLast"] for *_, body in listener.received] == [True]
+
+
 def test_the_run_does_not_wait_for_a_server_that_hangs(listen, sender_to, caplog):
     listener = listen(delay=30.0)
     sender = sender_to(listener.url)
