@@ -75,7 +75,7 @@ def oracle_arm(tokens: np.ndarray[Any, Any], prices: Prices) -> Planned:
         max_batch=len(requests),
         max_context=PROMPT_TOKENS + int(tokens.max()) + 1,
     )
-    plan, _ = best_plan(requests, prices, footprint=FOOTPRINT, degrees=DEGREES, clock=clock)
+    plan, _ = best_plan(requests, clock, degrees=DEGREES)
     return Planned(plan)
 
 

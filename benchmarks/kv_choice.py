@@ -132,13 +132,14 @@ class Bench:
         before = self._engine.degree
         figures = await self._switch(degree, kv_mode(asked, self._profile, before, degree))
         assert figures is not None
-        predicted = self._profile.switch_seconds(
-            before,
-            degree,
-            requests=figures.live_requests,
-            migrated_requests=figures.migrated_requests,
-            migrated_tokens=figures.migrated_tokens,
-            recomputed_tokens=figures.recomputed_tokens,
+        terms = self._profile.switch[before, degree]
+        predicted = (
+            terms.fixed_seconds
+            + terms.request_seconds * figures.live_requests
+            + terms.exchange_seconds * (figures.migrated_requests > 0)
+            + terms.migrated_request_seconds * figures.migrated_requests
+            + terms.byte_seconds * figures.migrated_tokens * self._profile.kv_bytes_per_token
+            + terms.recomputed_token_seconds * figures.recomputed_tokens
         )
         return Row(
             mix=mix,
@@ -154,7 +155,7 @@ class Bench:
             moved_bytes=figures.moved_bytes,
             prefilled_tokens=figures.prefilled_tokens,
             pause_seconds=figures.pause_seconds,
-            predicted_seconds=predicted.seconds,
+            predicted_seconds=predicted,
         )
 
     async def _some_steps(self) -> None:

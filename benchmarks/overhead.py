@@ -49,7 +49,7 @@ from taper_policy.arrays import FloatArray
 from taper_rollout.events import Event, MetricsServed, StageProgress, StageRecord
 from taper_rollout.replica import stage
 from taper_rollout.replica.coordinator import Coordinator
-from taper_rollout.replica.decider import PolicyDecider
+from taper_rollout.replica.decider import Decider
 from taper_rollout.replica.progress_throttle import MOST_SECONDS, ProgressThrottle
 from taper_rollout.report.recorder import Recorder
 from taper_rollout.sample.make import make_sample
@@ -235,7 +235,7 @@ async def measure(model: str, reporter: EventReporter, options: argparse.Namespa
     coordinator = Coordinator(settings, reporter)
     await coordinator.start()
     try:
-        decisions = PolicyDecider(settings, reporter)
+        decisions = Decider(settings, reporter)
         decisions.use(coordinator.profile)
         replica = Replica(coordinator, reporter.records)
         tokens = np.full((options.requests // SAMPLES, SAMPLES), options.tokens)

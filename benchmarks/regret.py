@@ -69,7 +69,6 @@ class Setting:
             synthetic.draw(),
             self.profile,
             DecisionSettings(degrees=self.profile.degrees),
-            footprint=self.profile.footprint,
             max_tokens=self.max_tokens,
         )
 

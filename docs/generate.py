@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from configuration_reference import configuration_reference
+from operator_tables import with_operator_tables
 from rooms import with_rooms
 
 from taper_api.schema.crd import crd_files
-from taper_api.schema.reference import configuration_reference
-from taper_operator.reference import operator_reference
 from taper_rollout.job.support_matrix import support_matrix
 from taper_rollout.metrics.reference import metric_page
 
@@ -43,7 +43,9 @@ def pages() -> dict[str, str]:
         "architecture.md": with_rooms((DOCS / "architecture.md").read_text(encoding="utf-8")),
         "configuration.md": configuration_reference(),
         "metrics.md": metric_page(),
-        "operator-reference.md": operator_reference(),
+        "operator-reference.md": with_operator_tables(
+            (DOCS / "operator-reference.md").read_text(encoding="utf-8")
+        ),
         "support-matrix.md": support_matrix(),
     }
 

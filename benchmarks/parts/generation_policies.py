@@ -14,13 +14,13 @@ from taper_policy.profile.profile import Profile
 from taper_policy.simulation.oracle import LayoutPlan
 from taper_rollout.events import StageRecord
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.decider import Decider, LiveRequestsReader, PolicyDecider
+from taper_rollout.replica.decider import Decider, LiveRequestsReader
 
 THRESHOLDS = (2, 4, 8, 16, 32)
 PREDICTOR, AT_ONCE, ORACLE = "predictor", "widen-at-once", "oracle's plan"
 
 
-class Planned:
+class Planned(Decider):
     """Follows a fixed plan, made with the true lengths or of one layout; predicts nothing."""
 
     mode = "enforce"
@@ -72,6 +72,6 @@ def compared_policies(
     }
     for name, policy in settings_of.items():
         rollout = settings.rollout.model_copy(update={"policy": Policy.model_validate(policy)})
-        found[name] = PolicyDecider(dataclasses.replace(settings, rollout=rollout), send)
+        found[name] = Decider(dataclasses.replace(settings, rollout=rollout), send)
         found[name].use(profile)
     return found

@@ -24,7 +24,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Protocol
 
 from taper_operator.http.health import HealthServer, Page, text_page
@@ -52,9 +52,6 @@ _STUCK_SECONDS = 600.0
 class Service(Protocol):
     """A background service that runs in every replica, whether it leads or not."""
 
-    def open(self) -> None:
-        """Acquire what `run` needs, such as a port. Raises OSError."""
-
     def run(self) -> None:
         """Run until `stop`; the process ends if this returns earlier."""
 
@@ -62,35 +59,25 @@ class Service(Protocol):
         """Make `run` return. Does not block."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Controller:
     """See the module's docstring.
 
-    services: keyed by the name of their thread
-    workers: how many keys are reconciled at a time
+    services: keyed by the name of their thread, the reflectors among them
+    num_workers: how many keys are reconciled at a time
     address: where health and metrics are served
     """
 
-    def __init__(
-        self,
-        *,
-        reflectors: Sequence[Reflector],
-        queue: WorkQueue[ObjectKey],
-        elector: LeaderElector,
-        reconcile: Reconcile,
-        metrics: OperatorMetrics,
-        workers: int,
-        address: Address,
-        services: Mapping[str, Service] = MappingProxyType({}),
-    ) -> None:
-        self._reflectors = list(reflectors)
-        self._services = dict(services)
-        self._queue = queue
-        self._elector = elector
-        self._reconcile = reconcile
-        self._metrics = metrics
-        self._num_workers = workers
-        self._pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics_page}
-        self._address = address
+    reflectors: Sequence[Reflector]
+    queue: WorkQueue[ObjectKey]
+    elector: LeaderElector
+    reconcile: Reconcile
+    metrics: OperatorMetrics
+    num_workers: int
+    address: Address
+    services: Mapping[str, Service]
+
+    def __post_init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._workers: list[threading.Thread] = []
         self._election: threading.Thread | None = None
@@ -109,14 +96,12 @@ class Controller:
     def run(self) -> int:
         """Run until `stop`, or until this replica must end; returns the exit code of the process.
 
-        Raises OSError where a port cannot be opened.
+        Raises OSError where the port cannot be opened.
         """
-        for service in self._services.values():
-            service.open()
-        self._server = HealthServer(self._address, self._pages)
-        self._server.start()
-        self._threads = [self._start(f"reflect {each}", each.run) for each in self._reflectors]
-        self._threads += [self._start(name, service.run) for name, service in self._services.items()]
+        pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics_page}
+        self._server = HealthServer(self.address, pages)
+        self._threads = [self._start("health", self._server.run)]
+        self._threads += [self._start(name, service.run) for name, service in self.services.items()]
         try:
             problem = self._run()
             if not problem:
@@ -133,23 +118,18 @@ class Controller:
             problem = self._problem()
             if problem:
                 return problem
-            if self._election is None and self.has_synced:
-                self._election = self._start("elect", self._elector.run)
-            if not self._workers and self._elector.is_leader_now():
-                self._workers = [self._start("work", self._work) for _ in range(self._num_workers)]
+            if self._election is None and all(each.has_synced for each in self.reflectors):
+                self._election = self._start("elect", self.elector.run)
+            if not self._workers and self.elector.is_leader_now():
+                self._workers = [self._start("work", self._work) for _ in range(self.num_workers)]
             time.sleep(_TICK_SECONDS)
         return ""
 
     def _problem(self) -> str:
-        if self._elector.has_ended:
+        if self.elector.has_ended:
             return "the lease was lost: this replica exits, another leads"
         dead = [thread.name for thread in self._all_threads() if not thread.is_alive()]
         return f"a thread has died: {', '.join(dead)}" if dead else ""
-
-    @property
-    def has_synced(self) -> bool:
-        """Whether all caches have been filled."""
-        return all(reflector.has_synced for reflector in self._reflectors)
 
     def _all_threads(self) -> list[threading.Thread]:
         return [*self._threads, *self._workers, *([self._election] if self._election else [])]
@@ -157,56 +137,53 @@ class Controller:
     # -- working -----------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (key := self._queue.take_or_wait()) is not None:
+        while (key := self.queue.take_or_wait()) is not None:
             try:
-                if self._elector.is_leader_now():
+                if self.elector.is_leader_now():
                     self._handle(key)
             finally:
-                self._queue.done(key)
+                self.queue.done(key)
 
     def _handle(self, key: ObjectKey) -> None:
         began = time.monotonic()
         result = self._attempt(key)
-        self._metrics.observe_reconcile(result, time.monotonic() - began)
+        self.metrics.observe_reconcile(result, time.monotonic() - began)
 
     def _attempt(self, key: ObjectKey) -> str:
         """Reconcile once and queue the key again where needed; returns the result for the metric."""
         try:
-            again_seconds = self._reconcile(key)
+            again_seconds = self.reconcile(key)
         except NotLeader:
             # The new leader has all keys in its queue.
             return "not_leader"
         except Conflict as error:
             # The cache was out of date; its update is on the way.
             log.info("%s: %s", key, error)
-            self._queue.add_after_failure(key)
+            self.queue.add_after_failure(key)
             return "conflict"
         except ApiError as error:
-            return self._attempt_failed(key, error)
+            if error.retry_after_seconds is not None:
+                # Not caused by the key: its own backoff does not grow.
+                self.queue.add_after(key, error.retry_after_seconds)
+                return "held_back"
+            log.warning("%s: %s: %s", key, type(error).__name__, error)
+            self.queue.add_after_failure(key)
+            return "api_error"
         except Exception:
             log.exception("%s: reconcile failed", key)
-            self._queue.add_after_failure(key)
+            self.queue.add_after_failure(key)
             return "error"
-        self._queue.forget(key)
+        self.queue.forget(key)
         if again_seconds is not None:
-            self._queue.add_after(key, again_seconds)
+            self.queue.add_after(key, again_seconds)
         return "success"
-
-    def _attempt_failed(self, key: ObjectKey, error: ApiError) -> str:
-        if error.retry_after_seconds is not None:
-            # Not caused by the key: its own backoff does not grow.
-            self._queue.add_after(key, error.retry_after_seconds)
-            return "held_back"
-        log.warning("%s: %s: %s", key, type(error).__name__, error)
-        self._queue.add_after_failure(key)
-        return "api_error"
 
     # -- ending ------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """Wait for running reconciles, then let another replica lead."""
-        self._queue.shut_down()
-        self._elector.stop()
+        self.queue.shut_down()
+        self.elector.stop()
         began = time.monotonic()
         deadline = began + _DRAIN_SECONDS
         for worker in self._workers:
@@ -221,33 +198,31 @@ class Controller:
 
     def _release(self, seconds: float) -> None:
         # Half of the time for a running request, half for the release: a busy API server takes a second.
-        if self._elector.release(wait_seconds=seconds / 2):
+        if self.elector.release(wait_seconds=seconds / 2):
             log.info("the lease was released")
 
     def _end(self) -> None:
-        self._queue.shut_down()
-        self._elector.stop()
-        for service in self._services.values():
+        self.queue.shut_down()
+        self.elector.stop()
+        for service in self.services.values():
             service.stop()
-        for reflector in self._reflectors:
-            reflector.stop()
         if self._server is not None:
-            self._server.close()
+            self._server.stop()
 
     # -- pages -------------------------------------------------------------------------
 
     def _healthz(self, accept: str) -> Page:
         """A replica that cannot reach the API server is healthy: a restart would not help."""
         dead = [f"ended: {thread.name}" for thread in self._all_threads() if not thread.is_alive()]
-        stuck = self._queue.longest_handled_seconds() > _STUCK_SECONDS
+        stuck = self.queue.longest_handled_seconds() > _STUCK_SECONDS
         return text_page([*dead, *(["stuck: a reconcile does not finish"] if stuck else [])])
 
     def _readyz(self, accept: str) -> Page:
         """A replica whose caches are out of date is not ready."""
-        return text_page([f"{each.trouble}: {each}" for each in self._reflectors if each.trouble])
+        return text_page([f"{each.trouble}: {each}" for each in self.reflectors if each.trouble])
 
     def _metrics_page(self, accept: str) -> Page:
-        body, content_type = self._metrics.exposition(accept)
+        body, content_type = self.metrics.exposition(accept)
         return Page(200, content_type, body)
 
     @staticmethod

@@ -7,17 +7,15 @@ import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from taper_api import JobError, parse_job
-from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.kube.resource import Resource, own_key
 from taper_operator.manager import Manager, WatchedKind
 from taper_operator.manifests.kinds import POD_MONITORS, PODS, RAY_CLUSTERS, RAY_JOBS, RLHF_JOBS
-from taper_operator.manifests.names import JOB_LABEL, job_key
+from taper_operator.manifests.names import JOB_LABEL, job_keys
 from taper_operator.observation.observer import OWNED_KINDS, Observer
 from taper_operator.reconcile.executor import Executor
 from taper_operator.reconcile.reconciler import Reconciler
@@ -74,8 +72,7 @@ def watched_kinds() -> tuple[WatchedKind, ...]:
         *(
             WatchedKind(
                 resource=kind,
-                keys_of=_job_keys,
-                labels=(JOB_LABEL,),
+                keys_of=job_keys,
                 label_selector=JOB_LABEL,
                 is_optional=kind in _OPTIONAL,
                 departed_seconds=_DEPARTED_SECONDS if kind == PODS else 0.0,
@@ -85,20 +82,15 @@ def watched_kinds() -> tuple[WatchedKind, ...]:
     )
 
 
-def _job_keys(obj: KubeObject) -> Iterable[ObjectKey]:
-    key = job_key(obj)
-    return () if key is None else (key,)
-
-
 def make_reconciler(manager: Manager, settings: Settings) -> Reconciler:
     """The reconciler of the jobs that a manager watches."""
 
     def is_served(kind: Resource) -> bool:
         return all(each.is_served for each in manager.reflectors if each.resource == kind)
 
-    observer = Observer(manager.reader, manager.caches, is_served=is_served, clock=time.monotonic)
-    executor = Executor(manager.writer, instance=settings.identity, clock=_now)
-    return Reconciler(observer, executor, policy=_policy_now(settings), clock=_now)
+    observer = Observer(manager.reader, manager.caches, is_served=is_served)
+    executor = Executor(manager.writer, instance=settings.identity)
+    return Reconciler(observer, executor, policy=_policy_now(settings))
 
 
 def _policy_now(settings: Settings) -> Callable[[], PodPolicy]:
@@ -106,12 +98,8 @@ def _policy_now(settings: Settings) -> Callable[[], PodPolicy]:
     policy, file = settings.pod_policy, settings.pod_policy.report_ca.path
     if not file:
         return lambda: policy
-    trusted = ReloadedFiles([file], lambda: trusted_certificates(file), clock=time.monotonic)
+    trusted = ReloadedFiles([file], lambda: trusted_certificates(file))
     return lambda: replace(policy, report_ca=TrustedFile(file, trusted.value()))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _render(file: Path, arguments: Sequence[str]) -> int:

@@ -7,25 +7,23 @@ for what every replica may read and write. All share a circuit breaker, since th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from random import Random
 from typing import Any
 
 from taper_operator.controller import Controller, Reconcile, Service
 from taper_operator.kube.circuit_breaker import CircuitBreaker
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.connection import connect, fence_connections
-from taper_operator.kube.election.leader_elector import LeaderElector, boottime_clock
-from taper_operator.kube.event import make_event, record_event
+from taper_operator.kube.election.leader_elector import LeaderElector
+from taper_operator.kube.event import Transition, make_event, record_event
 from taper_operator.kube.informer.cache import KeysOf, ObjectCache
 from taper_operator.kube.informer.reflector import Reflector
 from taper_operator.kube.informer.work_queue import WorkQueue
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
+from taper_operator.kube.timestamp import utc_now
 from taper_operator.manifests.kinds import RLHF_JOBS
-from taper_operator.metrics import OperatorMetrics
+from taper_operator.metrics import CurrentValues, OperatorMetrics
 from taper_operator.reports.receiver import ReportReceiver
 from taper_operator.reports.server import ReportServer
 from taper_operator.reports.tokens import ReportTokens
@@ -45,14 +43,12 @@ class WatchedKind:
     """A kind whose objects are kept in a cache.
 
     keys_of: the keys to reconcile when an object of it changes
-    labels: that can be looked up in the cache
     is_optional: the operator also works where the API server does not serve the kind
     departed_seconds: how long the cache keeps deleted objects
     """
 
     resource: Resource
     keys_of: KeysOf
-    labels: tuple[str, ...] = ()
     label_selector: str = ""
     is_optional: bool = False
     departed_seconds: float = 0.0
@@ -72,29 +68,25 @@ class Manager:
         *,
         make_client: Callable[[str], Any] = connect,
     ) -> None:
-        """Raises SettingsError. Starts nothing and sends no request."""
+        """Raises SettingsError, and OSError where the port for reports cannot be opened.
+
+        Starts nothing and sends no request.
+        """
         self._settings = settings
         self._make_client = make_client
-        self._random = Random()
-        self._breaker = CircuitBreaker(clock=time.monotonic, random=self._random)
+        self._breaker = CircuitBreaker()
         self.metrics = OperatorMetrics()
-        self.queue: WorkQueue[ObjectKey] = WorkQueue(
-            clock=time.monotonic, random=self._random, cooldown_seconds=COOLDOWN_SECONDS
-        )
+        self.queue: WorkQueue[ObjectKey] = WorkQueue(cooldown_seconds=COOLDOWN_SECONDS)
         self.elector = LeaderElector(
             self._api_server(connect_seconds=settings.lease_times.retry_period_seconds),
             key=ObjectKey(settings.namespace, settings.lease_name),
             identity=settings.identity,
             times=settings.lease_times,
-            clock=boottime_clock,
-            random=self._random,
         )
         self.reader = self._api_server()
         self.writer = self._api_server(write_seconds_left=self.elector.write_seconds_left)
         self.caches = {
-            kind.resource: ObjectCache(
-                keys_of=kind.keys_of, labels=kind.labels, departed_seconds=kind.departed_seconds
-            )
+            kind.resource: ObjectCache(keys_of=kind.keys_of, departed_seconds=kind.departed_seconds)
             for kind in kinds
         }
         self.reflectors = [
@@ -103,39 +95,35 @@ class Manager:
         self.services = self._report_services() if settings.pod_policy.report_url else {}
 
     def controller(self, reconcile: Reconcile) -> Controller:
-        """The controller that runs everything."""
-        self.metrics.watch(
+        current = CurrentValues(
             queue=self.queue, reflectors=self.reflectors, elector=self.elector, breaker=self._breaker
         )
+        self.metrics.watch(current)
         return Controller(
             reflectors=self.reflectors,
             queue=self.queue,
             elector=self.elector,
             reconcile=reconcile,
             metrics=self.metrics,
-            workers=self._settings.workers,
+            num_workers=self._settings.workers,
             address=self._settings.address,
-            services=self.services,
+            services={f"reflect {each}": each for each in self.reflectors} | self.services,
         )
 
     def _report_services(self) -> dict[str, Service]:
         """The services that receive reports and write them into statuses. Raises SettingsError."""
         files = (self._settings.report_certificate, self._settings.report_key)
         try:
-            certificate = ReloadedFiles(files, lambda: server_context(*files), clock=time.monotonic)
+            certificate = ReloadedFiles(files, lambda: server_context(*files))
         except (OSError, ValueError) as error:
             raise SettingsError([f"--report-certificate, --report-key: {error}"]) from error
         api_server, jobs = self._api_server(), self.caches[RLHF_JOBS]
-        writer = ReportWriter(
-            api_server, jobs, observe=self.metrics.observe_report_write, clock=time.monotonic, now=_now
-        )
+        writer = ReportWriter(api_server, jobs, observe=self.metrics.observe_report_write)
         receiver = ReportReceiver(
             jobs,
-            ReportTokens(api_server, clock=time.monotonic),
+            ReportTokens(api_server),
             writer,
             is_ready=lambda: all(reflector.has_synced for reflector in self.reflectors),
-            clock=time.monotonic,
-            now=_now,
         )
         server = ReportServer(
             self._settings.report_address,
@@ -152,7 +140,6 @@ class Manager:
         return ApiServer(
             client,
             breaker=self._breaker,
-            clock=time.monotonic,
             field_manager=FIELD_MANAGER,
             observe=self.metrics.observe_request,
             **options,
@@ -164,8 +151,6 @@ class Manager:
             kind.resource,
             self.caches[kind.resource],
             deliver=self.queue.add,
-            clock=time.monotonic,
-            random=self._random,
             namespace=namespace,
             label_selector=kind.label_selector,
             is_optional=kind.is_optional,
@@ -174,21 +159,15 @@ class Manager:
 
     def _warn(self, obj: KubeObject, error: Exception) -> None:
         """Record an event about an unreadable object; the replica that sees it first does so."""
+        transition = Transition(
+            kind="Warning",
+            reason="Unreadable",
+            action="Watch",
+            note=f"The operator cannot read this object and skips it: {error!r}",
+            occasion="",
+        )
         try:
-            event = make_event(
-                obj,
-                kind="Warning",
-                reason="Unreadable",
-                action="Watch",
-                note=f"The operator cannot read this object and skips it: {error!r}",
-                occasion="",
-                instance=self._settings.identity,
-                at=_now(),
-            )
+            event = make_event(obj, transition, instance=self._settings.identity, at=utc_now())
         except (KeyError, TypeError, AttributeError):
             return  # The object has no usable identity; the log and the metric report it.
         record_event(self.reader, event, read_seconds=_EVENT_SECONDS)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

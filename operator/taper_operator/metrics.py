@@ -6,7 +6,8 @@ names a job, a user's namespace or a message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -30,71 +31,43 @@ class OperatorMetrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._reconciles = Counter(
-            f"{PREFIX}reconciles", "Reconciles of a key, by result.", ["result"], registry=self._registry
-        )
+        self._reconciles = self._counter("reconciles", "Reconciles of a key, by result.", "result")
         self._reconcile_seconds = Histogram(
             f"{PREFIX}reconcile_seconds",
             "Time to reconcile a key.",
             buckets=_BUCKETS_SECONDS,
             registry=self._registry,
         )
-        self._requests = Counter(
-            f"{PREFIX}api_requests",
+        self._requests = self._counter(
+            "api_requests",
             "Requests to the API server, by method and HTTP status; status 0 means no answer.",
-            ["method", "status"],
-            registry=self._registry,
+            "method",
+            "status",
+        )
+        self._reports = self._counter("reports", "Reports posted by jobs, by result.", "result")
+        self._report_writes = self._counter(
+            "report_writes", "Attempts to write a report into a job's status, by result.", "result"
         )
 
-        self._reports = Counter(
-            f"{PREFIX}reports",
-            "Reports posted by jobs, by result.",
-            ["result"],
-            registry=self._registry,
-        )
-        self._report_writes = Counter(
-            f"{PREFIX}report_writes",
-            "Attempts to write a report into a job's status, by result.",
-            ["result"],
-            registry=self._registry,
-        )
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}{name}", meaning, labels, registry=self._registry)
 
     def observe_report(self, result: str) -> None:
-        """Count a posted report."""
         self._reports.labels(result).inc()
 
     def observe_report_write(self, result: str) -> None:
-        """Count an attempt to write a report into a status."""
         self._report_writes.labels(result).inc()
 
     def observe_reconcile(self, result: str, seconds: float) -> None:
-        """Count a reconcile and its time."""
         self._reconciles.labels(result).inc()
         self._reconcile_seconds.observe(seconds)
 
     def observe_request(self, method: str, status: int) -> None:
-        """Count a request to the API server."""
         self._requests.labels(method, str(status)).inc()
 
-    def watch(
-        self,
-        *,
-        queue: WorkQueue[Any],
-        reflectors: list[Reflector],
-        elector: LeaderElector,
-        breaker: CircuitBreaker,
-    ) -> None:
+    def watch(self, values: CurrentValues) -> None:
         """Read these at each scrape."""
-
-        def current_metrics() -> Iterator[Metric]:
-            yield from _queue_metrics(queue)
-            yield from _reflector_metrics(reflectors)
-            yield _gauge("leader", "1 if this replica is the leader.", elector.is_leader_now())
-            yield _gauge(
-                "api_server_reachable", "1 if the API server answered the last request.", not breaker.is_open
-            )
-
-        self._registry.register(_ScrapeCollector(current_metrics))
+        self._registry.register(values)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics, and their content type, in the format requested by an HTTP `Accept` header."""
@@ -102,15 +75,22 @@ class OperatorMetrics:
         return encode(self._registry), content_type
 
 
-class _ScrapeCollector(Collector):
-    def __init__(self, read: Callable[[], Iterator[Metric]]) -> None:
-        self._read = read
+@dataclass(eq=False, kw_only=True)
+class CurrentValues(Collector):
+    """What is read at each scrape."""
+
+    queue: WorkQueue[Any]
+    reflectors: list[Reflector]
+    elector: LeaderElector
+    breaker: CircuitBreaker
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._read()
-
-    def describe(self) -> Iterator[Metric]:
-        yield from ()
+        yield from _queue_metrics(self.queue)
+        yield from _reflector_metrics(self.reflectors)
+        yield _gauge("leader", "1 if this replica is the leader.", self.elector.is_leader_now())
+        yield _gauge(
+            "api_server_reachable", "1 if the API server answered the last request.", not self.breaker.is_open
+        )
 
 
 def _queue_metrics(queue: WorkQueue[Any]) -> Iterator[Metric]:
@@ -138,9 +118,7 @@ def _reflector_metrics(reflectors: list[Reflector]) -> Iterator[Metric]:
     synced = _family(GaugeMetricFamily, "cache_synced", "1 if the cache of the kind has been filled.")
     objects = _family(GaugeMetricFamily, "cache_objects", "Objects of the kind in the cache.")
     unreadable = _family(
-        GaugeMetricFamily,
-        "unreadable_objects",
-        "Objects of the kind that are unreadable and skipped.",
+        GaugeMetricFamily, "unreadable_objects", "Objects of the kind that are unreadable and skipped."
     )
     lists = _family(CounterMetricFamily, "lists", "Lists of the kind started.")
     watches = _family(CounterMetricFamily, "watches", "Watches of the kind started.")

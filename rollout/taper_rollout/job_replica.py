@@ -26,7 +26,7 @@ def job_replica(job: RLHFJob, config: DictConfig, *, device: str) -> ReplicaSett
     Raises `JobError` for a model that cannot be loaded.
     """
     rollout: Any = OmegaConf.to_container(config.actor_rollout_ref.rollout, resolve=True)
-    settings = replica_settings(
+    return replica_settings(
         SimpleNamespace(**rollout),
         model_path=local_model(job.spec.model.path, path="spec.model.path"),
         model_dtype=checkpoint_dtype(model_config(job.spec.model.path)),
@@ -35,7 +35,6 @@ def job_replica(job: RLHFJob, config: DictConfig, *, device: str) -> ReplicaSett
         device=device,
         node_address=LOCAL_ADDRESS,
     )
-    return ReplicaSettings(**settings)
 
 
 def local_model(name: str, *, path: str) -> str:

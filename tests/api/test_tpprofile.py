@@ -55,8 +55,18 @@ def profile() -> Profile:
     )
 
 
+def spec_of_profile() -> TPProfileSpec:
+    """The spec of a profile's file, whose names are the Python ones."""
+    return TPProfileSpec.model_validate(profile_as_json(profile()), by_name=True, by_alias=False)
+
+
+def document_of(spec: TPProfileSpec) -> dict[str, Any]:
+    """The profile's file, as `taper_policy.profile.file` reads it."""
+    return spec.model_dump(mode="json", by_alias=False)
+
+
 def resource(**changes: Any) -> dict[str, Any]:
-    spec = TPProfileSpec.of_document(profile_as_json(profile())).model_dump(mode="json", exclude_none=True)
+    spec = spec_of_profile().model_dump(mode="json", exclude_none=True)
     metadata = {"name": "h100"}
     return {
         "apiVersion": "taper.dev/v1alpha1",
@@ -67,10 +77,10 @@ def resource(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_profile_survives_a_round_trip() -> None:
-    spec = TPProfileSpec.of_document(profile_as_json(profile()))
-    assert spec.document() == profile_as_json(profile())
+    spec = spec_of_profile()
+    assert document_of(spec) == profile_as_json(profile())
     through_a_server = TPProfile.model_validate(json.loads(json.dumps(resource())))
-    assert profile_from_json(through_a_server.spec.document()) == profile()
+    assert profile_from_json(document_of(through_a_server.spec)) == profile()
 
 
 def test_the_schema_accepts_a_profile() -> None:

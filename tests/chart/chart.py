@@ -75,6 +75,11 @@ def of_kind(kind: str, found: list[KubeObject]) -> list[KubeObject]:
     return [obj for obj in found if obj["kind"] == kind]
 
 
+def operator_pod(values: Values | None = None) -> dict[str, Any]:
+    (deployment,) = of_kind("Deployment", objects(values))
+    return dict(deployment["spec"]["template"]["spec"])
+
+
 def refusal(values: Values) -> str:
     """What helm says of values that the chart does not take."""
     reported = template(values)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 DASHBOARDS = sorted((ROOT / "manifests" / "grafana").glob("*.json"))
 RULES = ROOT / "manifests" / "prometheus" / "rules" / "taper.yaml"
 RULE_TESTS = ROOT / "manifests" / "prometheus" / "tests" / "taper.yaml"
-# Which Prometheus adds to what it reads of a job's pods: `pod_monitor.py`.
+# Which Prometheus adds to what it reads of a job's pods: `manifests/shared_objects.py`.
 TARGET_LABELS = {"namespace": "team", "pod": "big-1-gpu-0", "taper_dev_job": "big"}
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 VARIABLES = {"$__rate_interval": "5m", "$namespace": ".*", "$job": ".*", "$replica": ".*"}
@@ -200,7 +200,7 @@ def operator_metrics() -> set[str]:
     from taper_operator.kube.informer.reflector import Reflector
     from taper_operator.kube.informer.work_queue import WorkQueue
     from taper_operator.manifests.kinds import PODS
-    from taper_operator.metrics import OperatorMetrics
+    from taper_operator.metrics import CurrentValues, OperatorMetrics
 
     class Elector:
         def is_leader_now(self) -> bool:
@@ -221,10 +221,12 @@ def operator_metrics() -> set[str]:
     metrics.observe_reconcile("success", 1.0)
     metrics.observe_request("GET", 200)
     metrics.watch(
-        queue=WorkQueue(clock=clock, random=Random(1)),
-        reflectors=[reflector],
-        elector=Elector(),  # type: ignore[arg-type]
-        breaker=CircuitBreaker(clock=clock, random=Random(1)),
+        CurrentValues(
+            queue=WorkQueue(clock=clock, random=Random(1)),
+            reflectors=[reflector],
+            elector=Elector(),  # type: ignore[arg-type]
+            breaker=CircuitBreaker(clock=clock, random=Random(1)),
+        )
     )
     exposition, _ = metrics.exposition()
     return {

@@ -14,11 +14,11 @@ from taper_rollout.job.support_matrix import VERSIONS
 
 # (module below sglang.srt, dotted name in it, who relies on it)
 NAMES = [
-    ("entrypoints.engine", "Engine._launch_scheduler_processes", "ranked_engine"),
-    ("entrypoints.engine", "Engine._launch_detokenizer_subprocesses", "ranked_engine"),
+    ("entrypoints.engine", "Engine._launch_scheduler_processes", "facade.sglang_engine"),
+    ("entrypoints.engine", "Engine._launch_detokenizer_subprocesses", "facade.sglang_engine"),
     ("entrypoints.engine", "Engine.run_scheduler_process_func", "engine"),
-    ("entrypoints.engine", "Engine.init_tokenizer_manager_func", "ranked_engine"),
-    ("entrypoints.engine", "init_tokenizer_manager", "ranked_engine"),
+    ("entrypoints.engine", "Engine.init_tokenizer_manager_func", "facade.sglang_engine"),
+    ("entrypoints.engine", "init_tokenizer_manager", "facade.sglang_engine"),
     ("entrypoints.engine", "Engine.shutdown", "engine"),
     ("managers.load_snapshot", "shm_path_for", "engine"),
     ("managers.io_struct", "sock_send", "router"),
@@ -26,7 +26,6 @@ NAMES = [
     ("managers.io_struct", "AbortReq", "engine"),
     ("managers.io_struct", "GenerateReqInput", "engine"),
     ("managers.io_struct", "TokenizedGenerateReqInput", "router"),
-    ("managers.io_struct", "BatchTokenizedGenerateReqInput", "router"),
     ("managers.io_struct", "PauseGenerationReqInput", "handoff"),
     ("managers.io_struct", "ContinueGenerationReqInput", "handoff"),
     ("managers.tokenizer_manager", "TokenizerManager._dispatch_to_scheduler", "engine"),

@@ -149,9 +149,9 @@ def test_the_adapter_accepts_weights_as_the_trainer_sends_them() -> None:
 
 
 def test_the_transfer_works_as_the_ends_expect() -> None:
-    from taper_rollout.verl.weights import transfer_module
+    from taper_rollout.verl.weights import buckets
 
-    module = transfer_module.load()
+    module = buckets._transfer
     for name in ("_init_socket", "_init_buffer", "_cleanup"):
         assert hasattr(module.BucketedWeightSender, name), name
         assert hasattr(module.BucketedWeightReceiver, name), name
@@ -272,7 +272,7 @@ def test_the_configuration_has_the_fields_of_a_replica() -> None:
 
 def test_the_fake_coordinator_has_the_methods_of_the_real_one() -> None:
     """Here and not beside it: the real one imports the engine."""
-    from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
+    from taper_rollout.replica.coordinator import Coordinator, Generated
     from taper_rollout.verl.settings import replica_settings
 
     file = Path(__file__).parents[1] / "rollout" / "verl" / "test_server.py"
@@ -287,16 +287,14 @@ def test_the_fake_coordinator_has_the_methods_of_the_real_one() -> None:
     assert set(module.FakeGenerated.__annotations__) == set(Generated.__annotations__)
     overrides = ["actor_rollout_ref.rollout.name=taper", "+actor_rollout_ref.rollout.custom=null"]
     rollout = compose(overrides).actor_rollout_ref.rollout
-    ReplicaSettings(
-        **replica_settings(
-            rollout,
-            model_path="m",
-            model_dtype="float32",
-            trust_remote_code=False,
-            replica=0,
-            device="cpu",
-            node_address="10.1.2.3",
-        )
+    replica_settings(
+        rollout,
+        model_path="m",
+        model_dtype="float32",
+        trust_remote_code=False,
+        replica=0,
+        device="cpu",
+        node_address="10.1.2.3",
     )
 
 

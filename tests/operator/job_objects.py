@@ -35,8 +35,7 @@ def as_served(job: dict[str, Any], **metadata: Any) -> KubeObject:
 
 
 def parsed(obj: KubeObject) -> tuple[RLHFJob, JobIdentity]:
-    job = job_of_resource(obj)
-    return job, identity_of(obj, job)
+    return job_of_resource(obj), identity_of(obj)
 
 
 def made_for(obj: KubeObject, number: int = 1, policy: PodPolicy = POLICY) -> list[OwnedObject]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from taper_api import JobError
 from taper_api.schema.crd import rlhfjob_crd
 from taper_operator.kube.resource import KubeObject
-from taper_operator.manifests import config_map
+from taper_operator.manifests import attempt_job
 from taper_operator.settings.parsing import TrustedFile
 from taper_operator.settings.pod_policy import PodPolicy
 
@@ -177,7 +177,7 @@ JOBS = {"one": ONE, "other": OTHER, "third": THIRD}
 def _no_text() -> Iterator[None]:
     """Skips the text in the ConfigMap, which only `taper run` reads, and which is slow to write."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config_map, "job_text", lambda job: "")
+        patch.setattr(attempt_job, "job_text", lambda job: "")
         yield
 
 

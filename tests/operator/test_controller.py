@@ -26,7 +26,6 @@ KINDS = (
     WatchedKind(
         resource=PODS,
         keys_of=lambda pod: [ObjectKey("team", pod["metadata"]["labels"]["job"])],
-        labels=("job",),
     ),
 )
 
@@ -113,7 +112,7 @@ def test_a_leader_reconciles_all_existing_and_all_changed_objects(fake: FakeApiS
     replica.reconciled.clear()
     fake.put(PODS, make_object(PODS, "worker", labels={"job": "b"}))
     wait_for(lambda: replica.reconciled == [ObjectKey("team", "b")])
-    assert replica.manager.caches[PODS].labelled("job", "b")
+    assert replica.manager.caches[PODS].of(ObjectKey("team", "b"))
     fake.remove(JOBS, ObjectKey("team", "c"))
     wait_for(lambda: replica.reconciled == [ObjectKey("team", "b"), ObjectKey("team", "c")])
     assert replica.stop() < 3

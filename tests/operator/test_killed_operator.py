@@ -57,7 +57,7 @@ class World:
         """Have a new operator, which knows what it sees and no more, work until there is nothing to do."""
         server, caches = self.fake.api_server(), {}
         for kind in watched_kinds():
-            caches[kind.resource] = ObjectCache(keys_of=kind.keys_of, labels=kind.labels)
+            caches[kind.resource] = ObjectCache(keys_of=kind.keys_of)
         reconcile = Reconciler(
             Observer(server, caches, is_served=lambda kind: True, clock=Clock()),
             Executor(server, instance="replica", clock=lambda: self.now),

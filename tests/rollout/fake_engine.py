@@ -109,15 +109,12 @@ class FakeEngine:
     def _read(self, rank: int) -> RankRecord:
         return RankRecord(
             at=0.0,
-            epoch=0,
             degree=self.degree,
             running=len(self._listed(rank)),
             waiting=0,
             listed=0,
             longest_tokens=max((one.decoded_tokens for one in self._listed(rank)), default=0),
-            decoded_tokens_total=0,
             prefilled_tokens_total=0,
-            finished_total=0,
             step_seconds=0.0,
             steps_total=0,
         )

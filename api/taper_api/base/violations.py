@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from taper_api.base.job_error import JobError, Problem
@@ -68,7 +69,9 @@ def _problem(details: ErrorDetails, root: type[BaseModel]) -> Problem:
     elif kind == "extra_forbidden":
         message, remedy = "unknown field", _suggestion(location, root)
     elif kind in ("string_pattern_mismatch", "string_too_long"):
-        message, remedy = f"{shown} does not fit", _description(location, root)
+        message = f"{shown} does not fit"
+        field = _fields(root).get(_path_in_schema(location))
+        remedy = field.description or "" if field else ""
     else:
         expected = details["msg"].removeprefix("Input ").removeprefix("should ")
         message, remedy = f"{shown} is not valid", f"it must {expected}"
@@ -100,56 +103,33 @@ def _shown(value: Any) -> str:
 
 def _suggestion(location: Location, root: type[BaseModel]) -> str:
     """What the author of an unknown field may have meant."""
-    *parent, unknown = location
-    model = _model_at(tuple(parent), root)
-    names = _aliases(model) if model is not None else []
-    wanted = to_camel(str(unknown))
+    paths = [path.rpartition(".") for path in _fields(root)]
+    parent, wanted = _path_in_schema(location[:-1]), to_camel(str(location[-1]))
+    names = [name for folder, _, name in paths if folder == parent]
     close = difflib.get_close_matches(wanted, names, n=1)
     if close:
         return f"did you mean {close[0]}?"
-    elsewhere = [path for path in _paths(root) if path.rpartition(".")[2] == wanted]
+    elsewhere = [f"{folder}.{name}" if folder else name for folder, _, name in paths if name == wanted]
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere)}?"
     return f"known here: {', '.join(names)}"
 
 
-def _description(location: Location, root: type[BaseModel]) -> str:
-    model = _model_at(location[:-1], root)
-    if model is not None:
-        for name, field in model.model_fields.items():
-            if location[-1] in (name, field.alias):
-                return field.description or ""
-    return ""
-
-
-def _aliases(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _model_at(location: Location, root: type[BaseModel]) -> type[BaseModel] | None:
-    """The model of the mapping at a location, or None where mappings are free."""
-    model: type[BaseModel] | None = root
-    for part in location:
-        if isinstance(part, int):
-            continue
-        if model is None:
-            return None
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        model = model_within(fields[part].annotation) if part in fields else None
-    return model
+def _path_in_schema(location: Location) -> str:
+    return ".".join(to_camel(part) for part in location if isinstance(part, str))
 
 
 @functools.cache
-def _paths(model: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
-    """Paths of all fields of a model, kept: a job with many unknown fields asks for them as many times."""
-    paths: list[str] = []
+def _fields(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """All fields within a model by their paths, kept: a job with many unknown fields asks as many times."""
+    fields: dict[str, FieldInfo] = {}
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
-        paths.append(path)
+        fields[path] = field
         inner = model_within(field.annotation)
         if inner is not None:
-            paths.extend(_paths(inner, f"{path}."))
-    return tuple(paths)
+            fields |= _fields(inner, f"{path}.")
+    return fields
 
 
 def model_within(annotation: Any) -> type[BaseModel] | None:

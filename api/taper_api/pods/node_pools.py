@@ -65,7 +65,6 @@ class Pool(Block):
 
     @property
     def shared_memory_bytes(self) -> int:
-        """Size of /dev/shm."""
         return bytes_of(self.shared_memory) if self.shared_memory else bytes_of(self.memory) // 4
 
 

@@ -1,22 +1,22 @@
 """TPProfile: a published profile, by which the replicas of a cluster decide.
 
 Its `spec` is the profile's file, field for field; only the spelling differs (`contextTokens`
-here, `context_tokens` there). `document()` and `of_document` convert without loss. What the numbers mean
-is defined where they are used: `taper_policy.profile.profile`.
+here, `context_tokens` there). What the numbers mean is defined where they are used:
+`taper_policy.profile.profile`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic.alias_generators import to_camel
 
 from taper_api.base.block import Block
-from taper_api.base.job_error import JobError, Problem
+from taper_api.base.job_error import JobError
 from taper_api.base.kubernetes_names import Annotations, DnsLabel, DnsSubdomain, Labels, without_nulls
 from taper_api.job.rollout_spec import Degree, Positive
-from taper_api.rules.rule import CelRule, Rule
+from taper_api.rules.rule import Constraint, rule_of
 from taper_api.status.condition import Condition, Count, Time
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -116,15 +116,6 @@ class TPProfileSpec(Block):
             raise JobError(problems)
         return self
 
-    @classmethod
-    def of_document(cls, document: dict[str, Any]) -> Self:
-        """The spec of a profile's file. Raises `pydantic.ValidationError`."""
-        return cls.model_validate(document, by_name=True, by_alias=False)
-
-    def document(self) -> dict[str, Any]:
-        """The profile's file, as `taper_policy.profile.file` reads it."""
-        return self.model_dump(mode="json", by_alias=False)
-
 
 class TPProfileStatus(Block):
     """State of the profile."""
@@ -165,64 +156,58 @@ def _pairs(spec: TPProfileSpec) -> list[tuple[int, int]]:
     return [(int(pair[0]), int(pair[-1])) for pair in spec.switch]
 
 
-def _rule(
-    field: str, holds: Callable[[TPProfileSpec], bool], cel: str, *, message: str, remedy: str
-) -> Rule[TPProfileSpec]:
-    """A rule on a field of the spec, in Python and in CEL, with the same words in both."""
-    path = f"spec.{field}"
-
-    def check(spec: TPProfileSpec) -> Iterator[Problem]:
-        if not holds(spec):
-            yield Problem(path=path, message=message, remedy=remedy)
-
-    in_cel = CelRule(at="spec", rule=cel, message=f"{path} {message}: {remedy}", field_path=f".{field}")
-    return Rule(text=f"`{path}` {message}.", check=check, cel=(in_cel,))
-
-
 _FROM, _TO = "int(pair.substring(0, 1))", "int(pair.substring(3, 4))"
 PROFILE_RULES = (
-    _rule(
-        "degrees",
-        lambda spec: list(spec.degrees) == sorted(set(spec.degrees)) and spec.degrees[-1] == spec.footprint,
-        "self.degrees[size(self.degrees) - 1] == self.footprint && [1, 2, 3].all(i, "
-        "i >= size(self.degrees) || self.degrees[i - 1] < self.degrees[i])",
-        message="must ascend and end with the footprint",
-        remedy="list each degree once",
-    ),
-    _rule(
-        "prefill",
-        lambda spec: {int(key) for key in spec.prefill} == set(spec.degrees),
-        "size(self.prefill) == size(self.degrees) && self.prefill.all(d, int(d) in self.degrees)",
-        message="must have the degrees of spec.degrees",
-        remedy="give it for each of them",
-    ),
-    _rule(
-        "switch",
-        lambda spec: all(one != two and {one, two} <= set(spec.degrees) for one, two in _pairs(spec)),
-        # `1->2`: the pattern of the key ensures that the digits are there.
-        f"self.switch.all(pair, {_FROM} != {_TO} && [{_FROM}, {_TO}].all(d, d in self.degrees))",
-        message="must have pairs of the degrees",
-        remedy="name different ones of spec.degrees",
-    ),
-    _rule(
-        "cells",
-        lambda spec: all(cell.degree in spec.degrees for cell in spec.cells),
-        "self.cells.all(cell, cell.degree in self.degrees)",
-        message="must have degrees of spec.degrees only",
-        remedy="remove the others",
-    ),
-    _rule(
-        "heldOutError",
-        lambda spec: spec.is_estimated or spec.held_out_error is not None,
-        "self.isEstimated || has(self.heldOutError)",
-        message="is missing in a profile that is not estimated",
-        remedy="measure it",
-    ),
-    _rule(
-        "heldOutCellError",
-        lambda spec: spec.is_estimated or spec.held_out_cell_error is not None,
-        "self.isEstimated || has(self.heldOutCellError)",
-        message="is missing in a profile that is not estimated",
-        remedy="measure it",
+    rule_of(
+        "A profile agrees with itself.",
+        Constraint(
+            at="spec",
+            field="degrees",
+            holds=lambda spec: (
+                list(spec.degrees) == sorted(set(spec.degrees)) and spec.degrees[-1] == spec.footprint
+            ),
+            cel="self.degrees[size(self.degrees) - 1] == self.footprint && [1, 2, 3].all(i, "
+            "i >= size(self.degrees) || self.degrees[i - 1] < self.degrees[i])",
+            message="must ascend and end with the footprint",
+            remedy="list each degree once",
+        ),
+        Constraint(
+            at="spec",
+            field="prefill",
+            holds=lambda spec: {int(key) for key in spec.prefill} == set(spec.degrees),
+            cel="size(self.prefill) == size(self.degrees) && self.prefill.all(d, int(d) in self.degrees)",
+            message="must have the degrees of spec.degrees",
+            remedy="give it for each of them",
+        ),
+        Constraint(
+            at="spec",
+            field="switch",
+            holds=lambda spec: all(
+                one != two and {one, two} <= set(spec.degrees) for one, two in _pairs(spec)
+            ),
+            # `1->2`: the pattern of the key ensures that the digits are there.
+            cel=f"self.switch.all(pair, {_FROM} != {_TO} && [{_FROM}, {_TO}].all(d, d in self.degrees))",
+            message="must have pairs of the degrees",
+            remedy="name different ones of spec.degrees",
+        ),
+        Constraint(
+            at="spec",
+            field="cells",
+            holds=lambda spec: all(cell.degree in spec.degrees for cell in spec.cells),
+            cel="self.cells.all(cell, cell.degree in self.degrees)",
+            message="must have degrees of spec.degrees only",
+            remedy="remove the others",
+        ),
+        *(
+            Constraint(
+                at="spec",
+                field=to_camel(name),
+                holds=lambda spec, name=name: spec.is_estimated or getattr(spec, name) is not None,  # type: ignore[misc]
+                cel=f"self.isEstimated || has(self.{to_camel(name)})",
+                message="is missing in a profile that is not estimated",
+                remedy="measure it",
+            )
+            for name in ("held_out_error", "held_out_cell_error")
+        ),
     ),
 )

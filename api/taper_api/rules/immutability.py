@@ -36,27 +36,19 @@ def _is_same(name: str) -> str:
     optional = {field.alias for field in RLHFJobSpec.model_fields.values() if field.default is None}
     same = f"self.{name} == oldSelf.{name}"
     if name in optional:
-        return f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})"
+        return f"(has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same}))"
     return same
 
 
+def _kept(name: str, unless: str, problem: str) -> CelRule:
+    message = f"spec.{name} cannot be changed{problem}"
+    return CelRule(at="spec", rule=f"{unless}{_is_same(name)}", message=message, field_path=f".{name}")
+
+
 IMMUTABILITY_RULES = (
+    *(_kept(name, "", f": {NEVER_REMEDY}") for name in NEVER_CHANGES),
     *(
-        CelRule(
-            at="spec",
-            rule=_is_same(name),
-            message=f"spec.{name} cannot be changed: {NEVER_REMEDY}",
-            field_path=f".{name}",
-        )
-        for name in NEVER_CHANGES
-    ),
-    *(
-        CelRule(
-            at="spec",
-            rule=f"oldSelf.suspend || ({_is_same(name)})",
-            message=f"spec.{name} cannot be changed while the job is not suspended: {SUSPENDED_REMEDY}",
-            field_path=f".{name}",
-        )
+        _kept(name, "oldSelf.suspend || ", f" while the job is not suspended: {SUSPENDED_REMEDY}")
         for name in CHANGES_WHILE_SUSPENDED
     ),
 )

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from taper_api.base.job_error import Problem
-from taper_api.job.rollout_spec import RolloutSpec, SchedulePointSpec
+from taper_api.job.rollout_spec import RolloutSpec
 from taper_api.rules.rule import CelRule, Rule
 
 # CEL has no loop over indices: these are those of the longest list, from the second entry on.
@@ -95,43 +95,31 @@ def _schedule(rollout: RolloutSpec) -> Iterator[Problem]:
     previous_tokens, previous_degree = 0, rollout.degrees[0]
     for index, point in enumerate(rollout.policy.schedule or ()):
         path = f"spec.rollout.policy.schedule[{index}]"
-        yield from _degree_of_point(f"{path}.degree", point, previous_degree, rollout.degrees)
-        yield from _tokens_of_point(f"{path}.tokens", point, previous_tokens, rollout.response_tokens)
+        if point.degree not in rollout.degrees:
+            yield Problem(
+                path=f"{path}.degree",
+                message=f"{point.degree} is not among the degrees {list(rollout.degrees)}",
+                remedy="use one of spec.rollout.degrees, or add it there",
+            )
+        elif point.degree == previous_degree:
+            yield Problem(
+                path=f"{path}.degree",
+                message=f"the replica has degree {point.degree} already",
+                remedy="name a degree to switch to; a stage starts in the first of spec.rollout.degrees",
+            )
+        if point.tokens <= previous_tokens:
+            yield Problem(
+                path=f"{path}.tokens",
+                message=f"{point.tokens} comes after {previous_tokens}",
+                remedy="list the points by ascending tokens",
+            )
+        if point.tokens >= rollout.response_tokens:
+            yield Problem(
+                path=f"{path}.tokens",
+                message=f"no response is longer than {rollout.response_tokens} tokens",
+                remedy="use less than spec.rollout.responseTokens",
+            )
         previous_tokens, previous_degree = point.tokens, point.degree
-
-
-def _degree_of_point(
-    path: str, point: SchedulePointSpec, previous: int, degrees: tuple[int, ...]
-) -> Iterator[Problem]:
-    if point.degree not in degrees:
-        yield Problem(
-            path=path,
-            message=f"{point.degree} is not among the degrees {list(degrees)}",
-            remedy="use one of spec.rollout.degrees, or add it there",
-        )
-    elif point.degree == previous:
-        yield Problem(
-            path=path,
-            message=f"the replica has degree {point.degree} already",
-            remedy="name a degree to switch to; a stage starts in the first of spec.rollout.degrees",
-        )
-
-
-def _tokens_of_point(
-    path: str, point: SchedulePointSpec, previous: int, response_tokens: int
-) -> Iterator[Problem]:
-    if point.tokens <= previous:
-        yield Problem(
-            path=path,
-            message=f"{point.tokens} comes after {previous}",
-            remedy="list the points by ascending tokens",
-        )
-    if point.tokens >= response_tokens:
-        yield Problem(
-            path=path,
-            message=f"no response is longer than {response_tokens} tokens",
-            remedy="use less than spec.rollout.responseTokens",
-        )
 
 
 def _schedule_in_cel(rule: str, message: str) -> CelRule:

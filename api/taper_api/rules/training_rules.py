@@ -6,85 +6,70 @@ from collections.abc import Iterator
 
 from taper_api.base.job_error import Problem
 from taper_api.job.spec import RLHFJobSpec
-from taper_api.rules.rule import CelRule, Rule
+from taper_api.rules.rule import CelRule, Constraint, Rule, rule_of
 
 
-def _ranks(spec: RLHFJobSpec) -> Iterator[Problem]:
-    ranks, footprint = spec.training.ranks, spec.rollout.footprint
-    if ranks % footprint:
-        yield Problem(
-            path="spec.training.ranks",
-            message=f"{ranks} ranks on a node do not divide into footprints of {footprint}",
-            remedy=f"use a multiple of spec.rollout.footprint, such as {-(-ranks // footprint) * footprint}",
-        )
+def _longest(spec: RLHFJobSpec) -> int:
+    """The most tokens that a request may have."""
+    return spec.data.max_prompt_tokens + spec.rollout.response_tokens
 
 
-RANKS = Rule(
-    text="A footprint lies on one node: `training.ranks` is a multiple of it.",
-    check=_ranks,
-    cel=(
-        CelRule(
-            at="spec",
-            rule="self.training.ranks % self.rollout.footprint == 0",
-            message="spec.training.ranks must divide into footprints, because a footprint lies on one node: "
-            "use a multiple of spec.rollout.footprint",
-            field_path=".training.ranks",
+def _status_ports(spec: RLHFJobSpec) -> range:
+    """The ports of the replicas' status servers, as far as they are known."""
+    num_replicas = spec.training.ranks * spec.training.nodes // spec.rollout.footprint
+    first = spec.rollout.port
+    return range(0) if first is None else range(first, first + num_replicas)
+
+
+RANKS = rule_of(
+    "A footprint lies on one node: `training.ranks` is a multiple of it.",
+    Constraint(
+        at="spec",
+        field="training.ranks",
+        holds=lambda spec: spec.training.ranks % spec.rollout.footprint == 0,
+        cel="self.training.ranks % self.rollout.footprint == 0",
+        message="must divide into footprints, because a footprint lies on one node",
+        remedy="use a multiple of spec.rollout.footprint",
+        detail=lambda spec: (
+            f"{spec.training.ranks} ranks on a node do not divide into footprints of {spec.rollout.footprint}"
+        ),
+        hint=lambda spec: (
+            "use a multiple of spec.rollout.footprint, such as "
+            f"{-(-spec.training.ranks // spec.rollout.footprint) * spec.rollout.footprint}"
         ),
     ),
 )
-
-
-def _arena(spec: RLHFJobSpec) -> Iterator[Problem]:
-    longest = spec.data.max_prompt_tokens + spec.rollout.response_tokens
-    if spec.rollout.kv_tokens is not None and spec.rollout.kv_tokens < longest:
-        yield Problem(
-            path="spec.rollout.kvTokens",
-            message=f"{spec.rollout.kv_tokens} tokens cannot hold one request of {longest}",
-            remedy="use at least spec.data.maxPromptTokens + spec.rollout.responseTokens",
-        )
-
-
-ARENA = Rule(
-    text="`kvTokens` holds at least one longest request.",
-    check=_arena,
-    cel=(
-        CelRule(
-            at="spec",
-            rule="!has(self.rollout.kvTokens) || "
-            "self.rollout.kvTokens >= self.data.maxPromptTokens + self.rollout.responseTokens",
-            message="spec.rollout.kvTokens must hold one longest request: use at least "
-            "spec.data.maxPromptTokens + spec.rollout.responseTokens",
-            field_path=".rollout.kvTokens",
-        ),
+ARENA = rule_of(
+    "`kvTokens` holds at least one longest request.",
+    Constraint(
+        at="spec",
+        field="rollout.kvTokens",
+        holds=lambda spec: spec.rollout.kv_tokens is None or spec.rollout.kv_tokens >= _longest(spec),
+        cel="!has(self.rollout.kvTokens) || "
+        "self.rollout.kvTokens >= self.data.maxPromptTokens + self.rollout.responseTokens",
+        message="must hold one longest request",
+        remedy="use at least spec.data.maxPromptTokens + spec.rollout.responseTokens",
+        detail=lambda spec: f"{spec.rollout.kv_tokens} tokens cannot hold one request of {_longest(spec)}",
     ),
 )
-
-
-def _ports(spec: RLHFJobSpec) -> Iterator[Problem]:
-    first, port = spec.rollout.port, spec.rollout.metrics.port
-    if first is None or port is None:
-        return
-    last = first + spec.training.ranks * spec.training.nodes // spec.rollout.footprint - 1
-    if first <= port <= last:
-        yield Problem(
-            path="spec.rollout.metrics.port",
-            message=f"{port} is the port of replica {port - first}'s status server",
-            remedy=f"use {last + 1} or above, or less than {first}, or change spec.rollout.port",
-        )
-
-
-PORTS = Rule(
-    text="`metrics.port` is none of the status servers' ports.",
-    check=_ports,
-    cel=(
-        CelRule(
-            at="spec",
-            rule="!has(self.rollout.port) || !has(self.rollout.metrics.port) || "
-            "self.rollout.metrics.port < self.rollout.port || self.rollout.metrics.port >= "
-            "self.rollout.port + self.training.ranks * self.training.nodes / self.rollout.footprint",
-            message="spec.rollout.metrics.port must be none of the status servers' ports: use one outside of "
-            "spec.rollout.port + number of replicas",
-            field_path=".rollout.metrics.port",
+PORTS = rule_of(
+    "`metrics.port` is none of the status servers' ports.",
+    Constraint(
+        at="spec",
+        field="rollout.metrics.port",
+        holds=lambda spec: spec.rollout.metrics.port not in _status_ports(spec),
+        cel="!has(self.rollout.port) || !has(self.rollout.metrics.port) || "
+        "self.rollout.metrics.port < self.rollout.port || self.rollout.metrics.port >= "
+        "self.rollout.port + self.training.ranks * self.training.nodes / self.rollout.footprint",
+        message="must be none of the status servers' ports",
+        remedy="use one outside of spec.rollout.port + number of replicas",
+        detail=lambda spec: (
+            f"{spec.rollout.metrics.port} is the port of replica "
+            f"{spec.rollout.metrics.port - spec.rollout.port}'s status server"
+        ),
+        hint=lambda spec: (
+            f"use {_status_ports(spec).stop} or above, or less than {spec.rollout.port}, "
+            "or change spec.rollout.port"
         ),
     ),
 )
@@ -135,83 +120,51 @@ BATCH = Rule(
 )
 
 
-def _samples(spec: RLHFJobSpec) -> Iterator[Problem]:
-    if spec.algorithm.name in ("grpo", "dapo") and spec.rollout.samples_per_prompt < 2:
-        yield Problem(
-            path="spec.rollout.samplesPerPrompt",
-            message=f"{spec.algorithm.name} compares the samples of a prompt, and there is only one",
-            remedy="use 2 or more, or algorithm ppo",
-        )
-
-
-SAMPLES = Rule(
-    text="GRPO and DAPO compare the samples of a prompt: `samplesPerPrompt` is 2 or more.",
-    check=_samples,
-    cel=(
-        CelRule(
-            at="spec",
-            rule="self.algorithm.name == 'ppo' || self.rollout.samplesPerPrompt >= 2",
-            message="spec.rollout.samplesPerPrompt must be 2 or more, because the algorithm compares the "
-            "samples of a prompt: raise it, or use algorithm ppo",
-            field_path=".rollout.samplesPerPrompt",
-        ),
+SAMPLES = rule_of(
+    "GRPO and DAPO compare the samples of a prompt: `samplesPerPrompt` is 2 or more.",
+    Constraint(
+        at="spec",
+        field="rollout.samplesPerPrompt",
+        holds=lambda spec: spec.algorithm.name == "ppo" or spec.rollout.samples_per_prompt >= 2,
+        cel="self.algorithm.name == 'ppo' || self.rollout.samplesPerPrompt >= 2",
+        message="is 1, but the algorithm compares the samples of a prompt",
+        remedy="use 2 or more, or algorithm ppo",
     ),
 )
-
-
-def _validation(spec: RLHFJobSpec) -> Iterator[Problem]:
-    validation = spec.training.validation
-    asked = {"everySteps": validation.every_steps is not None, "before": validation.before}
-    for name in (name for name, is_asked in asked.items() if is_asked and not spec.data.validation):
-        yield Problem(
-            path=f"spec.training.validation.{name}",
+VALIDATION = rule_of(
+    "Validation needs validation prompts.",
+    *(
+        Constraint(
+            at="spec",
+            field=f"training.validation.{name}",
+            holds=holds,
+            cel=f"!{asked} || size(self.data.validation) > 0",
             message="asks for validation, but there are no validation prompts",
             remedy="add files under spec.data.validation, or remove it",
         )
-
-
-def _validation_in_cel(name: str, asked: str) -> CelRule:
-    return CelRule(
-        at="spec",
-        rule=f"!{asked} || size(self.data.validation) > 0",
-        message=f"spec.training.validation.{name} needs validation prompts: add files under "
-        "spec.data.validation, or remove it",
-        field_path=f".training.validation.{name}",
-    )
-
-
-VALIDATION = Rule(
-    text="Validation needs validation prompts.",
-    check=_validation,
-    cel=(
-        _validation_in_cel("everySteps", "has(self.training.validation.everySteps)"),
-        _validation_in_cel("before", "self.training.validation.before"),
-    ),
-)
-
-
-def _checkpoints(spec: RLHFJobSpec) -> Iterator[Problem]:
-    checkpoints = spec.training.checkpoints
-    if checkpoints.keep is not None and checkpoints.every_steps is None:
-        yield Problem(
-            path="spec.training.checkpoints.keep",
-            message="is set, but no checkpoint is ever saved",
-            remedy="set spec.training.checkpoints.everySteps, or remove it",
+        for name, asked, holds in (
+            (
+                "everySteps",
+                "has(self.training.validation.everySteps)",
+                lambda spec: spec.training.validation.every_steps is None or spec.data.validation,
+            ),
+            (
+                "before",
+                "self.training.validation.before",
+                lambda spec: not spec.training.validation.before or spec.data.validation,
+            ),
         )
-
-
-CHECKPOINTS = Rule(
-    text="`checkpoints.keep` needs `checkpoints.everySteps`.",
-    check=_checkpoints,
-    cel=(
-        CelRule(
-            at="spec.training.checkpoints",
-            rule="!has(self.keep) || has(self.everySteps)",
-            message="spec.training.checkpoints.keep needs checkpoints: set "
-            "spec.training.checkpoints.everySteps, or remove it",
-            field_path=".keep",
-        ),
     ),
 )
-
+CHECKPOINTS = rule_of(
+    "`checkpoints.keep` needs `checkpoints.everySteps`.",
+    Constraint(
+        at="spec.training.checkpoints",
+        field="keep",
+        holds=lambda checkpoints: checkpoints.keep is None or checkpoints.every_steps is not None,
+        cel="!has(self.keep) || has(self.everySteps)",
+        message="is set, but no checkpoint is ever saved",
+        remedy="set spec.training.checkpoints.everySteps, or remove it",
+    ),
+)
 TRAINING_RULES: tuple[Rule[RLHFJobSpec], ...] = (RANKS, ARENA, PORTS, BATCH, SAMPLES, VALIDATION, CHECKPOINTS)

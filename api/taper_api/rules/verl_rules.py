@@ -82,27 +82,17 @@ def _dotted(settings: dict[str, JsonValue]) -> Iterator[tuple[str, str]]:
             yield name, name
 
 
+_REASONS = {name: f"is set by {field}: remove it here" for name, field in SETTLED_BY_FIELD.items()} | {
+    name: "holds settings that fields of the job stand for: give each setting in it by its full name, "
+    f"{name}.<setting>"
+    for name in sorted(SETTLED_GROUPS)
+}
 VERL = Rule(
     text="`spec.verl` holds plain dotted names, and none that a field of the job stands for (listed below) "
     "nor a mapping around one.",
     check=_verl,
-    cel=(
-        *(
-            CelRule(
-                at="spec.verl",
-                rule=f"!has(self.{escaped(name)})",
-                message=f"spec.verl['{name}'] is set by {field}: remove it here",
-            )
-            for name, field in SETTLED_BY_FIELD.items()
-        ),
-        *(
-            CelRule(
-                at="spec.verl",
-                rule=f"!has(self.{escaped(name)})",
-                message=f"spec.verl['{name}'] holds settings that fields of the job stand for: give each "
-                f"setting in it by its full name, {name}.<setting>",
-            )
-            for name in sorted(SETTLED_GROUPS)
-        ),
+    cel=tuple(
+        CelRule(at="spec.verl", rule=f"!has(self.{escaped(name)})", message=f"spec.verl['{name}'] {reason}")
+        for name, reason in _REASONS.items()
     ),
 )

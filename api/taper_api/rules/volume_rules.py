@@ -6,84 +6,48 @@ from collections.abc import Iterator
 
 from taper_api.base.job_error import Problem
 from taper_api.job.spec import RLHFJobSpec
-from taper_api.rules.rule import CelRule, Rule
+from taper_api.rules.rule import CelRule, Constraint, Rule, rule_of
 
 _CHECKPOINTS = "spec.volumes.checkpoints"
 _CACHE = "spec.volumes.modelCache"
 _OWN_PATH = "give each a mountPath of its own"
 
 
-def _checkpoints_volume(spec: RLHFJobSpec) -> Iterator[Problem]:
-    volume = spec.volumes.checkpoints
-    if volume is None:
-        return
-    if (volume.claim_name is None) == (volume.size is None):
-        yield Problem(
-            path=_CHECKPOINTS,
-            message="has both claimName and size, or neither",
-            remedy="name a claim, or give a size",
-        )
-    if volume.storage_class_name is not None and volume.size is None:
-        yield Problem(
-            path=f"{_CHECKPOINTS}.storageClassName",
-            message="is set, but no claim is created",
-            remedy="remove it, or give a size instead of claimName",
-        )
-
-
-CHECKPOINTS_VOLUME = Rule(
-    text="`volumes.checkpoints` has either `claimName` or `size`; a storage class only with `size`.",
-    check=_checkpoints_volume,
-    cel=(
-        CelRule(
-            at=_CHECKPOINTS,
-            rule="has(self.claimName) != has(self.size)",
-            message=f"{_CHECKPOINTS} must have either claimName or size: name a claim, or give a size",
-        ),
-        CelRule(
-            at=_CHECKPOINTS,
-            rule="!has(self.storageClassName) || has(self.size)",
-            message=f"{_CHECKPOINTS}.storageClassName is for a claim that the operator creates: remove it, "
-            "or give a size instead of claimName",
-            field_path=".storageClassName",
-        ),
+CHECKPOINTS_VOLUME = rule_of(
+    "`volumes.checkpoints` has either `claimName` or `size`; a storage class only with `size`.",
+    Constraint(
+        at=_CHECKPOINTS,
+        holds=lambda volume: (volume.claim_name is None) != (volume.size is None),
+        cel="has(self.claimName) != has(self.size)",
+        message="must have either claimName or size",
+        remedy="name a claim, or give a size",
+    ),
+    Constraint(
+        at=_CHECKPOINTS,
+        field="storageClassName",
+        holds=lambda volume: volume.storage_class_name is None or volume.size is not None,
+        cel="!has(self.storageClassName) || has(self.size)",
+        message="is set, but no claim is created",
+        remedy="remove it, or give a size instead of claimName",
     ),
 )
-
-
-def _model_cache(spec: RLHFJobSpec) -> Iterator[Problem]:
-    volume = spec.volumes.model_cache
-    if volume is None:
-        return
-    if volume.claim_name is not None and volume.size is not None:
-        yield Problem(
-            path=f"{_CACHE}.size", message="is set, but a claim has a size of its own", remedy="remove it"
-        )
-    if volume.claim_name is None and volume.sub_path is not None:
-        yield Problem(
-            path=f"{_CACHE}.subPath",
-            message="is set, but there is no claim",
-            remedy="remove it, or name a claim",
-        )
-
-
-MODEL_CACHE = Rule(
-    text="`volumes.modelCache` has `size` or `claimName`, not both; `subPath` needs `claimName`.",
-    check=_model_cache,
-    cel=(
-        CelRule(
-            at=_CACHE,
-            rule="!has(self.size) || !has(self.claimName)",
-            message=f"{_CACHE}.size is for a directory of the pod, because a claim has a size of its own: "
-            "remove it",
-            field_path=".size",
-        ),
-        CelRule(
-            at=_CACHE,
-            rule="!has(self.subPath) || has(self.claimName)",
-            message=f"{_CACHE}.subPath needs a claim: remove it, or name a claim",
-            field_path=".subPath",
-        ),
+MODEL_CACHE = rule_of(
+    "`volumes.modelCache` has `size` or `claimName`, not both; `subPath` needs `claimName`.",
+    Constraint(
+        at=_CACHE,
+        field="size",
+        holds=lambda volume: volume.size is None or volume.claim_name is None,
+        cel="!has(self.size) || !has(self.claimName)",
+        message="is set, but a claim has a size of its own",
+        remedy="remove it",
+    ),
+    Constraint(
+        at=_CACHE,
+        field="subPath",
+        holds=lambda volume: volume.sub_path is None or volume.claim_name is not None,
+        cel="!has(self.subPath) || has(self.claimName)",
+        message="is set, but there is no claim",
+        remedy="remove it, or name a claim",
     ),
 )
 

@@ -34,7 +34,6 @@ class JobReport(Block):
     rollout: SwitchTotals = Field(default=SwitchTotals(), description="Switches and their gain.")
 
     def as_json(self) -> bytes:
-        """The report as it is posted."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 

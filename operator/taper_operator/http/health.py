@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from taper_operator.settings.parsing import Address
 
 # A client that connects and sends nothing is cut off.
 _READ_SECONDS = 5.0
-_POLL_SECONDS = 0.1
 
 
 class Page(NamedTuple):
@@ -23,6 +21,7 @@ class Page(NamedTuple):
     body: bytes
 
 
+_NOT_FOUND = Page(404, "text/plain; charset=utf-8", b"not found\n")
 # Given the Accept header.
 MakePage = Callable[[str], Page]
 
@@ -33,50 +32,28 @@ def text_page(problems: list[str]) -> Page:
     return Page(503 if problems else 200, "text/plain; charset=utf-8", f"{body}\n".encode())
 
 
-class HealthServer:
-    """Serves GET requests for some paths, each in a thread of its own."""
+class HealthServer(HttpListener):
+    """Serves GET requests for some paths."""
 
     def __init__(self, address: Address, pages: Mapping[str, MakePage]) -> None:
-        """Open the port; `start` serves it. Raises OSError where the address is not available."""
-        self._server = HttpListener(address, _handler(dict(pages)))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": _POLL_SECONDS}, daemon=True
-        )
-
-    @property
-    def port(self) -> int:
-        """The actual port, also where the address has port 0."""
-        return int(self._server.server_address[1])
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop serving and close the port."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-        self._server.server_close()
+        super().__init__(address, _Handler)
+        self.pages = pages
 
 
-def _handler(pages: Mapping[str, MakePage]) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = _READ_SECONDS
-        server_version = "taper-operator"
-        sys_version = ""
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: HealthServer
+    timeout = _READ_SECONDS
+    server_version = "taper-operator"
+    sys_version = ""
 
-        def do_GET(self) -> None:
-            make_page = pages.get(self.path.partition("?")[0])
-            page = make_page(self.headers.get("Accept", "")) if make_page else text_not_found
-            self.send_response(page.status)
-            self.send_header("Content-Type", page.content_type)
-            self.send_header("Content-Length", str(len(page.body)))
-            self.end_headers()
-            self.wfile.write(page.body)
+    def do_GET(self) -> None:
+        make_page = self.server.pages.get(self.path.partition("?")[0])
+        page = make_page(self.headers.get("Accept", "")) if make_page else _NOT_FOUND
+        self.send_response(page.status)
+        self.send_header("Content-Type", page.content_type)
+        self.send_header("Content-Length", str(len(page.body)))
+        self.end_headers()
+        self.wfile.write(page.body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Logs nothing: probes come every few seconds."""
-
-    return Handler
-
-
-text_not_found = Page(404, "text/plain; charset=utf-8", b"not found\n")
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Logs nothing: probes come every few seconds."""

@@ -13,7 +13,9 @@ Invariants (asserted by `tests/operator/kube/test_circuit_breaker.py`):
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from random import Random
 
 from taper_operator.kube.backoff import Backoff
@@ -28,22 +30,20 @@ _ASK_SOON_SECONDS = 0.1
 _ATTEMPT_SECONDS = 6.0
 
 
+@dataclass(eq=False, kw_only=True)
 class CircuitBreaker:
-    """See the module's docstring. Its methods may be called from any thread."""
+    """See the module's docstring. Its methods may be called from any thread. clock: monotonic seconds"""
 
-    def __init__(self, *, clock: Callable[[], float], random: Random, backoff: Backoff = BACKOFF) -> None:
-        self._clock = clock
-        self._random = random
-        self._backoff = backoff
+    clock: Callable[[], float] = time.monotonic
+    random: Random = field(default_factory=Random)
+    backoff: Backoff = BACKOFF
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._is_open = True
+        self.is_open = True
         self._failures = 0
         self._next_attempt_at = float("-inf")
         self._epoch = 0
-
-    @property
-    def is_open(self) -> bool:
-        return self._is_open
 
     def begin(self) -> int:
         """Call before connecting; returns the epoch to pass to `failed`.
@@ -51,8 +51,8 @@ class CircuitBreaker:
         Raises Unreachable where no attempt is allowed now.
         """
         with self._lock:
-            if self._is_open:
-                now = self._clock()
+            if self.is_open:
+                now = self.clock()
                 if now < self._next_attempt_at:
                     again = _ASK_AGAIN_SECONDS if self._failures else _ASK_SOON_SECONDS
                     wait = min(self._next_attempt_at - now, again)
@@ -62,24 +62,23 @@ class CircuitBreaker:
             return self._epoch
 
     def answered(self) -> None:
-        """Call after any answer."""
         with self._lock:
-            self._is_open = False
+            self.is_open = False
             self._failures = 0
 
     def failed(self, epoch: int) -> None:
         """The attempt of that epoch could not connect, or its connection broke before an answer."""
         with self._lock:
             if epoch == self._epoch:
-                self._is_open = True
+                self.is_open = True
                 self._epoch += 1
                 self._failures += 1
-                wait = self._backoff.delay_seconds(self._failures, self._random)
-                self._next_attempt_at = self._clock() + wait
+                wait = self.backoff.delay_seconds(self._failures, self.random)
+                self._next_attempt_at = self.clock() + wait
 
     def suspect(self) -> None:
         """A watch broke: one request tests whether the API server is alive before all reconnect."""
         with self._lock:
-            if not self._is_open:
-                self._is_open = True
-                self._next_attempt_at = self._clock()
+            if not self.is_open:
+                self.is_open = True
+                self._next_attempt_at = self.clock()

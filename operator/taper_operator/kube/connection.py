@@ -9,21 +9,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import urllib3
-from kubernetes.client import ApiClient, Configuration
+from kubernetes.client import ApiClient as ApiClient
+from kubernetes.client import Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
 from taper_operator.kube.errors import NotLeader
 from taper_operator.settings.settings import SettingsError
-
-__all__ = [
-    "TRANSPORT_ERRORS",
-    "WRITE_METHODS",
-    "ApiClient",
-    "WriteSecondsLeft",
-    "connect",
-    "fence_connections",
-]
 
 # For how long a write may still take effect; 0 or less: it must not be sent.
 WriteSecondsLeft = Callable[[], float]

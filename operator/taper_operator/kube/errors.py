@@ -17,24 +17,12 @@ class ApiError(Exception):
     """A request that did not succeed.
 
     status: HTTP status, 0 without an answer
-    reason: as in `Status.reason` (`AlreadyExists`), empty where there is none
-    causes: of `Status.details`, each with reason, message and field where known
     retry_after_seconds: how long to wait before the next request, None if unknown
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 0,
-        reason: str = "",
-        causes: tuple[Mapping[str, str], ...] = (),
-        retry_after_seconds: float | None = None,
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 0, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.reason = reason
-        self.causes = causes
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -47,7 +35,7 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """403: RBAC, a quota, an admission policy, or a namespace that is being deleted (see `causes`)."""
+    """403: RBAC, a quota, an admission policy, or a namespace that is being deleted."""
 
 
 class NotFound(ApiError):
@@ -71,7 +59,7 @@ class Gone(ApiError):
 
 
 class Invalid(ApiError):
-    """422: a schema, a CEL rule or an admission policy rejected the object (see `causes`)."""
+    """422: a schema, a CEL rule or an admission policy rejected the object."""
 
 
 class TooManyRequests(ApiError):
@@ -121,8 +109,6 @@ def error_from_status(status: int, content: Mapping[str, Any], headers: Mapping[
     return _type(status, reason, details)(
         message,
         status=status,
-        reason=reason,
-        causes=tuple(details.get("causes") or ()),
         retry_after_seconds=_seconds(headers.get("Retry-After"))
         or _seconds(details.get("retryAfterSeconds")),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -23,53 +24,47 @@ _MAX_NOTE_BYTES = 1_024
 _MAX_INSTANCE_CHARACTERS = 128
 _MAX_NAME_CHARACTERS = 253
 
-EventType = Literal["Normal", "Warning"]
 
-
-def make_event(
-    regarding: KubeObject,
-    *,
-    kind: EventType,
-    reason: str,
-    action: str,
-    note: str,
-    occasion: str,
-    instance: str,
-    at: datetime,
-) -> KubeObject:
-    """An event about an object.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """A transition of an object, to be recorded as an event.
 
     reason, action: in CamelCase
     occasion: distinguishes this transition from others with the same reason, such as the attempt's number
-    instance: the identity of this replica
     """
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    action: str
+    note: str
+    occasion: str
+
+
+def make_event(regarding: KubeObject, transition: Transition, *, instance: str, at: datetime) -> KubeObject:
+    """The event of a transition. instance: the identity of this replica"""
     metadata = regarding["metadata"]
     # As Kubernetes does for objects without a namespace.
     namespace = metadata.get("namespace") or "default"
-    about = "\0".join((metadata["uid"], reason, action, occasion))
+    about = "\0".join((metadata["uid"], transition.reason, transition.action, transition.occasion))
     digest = hashlib.sha256(about.encode()).hexdigest()[:16]
-    return {
-        "apiVersion": EVENTS.api_version,
-        "kind": EVENTS.kind,
-        "metadata": {
-            "namespace": namespace,
-            "name": f"{metadata['name'][: _MAX_NAME_CHARACTERS - 17]}.{digest}",
-        },
-        "eventTime": at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "type": kind,
-        "reason": reason,
-        "action": action,
-        "note": _cut(note),
-        "reportingController": CONTROLLER,
-        "reportingInstance": instance[:_MAX_INSTANCE_CHARACTERS],
-        "regarding": {
+    name = f"{metadata['name'][: _MAX_NAME_CHARACTERS - 17]}.{digest}"
+    return EVENTS.manifest(
+        {"namespace": namespace, "name": name},
+        eventTime=at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        type=transition.kind,
+        reason=transition.reason,
+        action=transition.action,
+        note=_cut(transition.note),
+        reportingController=CONTROLLER,
+        reportingInstance=instance[:_MAX_INSTANCE_CHARACTERS],
+        regarding={
             "apiVersion": regarding["apiVersion"],
             "kind": regarding["kind"],
             "namespace": metadata.get("namespace", ""),
             "name": metadata["name"],
             "uid": metadata["uid"],
         },
-    }
+    )
 
 
 def record_event(api_server: ApiServer, event: KubeObject, *, read_seconds: float = READ_SECONDS) -> None:

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 
 from taper_api import RLHFJob
 from taper_operator.kube.resource import KubeObject, Resource
-from taper_operator.manifests.checkpoints_claim import checkpoints_claim
-from taper_operator.manifests.config_map import config_map
+from taper_operator.manifests.attempt_job import config_map
 from taper_operator.manifests.kinds import (
     CLAIMS,
     CONFIG_MAPS,
@@ -24,10 +23,13 @@ from taper_operator.manifests.kinds import (
     SERVICE_ACCOUNTS,
 )
 from taper_operator.manifests.names import DIGEST_ANNOTATION, JobIdentity
-from taper_operator.manifests.network_policy import network_policy
-from taper_operator.manifests.pod_monitor import pod_monitor
 from taper_operator.manifests.ray_job import ray_job
-from taper_operator.manifests.service_account import service_account
+from taper_operator.manifests.shared_objects import (
+    checkpoints_claim,
+    network_policy,
+    pod_monitor,
+    service_account,
+)
 from taper_operator.settings.pod_policy import PodPolicy
 
 OwnedObject = tuple[Resource, KubeObject]

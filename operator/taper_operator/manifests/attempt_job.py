@@ -1,4 +1,4 @@
-"""The job as one attempt runs it, and its text in the attempt's ConfigMap.
+"""The job as one attempt runs it, and the ConfigMap that keeps it, whatever happens to the RLHFJob later.
 
 It is the author's job plus what only the operator knows: where the attempt saves checkpoints, and where
 Prometheus finds its replicas. Each attempt saves to a directory of its own, named after its number. So a pod
@@ -19,8 +19,11 @@ import yaml
 
 from taper_api import RLHFJob
 from taper_api.job.attempt_directory import AttemptDirectory
-from taper_operator.manifests.names import WORK_DIRECTORY, JobIdentity
+from taper_operator.kube.resource import KubeObject
+from taper_operator.manifests.kinds import CONFIG_MAPS
+from taper_operator.manifests.names import JOB_FILE, REPORT_CA_FILE, WORK_DIRECTORY, JobIdentity
 from taper_operator.manifests.yaml_dumper import ManifestDumper
+from taper_operator.settings.pod_policy import PodPolicy
 
 _METRICS_PORTS = (8090, 18090, 28090, 38090, 48090)
 _LOOPBACK = "127.0.0.1"
@@ -73,3 +76,14 @@ def job_text(job: RLHFJob) -> str:
     """The job as YAML."""
     content: dict[str, Any] = job.model_dump(mode="json", by_alias=True)
     return str(yaml.dump(content, Dumper=ManifestDumper, allow_unicode=False, sort_keys=False, width=4096))
+
+
+def config_map(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
+    """The attempt's job and, if jobs report, the CA certificates by which it verifies the operator.
+
+    Immutable: pods of one attempt that start at different times read the same.
+    """
+    trusted = {REPORT_CA_FILE: policy.report_ca.text} if policy.report_url else {}
+    metadata = identity.metadata(identity.attempt_name(number), identity.attempt_labels(number))
+    data = {JOB_FILE: job_text(attempt_job(job, identity, number))} | trusted
+    return CONFIG_MAPS.manifest(metadata, immutable=True, data=data)

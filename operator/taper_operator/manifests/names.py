@@ -1,17 +1,18 @@
 """Names, labels and paths of a job's objects: manifests are built with them, and the plan looks for them.
 
-Invariants (asserted by `tests/operator/manifests/test_ray_job.py` and `test_attempt_objects.py`):
+Invariants (asserted by `tests/operator/manifests/test_ray_job.py` and `test_attempt.py`):
 - the name of a RayJob has at most 47 characters, for every job that the API server accepts;
 - every created object has the labels of its job.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from taper_api import RLHFJob
 from taper_api.job.attempt_directory import MAX_ATTEMPTS
-from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.kube.json_field import text_at
+from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
 from taper_operator.manifests.kinds import RLHF_JOBS
 
 JOB_LABEL = "taper.dev/job"
@@ -33,6 +34,9 @@ REPORT_CA_FILE = "report-ca.crt"
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 RAY_METRICS_PORT = 8080
+METRICS_PORT_NAME = "taper-metrics"
+# KubeRay's own name: with another one the head's Service would list the port twice and be rejected.
+RAY_METRICS_PORT_NAME = "metrics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +54,7 @@ class JobIdentity:
             "app.kubernetes.io/managed-by": "taper-operator",
             "app.kubernetes.io/name": "taper",
             "app.kubernetes.io/instance": self.name,
-            JOB_LABEL: self.name,
-            JOB_UID_LABEL: self.uid,
-        }
+        } | self.selector
 
     @property
     def selector(self) -> dict[str, str]:
@@ -75,7 +77,6 @@ class JobIdentity:
         return f"{self.name}-{number}"
 
     def attempt_labels(self, number: int) -> dict[str, str]:
-        """Labels of the objects of one attempt."""
         return self.labels | {ATTEMPT_LABEL: str(number)}
 
     def metadata(self, name: str, labels: dict[str, str] | None = None) -> KubeObject:
@@ -96,16 +97,20 @@ class JobIdentity:
         }
 
 
-def identity_of(resource: KubeObject, job: RLHFJob) -> JobIdentity:
+def identity_of(resource: KubeObject) -> JobIdentity:
     """The identity of a job as the API server returns it."""
-    metadata = resource["metadata"]
-    return JobIdentity(
-        name=job.metadata.name, namespace=metadata.get("namespace", "default"), uid=metadata["uid"]
-    )
+    return JobIdentity(uid=resource["metadata"]["uid"], **key_of(resource)._asdict())
 
 
-def job_key(obj: KubeObject) -> ObjectKey | None:
-    """The key of the job that an object is labelled with."""
+def job_keys(obj: KubeObject) -> Iterator[ObjectKey]:
+    """The key of the job that an object is labelled with, if it is."""
     metadata = obj["metadata"]
     name = (metadata.get("labels") or {}).get(JOB_LABEL)
-    return ObjectKey(metadata.get("namespace", ""), name) if name else None
+    if name:
+        yield ObjectKey(metadata.get("namespace", ""), name)
+
+
+def attempt_number(obj: KubeObject) -> int:
+    """The number of the attempt that an object is labelled with, 0 without."""
+    number = text_at(obj, "metadata", "labels", ATTEMPT_LABEL)
+    return int(number) if number.isascii() and number.isdecimal() else 0

@@ -23,7 +23,9 @@ from taper_operator.manifests.names import (
     GPU_ROLE,
     HEAD_ROLE,
     JOB_DIRECTORY,
+    METRICS_PORT_NAME,
     RAY_METRICS_PORT,
+    RAY_METRICS_PORT_NAME,
     REPORT_CA_FILE,
     ROLE_LABEL,
     SUBMITTER_ROLE,
@@ -31,9 +33,8 @@ from taper_operator.manifests.names import (
     TOKEN_FILE,
     JobIdentity,
 )
-from taper_operator.manifests.pod_monitor import METRICS_PORT_NAME, RAY_METRICS_PORT_NAME
 from taper_operator.manifests.pod_security import container_security_context, pod_security_context
-from taper_operator.manifests.pod_volumes import PodVolume, pod_volumes, token_volume
+from taper_operator.manifests.pod_volumes import pod_volumes, token_volume
 from taper_operator.manifests.report_path import report_path
 from taper_operator.settings.pod_policy import PodPolicy, locks_memory
 
@@ -55,12 +56,7 @@ def head_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodP
         ],
         "securityContext": container_security_context(),
     }
-    volumes = list(pod_volumes(job, identity, number, pool))
-    if policy.report_url:
-        volumes.append(token_volume(identity, number))
-    return _template(
-        job, identity, number, policy, pool=pool, role=HEAD_ROLE, container=container, volumes=volumes
-    )
+    return _template(job, identity, number, policy, pool=pool, role=HEAD_ROLE, container=container)
 
 
 def gpu_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:
@@ -80,10 +76,7 @@ def gpu_template(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPo
         ],
         "securityContext": container_security_context(locks_memory=locks_memory(job.spec)),
     }
-    volumes = list(pod_volumes(job, identity, number, pool))
-    template = _template(
-        job, identity, number, policy, pool=pool, role=GPU_ROLE, container=container, volumes=volumes
-    )
+    template = _template(job, identity, number, policy, pool=pool, role=GPU_ROLE, container=container)
     if pool.gpu_type:
         template["spec"].setdefault("nodeSelector", {})[policy.gpu_label] = pool.gpu_type
     return template
@@ -93,14 +86,12 @@ def submitter_template(job: RLHFJob, identity: JobIdentity, number: int, policy:
     """The template of the pod that submits the job in K8sJobMode; KubeRay sets its command."""
     container = {
         "name": "ray-job-submitter",
-        "image": job.spec.image.name or policy.image,
-        "imagePullPolicy": job.spec.image.pull_policy,
         "resources": {"requests": _SUBMITTER_RESOURCES, "limits": _SUBMITTER_RESOURCES},
         "securityContext": container_security_context(),
     }
     overlay = job.spec.node_pools.head.overlay
     spec = _pod_base(job, identity) | {
-        "containers": [container],
+        "containers": [container | _image(job, policy)],
         "securityContext": pod_security_context(overlay),
     }
     labels = identity.attempt_labels(number) | {ROLE_LABEL: SUBMITTER_ROLE}
@@ -116,15 +107,16 @@ def _template(
     pool: Pool,
     role: str,
     container: KubeObject,
-    volumes: list[PodVolume],
 ) -> KubeObject:
+    volumes = list(pod_volumes(job, identity, number, pool))
+    reports = bool(policy.report_url) and role == HEAD_ROLE
+    if reports:
+        volumes.append(token_volume(identity, number))
     grace = pool.overlay.termination_grace_period_seconds or policy.grace_seconds
     # KubeRay's own preStop hook allows Ray three seconds.
     stop = ["ray", "stop", f"--grace-period={max(1, grace - _STOP_SECONDS)}"]
-    container |= {
-        "image": job.spec.image.name or policy.image,
-        "imagePullPolicy": job.spec.image.pull_policy,
-        "env": _environment(job, identity, number, policy, role),
+    container |= _image(job, policy) | {
+        "env": _environment(job, identity, number, policy.report_url if reports else ""),
         "volumeMounts": [volume.mount for volume in volumes],
         "lifecycle": {"preStop": {"exec": {"command": stop}}},
     }
@@ -142,6 +134,10 @@ def _template(
     if annotations:
         metadata["annotations"] = annotations
     return {"metadata": metadata, "spec": spec}
+
+
+def _image(job: RLHFJob, policy: PodPolicy) -> KubeObject:
+    return {"image": job.spec.image.name or policy.image, "imagePullPolicy": job.spec.image.pull_policy}
 
 
 def _pod_base(job: RLHFJob, identity: JobIdentity) -> KubeObject:
@@ -164,9 +160,8 @@ def _resources(pool: Pool, *, cpu: str, devices: dict[str, str] | None = None) -
     return {"requests": amounts, "limits": dict(amounts)}
 
 
-def _environment(
-    job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy, role: str
-) -> list[KubeObject]:
+def _environment(job: RLHFJob, identity: JobIdentity, number: int, report_url: str) -> list[KubeObject]:
+    """report_url: empty for pods that do not report"""
     variables: list[KubeObject] = []
     for variable in job.spec.env:
         if variable.secret is not None:
@@ -178,12 +173,11 @@ def _environment(
     ours = {
         "TAPER_JOB": identity.name,
         "TAPER_NAMESPACE": identity.namespace,
-        ATTEMPT_VARIABLE: str(number),
+        "TAPER_ATTEMPT": str(number),
     }
-    if policy.report_url and role == HEAD_ROLE:
-        path = report_path(identity.namespace, identity.name)
+    if report_url:
         ours |= {
-            "TAPER_REPORT_URL": f"{policy.report_url}{path}",
+            "TAPER_REPORT_URL": report_url + report_path(identity.namespace, identity.name),
             "TAPER_REPORT_CA": f"{JOB_DIRECTORY}/{REPORT_CA_FILE}",
             "TAPER_REPORT_TOKEN": f"{TOKEN_DIRECTORY}/{TOKEN_FILE}",
         }
@@ -191,9 +185,6 @@ def _environment(
     if cache is not None and all(variable.name != "HF_HOME" for variable in job.spec.env):
         ours["HF_HOME"] = cache.mount_path
     return [*variables, *({"name": name, "value": value} for name, value in ours.items())]
-
-
-ATTEMPT_VARIABLE = "TAPER_ATTEMPT"
 
 
 def _scheduling(pool: Pool) -> dict[str, Any]:

@@ -57,12 +57,7 @@ def ray_job(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy)
     }
     if spec.submission_mode == "K8sJobMode":
         content["submitterPodTemplate"] = submitter_template(job, identity, number, policy)
-    return {
-        "apiVersion": RAY_JOBS.api_version,
-        "kind": RAY_JOBS.kind,
-        "metadata": metadata,
-        "spec": content,
-    }
+    return RAY_JOBS.manifest(metadata, spec=content)
 
 
 def _cluster(job: RLHFJob, identity: JobIdentity, number: int, policy: PodPolicy) -> KubeObject:

@@ -54,7 +54,6 @@ class Observation:
 
     @cached_property
     def own_ray_jobs(self) -> tuple[RayJobState, ...]:
-        """The RayJobs that this job owns."""
         return tuple(ray_job_state(obj) for obj in self.ray_jobs if self.is_owner_of(obj))
 
     @cached_property
@@ -72,7 +71,6 @@ class Observation:
         return next((state for state in self.own_ray_jobs if state.name == name), None)
 
     def pods_of(self, number: int) -> tuple[PodState, ...]:
-        """The pods of an attempt."""
         return tuple(pod for pod in self.pod_states if pod.attempt == number)
 
     def present_and_departed_pods_of(self, number: int) -> tuple[PodState, ...]:

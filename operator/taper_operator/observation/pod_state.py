@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from taper_operator.kube.json_field import field_at, is_condition_true, mappings_at, text_at
 from taper_operator.kube.resource import KubeObject
-from taper_operator.manifests.names import ATTEMPT_LABEL, HEAD_ROLE, ROLE_LABEL
+from taper_operator.manifests.names import HEAD_ROLE, ROLE_LABEL, attempt_number
 
 DISRUPTION_TARGET = "DisruptionTarget"
 # Values of `status.reason` with which the kubelet or the node controller ends a pod.
@@ -47,10 +47,9 @@ class PodState:
 def pod_state(pod: KubeObject) -> PodState:
     """Read a pod."""
     reason, message = _cluster_cause(pod)
-    number = text_at(pod, "metadata", "labels", ATTEMPT_LABEL)
     return PodState(
         name=text_at(pod, "metadata", "name"),
-        attempt=int(number) if number.isascii() and number.isdecimal() else 0,
+        attempt=attempt_number(pod),
         is_head=text_at(pod, "metadata", "labels", ROLE_LABEL) == HEAD_ROLE,
         is_ready=is_condition_true(pod, "Ready", "status", "conditions") is True,
         is_terminating=field_at(pod, "metadata", "deletionTimestamp") is not None,

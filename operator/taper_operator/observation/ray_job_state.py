@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from taper_operator.kube.json_field import count_at, field_at, is_condition_true, text_at
 from taper_operator.kube.resource import KubeObject
-from taper_operator.manifests.names import ATTEMPT_LABEL
+from taper_operator.manifests.names import attempt_number
 
 HEAD_UNREACHABLE = "JobStatusCheckTimeoutExceeded"
 VALIDATION_FAILED = "ValidationFailed"
@@ -65,7 +65,6 @@ class RayJobState:
 
     @property
     def has_all_pods(self) -> bool:
-        """Whether all pods of the cluster are ready."""
         return (
             self.desired_workers > 0
             and self.ready_workers >= self.desired_workers
@@ -84,11 +83,10 @@ class RayJobState:
 
 def ray_job_state(obj: KubeObject) -> RayJobState:
     """Read a RayJob."""
-    number = text_at(obj, "metadata", "labels", ATTEMPT_LABEL)
     return RayJobState(
         name=text_at(obj, "metadata", "name"),
         uid=text_at(obj, "metadata", "uid"),
-        attempt=int(number) if number.isascii() and number.isdecimal() else 0,
+        attempt=attempt_number(obj),
         is_terminating=field_at(obj, "metadata", "deletionTimestamp") is not None,
         is_suspended=field_at(obj, "spec", "suspend") is True,
         deployment_status=text_at(obj, "status", "jobDeploymentStatus"),

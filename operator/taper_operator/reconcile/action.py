@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from taper_operator.kube.event import EventType
 from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 
 
@@ -36,14 +35,3 @@ class Delete:
 
 
 Action = Create | Apply | Delete
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobEvent:
-    """A transition, recorded as a Kubernetes event. occasion: distinguishes it from others of its reason"""
-
-    kind: EventType
-    reason: str
-    action: str
-    note: str
-    occasion: str

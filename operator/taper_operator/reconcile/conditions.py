@@ -38,9 +38,9 @@ class ConditionValue(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """How a job has ended."""
+    """How a job has ended: the condition that now holds, and why."""
 
-    has_succeeded: bool
+    condition: Literal["Complete", "Failed"]
     reason: str
     message: str = ""
 
@@ -68,12 +68,13 @@ class ConditionInputs:
 def conditions(inputs: ConditionInputs, generation: int, now: str) -> tuple[Condition, ...]:
     """All conditions of the job."""
     before = {condition.type: condition for condition in inputs.status.conditions}
+    final = _final_conditions(before)
     current = {
-        kind: value for kind, value in _current_values(inputs) if kind not in _final_conditions(before)
+        kind: _condition(kind, value, before, generation, now)
+        for kind, value in _current_values(inputs)
+        if kind not in final
     }
-    kept = [condition for kind, condition in before.items() if kind not in current]
-    updated = [_condition(kind, value, before.get(kind), generation, now) for kind, value in current.items()]
-    return tuple(sorted([*kept, *updated], key=lambda condition: condition.type))
+    return _sorted(before | current)
 
 
 def holds(status: RLHFJobStatus, kind: str) -> bool:
@@ -102,10 +103,11 @@ def _final_conditions(before: Mapping[str, Condition]) -> tuple[str, ...]:
 
 
 def _condition(
-    kind: str, value: ConditionValue, before: Condition | None, generation: int, now: str
+    kind: str, value: ConditionValue, before: Mapping[str, Condition], generation: int, now: str
 ) -> Condition:
     status: Literal["True", "False"] = "True" if value.holds else "False"
-    since = before.last_transition_time if before is not None and before.status == status else now
+    old = before.get(kind)
+    since = old.last_transition_time if old is not None and old.status == status else now
     return Condition(
         type=kind,
         status=status,
@@ -123,18 +125,14 @@ def _current_values(inputs: ConditionInputs) -> Iterator[tuple[str, ConditionVal
     yield "Running", _running(inputs)
     yield "Degraded", _degraded(inputs)
     yield "Suspended", _suspended(inputs)
-    finish = inputs.finish
-    ongoing = ConditionValue(False, "NotFinished")
-    yield (
-        "Complete",
-        ConditionValue(True, finish.reason, finish.message) if finish and finish.has_succeeded else ongoing,
-    )
-    yield (
-        "Failed",
-        ConditionValue(True, finish.reason, finish.message)
-        if finish and not finish.has_succeeded
-        else ongoing,
-    )
+    yield "Complete", _ended("Complete", inputs.finish)
+    yield "Failed", _ended("Failed", inputs.finish)
+
+
+def _ended(kind: str, finish: Finish | None) -> ConditionValue:
+    if finish is None or finish.condition != kind:
+        return ConditionValue(False, "NotFinished")
+    return ConditionValue(True, finish.reason, finish.message)
 
 
 def _validated(inputs: ConditionInputs) -> ConditionValue:
@@ -199,8 +197,9 @@ def refused_conditions(
 ) -> tuple[Condition, ...]:
     """The conditions of a job with an invalid spec: all but Validated stay as they were."""
     before = {condition.type: condition for condition in status.conditions}
-    updated = _condition(
-        "Validated", ConditionValue(False, reason, message), before.get("Validated"), generation, now
-    )
-    before["Validated"] = updated
-    return tuple(sorted(before.values(), key=lambda condition: condition.type))
+    refused = ConditionValue(False, reason, message)
+    return _sorted(before | {"Validated": _condition("Validated", refused, before, generation, now)})
+
+
+def _sorted(by_type: Mapping[str, Condition]) -> tuple[Condition, ...]:
+    return tuple(by_type[kind] for kind in sorted(by_type))

@@ -12,30 +12,35 @@ Invariants (asserted by `tests/operator/reconcile/test_executor.py`):
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
-from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound, ResourceNotServed
 from taper_operator.kube.event import make_event, record_event
-from taper_operator.kube.resource import KubeObject
+from taper_operator.kube.resource import KubeObject, with_status
+from taper_operator.kube.timestamp import utc_now
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reconcile.action import Action, Apply, Create, Delete
 from taper_operator.reconcile.plan import JobPlan
 
 
+@dataclass(eq=False)
 class Executor:
     """See the module's docstring. instance: the identity of this replica, for events"""
 
-    def __init__(self, writer: ApiServer, *, instance: str, clock: Callable[[], datetime]) -> None:
-        self._writer = writer
-        self._instance = instance
-        self._clock = clock
+    writer: ApiServer
+    _: KW_ONLY
+    instance: str
+    clock: Callable[[], datetime] = utc_now
 
     def execute(self, plan: JobPlan, resource: KubeObject) -> None:
         """Execute a plan for a job as it was observed. Raises ApiError: Conflict if the job has changed."""
         if plan.status is not None:
-            self._writer.apply_status(RLHF_JOBS, _with_status(resource, plan.status))
+            status = plan.status.model_dump(
+                mode="json", by_alias=True, exclude_none=True, exclude={"progress", "rollout"}
+            )
+            self.writer.apply_status(RLHF_JOBS, with_status(resource, status))
         try:
             for action in plan.actions:
                 self._do(action)
@@ -45,18 +50,9 @@ class Executor:
         self._record_events(plan, resource)
 
     def _record_events(self, plan: JobPlan, resource: KubeObject) -> None:
-        for job_event in plan.events:
-            event = make_event(
-                resource,
-                kind=job_event.kind,
-                reason=job_event.reason,
-                action=job_event.action,
-                note=job_event.note,
-                occasion=job_event.occasion,
-                instance=self._instance,
-                at=self._clock(),
-            )
-            record_event(self._writer, event)
+        for transition in plan.events:
+            event = make_event(resource, transition, instance=self.instance, at=self.clock())
+            record_event(self.writer, event)
 
     def _do(self, action: Action) -> None:
         match action:
@@ -66,28 +62,18 @@ class Executor:
                 obj = action.obj
                 # With the uid, this changes the observed object only, never another of the same name.
                 metadata = obj["metadata"] | {"uid": action.uid}
-                self._writer.apply(action.resource, obj | {"metadata": metadata})
+                self.writer.apply(action.resource, obj | {"metadata": metadata})
             case Delete():
                 try:
-                    self._writer.delete(action.resource, action.key, uid=action.uid)
-                except ResourceNotServed:
-                    raise
-                except NotFound:
-                    pass
+                    self.writer.delete(action.resource, action.key, uid=action.uid)
+                except NotFound as error:
+                    if isinstance(error, ResourceNotServed):
+                        raise
 
     def _create(self, action: Create) -> None:
         try:
-            self._writer.create(action.resource, action.obj)
+            self.writer.create(action.resource, action.obj)
         except AlreadyExists as error:
             if not action.may_exist:
                 name = action.obj["metadata"]["name"]
                 raise Conflict(f"{action.resource} {name} exists already, which was not observed") from error
-
-
-def _with_status(resource: KubeObject, status: RLHFJobStatus) -> KubeObject:
-    """The status for the job as it was observed: the resourceVersion rejects a job that has changed."""
-    metadata = {name: resource["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
-    content = status.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"progress", "rollout"}
-    )
-    return {"metadata": metadata, "status": content}

@@ -26,11 +26,12 @@ from taper_api import JobError, RLHFJob, job_of_resource
 from taper_api.job.attempt_directory import MAX_ATTEMPTS
 from taper_api.job.spec import OPERATOR_NAME
 from taper_api.status.rlhfjob_status import PodCounts, RLHFJobStatus
+from taper_operator.kube.event import Transition
 from taper_operator.kube.json_field import field_at
 from taper_operator.kube.timestamp import seconds_between, seconds_until, timestamp
 from taper_operator.manifests.names import identity_of
 from taper_operator.observation.observation import Observation
-from taper_operator.reconcile.action import Action, JobEvent
+from taper_operator.reconcile.action import Action
 from taper_operator.reconcile.attempt_history import (
     active_attempt,
     with_end,
@@ -65,7 +66,7 @@ class JobPlan:
     """
 
     status: RLHFJobStatus | None = None
-    events: tuple[JobEvent, ...] = ()
+    events: tuple[Transition, ...] = ()
     actions: tuple[Action, ...] = ()
     requeue_seconds: float | None = None
     needs_fresh_read: bool = False
@@ -86,7 +87,7 @@ def plan(observation: Observation, policy: PodPolicy, now: datetime) -> JobPlan:
     context = PlanContext(
         observation=observation,
         job=job,
-        identity=identity_of(observation.resource, job),
+        identity=identity_of(observation.resource),
         policy=policy,
         refusal=("NotAllowed", refusals) if refusals else None,
         now=now,
@@ -147,15 +148,15 @@ def _finish(context: PlanContext, status: RLHFJobStatus, end: Verdict | None) ->
     if status.completion_time is not None or active_attempt(status) is not None:
         return None
     if end is not None and end.outcome == "Succeeded":
-        return Finish(True, end.reason)
+        return Finish("Complete", end.reason)
     if end is not None and end.is_final:
-        return Finish(False, end.reason, end.message)
+        return Finish("Failed", end.reason, end.message)
     newest = status.attempts[-1] if status.attempts else None
     if newest is not None and status.failures > context.job.spec.backoff_limit and newest.outcome == "Failed":
         message = f"{status.failures} attempts failed; the last one: {newest.reason}: {newest.message}"
-        return Finish(False, "BackoffLimitExceeded", message)
+        return Finish("Failed", "BackoffLimitExceeded", message)
     if status.attempt >= MAX_ATTEMPTS:
-        return Finish(False, "TooManyAttempts", f"the job has had {MAX_ATTEMPTS} attempts")
+        return Finish("Failed", "TooManyAttempts", f"the job has had {MAX_ATTEMPTS} attempts")
     return None
 
 
@@ -230,14 +231,10 @@ def _seconds_to_deadline(job: RLHFJob, status: RLHFJobStatus, now: datetime) -> 
 
 
 def _requeue_seconds(context: PlanContext, status: RLHFJobStatus) -> float | None:
-    now, spec = context.now, context.job.spec
     if status.completion_time is not None:
-        ttl = spec.ttl_seconds_after_finished
-        return (
-            None
-            if ttl is None
-            else max(0.0, ttl - seconds_between(status.completion_time, now)) + _MARGIN_SECONDS
-        )
+        seconds = context.seconds_to_expiry(status)
+        return None if seconds is None else seconds + _MARGIN_SECONDS
+    now = context.now
     waits: list[float] = []
     deadline = _seconds_to_deadline(context.job, status, now)
     if deadline is not None and status.active_since is not None:

@@ -41,7 +41,6 @@ class PlanContext:
 
     @property
     def may_create(self) -> bool:
-        """Whether anything may be created for the job."""
         return self.refusal is None and self.observation.kuberay == "served"
 
     @property
@@ -50,6 +49,13 @@ class PlanContext:
         seen = self.observation
         return bool(seen.ray_jobs or seen.ray_clusters or seen.pods)
 
+    def seconds_to_expiry(self, status: RLHFJobStatus) -> float | None:
+        """How long a finished job is still kept; None if it has not finished, or is kept for ever."""
+        ttl = self.job.spec.ttl_seconds_after_finished
+        if ttl is None or status.completion_time is None:
+            return None
+        return max(0.0, ttl - seconds_between(status.completion_time, self.now))
+
 
 def actions_for(context: PlanContext, status: RLHFJobStatus) -> Iterator[Action]:
     """The actions, in their order."""
@@ -57,7 +63,7 @@ def actions_for(context: PlanContext, status: RLHFJobStatus) -> Iterator[Action]
     yield from _deletions(context, status, attempt)
     if attempt is not None and context.may_create:
         yield from _creations(context, attempt)
-    if _is_expired(context, status):
+    if context.seconds_to_expiry(status) == 0:
         metadata = context.observation.resource["metadata"]
         yield Delete(resource=RLHF_JOBS, key=key_of(context.observation.resource), uid=metadata["uid"])
 
@@ -122,10 +128,3 @@ def _kept_up_to_date(observation: Observation, resource: Resource, obj: KubeObje
     digest = ("metadata", "annotations", DIGEST_ANNOTATION)
     if text_at(found, *digest) != text_at(obj, *digest):
         yield Apply(resource=resource, obj=obj, uid=text_at(found, "metadata", "uid"))
-
-
-def _is_expired(context: PlanContext, status: RLHFJobStatus) -> bool:
-    ttl = context.job.spec.ttl_seconds_after_finished
-    if ttl is None or status.completion_time is None:
-        return False
-    return seconds_between(status.completion_time, context.now) >= ttl

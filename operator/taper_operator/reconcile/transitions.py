@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from taper_api.status.attempt import Attempt
 from taper_api.status.condition import Condition
 from taper_api.status.rlhfjob_status import RLHFJobStatus
-from taper_operator.reconcile.action import JobEvent
+from taper_operator.kube.event import Transition
 
 _WARNINGS = frozenset({"Failed", "Degraded"})
 _REPORTED = ("Running", "Degraded", "Suspended", "Complete", "Failed")
 
 
-def job_events(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[JobEvent]:
+def job_events(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[Transition]:
     """The events from one status to the next."""
     known = {attempt.number: attempt for attempt in before.attempts}
     for attempt in after.attempts:
@@ -32,7 +32,7 @@ def job_events(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[JobEvent
     yield from _of_conditions(before, after)
 
 
-def _of_conditions(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[JobEvent]:
+def _of_conditions(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[Transition]:
     old = {condition.type: condition.status for condition in before.conditions}
     for condition in after.conditions:
         if condition.status == old.get(condition.type):
@@ -43,9 +43,9 @@ def _of_conditions(before: RLHFJobStatus, after: RLHFJobStatus) -> Iterator[JobE
             yield _condition(condition, condition.reason, is_warning=True)
 
 
-def _attempt_event(reason: str, note: str, attempt: Attempt) -> JobEvent:
+def _attempt_event(reason: str, note: str, attempt: Attempt) -> Transition:
     is_warning = reason in ("AttemptFailed", "AttemptDisrupted", "AttemptStopped", "DisruptionSeen")
-    return JobEvent(
+    return Transition(
         kind="Warning" if is_warning else "Normal",
         reason=reason,
         action="Attempt",
@@ -54,8 +54,8 @@ def _attempt_event(reason: str, note: str, attempt: Attempt) -> JobEvent:
     )
 
 
-def _condition(condition: Condition, reason: str, *, is_warning: bool) -> JobEvent:
-    return JobEvent(
+def _condition(condition: Condition, reason: str, *, is_warning: bool) -> Transition:
+    return Transition(
         kind="Warning" if is_warning else "Normal",
         reason=reason,
         action="Reconcile",

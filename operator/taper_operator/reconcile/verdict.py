@@ -1,26 +1,28 @@
 """Whether an attempt has ended, how it ended, and whether the job ends with it.
 
 Strategy: what the attempt has achieved comes first, then what its author wants, then why it is gone or
-failed. A failure within ten minutes after a disruption is attributed to the disruption.
+failed. A failure within ten minutes after a disruption is attributed to the disruption. The cause of any
+other is in the end of the job's log, which KubeRay copies into the RayJob's message.
 
-Invariants (asserted by `tests/operator/reconcile/test_verdict.py`):
+Invariants (asserted by `tests/operator/reconcile/test_verdict.py` and `test_failure_cause.py`):
 - only SUCCEEDED is success;
 - a failure with a disruption in the ten minutes before it is no failure;
-- an attempt that was evicted, or whose head was lost, is no failure.
+- an attempt that was evicted, or whose head was lost, is no failure;
+- no log raises, and the cause that is read from it is bounded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from taper_api.job.spec import RLHFJobSpec
 from taper_api.status.attempt import Attempt
+from taper_api.status.termination_message import INVALID_JOB, MAX_MESSAGE_CHARACTERS, termination_message_in
 from taper_operator.kube.timestamp import seconds_between
 from taper_operator.observation.ray_job_state import VALIDATION_FAILED, RayJobState
 from taper_operator.reconcile.disruption import reason_of
-from taper_operator.reconcile.failure_cause import failure_cause
 
 DISRUPTION_WINDOW_SECONDS = 600.0
 # Training does not survive the loss of a pod, but it may just be finishing its last step.
@@ -36,6 +38,16 @@ class Verdict:
     outcome: Outcome
     reason: str
     message: str = ""
+    is_final: bool = False
+
+
+class FailureCause(NamedTuple):
+    """reason: in one word, empty if the job gave none
+    is_final: another attempt would end the same way
+    """
+
+    reason: str
+    message: str
     is_final: bool = False
 
 
@@ -91,3 +103,11 @@ def _failure(attempt: Attempt, ray_job: RayJobState, now: datetime) -> Verdict:
         message=cause.message,
         is_final=cause.is_final or ray_job.deployment_status == VALIDATION_FAILED,
     )
+
+
+def failure_cause(log: str) -> FailureCause:
+    """The termination message of a failed job, or else the end of its log."""
+    message = termination_message_in(log)
+    if message is None:
+        return FailureCause("", log[-MAX_MESSAGE_CHARACTERS:])
+    return FailureCause(message.reason, message.text[:MAX_MESSAGE_CHARACTERS], message.reason == INVALID_JOB)

@@ -11,15 +11,16 @@ Invariants (asserted by `tests/operator/reports/test_receiver.py`):
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import functools
+import time
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
 from taper_api.status.job_report import report_of
 from taper_operator.kube.informer.cache import ObjectCache
-from taper_operator.kube.resource import KubeObject
-from taper_operator.manifests.names import JobIdentity
+from taper_operator.kube.timestamp import utc_now
+from taper_operator.manifests.names import identity_of
 from taper_operator.manifests.report_path import job_of_path
 from taper_operator.reports.refusal import ACCEPTED, Refused
 from taper_operator.reports.status import current_attempt, number_of, written_number
@@ -34,6 +35,7 @@ _BURST = 4
 _MAX_JOBS = 4_096
 
 
+@dataclass(eq=False)
 class ReportReceiver:
     """See the module's docstring. Its methods may be called from any thread.
 
@@ -43,24 +45,16 @@ class ReportReceiver:
     now: the time of day, in UTC
     """
 
-    def __init__(
-        self,
-        jobs: ObjectCache,
-        tokens: ReportTokens,
-        writer: ReportWriter,
-        *,
-        is_ready: Callable[[], bool],
-        clock: Callable[[], float],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._jobs = jobs
-        self._tokens = tokens
-        self._writer = writer
-        self._is_ready = is_ready
-        self._clock = clock
-        self._now = now
-        self._lock = threading.Lock()
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+    jobs: ObjectCache
+    tokens: ReportTokens
+    writer: ReportWriter
+    _: KW_ONLY
+    is_ready: Callable[[], bool]
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = utc_now
+
+    def __post_init__(self) -> None:
+        self._bucket = functools.lru_cache(maxsize=_MAX_JOBS)(self._new_bucket)
 
     def receive(self, path: str, authorization: str, body: bytes) -> str:
         """Handle a posted report; returns `accepted`. Raises Refused."""
@@ -69,41 +63,25 @@ class ReportReceiver:
             raise Refused("not_found")
         if not authorization.startswith(_SCHEME):
             raise Refused("unauthenticated")
-        if not self._is_ready():
+        if not self.is_ready():
             raise Refused("not_ready")
         try:
             report = report_of(body)
         except ValueError:
             raise Refused("malformed") from None
-        resource = self._jobs.get(key)
+        resource = self.jobs.get(key)
         if resource is None:
             raise Refused("unauthenticated")
-        identity = _identity(resource)
-        self._tokens.check(authorization.removeprefix(_SCHEME), identity, report.attempt)
+        identity = identity_of(resource)
+        self.tokens.check(authorization.removeprefix(_SCHEME), identity, report.attempt)
         if not self._bucket(identity.uid).take():
             raise Refused("too_often")
         if report.attempt != current_attempt(resource):
             raise Refused("stale_attempt")
-        if number_of(report) <= written_number(resource):
-            raise Refused("stale_sequence")
-        if not self._writer.offer(
-            key, ReceivedReport(uid=identity.uid, report=report, received_at=self._now())
-        ):
+        received = ReceivedReport(uid=identity.uid, job_report=report, received_at=self.now())
+        if number_of(report) <= written_number(resource) or not self.writer.offer(key, received):
             raise Refused("stale_sequence")
         return ACCEPTED
 
-    def _bucket(self, uid: str) -> TokenBucket:
-        with self._lock:
-            bucket = self._buckets.get(uid)
-            if bucket is None:
-                bucket = TokenBucket(per_second=1 / _SECONDS_PER_REPORT, burst=_BURST, clock=self._clock)
-                self._buckets[uid] = bucket
-            self._buckets.move_to_end(uid)
-            while len(self._buckets) > _MAX_JOBS:
-                self._buckets.popitem(last=False)
-            return bucket
-
-
-def _identity(resource: KubeObject) -> JobIdentity:
-    metadata = resource["metadata"]
-    return JobIdentity(name=metadata["name"], namespace=metadata["namespace"], uid=metadata["uid"])
+    def _new_bucket(self, uid: str) -> TokenBucket:
+        return TokenBucket(per_second=1 / _SECONDS_PER_REPORT, burst=_BURST, clock=self.clock)

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _REQUEST_SECONDS = 10.0
 _MAX_CONNECTIONS = 64
 _MAX_REQUEST_BYTES = 16 * 1024 + MAX_SNAPSHOT_BYTES
-_POLL_SECONDS = 0.2
 _RETRY_AFTER_SECONDS = 15
 # The result of a connection without a complete request.
 _INTERRUPTED = "broken_off"
@@ -40,7 +39,7 @@ _INTERRUPTED = "broken_off"
 Receive = Callable[[str, str, bytes], str]
 
 
-class ReportServer:
+class ReportServer(HttpListener):
     """See the module's docstring.
 
     context: returns the TLS context, called for each connection
@@ -57,65 +56,11 @@ class ReportServer:
         request_seconds: float = _REQUEST_SECONDS,
         max_connections: int = _MAX_CONNECTIONS,
     ) -> None:
-        self._address = address
-        self._receive = receive
-        self._context = context
-        self._observe = observe
-        self._request_seconds = request_seconds
-        self._max_connections = max_connections
-        self._is_stopping = False
-        self._listener: _Listener | None = None
-
-    @property
-    def port(self) -> int:
-        """The port, 0 before `open`."""
-        return int(self._listener.server_address[1]) if self._listener is not None else 0
-
-    def open(self) -> None:
-        """Open the port; `run` serves it. Raises OSError where the address is not available."""
-        self._listener = _Listener(
-            self._address,
-            receive=self._receive,
-            context=self._context,
-            observe=self._observe,
-            seconds=self._request_seconds,
-            max_connections=self._max_connections,
-        )
-
-    def run(self) -> None:
-        """Serve requests until `stop`."""
-        assert self._listener is not None, "open comes first"
-        with self._listener as listener:
-            while not self._is_stopping:
-                listener.handle_request()
-
-    def stop(self) -> None:
-        """Make `run` return. Requests in progress are left to their threads."""
-        self._is_stopping = True
-
-
-class _Listener(HttpListener):
-    """Handles each connection in a thread of its own, up to a maximum."""
-
-    timeout = _POLL_SECONDS
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(
-        self,
-        address: Address,
-        *,
-        receive: Receive,
-        context: Callable[[], ssl.SSLContext],
-        observe: Callable[[str], None],
-        seconds: float,
-        max_connections: int,
-    ) -> None:
         super().__init__(address, _Handler)
         self.receive = receive
         self._context = context
         self._observe = observe
-        self._seconds = seconds
+        self._request_seconds = request_seconds
         self._free = threading.BoundedSemaphore(max_connections)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -133,10 +78,10 @@ class _Listener(HttpListener):
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Runs outside of the accepting thread: the client decides how long a handshake takes."""
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + self._request_seconds
         result = _INTERRUPTED
         try:
-            request.settimeout(self._seconds)
+            request.settimeout(self._request_seconds)
             context = self._context()
             with context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secure:
                 secure.do_handshake()
@@ -148,13 +93,13 @@ class _Listener(HttpListener):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    server: _Listener
+    server: ReportServer
     server_version = "taper-operator"
     sys_version = ""
     # So that a malformed request also gets a full answer.
     default_request_version = "HTTP/1.0"
 
-    def __init__(self, request: Any, client_address: Any, server: _Listener, deadline: float) -> None:
+    def __init__(self, request: Any, client_address: Any, server: ReportServer, deadline: float) -> None:
         self._deadline = deadline
         self.result = _INTERRUPTED
         super().__init__(request, client_address, server)

@@ -10,9 +10,8 @@ Invariants (asserted by `tests/operator/reports/test_status.py`):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from taper_api.status.job_report import JobReport
 from taper_api.status.progress import Progress, RolloutFigures
@@ -21,8 +20,7 @@ from taper_operator.kube.resource import KubeObject
 from taper_operator.kube.timestamp import timestamp
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class ReportNumber:
+class ReportNumber(NamedTuple):
     """Orders the reports of a job; the greater one is newer."""
 
     attempt: int = 0

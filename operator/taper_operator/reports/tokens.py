@@ -15,6 +15,7 @@ import hashlib
 import logging
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -39,7 +40,7 @@ _REVIEW_SECONDS = 5.0
 class ReportTokens:
     """See the module's docstring. Its methods may be called from any thread. clock: monotonic seconds"""
 
-    def __init__(self, api_server: ApiServer, *, clock: Callable[[], float]) -> None:
+    def __init__(self, api_server: ApiServer, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api_server = api_server
         self._clock = clock
         self._lock = threading.Lock()
@@ -56,11 +57,7 @@ class ReportTokens:
             return
         if not self._reviews.take():
             raise Refused("busy")
-        review = {
-            "apiVersion": TOKEN_REVIEWS.api_version,
-            "kind": TOKEN_REVIEWS.kind,
-            "spec": {"token": token, "audiences": [audience]},
-        }
+        review = TOKEN_REVIEWS.manifest({}, spec={"token": token, "audiences": [audience]})
         try:
             answer = self._api_server.review(TOKEN_REVIEWS, review, read_seconds=_REVIEW_SECONDS)
         except ApiError as error:

@@ -16,16 +16,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Final
 
 from taper_api.status.job_report import REPORT_SECONDS, JobReport
+from taper_operator.kube.backoff import Backoff
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.errors import ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound
 from taper_operator.kube.informer.cache import ObjectCache
-from taper_operator.kube.resource import KubeObject, ObjectKey
+from taper_operator.kube.informer.work_queue import WorkQueue
+from taper_operator.kube.resource import KubeObject, ObjectKey, with_status
+from taper_operator.kube.timestamp import utc_now
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.reports.status import (
     ReportNumber,
@@ -40,9 +44,7 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER: Final = "taper-progress"
 _READS_PER_WRITE = 3
-_FIRST_RETRY_SECONDS = 1.0
-_LONGEST_RETRY_SECONDS = 60.0
-_IDLE_SECONDS = 5.0
+_BACKOFF = Backoff(first_seconds=1.0, cap_seconds=60.0, jitter=0.0)
 _MAX_WRITTEN = 4_096
 
 
@@ -51,19 +53,11 @@ class ReceivedReport:
     """A report and when it was received. uid: of its job"""
 
     uid: str
-    report: JobReport
+    job_report: JobReport
     received_at: datetime
 
 
-@dataclass(slots=True, kw_only=True)
-class _Waiting:
-    """due: monotonic seconds"""
-
-    received: ReceivedReport
-    due: float
-    num_failures: int = 0
-
-
+@dataclass(eq=False)
 class ReportWriter:
     """See the module's docstring. `run` writes; the other methods may be called from any thread.
 
@@ -73,81 +67,56 @@ class ReportWriter:
     now: the time of day, in UTC
     """
 
-    def __init__(
-        self,
-        api_server: ApiServer,
-        jobs: ObjectCache,
-        *,
-        observe: Callable[[str], None],
-        clock: Callable[[], float],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._api_server = api_server
-        self._jobs = jobs
-        self._observe = observe
-        self._clock = clock
-        self._now = now
-        self._changed = threading.Condition()
-        self._waiting: dict[ObjectKey, _Waiting] = {}
+    api_server: ApiServer
+    jobs: ObjectCache
+    _: KW_ONLY
+    observe: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = utc_now
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._due: WorkQueue[ObjectKey] = WorkQueue(clock=self.clock, backoff=_BACKOFF)
+        self._waiting: dict[ObjectKey, ReceivedReport] = {}
         # The newest reports written, which the cache may not have yet.
         self._written: dict[str, ReportNumber] = {}
-        self._is_stopping = False
 
     def offer(self, key: ObjectKey, received: ReceivedReport) -> bool:
         """Queue a report; False if a newer one was written or waits. Does not block."""
-        number = number_of(received.report)
-        with self._changed:
-            waiting = self._waiting.get(key)
+        number = number_of(received.job_report)
+        with self._lock:
             if number <= self._written.get(received.uid, ReportNumber()):
                 return False
-            if waiting is None or waiting.received.uid != received.uid:
-                self._waiting[key] = _Waiting(received=received, due=self._clock())
-            elif number <= number_of(waiting.received.report):
+            waiting = self._waiting.get(key)
+            replaces = waiting is not None and waiting.uid == received.uid
+            if waiting is not None and replaces and number <= number_of(waiting.job_report):
                 return False
-            else:
-                waiting.received = received
-                if received.report.is_last:
-                    waiting.due = self._clock()
-            self._changed.notify()
+            self._waiting[key] = received
+        if not replaces or received.job_report.is_last:
+            self._due.add(key)
         return True
-
-    def open(self) -> None:
-        """Needs nothing before `run`."""
 
     def stop(self) -> None:
         """Make `run` return. Waiting reports are dropped: the job's next report reaches another replica."""
-        with self._changed:
-            self._is_stopping = True
-            self._changed.notify()
+        self._due.shut_down()
 
     def run(self) -> None:
-        """Write what is due, until `stop`."""
-        while not self._is_stopping:
-            seconds = self.write_due()
-            with self._changed:
-                if not self._is_stopping and self._next_due() > self._clock():
-                    self._changed.wait(seconds)
-
-    def write_due(self) -> float:
-        """Write what is due now; returns the seconds until more is."""
-        with self._changed:
-            due = [key for key, waiting in self._waiting.items() if waiting.due <= self._clock()]
-        for key in due:
-            if self._is_stopping:
-                break
+        while (key := self._due.take_or_wait()) is not None:
             self._handle(key)
-        with self._changed:
-            return max(0.0, min(_IDLE_SECONDS, self._next_due() - self._clock()))
-
-    def _next_due(self) -> float:
-        return min((waiting.due for waiting in self._waiting.values()), default=float("inf"))
 
     # -- one job -----------------------------------------------------------------------
 
     def _handle(self, key: ObjectKey) -> None:
-        with self._changed:
-            waiting = self._waiting[key]
-            received = waiting.received
+        with self._lock:
+            received = self._waiting.get(key)
+        if received is not None:
+            result = self._attempt(key, received)
+            if result != "early":
+                self.observe(result)
+        self._due.done(key)
+
+    def _attempt(self, key: ObjectKey, received: ReceivedReport) -> str:
+        """Write once, and queue the key again where needed; returns the result for the metric."""
         try:
             result, again_seconds = self._write(key, received)
         except (Invalid, BadRequest, Forbidden) as error:
@@ -155,64 +124,61 @@ class ReportWriter:
             result, again_seconds = "refused", None
         except ApiError as error:
             log.warning("%s: the report could not be written: %s: %s", key, type(error).__name__, error)
-            waiting.num_failures += 1
-            result, again_seconds = "failed", _retry_seconds(waiting.num_failures)
-        if result != "early":
-            self._observe(result)
-        with self._changed:
-            is_replaced = waiting.received is not received
-            if is_replaced and (again_seconds is None or waiting.received.report.is_last):
-                again_seconds = 0.0
-            if again_seconds is None:
+            self._due.add_after_failure(key)
+            return "failed"
+        self._due.forget(key)
+        if again_seconds is not None:
+            self._due.add_after(key, again_seconds)
+        else:
+            self._drop(key, received)
+        return result
+
+    def _drop(self, key: ObjectKey, received: ReceivedReport) -> None:
+        """Nothing of the job waits any more, unless a newer report has replaced this one."""
+        with self._lock:
+            if self._waiting[key] is received:
                 del self._waiting[key]
             else:
-                waiting.due = self._clock() + again_seconds
+                self._due.add(key)
 
     def _write(self, key: ObjectKey, received: ReceivedReport) -> tuple[str, float | None]:
         """The result, and the seconds until the next try, None for no other try. Raises ApiError."""
-        resource = self._jobs.get(key)
+        resource = self.jobs.get(key)
         for look in range(_READS_PER_WRITE):
             if look:
                 try:
-                    resource = self._api_server.get(RLHF_JOBS, key)
+                    resource = self.api_server.get(RLHF_JOBS, key)
                 except NotFound:
                     resource = None
             if resource is None or resource["metadata"]["uid"] != received.uid:
                 return "gone", None
-            if _is_old(resource, received.report):
+            if _is_old(resource, received.job_report):
                 return "stale", None
-            wait = self._seconds_to_wait(resource, received.report)
+            wait = self._seconds_to_wait(resource, received.job_report)
             if wait > 0:
                 return "early", wait
             try:
-                self._api_server.apply_status(
-                    RLHF_JOBS, self._status(resource, received), field_manager=FIELD_MANAGER
-                )
+                status = report_fields(received.job_report, received.received_at, self.now())
+                observed = with_status(resource, status)
+                self.api_server.apply_status(RLHF_JOBS, observed, field_manager=FIELD_MANAGER)
             except NotFound:
                 return "gone", None
             except Conflict:
                 continue
             self._note(received)
             return "written", None
-        return "conflict", _FIRST_RETRY_SECONDS
+        return "conflict", _BACKOFF.first_seconds
 
     def _seconds_to_wait(self, resource: KubeObject, report: JobReport) -> float:
         if report.is_last or written_number(resource).attempt != report.attempt:
             return 0.0
-        seconds = seconds_since_written(resource, self._now())
+        seconds = seconds_since_written(resource, self.now())
         return 0.0 if seconds is None else max(0.0, REPORT_SECONDS - seconds)
 
-    def _status(self, resource: KubeObject, received: ReceivedReport) -> KubeObject:
-        names = ("name", "namespace", "uid", "resourceVersion")
-        return {
-            "metadata": {name: resource["metadata"][name] for name in names},
-            "status": report_fields(received.report, received.received_at, self._now()),
-        }
-
     def _note(self, received: ReceivedReport) -> None:
-        with self._changed:
+        with self._lock:
             self._written.pop(received.uid, None)
-            self._written[received.uid] = number_of(received.report)
+            self._written[received.uid] = number_of(received.job_report)
             while len(self._written) > _MAX_WRITTEN:
                 del self._written[next(iter(self._written))]
 
@@ -220,7 +186,3 @@ class ReportWriter:
 def _is_old(resource: KubeObject, report: JobReport) -> bool:
     is_of_old_attempt = report.attempt < current_attempt(resource)
     return is_of_old_attempt or number_of(report) <= written_number(resource)
-
-
-def _retry_seconds(num_failures: int) -> float:
-    return float(min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(num_failures - 1, 10)))

@@ -13,6 +13,7 @@ import logging
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -31,7 +32,7 @@ class ReloadedFiles(Generic[_Read]):
     """
 
     def __init__(
-        self, paths: Sequence[str], read: Callable[[], _Read], *, clock: Callable[[], float]
+        self, paths: Sequence[str], read: Callable[[], _Read], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Raises what `read` raises."""
         self._paths = tuple(paths)

@@ -24,7 +24,7 @@ from taper_operator.settings.parsing import (
     ObjectName,
 )
 from taper_operator.settings.pod_policy import PodPolicy
-from taper_operator.settings.setting import Setting, SettingRow, settings_of
+from taper_operator.settings.setting import Setting, settings_of
 
 _HEALTH, _REPORTS = Address("", 8080), Address("", 8443)
 _Holder = TypeVar("_Holder")
@@ -104,10 +104,17 @@ def _check_all_or_none(texts: Mapping[str, str], *fields: str) -> None:
 
 
 def _texts(
-    arguments: Sequence[str], environment: Mapping[str, str], rows: Sequence[SettingRow]
+    arguments: Sequence[str], environment: Mapping[str, str], rows: Sequence[Setting]
 ) -> dict[str, str]:
-    flags = vars(_parser(rows).parse_args(list(arguments)))
-    return {row.field: row.text(flags, environment) for row in rows}
+    """The text of each setting: the flag's, else the variable's, else the default."""
+    parser = _Parser(prog="taper-operator", allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
+    for row in rows:
+        text = environment.get(row.variable, row.default)
+        shown = f" [{row.default}]" if row.default else ""
+        parser.add_argument(
+            row.flag, dest=row.field, default=text, help=f"{row.meaning} ({row.variable}){shown}"
+        )
+    return {name: text.strip() for name, text in vars(parser.parse_args(list(arguments))).items()}
 
 
 def _validated(holder: type[_Holder], texts: Mapping[str, Any]) -> _Holder:
@@ -128,14 +135,6 @@ def _problem(error: Mapping[str, Any]) -> str:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError([message])
-
-
-def _parser(rows: Sequence[SettingRow]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="taper-operator", allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
-    for row in rows:
-        default = f" [{row.default}]" if row.default else ""
-        parser.add_argument(row.flag, dest=row.field, help=f"{row.meaning} ({row.variable}){default}")
-    return parser
 
 
 _LABELS = {row.field: row.label for row in (*RUN_SETTINGS, *POD_SETTINGS)}

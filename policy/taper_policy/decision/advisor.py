@@ -50,28 +50,21 @@ class Advisor:
 
     def start_stage(self, step: int) -> None:
         """The generation stage of global step `step` begins; its first decision is due at once."""
-        self._history.start_stage(step)
+        self._history.start_stage()
         self._step, self._number, self._due = step, 0, None
 
     def correct(self, correction: Correction) -> None:
         """Price steps with this correction from now on."""
         self._prices = CorrectedPrices(self._profile, correction)
 
-    def first_layout(self, expected: ExpectedStage, *, footprint: int) -> Choice:
+    def first_layout(self, expected: ExpectedStage) -> Choice:
         """The layout to begin the stage in, before its first request."""
-        return first_layout(
-            expected,
-            self._prices,
-            self._history,
-            self._rules,
-            footprint=footprint,
-            max_tokens=self._max_tokens,
-        )
+        return first_layout(expected, self._prices, self._history, self._rules, max_tokens=self._max_tokens)
 
     def add_finished(self, finished: Iterable[FinishedResponse]) -> None:
         """Responses of this stage that have ended. `ValueError` for one without a token."""
         for response in finished:
-            self._history.add_finished(response.prompt, response.tokens, step=self._step)
+            self._history.add_finished(response.prompt, response.tokens)
             self._unrecorded.append(response)
 
     def is_due(self, num_live: int, longest_tokens: int) -> bool:
@@ -114,6 +107,6 @@ def _next_decision(choice: Choice, degree: int, num_live: int) -> int:
     """The live count at which the next decision is due."""
     if num_live <= FEW:
         return num_live - 1
-    staying = next((option for option in choice.options if option.degree == degree), None)
+    staying = choice.option(degree)
     planned = staying.next_at_requests if staying and staying.next_at_requests is not None else 0
     return max(FEW, int(SHARE * num_live), min(planned, num_live - 1))

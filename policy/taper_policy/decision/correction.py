@@ -69,7 +69,6 @@ class Correction:
         return {one: math.exp(sum(found) / len(found)) for one, found in seen.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             str(degree): {str(one): factor for one, factor in bins.items()}
             for degree, bins in self.factors.items()
@@ -105,7 +104,6 @@ class CorrectedSteps:
     degree: int
 
     def seconds(self, batch: FloatArray, context_tokens: FloatArray, busy_groups: int) -> FloatArray:
-        """As `StepSeconds.seconds`."""
         plain = self.steps.seconds(batch, context_tokens, busy_groups)
         corrected: FloatArray = plain * self.correction.of(self.degree, batch)
         return corrected
@@ -119,13 +117,11 @@ class CorrectedPrices:
     correction: Correction
 
     def steps(self, degree: int) -> CorrectedSteps:
-        """The step times of a group of `degree` ranks."""
         return CorrectedSteps(self.prices.steps(degree), self.correction, degree)
 
     def pause_seconds(
         self, from_degree: int, to_degree: int, requests: FloatArray, context_tokens: FloatArray
     ) -> FloatArray:
-        """As `Prices.pause_seconds`."""
         return self.prices.pause_seconds(from_degree, to_degree, requests, context_tokens)
 
 

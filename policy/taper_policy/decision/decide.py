@@ -11,7 +11,6 @@ Invariants (asserted by `tests/policy/decision/test_decide.py`):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,15 +22,15 @@ from taper_policy.forecast.forecast import Forecast
 STALE_SECONDS: Final = 5.0
 SCENARIOS: Final = (8, 32)
 SCENARIO_REQUESTS: Final = 2048
+SCENARIO_SEED: Final = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionSettings:
-    """The layouts that may be taken, and how large a gain must be. `seed` is for drawing scenarios."""
+    """The degrees of the layouts that may be taken, up to the footprint, and how large a gain must be."""
 
     degrees: tuple[int, ...]
     predictor: PredictorSettings = field(default_factory=PredictorSettings)
-    seed: int = 0
 
 
 def decide(
@@ -71,7 +70,7 @@ def _why_not(snapshot: Snapshot, forecast: Forecast, now: float) -> str | None:
 def _priced(snapshot: Snapshot, profile: Prices, forecast: Forecast, settings: DecisionSettings) -> Choice:
     order = {rid: index for index, rid in enumerate(forecast.rids)}
     live = sorted(snapshot.live, key=lambda request: request.rid)
-    remaining = forecast.scenarios(scenario_count(len(live)), settings.seed)[
+    remaining = forecast.scenarios(scenario_count(len(live)), SCENARIO_SEED)[
         :, [order[request.rid] for request in live]
     ]
     scenarios = Scenarios.of(
@@ -85,11 +84,7 @@ def _priced(snapshot: Snapshot, profile: Prices, forecast: Forecast, settings: D
         profile,
         settings.predictor,
         degree=snapshot.degree,
-        degrees=_with_present(settings.degrees, snapshot.degree),
+        degrees=sorted({*settings.degrees, snapshot.degree}),
         footprint=snapshot.footprint,
         boundary_seconds=snapshot.boundary_seconds,
     )
-
-
-def _with_present(degrees: Sequence[int], present: int) -> tuple[int, ...]:
-    return tuple(sorted({*degrees, present}))

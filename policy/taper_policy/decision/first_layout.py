@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taper_policy.decision.decide import DecisionSettings, scenario_count
+from taper_policy.decision.decide import SCENARIO_SEED, DecisionSettings, scenario_count
 from taper_policy.decision.pricing import Choice, Prices, choose_first
 from taper_policy.decision.scenarios import Scenarios
 from taper_policy.forecast.forecast import LiveRequest, forecast
@@ -66,16 +66,15 @@ def first_layout(
     history: LengthHistory,
     settings: DecisionSettings,
     *,
-    footprint: int,
     max_tokens: int,
 ) -> Choice:
     """The layout to begin in, and why. `max_tokens` is the longest response."""
     requests = expected.requests()
     try:
         remaining = forecast(requests, history, max_tokens=max_tokens).scenarios(
-            scenario_count(len(requests)), settings.seed
+            scenario_count(len(requests)), SCENARIO_SEED
         )
-        num_groups = footprint // settings.degrees[0]
+        num_groups = settings.degrees[-1] // settings.degrees[0]
         # The prefill makes the first token of each response, no step does.
         scenarios = Scenarios.of(
             np.maximum(1, remaining - 1),
@@ -83,8 +82,6 @@ def first_layout(
             [index % num_groups for index in range(len(requests))],
             num_groups=num_groups,
         )
-        return choose_first(
-            scenarios, profile, settings.predictor, degrees=settings.degrees, footprint=footprint
-        )
+        return choose_first(scenarios, profile, settings.predictor, degrees=settings.degrees)
     except (ValueError, ArithmeticError) as error:
         return Choice(degree=settings.degrees[0], reason=f"cannot be priced: {error}")

@@ -15,12 +15,11 @@ Invariants (asserted by `tests/policy/review/test_replica_history.py`):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_type_hints
 
 from taper_policy.decision.correction import Correction
-from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.pricing import Choice, Option, PredictorSettings
 from taper_policy.decision.snapshot import Snapshot
@@ -52,22 +51,6 @@ class StartEntry:
     predictor: PredictorSettings
     profile: Profile
 
-    def rules(self) -> DecisionSettings:
-        """The settings of its decisions."""
-        return DecisionSettings(degrees=self.degrees, predictor=self.predictor)
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "entry": "start",
-            "footprint": self.footprint,
-            "degrees": list(self.degrees),
-            "mode": self.mode,
-            "max_tokens": self.max_tokens,
-            "predictor": asdict(self.predictor),
-            "profile": profile_as_json(self.profile),
-        }
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorrectionEntry:
@@ -75,10 +58,6 @@ class CorrectionEntry:
 
     step: int
     correction: Correction
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"entry": "correction", "step": self.step, "factors": self.correction.as_json()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +67,6 @@ class FirstLayoutEntry:
     step: int
     expected: ExpectedStage
     choice: Choice
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "entry": "opening",
-            "step": self.step,
-            "expected": asdict(self.expected),
-            "choice": _choice_as_json(self.choice),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,22 +90,6 @@ class DecisionEntry:
         """Whether another layout than the present one was chosen."""
         return self.choice.degree != self.snapshot.degree
 
-    def option(self, degree: int) -> Option | None:
-        """The price of a layout; None if nothing could be priced."""
-        return next((option for option in self.choice.options if option.degree == degree), None)
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready; live requests as rows `[rid, prompt, group, prompt tokens, decoded tokens]`."""
-        return {
-            "entry": "question",
-            "step": self.step,
-            "number": self.number,
-            "age_seconds": self.age_seconds,
-            "finished": [list(response) for response in self.finished],
-            "snapshot": _snapshot_as_json(self.snapshot),
-            "choice": _choice_as_json(self.choice),
-        }
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageEndEntry:
@@ -143,14 +97,6 @@ class StageEndEntry:
 
     step: int
     finished: tuple[FinishedResponse, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "entry": "stage end",
-            "step": self.step,
-            "finished": [list(response) for response in self.finished],
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +106,6 @@ class SwitchOutcomeEntry:
     step: int
     switch: Mapping[str, Any]
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"entry": "outcome", "step": self.step, "switch": dict(self.switch)}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReviewEntry:
@@ -172,86 +114,42 @@ class ReviewEntry:
     step: int
     review: Mapping[str, Any]
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"entry": "review", "step": self.step, "review": dict(self.review)}
-
 
 AdvisorEntry = CorrectionEntry | FirstLayoutEntry | DecisionEntry | StageEndEntry
 LedgerRecord = StartEntry | AdvisorEntry | SwitchOutcomeEntry | ReviewEntry
 
 
+_KINDS: Final[Mapping[str, type[LedgerRecord]]] = {
+    "start": StartEntry,
+    "correction": CorrectionEntry,
+    "opening": FirstLayoutEntry,
+    "question": DecisionEntry,
+    "stage end": StageEndEntry,
+    "outcome": SwitchOutcomeEntry,
+    "review": ReviewEntry,
+}
+_NAMES: Final = {"correction": "factors"}
+"""The names in JSON of fields that have another one here."""
+
+
+def entry_as_json(entry: LedgerRecord) -> dict[str, Any]:
+    """JSON-ready; live requests as rows `[rid, prompt, group, prompt tokens, decoded tokens]`."""
+    kind = next(kind for kind, one in _KINDS.items() if isinstance(entry, one))
+    return {"entry": kind} | {_NAMES.get(name, name): value for name, value in _fields_as_json(entry).items()}
+
+
 def entry_from_json(values: Mapping[str, Any]) -> LedgerRecord:
-    """The entry that `as_json` wrote. Raises `ValueError` that says what is wrong with it."""
+    """The entry that `entry_as_json` wrote. Raises `ValueError` that says what is wrong with it."""
     try:
-        if values["entry"] not in _READERS:
+        kind = _KINDS.get(values["entry"])
+        if kind is None:
             raise ValueError(f"entry: {values['entry']!r} is unknown")
-        return _READERS[values["entry"]](values)
+        types = get_type_hints(kind)
+        return kind(**{name: _READERS[one](values[_NAMES.get(name, name)]) for name, one in types.items()})
     except KeyError as error:
         raise ValueError(f"{error.args[0]}: missing") from None
     except (TypeError, AttributeError) as error:
         raise ValueError(f"is not a ledger entry: {error}") from None
-
-
-def _start(values: Mapping[str, Any]) -> StartEntry:
-    return StartEntry(
-        footprint=int(values["footprint"]),
-        degrees=tuple(int(degree) for degree in values["degrees"]),
-        mode=str(values["mode"]),
-        max_tokens=int(values["max_tokens"]),
-        predictor=PredictorSettings(**values["predictor"]),
-        profile=profile_from_json(values["profile"]),
-    )
-
-
-def _corrected(values: Mapping[str, Any]) -> CorrectionEntry:
-    return CorrectionEntry(step=int(values["step"]), correction=Correction.from_json(values["factors"]))
-
-
-def _opening(values: Mapping[str, Any]) -> FirstLayoutEntry:
-    return FirstLayoutEntry(
-        step=int(values["step"]),
-        expected=ExpectedStage(**values["expected"]),
-        choice=_choice(values["choice"]),
-    )
-
-
-def _question(values: Mapping[str, Any]) -> DecisionEntry:
-    return DecisionEntry(
-        step=int(values["step"]),
-        number=int(values["number"]),
-        age_seconds=float(values["age_seconds"]),
-        finished=_finished(values),
-        snapshot=_snapshot(values["snapshot"]),
-        choice=_choice(values["choice"]),
-    )
-
-
-def _stage_end(values: Mapping[str, Any]) -> StageEndEntry:
-    return StageEndEntry(step=int(values["step"]), finished=_finished(values))
-
-
-def _outcome(values: Mapping[str, Any]) -> SwitchOutcomeEntry:
-    return SwitchOutcomeEntry(step=int(values["step"]), switch=dict(values["switch"].items()))
-
-
-def _judgement(values: Mapping[str, Any]) -> ReviewEntry:
-    return ReviewEntry(step=int(values["step"]), review=dict(values["review"].items()))
-
-
-_READERS: Mapping[str, Callable[[Mapping[str, Any]], LedgerRecord]] = {
-    "start": _start,
-    "correction": _corrected,
-    "opening": _opening,
-    "question": _question,
-    "stage end": _stage_end,
-    "outcome": _outcome,
-    "review": _judgement,
-}
-
-
-def _finished(values: Mapping[str, Any]) -> tuple[FinishedResponse, ...]:
-    return tuple(FinishedResponse(str(prompt), int(tokens)) for prompt, tokens in values["finished"])
 
 
 _LIVE_REQUEST_FIELDS: Final = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
@@ -267,22 +165,51 @@ _SNAPSHOT_FIELDS: Final = (
 )
 
 
-def _snapshot_as_json(snapshot: Snapshot) -> dict[str, Any]:
-    row = attrgetter(*_LIVE_REQUEST_FIELDS)
-    fields = {name: getattr(snapshot, name) for name in _SNAPSHOT_FIELDS}
-    return fields | {"live": [list(row(request)) for request in snapshot.live]}
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Profile):
+        return profile_as_json(value)
+    if isinstance(value, Correction):
+        return value.as_json()
+    if isinstance(value, Snapshot):
+        row = attrgetter(*_LIVE_REQUEST_FIELDS)
+        kept = {name: getattr(value, name) for name in _SNAPSHOT_FIELDS}
+        return kept | {"live": [list(row(request)) for request in value.live]}
+    if is_dataclass(value):
+        return _fields_as_json(value)
+    if isinstance(value, tuple):
+        return [_as_json(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _fields_as_json(value: Any) -> dict[str, Any]:
+    return {field.name: _as_json(getattr(value, field.name)) for field in fields(value)}
 
 
 def _snapshot(values: Mapping[str, Any]) -> Snapshot:
     rows = values["live"]
     live = tuple(LiveRequest(**dict(zip(_LIVE_REQUEST_FIELDS, row, strict=True))) for row in rows)
-    fields = {name: value for name, value in values.items() if name != "live"}
-    return Snapshot(running=(), **fields).with_live(live)
-
-
-def _choice_as_json(choice: Choice) -> dict[str, Any]:
-    return asdict(choice) | {"options": [asdict(option) for option in choice.options]}
+    others = {name: value for name, value in values.items() if name != "live"}
+    return Snapshot(running=(), **others).with_live(live)
 
 
 def _choice(values: Mapping[str, Any]) -> Choice:
     return Choice(**{**values, "options": tuple(Option(**option) for option in values["options"])})
+
+
+_READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {
+    int: int,
+    float: float,
+    str: str,
+    tuple[int, ...]: lambda values: tuple(int(value) for value in values),
+    tuple[FinishedResponse, ...]: lambda rows: tuple(
+        FinishedResponse(str(one), int(two)) for one, two in rows
+    ),
+    Mapping[str, Any]: lambda values: dict(values.items()),
+    PredictorSettings: lambda values: PredictorSettings(**values),
+    ExpectedStage: lambda values: ExpectedStage(**values),
+    Profile: profile_from_json,
+    Correction: Correction.from_json,
+    Snapshot: _snapshot,
+    Choice: _choice,
+}
+"""By the type of an entry's field, how it is read."""

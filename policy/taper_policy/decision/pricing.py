@@ -55,7 +55,6 @@ class PredictorSettings:
     confidence: float = 0.75
 
     def margin(self, staying_seconds: float) -> float:
-        """Minimum gain required over staying."""
         return self.margin_seconds + self.margin_share * staying_seconds
 
 
@@ -89,6 +88,10 @@ class Choice:
     gain_seconds: float = 0.0
     gain_share: float = 0.0
     options: tuple[Option, ...] = ()
+
+    def option(self, degree: int) -> Option | None:
+        """The price of a layout; None if nothing could be priced."""
+        return next((option for option in self.options if option.degree == degree), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +144,16 @@ def choose(
 
 
 def choose_first(
-    scenarios: Scenarios,
-    prices: Prices,
-    settings: PredictorSettings,
-    *,
-    degrees: Sequence[int],
-    footprint: int,
+    scenarios: Scenarios, prices: Prices, settings: PredictorSettings, *, degrees: Sequence[int]
 ) -> Choice:
-    """The layout to begin in. The groups of `scenarios` are those of the narrowest of `degrees`; in another
-    layout they are `merged`, as requests that are dealt in turn would be.
+    """The layout to begin in, for degrees up to the footprint. The groups of `scenarios` are those of the
+    narrowest of them; in another layout they are `merged`, as requests that are dealt in turn would be.
 
     No switch is needed for any of them. The fastest is taken, later widenings included, if it
     beats the best static layout by the margin. Confidence is not required: a widening that
     is only planned will be decided when it is due.
     """
+    footprint = degrees[-1]
     pauses = _Pauses(scenarios, prices, footprint)
     continuations = _continuations(scenarios, prices, pauses, degrees, footprint)
     plans, ways, kept = {}, {}, {}
@@ -288,9 +287,8 @@ def _options(
     present: int | None,
 ) -> tuple[Option, ...]:
     """The price of each of `plans`. `present` is the present degree, None before a stage begins."""
-    seconds = np.sort(np.stack(list(plans.values())), axis=1)
-    mean = seconds.mean(axis=1).tolist()
-    low, high = (_quantile(seconds, share).tolist() for share in (0.1, 0.9))
+    seconds = np.stack(list(plans.values()))
+    mean, (low, high) = seconds.mean(axis=1).tolist(), np.quantile(seconds, (0.1, 0.9), axis=1).tolist()
     options = []
     for index, degree in enumerate(plans):
         pause = 0.0 if present is None or degree == present else float(pauses.of(present, degree)[0])
@@ -307,15 +305,6 @@ def _options(
             )
         )
     return tuple(options)
-
-
-def _quantile(ordered: FloatArray, share: float) -> FloatArray:
-    """Of each row, which ascends, linear between its values."""
-    place = share * (ordered.shape[1] - 1)
-    below = min(int(place), max(0, ordered.shape[1] - 2))
-    above = min(below + 1, ordered.shape[1] - 1)
-    found: FloatArray = ordered[:, below] + (place - below) * (ordered[:, above] - ordered[:, below])
-    return found
 
 
 def _weigh(

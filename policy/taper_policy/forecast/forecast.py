@@ -47,7 +47,7 @@ NUM_QUANTILES: Final = len(PROBABILITIES)
 _GAPS: Final = np.diff(PROBABILITIES)
 # Requests whose arrays fit a core's cache together, and which malloc need not take from the system.
 _BLOCK: Final = 256
-_FIELDS: Final = attrgetter("rid", "prompt", "group", "decoded_tokens")
+_FIELDS: Final = attrgetter("rid", "prompt", "decoded_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,30 +80,12 @@ class Forecast:
     rids, prompts: of the requests
     quantiles: remaining tokens at `PROBABILITIES`, 1 or more [num_live, NUM_QUANTILES]
     shared: correlation of the scores of a request and its live siblings, by what is known now [num_live]
-    source: in words, what each request's forecast is made of
     """
 
     rids: tuple[str, ...]
     prompts: tuple[str, ...]
     quantiles: IntArray
     shared: FloatArray
-    source: tuple[str, ...]
-
-    def interval(self, level: float) -> tuple[FloatArray, FloatArray]:
-        """Bounds (low, high), both [num_live], that hold the remaining tokens with probability `level`.
-
-        Equal tails, but where the upper bound is already the longest possible (the cap) all
-        of `1 - level` lies below `low`. `ValueError` for a level that the quantiles do not reach.
-        """
-        widest = 1.0 - 2.0 * PROBABILITIES[0]
-        if not 0.0 < level <= widest:
-            raise ValueError(f"level: {level} is not in (0, {widest}]")
-        rows = np.arange(len(self.rids))
-        low, low_at_cap, high = (
-            self._at(np.full(len(rows), probability), rows)
-            for probability in (0.5 - level / 2.0, 1.0 - level, 0.5 + level / 2.0)
-        )
-        return np.where(high >= self.quantiles[:, -1], low_at_cap, low), high
 
     def scenarios(self, count: int, seed: int) -> IntArray:
         """`count` independent draws of the remaining tokens of every request [count, num_live].
@@ -136,22 +118,19 @@ class Forecast:
         return found
 
 
-def forecast(
-    live: Sequence[LiveRequest], history: LengthHistory, *, max_tokens: int, num_groups: int | None = None
-) -> Forecast:
+def forecast(live: Sequence[LiveRequest], history: LengthHistory, *, max_tokens: int) -> Forecast:
     """The forecast of every live request of a stage, given what the job has shown.
 
-    `max_tokens` is the longest response; `num_groups`, if given, that of the layout.
-    Raises `ValueError`, with the field's path, for a request that has made `max_tokens` (it
-    is not live), for a group that does not exist and for a rid that is there twice.
+    `max_tokens` is the longest response. Raises `ValueError`, with the field's path, for a request
+    that has made `max_tokens` (it is not live) and for a rid that is there twice.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens: {max_tokens} is not 1 or more")
     if not live:
         nothing = np.empty((0, NUM_QUANTILES), np.int64)
-        return Forecast(rids=(), prompts=(), quantiles=nothing, shared=np.empty(0), source=())
-    rids, prompts, groups, decoded_tokens = zip(*map(_FIELDS, live), strict=True)
-    _check(rids, groups, decoded_tokens, max_tokens, num_groups)
+        return Forecast(rids=(), prompts=(), quantiles=nothing, shared=np.empty(0))
+    rids, prompts, decoded_tokens = zip(*map(_FIELDS, live), strict=True)
+    _check(rids, decoded_tokens, max_tokens)
     stage = StageLengths.of(prompts, decoded_tokens, history, max_tokens)
     curves = stage.curves(history.past, max_tokens)
     totals, shared = _total_quantiles(stage, curves, history)
@@ -162,7 +141,6 @@ def forecast(
         prompts=prompts,
         quantiles=np.clip(totals - decoded, 1, max_tokens - decoded)[back],
         shared=shared[stage.live_prompts][back],
-        source=_described(stage, history),
     )
 
 
@@ -197,7 +175,7 @@ def _level_weights(
     """
     logs = np.broadcast_to(-0.5 * LEVELS**2, (len(stage.prompts), len(LEVELS))).copy()
     for source in FORECAST_SOURCES:
-        logs += source.log_likelihood(stage, curves, history)
+        logs += source(stage, curves, history)
     # Every prompt has a live request, and they lie prompt after prompt.
     logs += np.add.reduceat(np.log(own), np.searchsorted(stage.live_prompts, np.arange(len(stage.prompts))))
     weights: FloatArray = np.exp(logs - logs.max(axis=1, keepdims=True))
@@ -221,30 +199,11 @@ def _score_quantiles(weights: FloatArray, passed: FloatArray, correlation: float
     return found.reshape(len(weights), NUM_QUANTILES)
 
 
-def _described(stage: StageLengths, history: LengthHistory) -> tuple[str, ...]:
-    """What each live request's forecast is made of, in words."""
-    job = f"{history.num_lengths} lengths of the job" if history.num_lengths else "the prior"
-    parts = [source.describe(stage, history) for source in FORECAST_SOURCES]
-    words = ["; ".join(filter(None, [*known, job])) for known in zip(*parts, strict=True)]
-    described = np.empty(len(stage.order), object)
-    described[stage.order] = np.array(words, object)[stage.live_prompts]
-    return tuple(described.tolist())
-
-
-def _check(
-    rids: Sequence[str],
-    groups: Sequence[int],
-    decoded_tokens: Sequence[int],
-    max_tokens: int,
-    num_groups: int | None,
-) -> None:
-    if max(decoded_tokens) >= max_tokens:
-        index = next(index for index, decoded in enumerate(decoded_tokens) if decoded >= max_tokens)
-        made = f"{decoded_tokens[index]} of at most {max_tokens}"
-        raise ValueError(f"live[{index}].decoded_tokens: {made}; request {rids[index]} cannot be live")
-    if num_groups is not None and max(groups) >= num_groups:
-        index = next(index for index, group in enumerate(groups) if group >= num_groups)
-        raise ValueError(f"live[{index}].group: {groups[index]} is not one of the {num_groups} groups")
+def _check(rids: Sequence[str], decoded_tokens: Sequence[int], max_tokens: int) -> None:
+    for index, decoded in enumerate(decoded_tokens):
+        if decoded >= max_tokens:
+            made = f"{decoded} of at most {max_tokens}"
+            raise ValueError(f"live[{index}].decoded_tokens: {made}; request {rids[index]} cannot be live")
     if len(set(rids)) < len(rids):
         index = next(index for index, rid in enumerate(rids) if rid in rids[:index])
         raise ValueError(f"live[{index}].rid: {rids[index]} is there twice")
@@ -264,9 +223,7 @@ def _signed(keys: npt.NDArray[np.uint64]) -> FloatArray:
     return signed
 
 
-def _mixed(
-    keys: npt.NDArray[np.uint64],
-) -> npt.NDArray[np.uint64]:
+def _mixed(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): neighbouring keys become unrelated."""
     keys = keys + np.uint64(0x9E3779B97F4A7C15)
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

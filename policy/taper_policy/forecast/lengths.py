@@ -79,7 +79,6 @@ class LengthHistory:
     """The lengths of a job, stage by stage; memory is bounded. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._step: int | None = None
         self._finished: dict[str, list[int]] = {}
         self._num_finished = 0
         self._stages: deque[IntArray] = deque()  # youngest first
@@ -87,24 +86,18 @@ class LengthHistory:
         self._past = PastLengths()
         self._moments = _Moments()
 
-    def start_stage(self, step: int) -> None:
-        """Begin the generation stage of global step `step`; what has finished so far becomes the past."""
-        if step < 0:
-            raise ValueError(f"step: {step} is negative")
+    def start_stage(self) -> None:
+        """Begin a generation stage; what has finished so far becomes the past."""
         if self._finished:
             self._close_stage()
-        self._step = step
 
-    def add_finished(self, prompt: str, tokens: int, *, step: int) -> None:
+    def add_finished(self, prompt: str, tokens: int) -> None:
         """Take a request of the present stage that has ended after `tokens` response tokens.
 
-        `prompt` is the digest that its siblings share. Raises `ValueError` for fewer than
-        one token and for a step other than the present stage's.
+        `prompt` is the digest that its siblings share. Raises `ValueError` for fewer than one token.
         """
         if tokens < 1:
             raise ValueError(f"tokens: {tokens} is not 1 or more")
-        if step != self._step:
-            raise ValueError(f"step: {step} is not the present stage's, {self._step}")
         self._finished.setdefault(prompt, []).append(tokens)
         self._num_finished += 1
         if self._num_finished > MAX_LENGTHS:
@@ -123,16 +116,6 @@ class LengthHistory:
     def level(self, prompt: str) -> PromptLevel | None:
         """How the prompt's samples stood in its last stage before this one; None if it had none."""
         return self._levels.get(prompt)
-
-    @property
-    def num_lengths(self) -> int:
-        """Lengths kept, those of this stage included."""
-        return len(self._past.tokens) + self._num_finished
-
-    @property
-    def num_prompts(self) -> int:
-        """Prompts whose level is kept."""
-        return len(self._levels)
 
     def _close_stage(self) -> None:
         prompts = sorted(self._finished)

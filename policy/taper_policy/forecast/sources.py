@@ -2,16 +2,17 @@
 
 A source gives, for each prompt of the live requests, the log-likelihood of what it knows at every level that
 the prompt may have (`levels.LEVELS`). The forecast adds them up: a source that knows nothing of a prompt
-gives a constant, and sources need not know of each other.
+gives a constant row, and sources need not know of each other.
 
-To add a source: write a class with the two methods of `ForecastSource`, and list an instance in
-`FORECAST_SOURCES` (CONTRIBUTING.md, "A forecast source").
+To add a source: write a `ForecastSource`, and name it in `FORECAST_SOURCES` (CONTRIBUTING.md, "A forecast
+source").
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
@@ -21,72 +22,43 @@ from taper_policy.forecast.levels import LEVELS, tails_at
 from taper_policy.forecast.stage_lengths import StageLengths
 from taper_policy.forecast.survivors import SurvivorCurves
 
+ForecastSource = Callable[[StageLengths, SurvivorCurves, LengthHistory], FloatArray]
+"""Log-likelihood of what is known of each prompt of the stage, at every level [num_prompts, num_levels].
 
-class ForecastSource(Protocol):
-    """Evidence about the level of each prompt of the live requests."""
-
-    def log_likelihood(
-        self, stage: StageLengths, curves: SurvivorCurves, history: LengthHistory
-    ) -> FloatArray:
-        """Of what is known of each prompt of `stage.prompts`, at every level [num_prompts, num_levels].
-
-        `curves` turns tokens into normal scores. A constant row says nothing of its prompt.
-        """
-
-    def describe(self, stage: StageLengths, history: LengthHistory) -> list[str]:
-        """For each prompt, in words, what the source knows of it; empty for nothing [num_prompts]."""
+The curves turn tokens into normal scores.
+"""
 
 
-class EndedSiblings:
-    """Ended responses of the same prompt in this stage; one that reached the cap is a lower bound."""
+def ended_siblings(stage: StageLengths, curves: SurvivorCurves, history: LengthHistory) -> FloatArray:
+    """Ended responses of the same prompt in this stage; one that reached the cap is a lower bound.
 
-    def log_likelihood(
-        self, stage: StageLengths, curves: SurvivorCurves, history: LengthHistory
-    ) -> FloatArray:
-        """Normal densities of the exact scores, tails of the capped ones."""
-        correlation = history.past.correlation
-        logs = np.zeros((len(stage.prompts), len(LEVELS)))
-        known = stage.ended_prompts >= 0
-        prompts, tokens = stage.ended_prompts[known], stage.ended_tokens[known]
-        is_capped = tokens >= curves.edges[-1]
-        scores = curves.scores(tokens + 0.5 * ~is_capped, stage.folds[prompts])
-        np.add.at(logs, prompts[is_capped], np.log(tails_at(scores[is_capped], correlation)))
-        exact, num_prompts = ~is_capped, len(stage.prompts)
-        count = np.bincount(prompts[exact], minlength=num_prompts)[:, None]
-        total = np.bincount(prompts[exact], scores[exact], minlength=num_prompts)[:, None]
-        means = math.sqrt(correlation) * LEVELS
-        return logs + means * (total - 0.5 * count * means) / (1.0 - correlation)
-
-    def describe(self, stage: StageLengths, history: LengthHistory) -> list[str]:
-        """How many siblings have ended, and how many others live."""
-        num_prompts = len(stage.prompts)
-        ended = np.bincount(stage.ended_prompts[stage.ended_prompts >= 0], minlength=num_prompts)
-        live = np.bincount(stage.live_prompts, minlength=num_prompts)
-        pairs = zip(ended.tolist(), live.tolist(), strict=True)
-        return [f"siblings: {done} ended, {left - 1} live" if done + left > 1 else "" for done, left in pairs]
+    Normal densities of the exact scores, tails of the capped ones.
+    """
+    correlation = history.past.correlation
+    logs = np.zeros((len(stage.prompts), len(LEVELS)))
+    known = stage.ended_prompts >= 0
+    prompts, tokens = stage.ended_prompts[known], stage.ended_tokens[known]
+    is_capped = tokens >= curves.edges[-1]
+    scores = curves.scores(tokens + 0.5 * ~is_capped, stage.folds[prompts])
+    np.add.at(logs, prompts[is_capped], np.log(tails_at(scores[is_capped], correlation)))
+    exact, num_prompts = ~is_capped, len(stage.prompts)
+    count = np.bincount(prompts[exact], minlength=num_prompts)[:, None]
+    total = np.bincount(prompts[exact], scores[exact], minlength=num_prompts)[:, None]
+    means = math.sqrt(correlation) * LEVELS
+    return logs + means * (total - 0.5 * count * means) / (1.0 - correlation)
 
 
-class EarlierStage:
-    """The prompt's mean score in its last stage, correlated with its level now."""
-
-    def log_likelihood(
-        self, stage: StageLengths, curves: SurvivorCurves, history: LengthHistory
-    ) -> FloatArray:
-        """A normal density around what that stage leads to expect."""
-        past = history.past
-        levels = [history.level(prompt) for prompt in stage.prompts]
-        mean = np.array([0.0 if level is None else level.mean_score for level in levels])
-        count = np.array([0 if level is None else level.num_samples for level in levels])
-        between = past.correlation * (1.0 - past.persistence**2)
-        variance = between + (1.0 - past.correlation) / np.maximum(count, 1)
-        distance = mean[:, None] - math.sqrt(past.correlation) * past.persistence * LEVELS
-        return np.where(count[:, None] > 0, -0.5 * distance**2 / variance[:, None], 0.0)
-
-    def describe(self, stage: StageLengths, history: LengthHistory) -> list[str]:
-        """How many samples that stage had."""
-        levels = [history.level(prompt) for prompt in stage.prompts]
-        return [f"{level.num_samples} of an earlier stage" if level else "" for level in levels]
+def earlier_stage(stage: StageLengths, curves: SurvivorCurves, history: LengthHistory) -> FloatArray:
+    """The prompt's mean score in its last stage: a normal density around what it leads to expect now."""
+    past = history.past
+    levels = [history.level(prompt) for prompt in stage.prompts]
+    mean = np.array([0.0 if level is None else level.mean_score for level in levels])
+    count = np.array([0 if level is None else level.num_samples for level in levels])
+    between = past.correlation * (1.0 - past.persistence**2)
+    variance = between + (1.0 - past.correlation) / np.maximum(count, 1)
+    distance = mean[:, None] - math.sqrt(past.correlation) * past.persistence * LEVELS
+    return np.where(count[:, None] > 0, -0.5 * distance**2 / variance[:, None], 0.0)
 
 
-FORECAST_SOURCES: Final[list[ForecastSource]] = [EndedSiblings(), EarlierStage()]
-"""All sources that forecasts use, in the order in which they are described."""
+FORECAST_SOURCES: Final[list[ForecastSource]] = [ended_siblings, earlier_stage]
+"""All sources that forecasts use."""

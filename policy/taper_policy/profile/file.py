@@ -12,19 +12,19 @@ Invariants (asserted by `tests/policy/profile/test_file.py`):
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import UnionType
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
-from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.profile import Profile, ProfileKey
 
 FORMAT_VERSION: Final = 4
-
-_Reader = Callable[[object, str], Any]
 
 
 def write_profile(profile: Profile, file: Path) -> None:
@@ -77,107 +77,80 @@ def profile_as_json(profile: Profile) -> dict[str, Any]:
     """The document that `profile_from_json` reads."""
     return {
         "format_version": FORMAT_VERSION,
-        "is_estimated": profile.is_estimated,
-        "made_at": profile.made_at,
-        "key": {
-            "model": profile.key.model,
-            "device": profile.key.device,
-            "dtype": profile.key.dtype,
-            "versions": dict(profile.key.versions),
-        },
-        "footprint": profile.footprint,
+        **{field.name: getattr(profile, field.name) for field in fields(profile) if field.init},
+        "key": asdict(profile.key),
         "degrees": list(profile.degrees),
-        "kv_bytes_per_token": profile.kv_bytes_per_token,
-        "held_out_error": profile.held_out_error,
-        "held_out_cell_error": profile.held_out_cell_error,
-        "held_out_share": profile.held_out_share,
-        "kv": profile.kv,
         "prefill": {str(degree): asdict(terms) for degree, terms in sorted(profile.prefill.items())},
         "switch": {f"{one}->{two}": asdict(terms) for (one, two), terms in sorted(profile.switch.items())},
         "cells": [asdict(cell) for cell in profile.cells],
     }
 
 
-def profile_from_json(document: object, *, path: str = "profile") -> Profile:
+def profile_from_json(document: Any, *, path: str = "profile") -> Profile:
     """The profile that `profile_as_json` wrote. Raises `ValueError` that begins with `path` and the field."""
-    if not isinstance(document, Mapping):
-        raise ValueError(f"{path}: must be an object, is {_shown(document)}")
+    _require(isinstance(document, Mapping), "an object", document, path)
     # Before all else: what another version's fields mean is not known.
     version = document.get("format_version")
     if isinstance(version, bool) or version != FORMAT_VERSION:
         raise ValueError(
             f"{path}.format_version: {version!r} cannot be read; it must be {FORMAT_VERSION}; measure again"
         )
+    content = {name: value for name, value in document.items() if name != "format_version"}
     try:
-        content = _object(document, "", _PROFILE)
-        del content["format_version"]
-        return Profile(**content)
+        profile: Profile = _value(Profile, content, "")
+        return profile
     except ValueError as error:
         raise ValueError(f"{path}.{error}") from None
 
 
-def _object(content: object, path: str, readers: Mapping[str, _Reader]) -> dict[str, Any]:
-    """The fields of a JSON object: each of `readers`, and no other."""
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: must be an object, is {_shown(content)}")
+def _value(kind: Any, content: Any, path: str) -> Any:
+    """The value of a type in JSON's types, as the annotations of its fields say."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return None if content is None else _value(arguments[0], content, path)
+    if origin is tuple:
+        _require(isinstance(content, list), "a list", content, path)
+        return tuple(_value(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(content))
+    if origin is Mapping:
+        _require(isinstance(content, Mapping), "an object", content, path)
+        read_key, inner = _KEYS[arguments[0]], arguments[1]
+        return {
+            read_key(key, f"{path}.{key}"): _value(inner, item, f"{path}.{key}")
+            for key, item in content.items()
+        }
+    if is_dataclass(kind):
+        return _object(kind, content, path)
+    types, words = _SCALARS[kind]
+    is_right = isinstance(content, types) and (kind is bool or not isinstance(content, bool))
+    _require(is_right, words, content, path)
+    return kind(content)
+
+
+def _object(kind: Any, content: Any, path: str) -> Any:
+    """A dataclass of a JSON object: it has each of its fields, and no other."""
+    _require(isinstance(content, Mapping), "an object", content, path)
+    types = _field_types(kind)
     prefix = f"{path}." if path else ""
     for name in content:
-        if name not in readers:
-            raise ValueError(f"{prefix}{name}: unknown; use {', '.join(readers)}")
-    for name in readers:
+        if name not in types:
+            raise ValueError(f"{prefix}{name}: unknown; use {', '.join(types)}")
+    for name in types:
         if name not in content:
             raise ValueError(f"{prefix}{name}: missing")
-    return {name: read(content[name], f"{prefix}{name}") for name, read in readers.items()}
+    return kind(**{name: _value(one, content[name], f"{prefix}{name}") for name, one in types.items()})
 
 
-def _text(content: object, path: str) -> str:
-    if not isinstance(content, str):
-        raise ValueError(f"{path}: must be a text, is {_shown(content)}")
-    return content
+@functools.cache
+def _field_types(kind: Any) -> dict[str, Any]:
+    types = get_type_hints(kind)
+    return {field.name: types[field.name] for field in fields(kind) if field.init}
 
 
-def _flag(content: object, path: str) -> bool:
-    if not isinstance(content, bool):
-        raise ValueError(f"{path}: must be true or false, is {_shown(content)}")
-    return content
-
-
-def _whole(content: object, path: str) -> int:
-    if not isinstance(content, int) or isinstance(content, bool):
-        raise ValueError(f"{path}: must be a whole number, is {_shown(content)}")
-    return content
-
-
-def _number(content: object, path: str) -> float:
-    if not isinstance(content, int | float) or isinstance(content, bool):
-        raise ValueError(f"{path}: must be a number, is {_shown(content)}")
-    return float(content)
-
-
-def _optional(read: _Reader) -> _Reader:
-    return lambda content, path: None if content is None else read(content, path)
-
-
-def _tuple(read: _Reader) -> _Reader:
-    def read_all(content: object, path: str) -> tuple[Any, ...]:
-        if not isinstance(content, list):
-            raise ValueError(f"{path}: must be a list, is {_shown(content)}")
-        return tuple(read(item, f"{path}[{index}]") for index, item in enumerate(content))
-
-    return read_all
-
-
-def _mapping(read_key: _Reader, read: _Reader) -> _Reader:
-    def read_all(content: object, path: str) -> dict[Any, Any]:
-        if not isinstance(content, Mapping):
-            raise ValueError(f"{path}: must be an object, is {_shown(content)}")
-        return {read_key(key, f"{path}.{key}"): read(item, f"{path}.{key}") for key, item in content.items()}
-
-    return read_all
-
-
-def _value(kind: type, readers: Mapping[str, _Reader]) -> _Reader:
-    return lambda content, path: kind(**_object(content, path, readers))
+def _require(is_right: bool, words: str, content: object, path: str) -> None:
+    if not is_right:
+        text = repr(content)
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise ValueError(f"{path}: must be {words}, is {shown}")
 
 
 def _degree(key: object, path: str) -> int:
@@ -194,59 +167,17 @@ def _pair(key: object, path: str) -> tuple[int, int]:
     return _degree(one, path), _degree(two, path)
 
 
-_KEY: Final[dict[str, _Reader]] = {
-    "model": _text,
-    "device": _text,
-    "dtype": _text,
-    "versions": _mapping(_text, _text),
+_SCALARS: Final[dict[type, tuple[Any, str]]] = {
+    str: (str, "a text"),
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: (int | float, "a number"),
 }
-_CELL: Final[dict[str, _Reader]] = {
-    "degree": _whole,
-    "batch": _whole,
-    "context_tokens": _whole,
-    "busy_groups": _whole,
-    "seconds": _number,
-    "half_width_seconds": _number,
-    "num_samples": _whole,
+_KEYS: Final[dict[Any, Callable[[object, str], Any]]] = {
+    str: lambda key, path: _value(str, key, path),
+    int: _degree,
+    tuple[int, int]: _pair,
 }
-_PREFILL: Final[dict[str, _Reader]] = {
-    "fixed_seconds": _number,
-    "token_seconds": _number,
-    "relative_error_p90": _number,
-}
-_SWITCH: Final[dict[str, _Reader]] = {
-    "fixed_seconds": _number,
-    "request_seconds": _number,
-    "exchange_seconds": _number,
-    "migrated_request_seconds": _number,
-    "byte_seconds": _number,
-    "recomputed_token_seconds": _number,
-    "relative_error_p90": _number,
-    "most_requests": _optional(_whole),
-    "most_bytes": _optional(_whole),
-    "most_recomputed_tokens": _optional(_whole),
-}
-_PROFILE: Final[dict[str, _Reader]] = {
-    "format_version": _whole,
-    "is_estimated": _flag,
-    "made_at": _text,
-    "key": _value(ProfileKey, _KEY),
-    "footprint": _whole,
-    "degrees": _tuple(_whole),
-    "kv_bytes_per_token": _whole,
-    "held_out_error": _optional(_number),
-    "held_out_cell_error": _optional(_number),
-    "held_out_share": _number,
-    "kv": _text,
-    "prefill": _mapping(_degree, _value(PrefillTerms, _PREFILL)),
-    "switch": _mapping(_pair, _value(SwitchTerms, _SWITCH)),
-    "cells": _tuple(_value(StepCell, _CELL)),
-}
-
-
-def _shown(content: object) -> str:
-    text = repr(content)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _lines(document: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 Steps. A sample counts for the grid context nearest to its own, and is brought there along
 the line through the medians of its line's cells (contexts grow while a cell is measured).
-Of each cell the share `held_out_share` of the samples, spread evenly over the time, is held
+Of each cell the share `HELD_OUT_SHARE` of the samples, spread evenly over the time, is held
 out; the rest gives the median and its interval. The held-out samples, at their own
 contexts, give the profile's `held_out_error`: the mean of |predicted - measured| / measured, over
 the samples; and its `held_out_cell_error`: over the cells, of the means of their samples.
@@ -118,28 +118,22 @@ def fit_profile(
     kv_bytes_per_token: int,
     contexts: Sequence[int],
     made_at: str,
-    held_out_share: float = HELD_OUT_SHARE,
 ) -> Profile:
     """The profile that `samples` give on the grid of `contexts`.
 
     Raises `ValueError`, which begins with the field, for too few or impossible samples.
     """
-    if not 0 < held_out_share <= 0.5:
-        raise ValueError(f"held_out_share: {held_out_share} is not within (0, 0.5]")
     _check_seconds(samples)
-    kept, held_out_of = _split_steps(samples.steps, contexts, held_out_share)
-    held_out = [sample for chosen in held_out_of.values() for sample in chosen]
+    kept, held_out = _split_steps(samples.steps, contexts)
     prefill = {
-        degree: _prefill_terms(
-            [sample for sample in samples.prefills if sample.degree == degree], degree, held_out_share
-        )
+        degree: _prefill_terms([sample for sample in samples.prefills if sample.degree == degree], degree)
         for degree in degrees
     }
     pairs = sorted({(sample.from_degree, sample.to_degree) for sample in samples.switches})
     switch = {}
     for pair in pairs:
         chosen = [sample for sample in samples.switches if (sample.from_degree, sample.to_degree) == pair]
-        switch[pair] = _switch_terms(chosen, pair, prefill, held_out_share)
+        switch[pair] = _switch_terms(chosen, pair, prefill)
     profile = Profile(
         key=key,
         footprint=footprint,
@@ -150,39 +144,27 @@ def fit_profile(
         switch=switch,
         held_out_error=0.0,
         held_out_cell_error=0.0,
-        held_out_share=held_out_share,
+        held_out_share=HELD_OUT_SHARE,
         made_at=made_at,
     )
-    return replace(
-        profile,
-        held_out_error=step_error(profile, held_out),
-        held_out_cell_error=cell_error(profile, held_out_of.values()),
-    )
+    of_steps, of_cells = held_out_errors(profile, held_out.values())
+    return replace(profile, held_out_error=of_steps, held_out_cell_error=of_cells)
 
 
-def step_error(profile: Profile, samples: Iterable[StepSample]) -> float:
-    """Mean absolute error of the predicted steps, relative to the measured ones; of any samples.
+def held_out_errors(profile: Profile, cells: Iterable[Sequence[StepSample]]) -> tuple[float, float]:
+    """Mean errors, relative to what was measured: over all steps, and over the means of the cells.
 
-    Raises `ValueError` without a sample.
+    Each of `cells` has the samples of one; a cell without any does not count. Raises `ValueError` where
+    none counts.
     """
-    errors = [
-        relative_errors(_predicted(profile, chosen), [sample.seconds for sample in chosen])
-        for chosen in _grouped(samples, lambda sample: sample.degree).values()
-    ]
-    if not errors:
-        raise ValueError("steps: no sample to compare with")
-    return float(np.concatenate(errors).mean())
-
-
-def cell_error(profile: Profile, cells: Iterable[Sequence[StepSample]]) -> float:
-    """Mean over `cells` of the error of their mean step, relative to the measured one. Each has the
-    samples of one cell; one without any does not count. Raises `ValueError` where none counts."""
     taken = [chosen for chosen in cells if chosen]
     if not taken:
         raise ValueError("steps: no sample to compare with")
-    predicted = [float(_predicted(profile, chosen).mean()) for chosen in taken]
-    measured = [float(np.mean([sample.seconds for sample in chosen])) for chosen in taken]
-    return float(relative_errors(predicted, measured).mean())
+    predicted = [_predicted(profile, chosen) for chosen in taken]
+    measured = [np.array([sample.seconds for sample in chosen]) for chosen in taken]
+    of_steps = relative_errors(np.concatenate(predicted), np.concatenate(measured))
+    of_cells = relative_errors([steps.mean() for steps in predicted], [steps.mean() for steps in measured])
+    return float(of_steps.mean()), float(of_cells.mean())
 
 
 def _predicted(profile: Profile, samples: Sequence[StepSample]) -> FloatArray:
@@ -209,7 +191,7 @@ def _check_seconds(samples: Samples) -> None:
 
 
 def _split_steps(
-    steps: Sequence[StepSample], contexts: Sequence[int], share: float
+    steps: Sequence[StepSample], contexts: Sequence[int]
 ) -> tuple[dict[_Place, list[StepSample]], dict[_Place, list[StepSample]]]:
     """The samples that are kept and those that are held out, by cell."""
     grid = sorted(contexts)
@@ -222,7 +204,7 @@ def _split_steps(
 
     kept, held_out = {}, {}
     for where, samples in _grouped(steps, place).items():
-        out = [_is_held_out(index, share) for index in range(len(samples))]
+        out = [_is_held_out(index) for index in range(len(samples))]
         held_out[where] = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
         kept[where] = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
         if len(kept[where]) < MIN_FOR_INTERVAL:
@@ -234,9 +216,9 @@ def _split_steps(
     return kept, held_out
 
 
-def _is_held_out(index: int, share: float) -> bool:
-    """Of any n samples in a row, `share * n` rounded up or down."""
-    return int((index + 1) * share) > int(index * share)
+def _is_held_out(index: int) -> bool:
+    """Of any n samples in a row, `HELD_OUT_SHARE * n` rounded up or down."""
+    return int((index + 1) * HELD_OUT_SHARE) > int(index * HELD_OUT_SHARE)
 
 
 def _cells(kept: Mapping[_Place, Sequence[StepSample]]) -> Iterable[StepCell]:
@@ -277,10 +259,10 @@ def _on_line(points: FloatArray, contexts: FloatArray, seconds: FloatArray) -> F
     return line
 
 
-def _prefill_terms(samples: Sequence[PrefillSample], degree: int, share: float) -> PrefillTerms:
+def _prefill_terms(samples: Sequence[PrefillSample], degree: int) -> PrefillTerms:
     _require_enough(len(samples), f"prefills: degree {degree}")
     amounts = np.array([(1.0, sample.tokens) for sample in samples])
-    terms, error = _terms_and_error(amounts, np.array([sample.seconds for sample in samples]), share)
+    terms, error = _terms_and_error(amounts, np.array([sample.seconds for sample in samples]))
     if not terms[1] > 0:
         raise ValueError(f"prefills: degree {degree}: more tokens took no more time; measure longer prompts")
     return PrefillTerms(
@@ -292,7 +274,6 @@ def _switch_terms(
     samples: Sequence[SwitchSample],
     pair: tuple[int, int],
     prefill: Mapping[int, PrefillTerms],
-    share: float,
 ) -> SwitchTerms:
     path = f"switches: {pair[0]}->{pair[1]}"
     _require_enough(len(samples), path)
@@ -304,7 +285,7 @@ def _switch_terms(
         raise ValueError(f"{path}: no sample moved a request and its bytes")
     if pair[1] not in prefill:
         raise ValueError(f"{path}: {pair[1]} is not among the degrees {sorted(prefill)}")
-    terms, error = _terms_and_error(amounts, np.array([sample.seconds for sample in samples]), share)
+    terms, error = _terms_and_error(amounts, np.array([sample.seconds for sample in samples]))
     fixed, request, exchange, migrated_request, byte, recomputed_token = (float(term) for term in terms)
     return SwitchTerms(
         fixed_seconds=fixed,
@@ -332,9 +313,9 @@ def _switch_amounts(sample: SwitchSample) -> tuple[float, ...]:
     )
 
 
-def _terms_and_error(amounts: FloatArray, seconds: FloatArray, share: float) -> tuple[FloatArray, float]:
+def _terms_and_error(amounts: FloatArray, seconds: FloatArray) -> tuple[FloatArray, float]:
     """The terms of all samples, and the p90 relative error of each predicted without its fold."""
-    num_folds = min(len(seconds), round(1 / share))
+    num_folds = min(len(seconds), round(1 / HELD_OUT_SHARE))
     # Shuffled, always alike: amounts measured in turns must not make a fold of one amount.
     fold = np.random.default_rng(0).permutation(len(seconds)) % num_folds
     predicted = np.empty(len(seconds))

@@ -38,20 +38,12 @@ class KvCosts:
     exchange_seconds: once, if anything migrates
     migrated_request_seconds, migrated_token_seconds: of each that migrates, over all groups
     recomputed_token_seconds: of a token that one group prefills
-
-    Raises `ValueError`, which begins with the field, for what is negative or not finite.
     """
 
     exchange_seconds: float
     migrated_request_seconds: float
     migrated_token_seconds: float
     recomputed_token_seconds: float
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and seconds >= 0):
-                raise ValueError(f"{name}: {seconds} is not 0 or more, and finite")
 
     def migrated_seconds(self, num_tokens: int) -> float:
         """What migrating a request of so many KV tokens takes."""

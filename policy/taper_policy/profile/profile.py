@@ -1,4 +1,4 @@
-"""What is known of a model on a device: seconds of decode steps, prefills and switches, with intervals.
+"""What is known of a model on a device: seconds of decode steps, prefills and switches.
 
 A profile is a value: it is measured once (`profile_fit`), kept in a file (`profile_file`)
 and asked by the decision. It belongs to a model, a device, a dtype and package versions,
@@ -16,8 +16,8 @@ the target group that has most: groups prefill at the same time. The wait of the
 for the last is no part of it: it is what is left of a step, and whoever asks knows the steps.
 
 Invariants (asserted by `tests/policy/profile/test_profile.py`):
-- no lookup is negative, and its interval holds its estimate;
-- a switch never takes less with more requests, migrated requests or tokens, or recomputed tokens;
+- no lookup is negative;
+- a switch never takes less with more requests or tokens;
 - a choice per request (`kv_choice`) never takes more than `pause_seconds` says;
 - what cannot be true raises `ValueError` that begins with the field.
 """
@@ -38,7 +38,6 @@ from taper_policy.profile.kv_choice import AUTO, KV_MODES, KvCosts
 from taper_policy.profile.step_surface import StepCell, StepSurface, check_cells
 
 __all__ = [
-    "Estimate",
     "PrefillTerms",
     "Profile",
     "ProfileKey",
@@ -46,22 +45,6 @@ __all__ = [
     "StepSurface",
     "SwitchTerms",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """Predicted seconds with their interval; `is_extrapolated`: beyond what was measured."""
-
-    seconds: float
-    low: float
-    high: float
-    is_extrapolated: bool
-
-    @classmethod
-    def around(cls, seconds: float, half_width_seconds: float, *, is_extrapolated: bool) -> Estimate:
-        """The estimate whose interval reaches as far on both sides, but not below zero."""
-        low, high = max(0.0, seconds - half_width_seconds), seconds + half_width_seconds
-        return cls(seconds=seconds, low=low, high=high, is_extrapolated=is_extrapolated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +73,8 @@ class PrefillTerms:
 class SwitchTerms:
     """What a switch from one degree to another takes (see the module's docstring).
 
-    relative_error_p90: of samples that were held out; half the width of the interval
-    most_requests, most_bytes, most_recomputed_tokens: the largest measured, beyond which an
-    estimate is extrapolated; None where nothing was measured
+    relative_error_p90: of samples that were held out
+    most_requests, most_bytes, most_recomputed_tokens: the largest measured; None where nothing was measured
     """
 
     fixed_seconds: float
@@ -105,40 +87,6 @@ class SwitchTerms:
     most_requests: int | None = None
     most_bytes: int | None = None
     most_recomputed_tokens: int | None = None
-
-    def seconds(
-        self,
-        *,
-        requests: npt.ArrayLike,
-        migrated_requests: npt.ArrayLike,
-        num_bytes: npt.ArrayLike,
-        recomputed_tokens: npt.ArrayLike,
-    ) -> FloatArray:
-        """Seconds of switches, elementwise. Raises `ValueError` for negative numbers."""
-        amounts = {
-            "requests": (requests, self.request_seconds),
-            "migrated_requests": (migrated_requests, self.migrated_request_seconds),
-            "bytes": (num_bytes, self.byte_seconds),
-            "recomputed_tokens": (recomputed_tokens, self.recomputed_token_seconds),
-        }
-        is_migrating = np.asarray(migrated_requests, dtype=np.float64) > 0
-        total = np.asarray(self.fixed_seconds + self.exchange_seconds * is_migrating, dtype=np.float64)
-        for name, (given, rate) in amounts.items():
-            amount = np.asarray(given, dtype=np.float64)
-            if amount.size and not amount.min() >= 0:
-                raise ValueError(f"{name}: {amount.min()} is not 0 or more")
-            total = total + rate * amount
-        return total
-
-    def excess(self, requests: float, num_bytes: float, recomputed: float) -> float:
-        """By how much the amounts are beyond the largest measured, as a share of it; 0 within."""
-        pairs = (
-            (requests, self.most_requests),
-            (num_bytes, self.most_bytes),
-            (recomputed, self.most_recomputed_tokens),
-        )
-        shares = [amount / max(1, most) - 1.0 for amount, most in pairs if most is not None and amount > most]
-        return max(shares, default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,19 +110,19 @@ class Profile:
     Raises `ValueError` that begins with the field for what cannot be true.
     """
 
+    is_estimated: bool = False
+    made_at: str
     key: ProfileKey
     footprint: int
     degrees: tuple[int, ...]
     kv_bytes_per_token: int
-    cells: tuple[StepCell, ...]
-    prefill: Mapping[int, PrefillTerms]
-    switch: Mapping[tuple[int, int], SwitchTerms]
     held_out_error: float | None
-    made_at: str
     held_out_cell_error: float | None = None
     held_out_share: float = 0.0
-    is_estimated: bool = False
     kv: str = AUTO
+    prefill: Mapping[int, PrefillTerms]
+    switch: Mapping[tuple[int, int], SwitchTerms]
+    cells: tuple[StepCell, ...]
     _surfaces: dict[int, StepSurface] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -187,8 +135,7 @@ class Profile:
         }
         object.__setattr__(self, "_surfaces", surfaces)
 
-    @property
-    def title(self) -> str:
+    def __str__(self) -> str:
         """One line that says what it is of, and how far it can be trusted."""
         trust = "ESTIMATED from published figures, not measured" if self.is_estimated else "measured"
         where = f"{self.key.model} on {self.footprint} x {self.key.device}, {self.key.dtype}"
@@ -199,60 +146,20 @@ class Profile:
         ]
         return f"{where}: {trust} {self.made_at}{''.join(errors)}"
 
-    def __str__(self) -> str:
-        return self.title
-
     def steps(self, degree: int) -> StepSurface:
         """The step times of a group of `degree` ranks. Raises `ValueError` for an unknown degree."""
         if degree not in self._surfaces:
             raise ValueError(f"degree: {degree} is not among the profile's degrees {list(self.degrees)}")
         return self._surfaces[degree]
 
-    def step_seconds(
-        self, degree: int, batch: float, context_tokens: float, busy_groups: int = 1
-    ) -> Estimate:
-        """Seconds of a decode step of a group with `batch` requests of `context_tokens` mean tokens.
-
-        The interval is the 95 % one of the median. Raises `ValueError` for what no group can have.
-        """
-        seconds, half, flag = self.steps(degree).estimates(batch, context_tokens, busy_groups)
-        return Estimate.around(float(seconds), float(half), is_extrapolated=bool(flag))
-
-    def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
-        """Seconds of a prefill of `tokens` tokens by one group of `degree` ranks; its interval is the p90."""
+    def prefill_seconds(self, degree: int, tokens: float) -> float:
+        """Seconds of a prefill of `tokens` tokens by one group of `degree` ranks."""
         if degree not in self.prefill:
             raise ValueError(f"degree: {degree} is not among the profile's degrees {list(self.degrees)}")
         if not tokens >= 0:
             raise ValueError(f"tokens: {tokens} is not 0 or more")
         terms = self.prefill[degree]
-        seconds = terms.fixed_seconds + tokens * terms.token_seconds
-        return Estimate.around(seconds, seconds * terms.relative_error_p90, is_extrapolated=False)
-
-    def switch_seconds(
-        self,
-        from_degree: int,
-        to_degree: int,
-        *,
-        requests: int,
-        migrated_requests: int,
-        migrated_tokens: int,
-        recomputed_tokens: int,
-    ) -> Estimate:
-        """Seconds of a switch's pause. The interval is the held-out p90 error; beyond the largest
-        measured amounts it grows with the excess. Raises `ValueError` for a pair never measured."""
-        terms = self._switch(from_degree, to_degree)
-        num_bytes = migrated_tokens * self.kv_bytes_per_token
-        seconds = float(
-            terms.seconds(
-                requests=requests,
-                migrated_requests=migrated_requests,
-                num_bytes=num_bytes,
-                recomputed_tokens=recomputed_tokens,
-            )
-        )
-        excess = terms.excess(requests, num_bytes, recomputed_tokens)
-        half = seconds * terms.relative_error_p90 * (1.0 + excess)
-        return Estimate.around(seconds, half, is_extrapolated=excess > 0)
+        return terms.fixed_seconds + tokens * terms.token_seconds
 
     def pause_seconds(
         self, from_degree: int, to_degree: int, requests: npt.ArrayLike, context_tokens: npt.ArrayLike
@@ -269,7 +176,6 @@ class Profile:
         for name, amount in (("requests", count), ("bytes", num_bytes)):
             if amount.size and not amount.min() >= 0:
                 raise ValueError(f"{name}: {amount.min()} is not 0 or more")
-        # As `SwitchTerms.seconds` of each way, but what they share once: a decision prices many switches.
         migrated = (
             terms.exchange_seconds * (count > 0)
             + terms.migrated_request_seconds * count
@@ -316,13 +222,9 @@ def _check(profile: Profile) -> None:
         if one == two or one not in profile.degrees or two not in profile.degrees:
             raise ValueError(f"switch.{one}->{two}: is no pair of the degrees {list(profile.degrees)}")
         _check_numbers(switch, f"switch.{one}->{two}")
-    _check_kv(profile.kv)
+    if profile.kv not in KV_MODES:
+        raise ValueError(f"kv: {profile.kv!r} is not one of {', '.join(KV_MODES)}")
     _check_trust(profile)
-
-
-def _check_kv(kv: str) -> None:
-    if kv not in KV_MODES:
-        raise ValueError(f"kv: {kv!r} is not one of {', '.join(KV_MODES)}")
 
 
 def _check_trust(profile: Profile) -> None:

@@ -19,6 +19,7 @@ Invariants (asserted by `tests/policy/profile/test_robust_fit.py`):
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Final
@@ -44,20 +45,18 @@ def median_and_half_width(samples: Sequence[float]) -> tuple[float, float]:
     if count < MIN_FOR_INTERVAL:
         raise ValueError(f"{count} samples; the interval of a median needs {MIN_FOR_INTERVAL}")
     ordered = sorted(samples)
-    median = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    median = statistics.median(ordered)
     skipped = _num_skipped(count)
     return median, max(median - ordered[skipped], ordered[count - 1 - skipped] - median)
 
 
 def _num_skipped(count: int) -> int:
     """How many of `count` samples may lie outside on each side, at most 2.5 % of the chance on either."""
-    chance, total = 1, 1
     limit = (1 - CONFIDENCE) / 2 * 2**count
-    skipped = 0
-    while total + chance * (count - skipped) // (skipped + 1) <= limit:
-        chance = chance * (count - skipped) // (skipped + 1)
-        total += chance
+    total, skipped = 1, 0
+    while total + math.comb(count, skipped + 1) <= limit:
         skipped += 1
+        total += math.comb(count, skipped)
     return skipped
 
 
@@ -113,5 +112,4 @@ def relative_errors(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> FloatA
 
 def p90(errors: FloatArray) -> float:
     """The least of `errors` that nine tenths of them do not exceed; never an interpolated, smaller one."""
-    ordered = np.sort(errors)
-    return float(ordered[math.ceil(0.9 * len(ordered)) - 1])
+    return float(np.quantile(errors, 0.9, method="inverted_cdf"))

@@ -7,19 +7,16 @@ would be true. Between measured numbers of busy groups it is linear, beyond them
 the nearest.
 
 Beyond the grid the last slope is carried on along that axis, but never to less than the
-nearest value; such an estimate is *extrapolated*. Its half width is the nearest one's
-times 1 + the distance (as a share of the grid's edge), plus all of the difference that
-the slope made: a trend that was never measured is doubted whole. Beyond the measured
-busy groups it is the nearest one's times 1 + the distance likewise.
+nearest value.
 
 Long contexts of large batches do not fit the KV memory, so lines may get shorter as the
 batch grows; what is missing there is extrapolated along the line. Any other hole is an
 error, as is a degree without a cell: `check_cells` says which.
 
 Invariants (asserted by `tests/policy/profile/test_step_surface.py`):
-- at a measured cell the estimate and its half width are the cell's;
+- at a measured cell the estimate is the cell's;
 - between measured cells every estimate lies within its neighbours';
-- beyond the grid it is flagged, never below the nearest value, and never narrower;
+- beyond the grid it is never below the nearest value;
 - what many points get at once, each gets alone.
 """
 
@@ -34,7 +31,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taper_policy.arrays import BoolArray, FloatArray
+from taper_policy.arrays import FloatArray
 
 # Neighbouring cells never are: a unit or a digit is wrong.
 MAX_APART: Final = 300.0
@@ -66,22 +63,6 @@ class StepCell:
         return self.degree, self.busy_groups, self.batch, self.context_tokens
 
 
-class StepEstimates(NamedTuple):
-    """Estimates of many points, arrays of one shape."""
-
-    seconds: FloatArray
-    half_width_seconds: FloatArray
-    is_extrapolated: BoolArray
-
-    def at(self, index: IndexArray) -> StepEstimates:
-        """The estimates at indices of the first axis."""
-        return StepEstimates(
-            self.seconds.take(index, axis=0),
-            self.half_width_seconds.take(index, axis=0),
-            self.is_extrapolated.take(index, axis=0),
-        )
-
-
 class StepSurface:
     """The estimates of one degree; immutable. Build it from checked cells of that degree, in order."""
 
@@ -92,12 +73,9 @@ class StepSurface:
         self._batches = np.array(sorted({cell.batch for cell in every}), dtype=np.float64)
         self._contexts = np.array(sorted({cell.context_tokens for cell in every}), dtype=np.float64)
         busy = np.array(sorted(slabs), dtype=np.float64)
-        tables = _stack([self._slab(slabs[int(groups)]) for groups in busy])
-        near = _along(busy, tables, np.arange(1.0, num_groups + 1.0), flat=True)
+        tables = np.stack([self._slab(slabs[int(groups)]) for groups in busy])
         # Flat, [busy groups, batches, contexts], so that a lookup takes with one index.
-        self._table = StepEstimates(
-            near.seconds.ravel(), near.half_width_seconds.ravel(), near.is_extrapolated.ravel()
-        )
+        self._table = _along(busy, tables, np.arange(1.0, num_groups + 1.0), flat=True).ravel()
 
     def seconds(
         self, batch: npt.ArrayLike, context_tokens: npt.ArrayLike, busy_groups: npt.ArrayLike = 1
@@ -110,33 +88,10 @@ class StepSurface:
         batches, contexts, start = self._checked(batch, context_tokens, busy_groups)
         across, along = _places(self._batches, batches), _places(self._contexts, contexts)
         lower, upper = (
-            _carried(
-                along.share,
-                self._table.seconds.take(row + along.below),
-                self._table.seconds.take(row + along.above),
-            )
-            for row in self._rows(start, across)
+            _carried(along.share, self._table.take(row + along.below), self._table.take(row + along.above))
+            for row in (start + index * len(self._contexts) for index in (across.below, across.above))
         )
         return np.where(batches > 0, _carried(across.share, lower, upper), 0.0)
-
-    def estimates(
-        self, batch: npt.ArrayLike, context_tokens: npt.ArrayLike, busy_groups: npt.ArrayLike = 1
-    ) -> StepEstimates:
-        """As `seconds`, with the half width of the interval and whether a point is extrapolated."""
-        batches, contexts, start = self._checked(batch, context_tokens, busy_groups)
-        across, along = _places(self._batches, batches), _places(self._contexts, contexts)
-        beyond = _distance(self._contexts, contexts)
-        lower, upper = (
-            _between(along, beyond, self._table.at(row + along.below), self._table.at(row + along.above))
-            for row in self._rows(start, across)
-        )
-        found = _between(across, _distance(self._batches, batches), lower, upper)
-        some = batches > 0
-        return StepEstimates(
-            np.where(some, found.seconds, 0.0),
-            np.where(some, found.half_width_seconds, 0.0),
-            found.is_extrapolated & some,
-        )
 
     def _checked(
         self, batch: npt.ArrayLike, context_tokens: npt.ArrayLike, busy_groups: npt.ArrayLike
@@ -153,24 +108,16 @@ class StepSurface:
             batches, contexts, start = np.broadcast_arrays(batches, contexts, start)
         return batches, contexts, start
 
-    def _rows(self, start: IndexArray, across: _Places) -> tuple[IndexArray, IndexArray]:
-        width = len(self._contexts)
-        return start + across.below * width, start + across.above * width
-
-    def _slab(self, cells: Sequence[StepCell]) -> StepEstimates:
-        """The tables `[batches, contexts]` of one number of busy groups."""
+    def _slab(self, cells: Sequence[StepCell]) -> FloatArray:
+        """The table `[batches, contexts]` of one number of busy groups."""
         lines, batches = [], []
         for batch, line in groupby(cells, lambda cell: cell.batch):
             measured = list(line)
             batches.append(batch)
-            table = StepEstimates(
-                np.array([cell.seconds for cell in measured]),
-                np.array([cell.half_width_seconds for cell in measured]),
-                np.zeros(len(measured), dtype=np.bool_),
-            )
+            seconds = np.array([cell.seconds for cell in measured])
             contexts = np.array([cell.context_tokens for cell in measured], dtype=np.float64)
-            lines.append(_along(contexts, table, self._contexts))
-        return _along(np.array(batches, dtype=np.float64), _stack(lines), self._batches)
+            lines.append(_along(contexts, seconds, self._contexts))
+        return _along(np.array(batches, dtype=np.float64), np.stack(lines), self._batches)
 
 
 class _Places(NamedTuple):
@@ -192,12 +139,6 @@ def _places(grid: FloatArray, points: FloatArray) -> _Places:
     return _Places(below, np.minimum(below + 1, last), share)
 
 
-def _distance(grid: FloatArray, points: FloatArray) -> FloatArray:
-    """How far beyond the grid, as a share of its edge; 0 within."""
-    distance: FloatArray = np.maximum(np.maximum(points / grid[-1] - 1.0, 1.0 - points / grid[0]), 0.0)
-    return distance
-
-
 def _carried(share: FloatArray, below: FloatArray, above: FloatArray) -> FloatArray:
     """Linear, beyond [0, 1] as well, but there never less than the nearest end."""
     slope = above - below
@@ -205,38 +146,15 @@ def _carried(share: FloatArray, below: FloatArray, above: FloatArray) -> FloatAr
     return carried
 
 
-def _between(
-    places: _Places, distance: FloatArray, below: StepEstimates, above: StepEstimates
-) -> StepEstimates:
-    """The estimates at `places` from those at the indices around them (see the module's docstring)."""
-    share = np.clip(places.share, 0.0, 1.0)
-    seconds = _carried(places.share, below.seconds, above.seconds)
-    nearest = below.seconds + share * (above.seconds - below.seconds)
-    half = below.half_width_seconds + share * (above.half_width_seconds - below.half_width_seconds)
-    flags = (below.is_extrapolated & (share < 1)) | (above.is_extrapolated & (share > 0))
-    return StepEstimates(seconds, half * (1.0 + distance) + (seconds - nearest), flags | (distance > 0))
-
-
-def _along(
-    grid: FloatArray, table: StepEstimates, points: FloatArray, *, flat: bool = False
-) -> StepEstimates:
+def _along(grid: FloatArray, table: FloatArray, points: FloatArray, *, flat: bool = False) -> FloatArray:
     """A table whose first axis lies on `grid`, brought to `points` along that axis.
 
     `flat`: beyond the grid the nearest value holds, without a slope.
     """
     places = _places(grid, points)
-    shape = (-1,) + (1,) * (table.seconds.ndim - 1)
-    share, distance = places.share.reshape(shape), _distance(grid, points).reshape(shape)
+    share = places.share.reshape((-1,) + (1,) * (table.ndim - 1))
     share = np.clip(share, 0.0, 1.0) if flat else share
-    return _between(places._replace(share=share), distance, table.at(places.below), table.at(places.above))
-
-
-def _stack(tables: Sequence[StepEstimates]) -> StepEstimates:
-    return StepEstimates(
-        np.stack([table.seconds for table in tables]),
-        np.stack([table.half_width_seconds for table in tables]),
-        np.stack([table.is_extrapolated for table in tables]),
-    )
+    return _carried(share, table.take(places.below, axis=0), table.take(places.above, axis=0))
 
 
 def _require_range(name: str, numbers: FloatArray | IndexArray, least: float, most: float) -> None:

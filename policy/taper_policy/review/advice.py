@@ -27,9 +27,8 @@ from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.profile.profile import Profile
-from taper_policy.review.review import clock_of
 from taper_policy.simulation.policies import PredictorPolicy, expected_like, static
-from taper_policy.simulation.simulator import SimulatedRequest, SimulatedStage, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, SimulatedStage, clock_of, simulate
 
 # Of a normal distribution, for 95 %.
 DEVIATIONS = 1.96
@@ -47,7 +46,6 @@ class AdvisedStage:
 
     @property
     def gain_seconds(self) -> float:
-        """What following the predictor saves."""
         return self.staying_seconds - self.advised_seconds
 
 
@@ -61,12 +59,12 @@ class AdviceEstimator:
 
     def judge(self, step: int, requests: Sequence[SimulatedRequest]) -> AdvisedStage:
         """A stage of these requests with true lengths. Raises `ValueError` for what cannot be priced."""
-        footprint, base = self._profile.footprint, self._rules.degrees[0]
-        clock = clock_of(requests, self._profile, footprint=footprint)
-        staying = simulate(requests, self._profile, static, footprint=footprint, degree=base, clock=clock)
+        base = self._rules.degrees[0]
+        clock = clock_of([requests], self._profile, footprint=self._profile.footprint)
+        staying = simulate(requests, static, clock, degree=base)
         policy = PredictorPolicy(self._advisor, step=step)
-        first = self._first_degree(footprint)
-        advised = simulate(requests, self._profile, policy, footprint=footprint, degree=first, clock=clock)
+        first = self._first_degree()
+        advised = simulate(requests, policy, clock, degree=first)
         policy.learn(requests)
         self._advisor.end_stage()
         self._expected = expected_like(requests)
@@ -84,10 +82,10 @@ class AdviceEstimator:
         self._advisor.add_finished(finished)
         self._advisor.end_stage()
 
-    def _first_degree(self, footprint: int) -> int:
+    def _first_degree(self) -> int:
         if self._expected is None:
             return self._rules.degrees[0]
-        return self._advisor.first_layout(self._expected, footprint=footprint).degree
+        return self._advisor.first_layout(self._expected).degree
 
     def _half_width_seconds(self, staying: SimulatedStage, advised: SimulatedStage, first: int) -> float:
         base = self._rules.degrees[0]

@@ -6,13 +6,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from taper_policy.decision.advisor import Advisor
-from taper_policy.decision.ledger import AdvisorEntry, CorrectionEntry, DecisionEntry, FirstLayoutEntry
+from taper_policy.decision.ledger import (
+    AdvisorEntry,
+    CorrectionEntry,
+    DecisionEntry,
+    FirstLayoutEntry,
+    StageEndEntry,
+)
 
 RecordedChoice = FirstLayoutEntry | DecisionEntry
 
 
 def replay(
-    entries: Iterable[AdvisorEntry], advisor: Advisor, *, footprint: int
+    entries: Iterable[AdvisorEntry], advisor: Advisor
 ) -> Iterator[tuple[RecordedChoice, RecordedChoice]]:
     """Each first layout and decision of one history, as recorded and as the new `advisor` decides.
 
@@ -26,19 +32,14 @@ def replay(
             advisor.start_stage(entry.step)
         elif step != entry.step:
             raise ValueError(f"step {entry.step} follows step {step}, whose end is missing")
+        step = None if isinstance(entry, StageEndEntry) else entry.step
         if isinstance(entry, CorrectionEntry):
-            step = entry.step
             advisor.correct(entry.correction)
-            continue
-        if isinstance(entry, FirstLayoutEntry):
-            step = entry.step
-            again = advisor.first_layout(entry.expected, footprint=footprint)
-            yield entry, replace(entry, choice=again)
-            continue
-        advisor.add_finished(entry.finished)
-        if isinstance(entry, DecisionEntry):
-            step = entry.step
+        elif isinstance(entry, FirstLayoutEntry):
+            yield entry, replace(entry, choice=advisor.first_layout(entry.expected))
+        elif isinstance(entry, DecisionEntry):
+            advisor.add_finished(entry.finished)
             yield entry, advisor.decide(entry.snapshot, entry.snapshot.at_seconds + entry.age_seconds)
         else:
-            step = None
+            advisor.add_finished(entry.finished)
             advisor.end_stage()

@@ -10,11 +10,13 @@ Invariants (asserted by `tests/policy/review/test_replica_history.py`):
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import groupby
 
+import numpy as np
+
+from taper_policy.arrays import FloatArray
 from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.decide import DecisionSettings
@@ -101,7 +103,7 @@ class ReplicaHistory:
             for entry in self.entries
             if isinstance(entry, CorrectionEntry | FirstLayoutEntry | DecisionEntry | StageEndEntry)
         )
-        return replay(asked, advisor, footprint=self.start.footprint)
+        return replay(asked, advisor)
 
 
 def replica_histories(entries: Iterable[tuple[int, LedgerRecord]]) -> list[ReplicaHistory]:
@@ -124,23 +126,17 @@ def replica_histories(entries: Iterable[tuple[int, LedgerRecord]]) -> list[Repli
 
 def same_choice(one: Choice, other: Choice) -> bool:
     """Whether two choices are equal but for the last digits of their numbers."""
-    numbers = [_numbers(choice) for choice in (one, other)]
+    mine, others = _numbers(one), _numbers(other)
     return (
         one.degree == other.degree
-        and len(numbers[0]) == len(numbers[1])
-        and all(
-            math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE)
-            for a, b in zip(*numbers, strict=True)
-        )
+        and mine.shape == others.shape
+        and np.allclose(mine, others, rtol=RELATIVE_TOLERANCE, atol=RELATIVE_TOLERANCE)
     )
 
 
-def _numbers(choice: Choice) -> list[float]:
-    numbers = [choice.gain_seconds, choice.gain_share]
-    for option in choice.options:
-        numbers += [option.degree, option.seconds, option.low_seconds, option.high_seconds]
-        numbers += [option.pause_seconds, option.next_degree or 0, option.next_at_requests or 0]
-    return numbers
+def _numbers(choice: Choice) -> FloatArray:
+    options = [number or 0 for option in choice.options for number in astuple(option)]
+    return np.array([choice.gain_seconds, choice.gain_share, *options])
 
 
 def _numbered(

@@ -18,30 +18,22 @@ Invariants (asserted by `tests/policy/review/test_review.py`):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 
 from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.correction import CorrectedPrices, Correction
-from taper_policy.decision.pricing import Prices
-from taper_policy.profile.profile import Estimate
+from taper_policy.profile.profile import Profile
 from taper_policy.simulation.oracle import best_plan, regret
-from taper_policy.simulation.simulator import SimulatedRequest, initial_batches
+from taper_policy.simulation.simulator import SimulatedRequest, clock_of, initial_batches
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
 
 # Moments tried at once, and how often between two of them, to find when so many tokens were made.
 MOMENTS: Final = 65
 ROUNDS: Final = 2
-
-
-class ReplicaPrices(Prices, Protocol):
-    """The prices that a review needs from a profile."""
-
-    def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
-        """Seconds of a prefill of `tokens` tokens by one group of `degree` ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +82,9 @@ class StageReview:
 
     prefill_seconds: simulated prefill of the first layout; not part of any plan's seconds
     static_seconds: by degree
+    regret: how much longer than the best plan, as a share
+    gain_over_best_static: share of the best static layout's seconds that was saved; below 0 where it was lost
+    model_error: how much longer the stage took than simulated, as a share
     """
 
     actual_seconds: float
@@ -98,40 +93,17 @@ class StageReview:
     static_seconds: Mapping[int, float]
     best_seconds: float
     best_plan: str
-
-    @property
-    def regret(self) -> float:
-        """How much longer than the best plan, as a share."""
-        return regret(self.executed_seconds, self.best_seconds)
-
-    @property
-    def gain_over_best_static(self) -> float:
-        """Share of the best static layout's seconds that was saved; below 0 where it was lost."""
-        best = min(self.static_seconds.values())
-        return 1.0 - self.executed_seconds / best if best > 0 else 0.0
-
-    @property
-    def model_error(self) -> float:
-        """How much longer the stage took than simulated, as a share."""
-        return self.actual_seconds / (self.executed_seconds + self.prefill_seconds) - 1.0
+    regret: float
+    gain_over_best_static: float
+    model_error: float
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-ready, with what follows from the seconds."""
-        return {
-            "actual_seconds": self.actual_seconds,
-            "executed_seconds": self.executed_seconds,
-            "prefill_seconds": self.prefill_seconds,
-            "static_seconds": {str(degree): value for degree, value in self.static_seconds.items()},
-            "best_seconds": self.best_seconds,
-            "best_plan": self.best_plan,
-            "regret": self.regret,
-            "gain_over_best_static": self.gain_over_best_static,
-            "model_error": self.model_error,
-        }
+        """JSON-ready."""
+        return asdict(self) | {"static_seconds": {str(d): value for d, value in self.static_seconds.items()}}
 
 
 def review(
-    stage: RecordedStage, machine: ReplicaPrices, degrees: Sequence[int], correction: Correction | None = None
+    stage: RecordedStage, profile: Profile, degrees: Sequence[int], correction: Correction | None = None
 ) -> StageReview:
     """The stage beside every static layout of `degrees`, and the best plan; steps with `correction`.
 
@@ -141,9 +113,9 @@ def review(
     if not stage.requests:
         raise ValueError("requests: a stage without any")
     requests = as_simulated(stage)
-    prices = CorrectedPrices(machine, correction or Correction())
-    clock = clock_of(requests, prices, footprint=stage.footprint)
-    executed = _executed_seconds(stage, prices, clock)
+    prices = CorrectedPrices(profile, correction or Correction())
+    clock = clock_of([requests], prices, footprint=stage.footprint)
+    executed = _executed_seconds(stage, clock)
     static = {
         degree: _last_end(
             Timeline(initial_batches(requests, footprint=stage.footprint, degree=degree), clock)
@@ -151,17 +123,22 @@ def review(
         for degree in degrees
     }
     static[stage.degree] = _last_end(Timeline(_first(stage), clock))
-    plan, best = best_plan(requests, prices, footprint=stage.footprint, degrees=degrees, clock=clock)
+    plan, best = best_plan(requests, clock, degrees=degrees)
     tried = [(best.seconds, str(plan)), (executed, "as it ran")]
     tried += [(seconds, f"degree {degree}") for degree, seconds in static.items()]
     best_seconds, best_name = min(tried)
+    best_static = min(static.values())
+    prefill_seconds = profile.prefill_seconds(stage.degree, stage.prefilled_tokens)
     return StageReview(
         actual_seconds=stage.seconds,
         executed_seconds=executed,
-        prefill_seconds=machine.prefill_seconds(stage.degree, stage.prefilled_tokens).seconds,
+        prefill_seconds=prefill_seconds,
         static_seconds=dict(sorted(static.items())),
         best_seconds=best_seconds,
         best_plan=best_name,
+        regret=regret(executed, best_seconds),
+        gain_over_best_static=1.0 - executed / best_static if best_static > 0 else 0.0,
+        model_error=stage.seconds / (executed + prefill_seconds) - 1.0,
     )
 
 
@@ -183,12 +160,6 @@ def as_simulated(stage: RecordedStage) -> list[SimulatedRequest]:
     ]
 
 
-def clock_of(requests: Sequence[SimulatedRequest], prices: Prices, *, footprint: int) -> StepClock:
-    """A clock for all batches and contexts of a stage of these requests."""
-    longest = max(request.prompt_tokens + request.response_tokens for request in requests)
-    return StepClock(prices, footprint=footprint, max_batch=len(requests), max_context=longest)
-
-
 def _first(stage: RecordedStage) -> Batches:
     return Batches(
         degree=stage.degree,
@@ -199,31 +170,19 @@ def _first(stage: RecordedStage) -> Batches:
     )
 
 
-def _executed_seconds(stage: RecordedStage, prices: Prices, clock: StepClock) -> float:
+def _executed_seconds(stage: RecordedStage, clock: StepClock) -> float:
     # No step makes a response's first token: the prefill does.
     batches, counted, last = _first(stage), len(stage.requests), 0.0
     for move in stage.moves:
         timeline = Timeline(batches, clock)
-        made, began = timeline.boundary(_moment(timeline, batches, move.made_tokens - counted))
-        is_live = batches.left > made
+        moment = _moment(timeline, batches, move.made_tokens - counted)
+        after, _ = timeline.switched(move.degree, moment)
+        is_live = after.left > 0
         if not is_live.any():
             break
         last = max(last, float((timeline.ends_at * ~is_live).max()))
-        contexts = batches.contexts + made
-        pause = prices.pause_seconds(
-            batches.degree,
-            move.degree,
-            is_live.sum(axis=1).astype(np.float64),
-            (contexts * is_live).sum(axis=1).astype(np.float64),
-        )
-        batches = Batches(
-            degree=move.degree,
-            left=batches.left - made,
-            contexts=contexts,
-            groups=_groups_after(stage.requests, batches, move),
-            at_seconds=began + pause,
-        )
-        counted += int(made.sum())
+        counted += int((batches.left - after.left).sum())
+        batches = replace(after, groups=_groups_after(stage.requests, after, move))
     return max(last, _last_end(Timeline(batches, clock)))
 
 
@@ -239,12 +198,11 @@ def _moment(timeline: Timeline, batches: Batches, tokens: int) -> FloatArray:
     return np.array([high])
 
 
-def _groups_after(requests: Sequence[RecordedRequest], before: Batches, move: RecordedSwitch) -> IntArray:
+def _groups_after(requests: Sequence[RecordedRequest], joined: Batches, move: RecordedSwitch) -> IntArray:
     # A request that is live only in the simulation has no recorded group: it stays with its neighbours.
-    alike = before.groups[0] * before.degree // move.degree
     groups = [
         move.groups.get(request.number, group)
-        for request, group in zip(requests, alike.tolist(), strict=True)
+        for request, group in zip(requests, joined.groups[0].tolist(), strict=True)
     ]
     return np.array([groups], dtype=np.int64)
 

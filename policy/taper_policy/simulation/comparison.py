@@ -11,7 +11,7 @@ Invariants (asserted by `tests/policy/simulation/test_comparison.py`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from taper_policy.decision.pricing import Prices
 from taper_policy.decision.switch_rules import compared_rules
 from taper_policy.simulation.oracle import best_plan
 from taper_policy.simulation.policies import PredictorPolicy, expected_like, following, static
-from taper_policy.simulation.simulator import Policy, SimulatedRequest, SimulatedStage, StepClock, simulate
+from taper_policy.simulation.simulator import Policy, SimulatedRequest, SimulatedStage, clock_of, simulate
 
 RESAMPLES = 2000
 PREDICTOR, ORACLE = "predictor", "oracle"
@@ -62,13 +62,12 @@ def compare(
     prices: Prices,
     settings: DecisionSettings,
     *,
-    footprint: int,
     max_tokens: int,
     on_stage: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
     """Run all stages under all policies. `on_stage` is called with the number of finished stages."""
     degrees = settings.degrees
-    clock = _clock(stages, prices, footprint)
+    clock = clock_of(stages, prices, footprint=degrees[-1])
     policies: dict[str, tuple[int, Policy]] = {f"static TP{degree}": (degree, static) for degree in degrees}
     static_policies = tuple(policies)
     base, widest = degrees[0], degrees[-1]
@@ -84,14 +83,14 @@ def compare(
 
     for step, requests in enumerate(stages):
         for name, (degree, policy) in policies.items():
-            note(name, simulate(requests, prices, policy, footprint=footprint, degree=degree, clock=clock))
+            note(name, simulate(requests, policy, clock, degree=degree))
         predictor = PredictorPolicy(advisor, step=step)
         # As many requests as the stage before; the number in a job's first stage is known from its settings.
         expected = expected_like(stages[max(0, step - 1)])
-        begin = advisor.first_layout(expected, footprint=footprint).degree
-        note(PREDICTOR, simulate(requests, prices, predictor, footprint=footprint, degree=begin, clock=clock))
+        begin = advisor.first_layout(expected).degree
+        note(PREDICTOR, simulate(requests, predictor, clock, degree=begin))
         predictor.learn(requests)
-        _, best = best_plan(requests, prices, footprint=footprint, degrees=degrees, clock=clock)
+        _, best = best_plan(requests, clock, degrees=degrees)
         note(ORACLE, best)
         seconds[ORACLE][-1] = min(values[-1] for values in seconds.values())
         on_stage(step + 1)
@@ -100,11 +99,3 @@ def compare(
         switches=switches,
         static_policies=static_policies,
     )
-
-
-def _clock(stages: Iterable[Stage], prices: Prices, footprint: int) -> StepClock:
-    batch, context = 1, 1
-    for stage in stages:
-        batch = max(batch, len(stage))
-        context = max(context, *(request.prompt_tokens + request.response_tokens for request in stage))
-    return StepClock(prices, footprint=footprint, max_batch=batch, max_context=context)

@@ -24,7 +24,7 @@ from typing import Final
 import numpy as np
 
 from taper_policy.arrays import FloatArray, IntArray
-from taper_policy.decision.pricing import Prices
+from taper_policy.decision.decision import Decision
 from taper_policy.simulation.simulator import (
     Policy,
     SimulatedReplica,
@@ -34,7 +34,7 @@ from taper_policy.simulation.simulator import (
     simulate,
 )
 from taper_policy.simulation.step_clock import StepClock
-from taper_policy.simulation.timeline import Batches, Timeline
+from taper_policy.simulation.timeline import Timeline
 
 # So few counts are all tried. Of more, each is about so many times the one before.
 FEW: Final = 16
@@ -53,11 +53,11 @@ class LayoutPlan:
     widenings: tuple[tuple[int, int], ...] = ()
 
     def policy(self) -> Policy:
-        """The plan as a policy of one stage."""
-
-        def follow(replica: SimulatedReplica) -> tuple[int, str] | None:
-            due = [degree for requests, degree in self.widenings if len(replica.live) <= requests]
-            return (due[-1], "planned") if due and due[-1] > replica.degree else None
+        def follow(replica: SimulatedReplica) -> Decision | None:
+            snapshot = replica.snapshot
+            due = [degree for requests, degree in self.widenings if snapshot.num_running <= requests]
+            is_wider = due and due[-1] > snapshot.degree
+            return Decision(degree=due[-1], reason="planned") if is_wider else None
 
         return follow
 
@@ -67,18 +67,10 @@ class LayoutPlan:
 
 
 def best_plan(
-    requests: Sequence[SimulatedRequest],
-    prices: Prices,
-    *,
-    footprint: int,
-    degrees: Sequence[int],
-    clock: StepClock,
+    requests: Sequence[SimulatedRequest], clock: StepClock, *, degrees: Sequence[int]
 ) -> tuple[LayoutPlan, SimulatedStage]:
     """The best plan found, and the stage that it gives."""
-    simulators = {
-        degree: _PlanSimulator(initial_batches(requests, footprint=footprint, degree=degree), prices, clock)
-        for degree in degrees
-    }
+    simulators = {degree: _PlanSimulator(requests, clock, degree) for degree in degrees}
     found: dict[tuple[int, ...], _Found] = {
         (degree,): _static(degree, simulator) for degree, simulator in simulators.items()
     }
@@ -92,9 +84,7 @@ def best_plan(
                 found[path] = tried
     best = min(found.values())
     plan = LayoutPlan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
-    return plan, simulate(
-        requests, prices, plan.policy(), footprint=footprint, degree=plan.degree, clock=clock
-    )
+    return plan, simulate(requests, plan.policy(), clock, degree=plan.degree)
 
 
 def regret(seconds: float, best_seconds: float) -> float:
@@ -105,10 +95,10 @@ def regret(seconds: float, best_seconds: float) -> float:
 class _PlanSimulator:
     """Plans of a stage that begin in one layout, simulated together."""
 
-    def __init__(self, begin: Batches, prices: Prices, clock: StepClock) -> None:
-        self._begin, self._prices, self._clock = begin, prices, clock
-        self._first = Timeline(begin, clock)
-        self.num_requests = begin.left.shape[1]
+    def __init__(self, requests: Sequence[SimulatedRequest], clock: StepClock, degree: int) -> None:
+        self._begin = initial_batches(requests, footprint=clock.footprint, degree=degree)
+        self._clock, self._first = clock, Timeline(self._begin, clock)
+        self.num_requests = len(requests)
 
     def seconds(self, path: Sequence[int], counts: IntArray) -> FloatArray:
         """Seconds of the stage `[plans]`, if plan i takes layout `path[j + 1]` once `counts[i, j]` are live.
@@ -121,20 +111,11 @@ class _PlanSimulator:
             ends = np.sort(timeline.ends_at, axis=1)
             ends = np.broadcast_to(ends, (len(live), self.num_requests))
             at_seconds = np.maximum(batches.at_seconds, ends[np.arange(len(live)), -1 - live])
-            batches = self._switched(batches, timeline, degree, at_seconds)
+            batches, _ = timeline.switched(degree, at_seconds)
             timeline = Timeline(batches, self._clock)
             # Where several ended at once none may be left to switch for.
             last = np.maximum(last * ~batches.left.any(axis=1), timeline.ends_at.max(axis=1))
         return np.broadcast_to(last, len(counts))
-
-    def _switched(self, before: Batches, timeline: Timeline, degree: int, at_seconds: FloatArray) -> Batches:
-        made, began = timeline.boundary(at_seconds)
-        left, contexts = before.left - made, before.contexts + made
-        is_live = left > 0
-        live, tokens = is_live.sum(axis=1).astype(np.float64), (contexts * is_live).sum(axis=1) * 1.0
-        pause = self._prices.pause_seconds(before.degree, degree, live, tokens)
-        groups = np.broadcast_to(before.groups * before.degree // degree, left.shape)
-        return Batches(degree=degree, left=left, contexts=contexts, groups=groups, at_seconds=began + pause)
 
 
 @dataclass(frozen=True, slots=True, order=True)

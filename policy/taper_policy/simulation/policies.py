@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from taper_policy.decision.advisor import Advisor
+from taper_policy.decision.decision import Decision
 from taper_policy.decision.first_layout import ExpectedStage
 from taper_policy.decision.ledger import DecisionEntry, FinishedResponse
-from taper_policy.decision.snapshot import Snapshot
 from taper_policy.decision.switch_rules import SwitchRule
-from taper_policy.forecast.forecast import LiveRequest
-from taper_policy.simulation.simulator import Policy, SimulatedLiveRequest, SimulatedReplica, SimulatedRequest
+from taper_policy.simulation.simulator import Policy, SimulatedReplica, SimulatedRequest
 
 
 def static(_: SimulatedReplica) -> None:
@@ -23,12 +22,7 @@ def static(_: SimulatedReplica) -> None:
 
 def following(rule: SwitchRule) -> Policy:
     """The policy of a simulated stage that follows `rule`."""
-
-    def policy(replica: SimulatedReplica) -> tuple[int, str] | None:
-        decision = rule.decide(_snapshot(replica))
-        return None if decision is None else (decision.degree, decision.reason)
-
-    return policy
+    return lambda replica: rule.decide(replica.snapshot)
 
 
 def expected_like(requests: Sequence[SimulatedRequest]) -> ExpectedStage:
@@ -49,15 +43,15 @@ class PredictorPolicy:
         self.decisions: list[DecisionEntry] = []
         advisor.start_stage(step)
 
-    def __call__(self, replica: SimulatedReplica) -> tuple[int, str] | None:
+    def __call__(self, replica: SimulatedReplica) -> Decision | None:
         """Decide when the advisor's next decision is due."""
-        if not self._advisor.is_due(len(replica.live), replica.longest_tokens):
+        snapshot = replica.snapshot
+        if not self._advisor.is_due(snapshot.num_running, snapshot.longest_decoded_tokens):
             return None
         self.learn(replica.finished)
-        snapshot = _snapshot(replica).with_live(tuple(map(_live_request, replica.live)))
-        entry = self._advisor.decide(snapshot, replica.at_seconds)
+        entry = self._advisor.decide(snapshot.with_live(replica.live()), snapshot.at_seconds)
         self.decisions.append(entry)
-        return entry.choice.degree, entry.choice.reason
+        return Decision(degree=entry.choice.degree, reason=entry.choice.reason)
 
     def learn(self, finished: Iterable[SimulatedRequest]) -> None:
         """Pass the responses that have ended to the advisor, each once. Call it with all after the stage."""
@@ -66,24 +60,3 @@ class PredictorPolicy:
         self._advisor.add_finished(
             FinishedResponse(request.prompt, request.response_tokens) for request in new
         )
-
-
-def _snapshot(replica: SimulatedReplica) -> Snapshot:
-    return Snapshot(
-        at_seconds=replica.at_seconds,
-        footprint=replica.footprint,
-        degree=replica.degree,
-        running=tuple(replica.running),
-        longest_decoded_tokens=replica.longest_tokens,
-        switches_done_in_stage=replica.num_switches,
-    )
-
-
-def _live_request(live: SimulatedLiveRequest) -> LiveRequest:
-    return LiveRequest(
-        rid=live.request.rid,
-        prompt=live.request.prompt,
-        group=live.group,
-        prompt_tokens=live.request.prompt_tokens,
-        decoded_tokens=live.decoded_tokens,
-    )

@@ -18,29 +18,20 @@ Invariants (asserted by `tests/policy/simulation/test_simulator.py`):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final, overload
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from taper_policy.arrays import IntArray
+from taper_policy.decision.decision import Decision
 from taper_policy.decision.pricing import Prices
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
-
-__all__ = [
-    "Policy",
-    "SimulatedLiveRequest",
-    "SimulatedReplica",
-    "SimulatedRequest",
-    "SimulatedStage",
-    "SimulatedSwitch",
-    "StepClock",
-    "initial_batches",
-    "simulate",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +44,13 @@ class SimulatedRequest:
     response_tokens: int
 
 
-@dataclass(slots=True)
-class SimulatedLiveRequest:
-    """A live request: tokens made so far, and its group."""
-
-    request: SimulatedRequest
-    group: int
-    decoded_tokens: int = 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedSwitch:
-    """A switch that was made: at `at_seconds` of the stage, with so many live requests."""
+    """A switch that was made, at `at_seconds` of the stage."""
 
     at_seconds: float
     from_degree: int
     to_degree: int
-    live_requests: int
     pause_seconds: float
     reason: str
 
@@ -79,35 +60,27 @@ class SimulatedStage:
     """A stage after its simulation."""
 
     seconds: float
-    idle_rank_seconds: float
     switches: tuple[SimulatedSwitch, ...]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedReplica:
-    """The state that a policy sees: what a coordinator would see, and no true length.
+    """What a policy sees: what a coordinator would see, and no true length.
 
-    running: live requests of each group
-    live: those requests; what they have made counts the step that is under way
-    longest_tokens: about, of the longest response so far, live or ended
-    num_switches: switches of this stage so far
+    snapshot: without its live requests. Its longest response is about the longest so far, live or ended
+    live: lists the live requests; what they have made counts the step that is under way
     finished: requests that have ended, in the order of their ends
     """
 
-    footprint: int
-    degree: int
-    at_seconds: float
-    running: list[int]
-    live: Sequence[SimulatedLiveRequest]
-    longest_tokens: int = 0
-    num_switches: int = 0
-    finished: list[SimulatedRequest] = field(default_factory=list)
+    snapshot: Snapshot
+    live: Callable[[], tuple[LiveRequest, ...]]
+    finished: Sequence[SimulatedRequest] = ()
 
 
 PATIENCE: Final = 1.125
 
-Policy = Callable[[SimulatedReplica], tuple[int, str] | None]
-"""The degree to have now and why, or None to stay."""
+Policy = Callable[[SimulatedReplica], Decision | None]
+"""The layout to have now, or None to stay."""
 
 
 def initial_batches(requests: Sequence[SimulatedRequest], *, footprint: int, degree: int) -> Batches:
@@ -129,30 +102,32 @@ def initial_batches(requests: Sequence[SimulatedRequest], *, footprint: int, deg
     )
 
 
+def clock_of(stages: Iterable[Sequence[SimulatedRequest]], prices: Prices, *, footprint: int) -> StepClock:
+    """A clock for all batches and contexts of stages of these requests."""
+    batch, context = 1, 1
+    for stage in stages:
+        batch = max(batch, len(stage))
+        context = max(context, *(request.prompt_tokens + request.response_tokens for request in stage))
+    return StepClock(prices, footprint=footprint, max_batch=batch, max_context=context)
+
+
 def simulate(
-    requests: Sequence[SimulatedRequest],
-    prices: Prices,
-    policy: Policy,
-    *,
-    footprint: int,
-    degree: int,
-    clock: StepClock,
+    requests: Sequence[SimulatedRequest], policy: Policy, clock: StepClock, *, degree: int
 ) -> SimulatedStage:
     """Run a stage that begins at `degree` under `policy`. `ValueError` for a response of no tokens."""
-    batches: Batches | None = initial_batches(requests, footprint=footprint, degree=degree)
+    batches: Batches | None = initial_batches(requests, footprint=clock.footprint, degree=degree)
     switches: list[SimulatedSwitch] = []
     finished = [request for request in requests if request.response_tokens == 1]
-    seconds = idle = 0.0
+    seconds = 0.0
     while batches is not None:
         layout = _Layout(requests, batches, clock)
-        answer = layout.follow(policy, finished, num_switches=len(switches))
+        decision = layout.follow(policy, finished, num_switches=len(switches))
         seconds = layout.at_seconds
-        idle += layout.idle_rank_seconds()
         batches = None
-        if answer is not None:
-            batches, switch = _switch(layout, *answer, prices, [request.rid for request in requests])
+        if decision is not None:
+            batches, switch = _switch(layout, decision)
             switches.append(switch)
-    return SimulatedStage(seconds=seconds, idle_rank_seconds=idle, switches=tuple(switches))
+    return SimulatedStage(seconds=seconds, switches=tuple(switches))
 
 
 class _Layout:
@@ -165,122 +140,77 @@ class _Layout:
 
     def follow(
         self, policy: Policy, finished: list[SimulatedRequest], *, num_switches: int
-    ) -> tuple[int, str] | None:
-        """Ask `policy` until it wants another layout (its answer) or all requests have ended."""
+    ) -> Decision | None:
+        """Ask `policy` until it wants another layout (its decision) or all requests have ended."""
         groups, ends = self.batches.groups[0].tolist(), self.timeline.ends_at[0].tolist()
         coming = sorted(np.flatnonzero(self.batches.left[0]).tolist(), key=ends.__getitem__)
         running = [0] * (self.footprint // self.batches.degree)
         for index in coming:
             running[groups[index]] += 1
-        replica = SimulatedReplica(
-            footprint=self.footprint,
-            degree=self.batches.degree,
-            at_seconds=self.at_seconds,
-            running=running,
-            live=(),
-            longest_tokens=max((request.response_tokens for request in finished), default=0),
-            num_switches=num_switches,
-            finished=finished,
-        )
+        longest = max((request.response_tokens for request in finished), default=0)
         # After a switch the policy is asked at the next event, not at once.
         is_moment = self.at_seconds == 0
         for place, index in enumerate(coming):
             before, until = self.at_seconds, ends[index]
-            longest, grown = replica.longest_tokens, self.requests[index].response_tokens
+            shortest, grown = longest, self.requests[index].response_tokens
             while self.at_seconds < until:
-                replica.at_seconds, replica.live = self.at_seconds, _LiveRequests(self, coming, place)
-                answer = policy(replica) if is_moment else None
-                if answer is not None and answer[0] != replica.degree:
-                    return answer
+                snapshot = Snapshot(
+                    at_seconds=self.at_seconds,
+                    footprint=self.footprint,
+                    degree=self.batches.degree,
+                    running=tuple(running),
+                    longest_decoded_tokens=longest,
+                    switches_done_in_stage=num_switches,
+                )
+                live = partial(self._live, coming, place)
+                replica = SimulatedReplica(snapshot=snapshot, live=live, finished=finished)
+                decision = policy(replica) if is_moment else None
+                if decision is not None and decision.degree != self.batches.degree:
+                    return decision
                 self.at_seconds = min(until, PATIENCE * self.at_seconds or math.inf)
                 share = (self.at_seconds - before) / (until - before)
-                replica.longest_tokens = max(longest, round(longest + share * (grown - longest)))
+                longest = max(shortest, round(shortest + share * (grown - shortest)))
                 is_moment = True
             running[groups[index]] -= 1
             finished.append(self.requests[index])
         return None
 
-    def made(self) -> IntArray:
-        """Tokens that each request has made in this layout, the step under way included `[requests]`."""
-        made: IntArray = self.timeline.boundary(np.array([self.at_seconds]))[0][0]
-        return made
-
-    def idle_rank_seconds(self) -> float:
-        """What ranks had nothing to do, until now."""
-        began, degree = float(self.batches.at_seconds[0]), self.batches.degree
-        last = np.full(self.footprint // degree, began)
-        np.maximum.at(last, self.batches.groups[0], self.timeline.ends_at[0])
-        return degree * float(np.maximum(0.0, self.at_seconds - last).sum())
-
-
-class _LiveRequests(Sequence[SimulatedLiveRequest]):
-    """The live requests of a layout at this moment; made only when a policy looks at them."""
-
-    def __init__(self, layout: _Layout, coming: list[int], place: int) -> None:
-        self._layout, self._coming, self._place = layout, coming, place
-        self._made: list[SimulatedLiveRequest] | None = None
-
-    def __len__(self) -> int:
-        return len(self._coming) - self._place
-
-    def __iter__(self) -> Iterator[SimulatedLiveRequest]:
-        return iter(self._all())
-
-    @overload
-    def __getitem__(self, index: int) -> SimulatedLiveRequest: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[SimulatedLiveRequest]: ...
-
-    def __getitem__(self, index: int | slice) -> SimulatedLiveRequest | Sequence[SimulatedLiveRequest]:
-        return self._all()[index]
-
-    def _all(self) -> list[SimulatedLiveRequest]:
-        if self._made is None:
-            batches, requests = self._layout.batches, self._layout.requests
-            left = (batches.left[0] - self._layout.made()).tolist()
-            groups = batches.groups[0].tolist()
-            self._made = [
-                SimulatedLiveRequest(
-                    requests[index], groups[index], requests[index].response_tokens - left[index]
-                )
-                for index in sorted(self._coming[self._place :])
-            ]
-        return self._made
+    def _live(self, coming: list[int], place: int) -> tuple[LiveRequest, ...]:
+        """The requests from `place` on in the order of their ends, as they are now."""
+        left = self.batches.left - self.timeline.boundary(np.array([self.at_seconds]))[0]
+        groups = self.batches.groups[0].tolist()
+        return tuple(
+            LiveRequest(
+                rid=self.requests[index].rid,
+                prompt=self.requests[index].prompt,
+                group=groups[index],
+                prompt_tokens=self.requests[index].prompt_tokens,
+                decoded_tokens=self.requests[index].response_tokens - int(left[0, index]),
+            )
+            for index in sorted(coming[place:])
+        )
 
 
-def _switch(
-    layout: _Layout, degree: int, reason: str, prices: Prices, rids: Sequence[str]
-) -> tuple[Batches, SimulatedSwitch]:
-    before = layout.batches
-    made, began = layout.timeline.boundary(np.array([layout.at_seconds]))
-    left, contexts = before.left - made, before.contexts + made
-    is_live = left > 0
-    count = is_live.sum(axis=1).astype(np.float64)
-    pause = prices.pause_seconds(before.degree, degree, count, (contexts * is_live).sum(axis=1) * 1.0)
-    switch = SimulatedSwitch(
+def _switch(layout: _Layout, decision: Decision) -> tuple[Batches, SimulatedSwitch]:
+    before, degree = layout.batches, decision.degree
+    after, began = layout.timeline.switched(degree, np.array([layout.at_seconds]))
+    if degree < before.degree:
+        after = replace(after, groups=_spread(before, after, [request.rid for request in layout.requests]))
+    return after, SimulatedSwitch(
         at_seconds=float(began[0]),
         from_degree=before.degree,
         to_degree=degree,
-        live_requests=int(count[0]),
-        pause_seconds=float(pause[0]),
-        reason=reason,
+        pause_seconds=float(after.at_seconds[0] - began[0]),
+        reason=decision.reason,
     )
-    groups = _regrouped(before, degree, contexts[0], is_live[0], rids)
-    after = Batches(degree=degree, left=left, contexts=contexts, groups=groups, at_seconds=began + pause)
-    return after, switch
 
 
-def _regrouped(
-    before: Batches, degree: int, contexts: IntArray, is_live: npt.NDArray[np.bool_], rids: Sequence[str]
-) -> IntArray:
-    """As a live switch does: widening joins neighbours, narrowing spreads a group, most context first."""
-    if degree > before.degree:
-        joined: IntArray = before.groups * before.degree // degree
-        return joined
-    groups = before.groups.copy()
-    share, load = before.degree // degree, dict[int, int]()
-    for index in sorted(np.flatnonzero(is_live).tolist(), key=lambda index: (-contexts[index], rids[index])):
+def _spread(before: Batches, after: Batches, rids: Sequence[str]) -> IntArray:
+    """As a live switch that narrows: it spreads each group, most context first."""
+    groups, contexts = before.groups.copy(), after.contexts[0]
+    share, load = before.degree // after.degree, dict[int, int]()
+    live = np.flatnonzero(after.left[0]).tolist()
+    for index in sorted(live, key=lambda index: (-contexts[index], rids[index])):
         old = int(groups[0, index])
         candidates = range(old * share, (old + 1) * share)
         groups[0, index] = min(candidates, key=lambda group: (load.get(group, 0), group))

@@ -20,8 +20,8 @@ class StepClock:
     """Step seconds of batches up to `max_batch` and mean contexts up to `max_context`."""
 
     def __init__(self, prices: Prices, *, footprint: int, max_batch: int, max_context: int) -> None:
-        self.footprint = footprint
-        self._prices, self._max_batch = prices, max_batch
+        self.prices, self.footprint = prices, footprint
+        self._max_batch = max_batch
         self._contexts = np.linspace(0.0, max(2, max_context), CONTEXT_POINTS)
         self._tables: dict[int, FloatArray] = {}
 
@@ -41,7 +41,7 @@ class StepClock:
         if degree not in self._tables:
             batches = np.arange(self._max_batch + 1, dtype=np.float64)
             batch, context = np.meshgrid(batches, self._contexts, indexing="ij")
-            seconds = self._prices.steps(degree).seconds(
+            seconds = self.prices.steps(degree).seconds(
                 np.maximum(1.0, batch), context, self.footprint // degree
             )
             seconds[0] = 0.0

@@ -99,6 +99,21 @@ class Timeline:
         cells = self._batches.groups + np.arange(len(at))[:, None] * self._num_groups
         return np.minimum(self._batches.left, made.take(cells)), began
 
+    def switched(self, degree: int, at_seconds: FloatArray) -> tuple[Batches, FloatArray]:
+        """The requests after a switch to `degree`, ordered at `at_seconds` `[plans]`, with groups joined.
+
+        And when its pause begins `[plans]`: once every group has finished its step.
+        """
+        before = self._batches
+        made, began = self.boundary(at_seconds)
+        left, contexts = before.left - made, before.contexts + made
+        is_live = left > 0
+        live, tokens = is_live.sum(axis=1).astype(np.float64), (contexts * is_live).sum(axis=1) * 1.0
+        pause = self._clock.prices.pause_seconds(before.degree, degree, live, tokens)
+        groups = np.broadcast_to(before.groups * before.degree // degree, left.shape)
+        after = Batches(degree=degree, left=left, contexts=contexts, groups=groups, at_seconds=began + pause)
+        return after, began
+
 
 @dataclass(frozen=True, slots=True)
 class _Span:
@@ -110,7 +125,6 @@ class _Span:
     contexts: FloatArray
 
     def seconds(self, steps: IntArray | FloatArray) -> FloatArray:
-        """Seconds of so many steps."""
         found: FloatArray = steps * self.clock.seconds(self.degree, self.batch, self.contexts + 0.5 * steps)
         return found
 

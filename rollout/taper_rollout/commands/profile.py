@@ -266,5 +266,5 @@ def _write_and_print(profile: Profile, file: Path, console: Console) -> None:
         plot_profile(profile, plot)
     for table in profile_tables(profile):
         console.print(table)
-    console.print(profile.title, highlight=False, soft_wrap=True)
+    console.print(str(profile), highlight=False, soft_wrap=True)
     console.print(f"written to {file} and {plot.name}", highlight=False, soft_wrap=True)

@@ -75,7 +75,7 @@ def simulate(options: argparse.Namespace) -> None:
             max_tokens=None if options.trace else options.max_tokens,
             on_stage=lambda done: progress.update(task, completed=done),
         )
-    console.print(comparison_table(found, title=f"{len(stages)} stages of {title}\n{profile.title}"))
+    console.print(comparison_table(found, title=f"{len(stages)} stages of {title}\n{profile}"))
     console.print(simulation.answer(found), highlight=False, soft_wrap=True)
     if options.json is not None:
         write_json(options.json, simulation.as_json(found, title=title, profile=profile), indent=2)

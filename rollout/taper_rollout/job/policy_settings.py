@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taper_api.job.rollout_spec import Policy
+from taper_api.job.rollout_spec import Policy, PredictorSpec
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.switch_rules import SwitchRule, rule_from_settings
-
-CUSTOM_PATH = "actor_rollout_ref.rollout.custom.policy"
+from taper_policy.decision.switch_rules import Schedule, SchedulePoint, SwitchRule, Threshold, WidenAtOnce
 
 
 def policy_of(policy: Policy, degrees: Sequence[int]) -> SwitchRule | PredictorSettings:
-    """The switch rule, or the predictor's settings, for a replica with `degrees` (base first)."""
-    sections = policy.model_dump(exclude_none=True, by_alias=False)
-    return rule_from_settings(sections, degrees, path=CUSTOM_PATH)
+    """The switch rule, or the predictor's settings, for a replica with `degrees`, which ascend."""
+    match policy.name:
+        case "predictor":
+            return PredictorSettings(**(policy.predictor or PredictorSpec()).model_dump(by_alias=False))
+        case "widen-at-once":
+            return WidenAtOnce(degree=degrees[-1])
+        case "threshold":
+            assert policy.threshold is not None, policy
+            return Threshold(requests=policy.threshold.requests, degree=degrees[-1])
+        case "schedule":
+            assert policy.schedule, policy
+            points = (SchedulePoint(**point.model_dump(by_alias=False)) for point in policy.schedule)
+            return Schedule(points=tuple(points))

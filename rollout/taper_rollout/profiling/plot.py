@@ -25,7 +25,7 @@ def plot_profile(profile: Profile, path: Path) -> None:
     panels[0].set_ylabel("decode step, ms", color=MUTED)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    figure.supxlabel(profile.title, fontsize=7, color=MUTED)
+    figure.supxlabel(str(profile), fontsize=7, color=MUTED)
     figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
 
 

@@ -16,11 +16,13 @@ from typing import Any
 
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.decision import Decision
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
+from taper_rollout.events import RequestRecord
 from taper_rollout.profiling.calibration import calibration_of, obtain_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
-from taper_rollout.replica.decider import Decider, PolicyDecider
-from taper_rollout.replica.decision_round import DecisionRound
+from taper_rollout.replica.decider import Decider
 from taper_rollout.replica.response import Generated, generated
 from taper_rollout.replica.served_requests import ServedRequests
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -28,7 +30,7 @@ from taper_rollout.replica.stage_keeper import StageKeeper
 from taper_rollout.replica.status_server import StatusServer
 from taper_rollout.replica.switcher import Switcher
 from taper_rollout.sglang.engine import ElasticEngine
-from taper_rollout.shared_memory.rank_record import RankRecord
+from taper_rollout.shared_memory.rank_record import RankRecord, boundary_seconds
 
 __all__ = ["Coordinator", "Generated", "ReplicaSettings"]
 
@@ -38,6 +40,11 @@ POLL_SECONDS = 0.005
 DRAINED_SECONDS = 0.05
 ABORT_TIMEOUT_SECONDS = 60.0
 WEIGHTS_TIMEOUT_SECONDS = 1800.0
+# VeRL sends a stage's requests one by one; a rule that waits for the tail must not mistake the start for it.
+ARRIVALS_SETTLED_SECONDS = 0.5
+FIRST_COMMAND_SECONDS = 0.01
+ATTEMPTS_PER_STAGE = 32
+FAILED_ATTEMPTS_PER_STAGE = 3
 
 
 class Coordinator:
@@ -48,13 +55,14 @@ class Coordinator:
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._settings, self._emit = settings, emit
-        self.decisions: Decider = PolicyDecider(settings, emit)
+        self.decisions = Decider(settings, emit)
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings, emit)
         self._served = ServedRequests()
         self._stages = StageKeeper(settings)
-        self._round = DecisionRound(self._engine, settings, self._served, self._stages, emit)
         self._step = 0
+        # From reading the records to the switch command, as it was the last time: deciding takes time.
+        self._command_seconds = FIRST_COMMAND_SECONDS
         self._watcher: asyncio.Task[None] | None = None
         self._status = StatusServer(self._describe)
 
@@ -80,7 +88,7 @@ class Coordinator:
 
     def use(self, profile: Profile | None) -> None:
         """Decide, and choose between migrating and recomputing KV, by `profile`."""
-        self._switcher.use(profile)
+        self._switcher.profile = profile
         self.decisions.use(profile)
         self._stages.use(profile)
 
@@ -120,7 +128,7 @@ class Coordinator:
             **self._switcher.as_json(),
             "step": self._step,
             "outstanding": self._served.count,
-            "asleep": self._served.is_asleep,
+            "asleep": not self._served.awake.is_set(),
         }
 
     # -- requests ----------------------------------------------------------------------
@@ -148,17 +156,17 @@ class Coordinator:
                 prompt_ids, sampling, request_id=request_id, number=number, logprobs=logprobs
             )
         made = generated(output, logprobs)
-        stage.add_request(
-            engine_id=output["meta_info"]["id"],
+        record = RequestRecord(
             request_id=request_id,
             prompt=digest,
             sample=sample,
             prompt_tokens=len(prompt_ids),
             response_tokens=len(made.token_ids),
             started_at=started_at,
+            ended_at=time.time(),
             finish_reason=made.stop_reason,
-            group=output.get("group"),
         )
+        stage.add_request(record, engine_id=output["meta_info"]["id"], group=output.get("group"))
         if made.stop_reason != "aborted" and made.token_ids and stage is self._stages.present:
             self.decisions.add_finished(digest, len(made.token_ids))
         return made
@@ -199,7 +207,7 @@ class Coordinator:
     async def sleep(self, tags: tuple[str, ...] | None = None) -> None:
         """Release memory: by default weights and KV cache. The replica must have drained."""
         await self._to_rest()
-        self._served.sleep()
+        self._served.awake.clear()
         await self._engine.command("sleep", tags=list(tags or ("kv_cache", "weights")))
 
     async def wake_up(self, tags: tuple[str, ...] | None = None) -> None:
@@ -207,10 +215,9 @@ class Coordinator:
         chosen = list(tags or ("weights", "kv_cache"))
         await self._engine.command("wake", tags=chosen)
         if "kv_cache" in chosen:
-            self._served.wake()
+            self._served.awake.set()
 
     async def clear_kv_cache(self) -> None:
-        """Drop the prefix caches of all stacks."""
         async with self._switcher.lock:
             await self._engine.command("flush")
 
@@ -221,25 +228,20 @@ class Coordinator:
             await self._narrow_when_drained()
         self._step = step
 
-    async def update_weights(
-        self, *, source: str, arguments: list[dict[str, Any]], version: int | None
-    ) -> None:
+    async def update_weights(self, *, source: str, arguments: list[dict[str, Any]]) -> None:
         """Load new weights in every rank, from what `source` yields there, and drop all prefix caches.
 
         `source` is "module:function", called in rank r with `arguments[r]`.
         """
         await self._to_rest()
         await self._engine.command(
-            "update_weights",
-            timeout_seconds=WEIGHTS_TIMEOUT_SECONDS,
-            source=source,
-            arguments=arguments,
-            version=version,
+            "update_weights", timeout_seconds=WEIGHTS_TIMEOUT_SECONDS, source=source, arguments=arguments
         )
 
     async def _to_rest(self) -> None:
-        """End the stage and return to the base layout."""
-        self._served.check_none()
+        """End the stage and return to the base layout. Raises RuntimeError while requests are served."""
+        if self._served.count:
+            raise RuntimeError(f"{self._served.count} requests are still being served: abort them first")
         await self._end_stage()
         await self._narrow_when_drained()
 
@@ -263,15 +265,50 @@ class Coordinator:
             await self._narrow_when_drained()
         stage = self._stages.present
         if self._served.count and stage is not None:
-            decision = self._round.run(stage, self.decisions, step=self._step)
-            if decision is not None:
-                await self._act(stage, decision)
+            decision = self._decide(stage)
+            if decision is not None and self.decisions.mode == "advise":
+                self._switcher.advise(decision, stage=stage)
+            elif decision is not None:
+                await self._switcher.switch(decision, stage=stage, step=self._step)
 
-    async def _act(self, stage: Stage, decision: Decision) -> None:
-        if self.decisions.mode == "advise":
-            self._switcher.advise(decision, stage=stage)
-        else:
-            await self._switcher.switch(decision, stage=stage, step=self._step)
+    def _decide(self, stage: Stage) -> Decision | None:
+        """Observe the batch, report progress if that is due, and decide: None to stay in the layout.
+
+        The ranks' records are read once: progress, step times, the snapshot that the policy decides by
+        and the wait at the boundary all come from the same reading.
+        """
+        sample, leaders = self._stages.observe(
+            stage, self._engine.records, degree=self._engine.degree, outstanding=self._served.count
+        )
+        progress = stage.progress(sample, replica=self._settings.replica, step=self._step)
+        if stage.throttle.is_due(progress, sample.at):
+            self._emit(progress)
+        if self._settings.rollout.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
+            return None
+        if len(stage.switches) >= ATTEMPTS_PER_STAGE:
+            return None
+        now = time.monotonic()
+        snapshot = Snapshot(
+            at_seconds=now,
+            footprint=self._settings.rollout.footprint,
+            degree=sample.degree,
+            running=sample.running,
+            waiting=max(0, sample.waiting),
+            arrivals_settled=now - self._served.last_arrival_at > ARRIVALS_SETTLED_SECONDS,
+            longest_decoded_tokens=stage.longest_tokens,
+            switches_done_in_stage=len(stage.switches),
+            boundary_seconds=boundary_seconds(leaders, time.time() + self._command_seconds),
+        )
+        decision = self.decisions.decide(snapshot, lambda: self._live(stage))
+        if decision is not None:
+            self._command_seconds = time.monotonic() - now
+        return decision
+
+    def _live(self, stage: Stage) -> tuple[LiveRequest, ...] | None:
+        """The running requests as the leaders' records list them; None while a record cannot be read."""
+        groups = [reader.live() for reader in self._engine.records[:: self._engine.degree]]
+        listed = [group for group in groups if group is not None]
+        return stage.live_requests(listed) if len(listed) == len(groups) else None
 
     async def _narrow_when_drained(self) -> None:
         """Back to the base layout, when nothing is served."""

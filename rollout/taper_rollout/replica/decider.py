@@ -16,7 +16,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.correction import Correction
@@ -32,6 +32,7 @@ from taper_policy.decision.ledger import (
     ReviewEntry,
     StartEntry,
     SwitchOutcomeEntry,
+    entry_as_json,
 )
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.decision.snapshot import Snapshot
@@ -44,40 +45,13 @@ from taper_rollout.profiling.replica_settings import ReplicaSettings
 
 log = logging.getLogger("taper.decisions")
 
-# Where a policy that does not fit the replica's degrees was set.
 GUARD_SWITCHES = 4
 GUARD_STAGES = 8
 
 LiveRequestsReader = Callable[[], tuple[LiveRequest, ...] | None]
 
 
-class Decider(Protocol):
-    """The interface that a coordinator uses."""
-
-    @property
-    def mode(self) -> str:
-        """`off`, `advise` or `enforce`."""
-
-    def use(self, profile: Profile | None) -> None:
-        """Predict with `profile`; None switches the predictor off."""
-
-    def start_stage(self, step: int, correction: Correction) -> None:
-        """A stage of global step `step` begins; `correction` of the profile is what was learned until now."""
-
-    def first_degree(self) -> int:
-        """The degree of the layout in which the stage begins."""
-
-    def add_finished(self, prompt: str, tokens: int) -> None:
-        """A response of this stage has ended by itself: it was not aborted."""
-
-    def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
-        """The layout to switch to now, or None to stay."""
-
-    def end_stage(self, record: StageRecord | None) -> None:
-        """The stage has ended; None where it had no response."""
-
-
-class PolicyDecider:
+class Decider:
     """See the module's docstring. Events go to `emit`."""
 
     def __init__(self, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
@@ -140,7 +114,7 @@ class PolicyDecider:
         base = self._settings.rollout.degrees[0]
         if self._advisor is None or self._expected is None:
             return base
-        choice = self._advisor.first_layout(self._expected, footprint=self._settings.rollout.footprint)
+        choice = self._advisor.first_layout(self._expected)
         self._enter(FirstLayoutEntry(step=self._step, expected=self._expected, choice=choice))
         return choice.degree if self.mode == "enforce" else base
 
@@ -199,7 +173,7 @@ class PolicyDecider:
             self._guarded_stages = GUARD_STAGES
 
     def _enter(self, entry: LedgerRecord) -> None:
-        self._emit(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry.as_json()))
+        self._emit(LedgerEntry(replica=self._settings.replica, at=time.time(), entry=entry_as_json(entry)))
 
 
 def _expected(record: StageRecord) -> ExpectedStage:
@@ -214,7 +188,7 @@ def _expected(record: StageRecord) -> ExpectedStage:
 
 def _decision(entry: DecisionEntry) -> Decision:
     choice = entry.choice
-    option = entry.option(choice.degree)
+    option = choice.option(choice.degree)
     return Decision(
         degree=choice.degree,
         reason=choice.reason,

@@ -158,29 +158,8 @@ class Stage:
             pairs = zip(totals, self._prefilled_before, strict=True)
             self.prefilled_tokens = max(now - before for now, before in pairs)
 
-    def add_request(
-        self,
-        *,
-        engine_id: str,
-        request_id: str,
-        prompt: str,
-        sample: int,
-        prompt_tokens: int,
-        response_tokens: int,
-        started_at: float,
-        finish_reason: str,
-        group: int | None = None,
-    ) -> None:
-        record = RequestRecord(
-            request_id=request_id,
-            prompt=prompt,
-            sample=sample,
-            prompt_tokens=prompt_tokens,
-            response_tokens=response_tokens,
-            started_at=started_at,
-            ended_at=time.time(),
-            finish_reason=finish_reason,
-        )
+    def add_request(self, record: RequestRecord, *, engine_id: str, group: int | None = None) -> None:
+        """A request has ended, in `group` where that is known; `engine_id`: its name in the engine."""
         self.requests.append(record)
         self.ended[engine_id] = Ended(record=record, group=group)
 

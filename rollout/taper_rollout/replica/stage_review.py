@@ -75,7 +75,7 @@ class StageReviewer:
     def _review(self, profile: Profile, stage: Stage, record: StageRecord) -> Review:
         recorded = recorded_stage(stage, record)
         prefill = profile.prefill_seconds(recorded.degree, recorded.prefilled_tokens)
-        _check_waiting(stage, record, prefill.seconds)
+        _check_waiting(stage, record, prefill)
         compared = review(recorded, profile, self._settings.rollout.degrees, stage.correction)
         found = cast(Review, compared.as_json())
         if self._advice is not None:

@@ -34,7 +34,10 @@ REFUSALS = (SwitchEvent.REFUSED, SwitchEvent.PLAN_MISMATCHED)
 
 
 class Switcher:
-    """See the module's docstring. While `lock` is held no switch begins, and none is under way."""
+    """See the module's docstring. While `lock` is held no switch begins, and none is under way.
+
+    Between migrating and recomputing each request's KV it chooses by the costs in `profile`.
+    """
 
     def __init__(self, engine: ElasticEngine, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._engine, self._settings, self._emit = engine, settings, emit
@@ -43,10 +46,6 @@ class Switcher:
         )
         self.profile: Profile | None = None
         self.lock = asyncio.Lock()
-
-    def use(self, profile: Profile | None) -> None:
-        """Choose between migrating and recomputing each request's KV by the costs in `profile`."""
-        self.profile = profile
 
     @property
     def protocol(self) -> ReplicaProtocol:

@@ -137,7 +137,6 @@ def simulate_job(
         stages,
         profile,
         DecisionSettings(degrees=profile.degrees),
-        footprint=profile.footprint,
         max_tokens=max_tokens or longest,
         on_stage=on_stage,
     )
@@ -148,7 +147,7 @@ def as_json(found: Comparison, *, title: str, profile: Profile) -> dict[str, Any
     best = found.best_static()
     return {
         "lengths": title,
-        "profile": profile.title,
+        "profile": str(profile),
         "is_estimated": profile.is_estimated,
         "best_static": best,
         "arms": {

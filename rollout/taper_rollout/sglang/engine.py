@@ -2,7 +2,7 @@
 
 SGLang's own `Engine` runs in this process (its tokenizer manager turns requests into
 scheduler messages and outputs back into results); its scheduler processes are Taper's
-ranks, and between the two sits a router (`tokenizer_link`).
+ranks, and between the two sits a router (`facade/sglang_engine.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
 import time
@@ -22,8 +23,8 @@ from taper_policy.layout import leaders
 from taper_policy.profile.kv_choice import KvMode, kv_as_json
 from taper_rollout.sglang.engine_settings import EngineSettings
 from taper_rollout.sglang.facade.command_channel import CommandChannel, CommandFailed, EngineDied
-from taper_rollout.sglang.facade.engine_launch import EngineLaunch
-from taper_rollout.sglang.facade.tokenizer_link import TokenizerLink
+from taper_rollout.sglang.facade.router import Router
+from taper_rollout.sglang.facade.sglang_engine import SglangEngine
 from taper_rollout.sglang.rank_process import RankSettings, SegmentMap
 from taper_rollout.shared_memory.rank_record import RecordReader, check_platform, name_request
 from taper_rollout.shared_memory.segment import Segment
@@ -48,12 +49,13 @@ class ElasticEngine:
         check_platform()
         self.settings = settings
         self.degree = settings.degrees[0]
-        self._channel = CommandChannel(settings.footprint, self._end_requests)
-        self._launch = EngineLaunch(settings)
+        self._sglang = SglangEngine(settings)
+        self._channel = CommandChannel(settings.footprint, self._sglang.end_requests)
         self._directory = tempfile.TemporaryDirectory(prefix="taper-")
         self._order = asyncio.Lock()
-        self._link: TokenizerLink | None = None
-        self._counter = 0
+        self._router: Router
+        self._is_running = False
+        self._numbers = itertools.count(1)
 
     # -- life --------------------------------------------------------------------------
 
@@ -63,64 +65,47 @@ class ElasticEngine:
         Raises EngineDied with the rank's own report when one fails, TimeoutError after
         `start_timeout_seconds`.
         """
-        settings = self.settings
-        places = SegmentMap.plan(settings.footprint, settings.degrees, settings.staging_bytes_per_rank)
+        places = SegmentMap.plan(self.settings)
         self.segment = Segment.create("taper-replica", places.size_bytes)
         self.records = [RecordReader(self.segment, offset) for offset in places.records]
         self._journals = [JournalReader(self.segment, offset) for offset in places.journals]
         control_address = f"ipc://{self._directory.name}/control"
         self._channel.open(control_address)
+        ranks = RankSettings(
+            engine=self.settings,
+            segment=self.segment,
+            places=places,
+            control_address=control_address,
+            facade_pid=os.getpid(),
+        )
         try:
-            engine = await self._launch.start(self._rank_settings(control_address))
+            self._router = await self._sglang.start(ranks)
         except BaseException as error:
             await asyncio.sleep(REPORT_SECONDS)
-            self._kill_processes()
-            await self._launch.close_sockets()
-            self._release_resources()
+            await self._release(wait_seconds=2 if self.fault is None else 0)
             if isinstance(error, RuntimeError) and self.fault:
                 raise EngineDied(self.fault) from error
             raise
-        self._link = TokenizerLink(engine, footprint=settings.footprint, degree=self.degree)
-        self._router = self._link.router
+        self._is_running = True
         self._watcher = asyncio.create_task(self._watch())
-
-    def _rank_settings(self, control_address: str) -> RankSettings:
-        return RankSettings(
-            footprint=self.settings.footprint,
-            degrees=self.settings.degrees,
-            engine_arguments=self.settings.arguments(),
-            segment=self.segment,
-            staging_bytes_per_rank=self.settings.staging_bytes_per_rank,
-            control_address=control_address,
-            facade_pid=os.getpid(),
-            replica_seed=self.settings.replica_seed,
-            collective_timeout_seconds=self.settings.collective_timeout_seconds,
-            oversubscribed=self.settings.device == "cpu" and self.settings.footprint > (os.cpu_count() or 1),
-            plugins=self.settings.plugins,
-        )
 
     async def close(self) -> None:
         """Stop the ranks and free everything. Safe to call twice, and after a fault."""
-        if self._link is None:
+        if not self._is_running:
             return
         self._watcher.cancel()
         if self.fault is None:
             with contextlib.suppress(Exception):
                 # Past the queue of commands: the one under way may never end.
                 await self._command("shutdown", {}, timeout_seconds=5)
-        self._kill_processes()
+        wait_seconds = 2 if self.fault is None else 0
         self._channel.report_fault("the engine was closed")
         self._router.hold()
-        await self._launch.close_sockets()
-        self._link.close()
-        self._release_resources()
-        self._link = None
+        await self._release(wait_seconds)
+        self._is_running = False
 
-    def _kill_processes(self) -> None:
-        self._launch.kill(wait_seconds=2 if self.fault is None else 0)
-
-    def _release_resources(self) -> None:
-        self._launch.release_thread()
+    async def _release(self, wait_seconds: float) -> None:
+        await self._sglang.close(wait_seconds=wait_seconds)
         self._channel.close()
         self.segment.close()
         self._directory.cleanup()
@@ -128,15 +113,12 @@ class ElasticEngine:
     async def _watch(self) -> None:
         """Report a rank that is gone, within half a second."""
         while self.fault is None:
-            if (ended := self._launch.first_ended()) is not None:
-                rank, exit_code = ended
-                await asyncio.sleep(REPORT_SECONDS)
-                self._channel.report_fault(f"rank {rank} ended with exit code {exit_code}")
+            for rank, process in enumerate(self._sglang.processes):
+                if not process.is_alive():
+                    await asyncio.sleep(REPORT_SECONDS)
+                    self._channel.report_fault(f"rank {rank} ended with exit code {process.exitcode}")
+                    break
             await asyncio.sleep(0.5)
-
-    def _end_requests(self, _: str) -> None:
-        if self._link is not None:
-            self._link.end_requests()
 
     @property
     def fault(self) -> str | None:
@@ -145,9 +127,7 @@ class ElasticEngine:
 
     # -- commands ----------------------------------------------------------------------
 
-    async def command(
-        self, name: str, *, timeout_seconds: float = 60.0, **arguments: Any
-    ) -> list[dict[str, Any]]:
+    async def command(self, name: str, *, timeout_seconds: float = 60.0, **arguments: Any) -> list[Any]:
         """Run a command on every rank, at its loop boundary; results in rank order.
 
         One at a time: a rank has room for one. Raises CommandFailed with every rank's reason, EngineDied,
@@ -180,28 +160,22 @@ class ElasticEngine:
         )
         async with self._order:
             self._router.hold()
-            target: int | None = None
-            groups: dict[str, int] = {}
             try:
                 figures = await self._switched(order)
-                target, groups = (
-                    degree,
-                    {request.engine_id: request.new_group for request in figures.requests},
-                )
+                self._router.move_to(degree, {one.engine_id: one.new_group for one in figures.requests})
                 self.degree = degree
             except TimeoutError as lost:
                 # Some ranks may serve in the new layout and some in the old one.
                 self._channel.report_fault(f"switch {epoch}: {lost}")
                 raise EngineDied(self.fault) from None
             finally:
-                self._router.release(target, groups)
+                self._router.release()
         return figures
 
     async def _switched(self, order: SwitchOrder) -> SwitchFigures:
         # A rank waits so much longer for the decision of rank 0; recovering takes its time, too.
         timeout_seconds = order.timeout_seconds + 2 * GRACE_SECONDS
-        results = await self._command("switch", dataclasses.asdict(order), timeout_seconds=timeout_seconds)
-        ranks = [SwitchFigures.from_json(result) for result in results]
+        ranks = await self._command("switch", dataclasses.asdict(order), timeout_seconds=timeout_seconds)
         return SwitchFigures.of_replica(ranks, leaders(self.settings.footprint, order.degree))
 
     def journals(self) -> list[SwitchJournal]:
@@ -229,8 +203,7 @@ class ElasticEngine:
 
     def next_number(self) -> int:
         """A number that no request of this engine has had."""
-        self._counter += 1
-        return self._counter
+        return next(self._numbers)
 
     async def stream(
         self,
@@ -247,13 +220,13 @@ class ElasticEngine:
 
         `number` is one of `next_number`; the ranks' records list the request by it.
         """
-        if self.fault or self._link is None:
+        if self.fault or not self._is_running:
             raise EngineDied(self.fault or "the engine is not running")
         number = self.next_number() if number is None else number
         rid = name_request(number, request_id or "")
         if self.settings.seeded and sampling.get("sampling_seed") is None:
             sampling = sampling | {"sampling_seed": number}
-        outputs = self._link.generate(
+        outputs = self._sglang.generate(
             GenerateReqInput(
                 input_ids=prompt_ids,
                 sampling_params=sampling,
@@ -277,7 +250,6 @@ class ElasticEngine:
     async def generate(
         self, prompt_ids: list[int], sampling: dict[str, Any], **options: Any
     ) -> dict[str, Any]:
-        """The final output of a request."""
         final: dict[str, Any] = {}
         async for output in self.stream(prompt_ids, sampling, stream=False, **options):
             final = output

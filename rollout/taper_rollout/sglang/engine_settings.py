@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +27,13 @@ class EngineSettings:
     start_timeout_seconds: float = 600.0
     collective_timeout_seconds: float = 300.0
     trust_remote_code: bool = False
-    memory_fraction: float | None = None
-    base_gpu: int = 0
     log_level: str = "error"
     plugins: tuple[str, ...] = ()
+
+    @property
+    def oversubscribed(self) -> bool:
+        """Whether ranks have to share cores."""
+        return self.footprint > (os.cpu_count() or 1)
 
     def arguments(self) -> dict[str, Any]:
         """SGLang's server arguments, without `tp_size`."""
@@ -50,8 +53,7 @@ class EngineSettings:
             "random_seed": self.replica_seed & 0x7FFFFFFF,
             "trust_remote_code": self.trust_remote_code,
             "log_level": self.log_level,
-            "base_gpu_id": self.base_gpu,
-            "mem_fraction_static": self.memory_fraction or (0.3 if on_cpu else None),
+            "mem_fraction_static": 0.3 if on_cpu else None,
             "enable_memory_saver": not on_cpu,
         }
         if on_cpu or self.seeded:
@@ -61,9 +63,8 @@ class EngineSettings:
         return {name: value for name, value in chosen.items() if value is not None}
 
 
-@contextlib.contextmanager
-def environment(settings: EngineSettings) -> Iterator[None]:
-    """Environment that rank processes inherit; SGLang reads these at import."""
+def environment(settings: EngineSettings) -> contextlib.AbstractContextManager[object]:
+    """While it is entered, the environment that rank processes inherit; SGLang reads these at import."""
     wanted = {"SGLANG_USE_MESSAGE_QUEUE_BROADCASTER": "0"}
     if settings.device == "cpu":
         cores = sorted(os.sched_getaffinity(0))
@@ -79,10 +80,4 @@ def environment(settings: EngineSettings) -> Iterator[None]:
             # so whatever else ends or starts meanwhile would fail the start.
             "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0",
         }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    return mock.patch.dict(os.environ, wanted)

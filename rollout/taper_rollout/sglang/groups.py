@@ -10,32 +10,29 @@ come out permuted.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from sglang.srt.distributed.parallel_state import GroupCoordinator
 
 from taper_policy.layout import group_of, ranks_by_shard
-from taper_rollout.sglang.cpu.collectives import FLAG_BYTES, SharedMemoryGroup, region_bytes
-from taper_rollout.shared_memory.segment import Regions, Segment
-
-CONTROL_SLOT_BYTES = 1 << 16
+from taper_rollout.sglang.cpu.collectives import SharedMemoryGroup
+from taper_rollout.sglang.engine_settings import EngineSettings
+from taper_rollout.shared_memory.segment import Segment
 
 
 class TaperGroup(GroupCoordinator):
-    """A coordinator whose members hold shards in the order of `ranks`."""
+    """A coordinator whose members hold shards in the order of `ranks`. `shared` is for CPU tensors."""
 
     shared: SharedMemoryGroup | None = None
-    _gather_order: list[int] | None = None
 
-    def bind(self, shared: SharedMemoryGroup | None) -> None:
-        """Use `shared` for CPU tensors, and put device gathers into shard order."""
-        self.shared = shared
+    @functools.cached_property
+    def _gather_order(self) -> list[int] | None:
+        """Places of the ranks among those that torch gathers; None where these are in shard order."""
         ascending = sorted(self.ranks)
-        if ascending != list(self.ranks):
-            self._gather_order = [ascending.index(rank) for rank in self.ranks]
+        return None if ascending == self.ranks else [ascending.index(rank) for rank in self.ranks]
 
     def all_reduce(self, input_: torch.Tensor) -> torch.Tensor:
         if self.shared is not None and self.world_size > 1 and input_.is_cpu:
@@ -60,47 +57,27 @@ class TaperGroup(GroupCoordinator):
         return torch.cat([parts[place] for place in self._gather_order], dim)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class GroupRegions:
-    """Where in the replica's segment each group's shared memory lies (degree -> offset of each group)."""
-
-    by_degree: dict[int, tuple[int, ...]]
-    control: int
-
-    @classmethod
-    def plan(cls, regions: Regions, footprint: int, degrees: Sequence[int]) -> GroupRegions:
-        by_degree = {
-            degree: tuple(regions.take(region_bytes(degree)) for _ in range(footprint // degree))
-            for degree in degrees
-            if degree > 1
-        }
-        return cls(
-            by_degree=by_degree,
-            control=regions.take(region_bytes(footprint, CONTROL_SLOT_BYTES) + FLAG_BYTES),
-        )
-
-
 def build_groups(
+    settings: EngineSettings,
+    segment: Segment,
+    offsets: Mapping[int, Sequence[int]],
     *,
-    footprint: int,
-    degrees: Sequence[int],
     rank: int,
     local_rank: int,
-    backend: str,
-    shared_memory: Segment | None,
-    regions: GroupRegions,
-    timeout_seconds: float,
-    oversubscribed: bool,
 ) -> dict[int, TaperGroup]:
-    """A warmed coordinator of this rank's group at each degree and at 1. Collective over all ranks."""
+    """A warmed coordinator of this rank's group at each degree and at 1. Collective over all ranks.
+
+    `offsets`: where each group's region lies in `segment`, by degree above 1; for CPU ranks.
+    """
+    on_cpu = settings.device == "cpu"
     built: dict[int, TaperGroup] = {}
-    for degree in sorted({1, *degrees}):
-        members = [list(ranks_by_shard(group, degree)) for group in range(footprint // degree)]
+    for degree in sorted({1, *settings.degrees}):
+        members = [list(ranks_by_shard(group, degree)) for group in range(settings.footprint // degree)]
         group = TaperGroup(
             group_ranks=members,
             local_rank=local_rank,
-            torch_distributed_backend=backend,
-            use_pynccl=backend == "nccl",
+            torch_distributed_backend="gloo" if on_cpu else "nccl",
+            use_pynccl=not on_cpu,
             use_mscclpp=False,
             # SGLang's own kernel registers buffers per group for CUDA graphs, which are off here.
             use_custom_allreduce=False,
@@ -110,41 +87,18 @@ def build_groups(
             use_message_queue_broadcaster=False,
             group_name=f"taper_degree{degree}",
         )
-        shared = None
-        if shared_memory is not None and degree > 1:
-            shared = SharedMemoryGroup(
-                shared_memory,
-                regions.by_degree[degree][group_of(rank, degree)],
+        if on_cpu and degree > 1:
+            group.shared = SharedMemoryGroup(
+                segment,
+                offsets[degree][group_of(rank, degree)],
                 group.ranks,
                 rank,
-                timeout_seconds=timeout_seconds,
-                oversubscribed=oversubscribed,
+                timeout_seconds=settings.collective_timeout_seconds,
+                oversubscribed=settings.oversubscribed,
             )
-        group.bind(shared)
         warm(group)
         built[degree] = group
     return built
-
-
-def control_group(
-    segment: Segment,
-    regions: GroupRegions,
-    footprint: int,
-    rank: int,
-    *,
-    timeout_seconds: float,
-    oversubscribed: bool,
-) -> SharedMemoryGroup:
-    """The group of all ranks of the replica, for barriers inside a switch."""
-    return SharedMemoryGroup(
-        segment,
-        regions.control,
-        range(footprint),
-        rank,
-        timeout_seconds=timeout_seconds,
-        slot_bytes=CONTROL_SLOT_BYTES,
-        oversubscribed=oversubscribed,
-    )
 
 
 def warm(group: TaperGroup) -> None:

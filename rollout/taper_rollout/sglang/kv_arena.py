@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,36 +37,11 @@ def _widen(buffer: torch.Tensor, widening: int, pool: Any) -> torch.Tensor:
     return view
 
 
-def buffers(pool: Any) -> Iterator[torch.Tensor]:
-    """K then V buffer of each layer."""
-    for key, value in zip(pool.k_buffer, pool.v_buffer, strict=True):
-        yield key
-        yield value
-
-
-def storage_bytes(*pools: Any) -> int:
-    """Bytes of distinct memory behind these pools: equal for one pool and for all views of it."""
-    spans = {}
-    for pool in pools:
-        for buffer in buffers(pool):
-            storage = buffer.untyped_storage()
-            spans[storage.data_ptr()] = storage.nbytes()
-    return sum(spans.values())
-
-
-def discard(pool: Any) -> int:
-    """Give the arena's whole pages back to the kernel; returns the bytes given. CPU only."""
-    given, seen = 0, set()
-    for buffer in buffers(pool):
-        storage = buffer.untyped_storage()
-        if storage.data_ptr() in seen:
-            continue
-        seen.add(storage.data_ptr())
-        start = -(-storage.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        size = (storage.data_ptr() + storage.nbytes() - start) // mmap.PAGESIZE * mmap.PAGESIZE
-        if size <= 0:
-            continue
-        if _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED):
+def discard(pool: Any) -> None:
+    """Give the arena's whole pages back to the kernel. CPU only."""
+    storages = [buffer.untyped_storage() for buffer in (*pool.k_buffer, *pool.v_buffer)]
+    for address, size_bytes in {storage.data_ptr(): storage.nbytes() for storage in storages}.items():
+        start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = (address + size_bytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+        if size > 0 and _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED):
             raise OSError(ctypes.get_errno(), "madvise of the KV arena failed")
-        given += size
-    return given

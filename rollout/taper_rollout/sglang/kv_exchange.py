@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -52,13 +52,8 @@ class Staging(Protocol):
         """A rank's staged K and V of the layer, `[tokens, source heads, dim]`."""
 
 
-def staging_bytes(kv_tokens: int, heads: int, head_dim: int, element_bytes: int) -> int:
-    """Staging that a rank needs for its whole arena: K and V of one layer, twice."""
-    return 2 * 2 * (kv_tokens + 1) * heads * head_dim * element_bytes
-
-
 class SharedMemoryStaging:
-    """Staging in the replica's segment: peers read it where it lies."""
+    """Staging in the replica's segment: peers read it where it lies. `like`: a layer of the old layout."""
 
     def __init__(
         self,
@@ -66,15 +61,15 @@ class SharedMemoryStaging:
         offset: int,
         bytes_per_rank: int,
         rank: int,
-        source_tokens: Sequence[int],
-        source_heads: int,
+        plan: SwitchPlan,
         like: torch.Tensor,
         barrier: Callable[[], None],
     ) -> None:
         self._rank, self._barrier = rank, barrier
-        dim, dtype = like.shape[-1], like.dtype
+        _, source_heads, dim = like.shape
+        dtype = like.dtype
         self._parts: list[list[torch.Tensor]] = []
-        for source, tokens in enumerate(source_tokens):
+        for source, tokens in enumerate(source_tokens(plan)):
             count = 2 * tokens * source_heads * dim
             if 2 * count * dtype.itemsize > bytes_per_rank:
                 raise ValueError(f"staging of rank {source} is too small for {tokens} tokens")
@@ -110,24 +105,18 @@ class DeviceStaging:
     that read from it, and receives into one buffer for each rank it reads from.
     """
 
-    def __init__(
-        self,
-        rank: int,
-        source_tokens: Sequence[int],
-        source_heads: int,
-        readers: dict[int, set[int]],
-        like: torch.Tensor,
-        group: Any = None,
-    ) -> None:
-        self._rank, self._readers, self._group = rank, readers, group
-        shape = like.shape[-1]
-
-        def empty(source: int) -> torch.Tensor:
-            return like.new_empty((2, source_tokens[source], source_heads, shape))
-
-        self._mine = empty(rank)
-        sources = [source for source, to in readers.items() if rank in to and source != rank]
-        self._received = {source: empty(source) for source in sorted(sources)}
+    def __init__(self, rank: int, plan: SwitchPlan, like: torch.Tensor) -> None:
+        self._rank = rank
+        tokens = source_tokens(plan)
+        crossing = {
+            (kv.source_rank, kv.target_rank) for kv in plan.slices if kv.source_rank != kv.target_rank
+        }
+        self._readers = sorted(target for source, target in crossing if source == rank)
+        self._mine = like.new_empty((2, tokens[rank], *like.shape[1:]))
+        self._received = {
+            source: like.new_empty((2, tokens[source], *like.shape[1:]))
+            for source in sorted(source for source, target in crossing if target == rank)
+        }
 
     def stage(self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
         torch.index_select(key, 0, slots, out=self._mine[0])
@@ -135,14 +124,9 @@ class DeviceStaging:
 
     def sync(self) -> None:
         distributed = torch.distributed
-        messages = [
-            distributed.P2POp(distributed.isend, self._mine, peer, self._group)
-            for peer in sorted(self._readers.get(self._rank, ()))
-            if peer != self._rank
-        ]
+        messages = [distributed.P2POp(distributed.isend, self._mine, reader) for reader in self._readers]
         messages += [
-            distributed.P2POp(distributed.irecv, buffer, source, self._group)
-            for source, buffer in self._received.items()
+            distributed.P2POp(distributed.irecv, buffer, source) for source, buffer in self._received.items()
         ]
         for work in distributed.batch_isend_irecv(messages) if messages else ():
             work.wait()

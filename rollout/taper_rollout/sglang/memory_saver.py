@@ -23,11 +23,13 @@ TAGS = (KV_CACHE, WEIGHTS)
 _saved: dict[int, dict[str, torch.Tensor]] = {}
 
 
-def release(stacks: dict[int, BuiltStack], base: BuiltStack, tags: list[str]) -> int:
-    """Free what `tags` name; returns the bytes of the arena given back (CPU)."""
+def release(stacks: dict[int, BuiltStack], base: BuiltStack, tags: list[str]) -> None:
+    """Free what `tags` name."""
     _check(tags)
     if base.runner.device == "cpu":
-        return kv_arena.discard(base.runner.token_to_kv_pool) if KV_CACHE in tags else 0
+        if KV_CACHE in tags:
+            kv_arena.discard(base.runner.token_to_kv_pool)
+        return
     saver = base.runner.memory_saver_adapter
     if WEIGHTS in tags:
         for degree, built in stacks.items():
@@ -35,7 +37,6 @@ def release(stacks: dict[int, BuiltStack], base: BuiltStack, tags: list[str]) ->
     for tag in tags:
         saver.pause(tag)
     torch.cuda.synchronize()
-    return 0
 
 
 def restore(stacks: dict[int, BuiltStack], base: BuiltStack, tags: list[str]) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import logging
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -23,70 +24,64 @@ from typing import Any
 import tqdm
 import zmq
 
+from taper_rollout.sglang.cpu.collectives import FLAG_BYTES, SharedMemoryGroup, region_bytes
+from taper_rollout.sglang.engine_settings import EngineSettings
 from taper_rollout.shared_memory.rank_record import RECORD_BYTES, RecordWriter
 from taper_rollout.shared_memory.segment import Regions, Segment
 from taper_rollout.shared_memory.switch_journal import JOURNAL_BYTES, JournalWriter
 from taper_rollout.switching import rendezvous
-from taper_rollout.switching.agent import Agent
+from taper_rollout.switching.agent import run_commands
 from taper_rollout.switching.command import Reply
-from taper_rollout.switching.plans import SwitchPlan
 from taper_rollout.switching.rank_protocol import RankProtocol
 
 log = logging.getLogger("taper.rank")
 
 FAULT_EXIT_CODE = 70
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RankSettings:
-    """The settings of every rank of a replica; equal on all ranks."""
-
-    footprint: int
-    degrees: tuple[int, ...]
-    engine_arguments: dict[str, Any]
-    segment: Segment
-    staging_bytes_per_rank: int
-    control_address: str
-    facade_pid: int
-    replica_seed: int
-    collective_timeout_seconds: float
-    oversubscribed: bool
-    plugins: tuple[str, ...] = ()
+CONTROL_SLOT_BYTES = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentMap:
-    """Where everything lies in a replica's segment; the same arithmetic in every process."""
+    """Offsets of everything in a replica's segment.
+
+    `groups`: each group's region for collectives, by degree. `control`: that of all ranks together.
+    """
 
     records: tuple[int, ...]
     journals: tuple[int, ...]
     meetings: tuple[int, int]
-    groups: Any
+    groups: dict[int, tuple[int, ...]]
+    control: int
     staging: int
     size_bytes: int
 
     @classmethod
-    def plan(cls, footprint: int, degrees: tuple[int, ...], staging_bytes_per_rank: int) -> SegmentMap:
-        from taper_rollout.sglang.groups import GroupRegions
-
-        regions = Regions()
-        records = tuple(regions.take(RECORD_BYTES) for _ in range(footprint))
-        journals = tuple(regions.take(JOURNAL_BYTES) for _ in range(footprint))
-        meetings = rendezvous.plan_region(regions, footprint)
-        groups = GroupRegions.plan(regions, footprint, degrees)
-        staging = regions.take(footprint * staging_bytes_per_rank)
+    def plan(cls, settings: EngineSettings) -> SegmentMap:
+        regions, footprint = Regions(), settings.footprint
         return cls(
-            records=records,
-            journals=journals,
-            meetings=meetings,
-            groups=groups,
-            staging=staging,
+            records=tuple(regions.take(RECORD_BYTES) for _ in range(footprint)),
+            journals=tuple(regions.take(JOURNAL_BYTES) for _ in range(footprint)),
+            meetings=rendezvous.plan_region(regions, footprint),
+            groups={
+                degree: tuple(regions.take(region_bytes(degree)) for _ in range(footprint // degree))
+                for degree in settings.degrees
+                if degree > 1
+            },
+            control=regions.take(region_bytes(footprint, CONTROL_SLOT_BYTES) + FLAG_BYTES),
+            staging=regions.take(footprint * settings.staging_bytes_per_rank),
             size_bytes=regions.end_bytes,
         )
 
-    @classmethod
-    def of(cls, settings: RankSettings) -> SegmentMap:
-        return cls.plan(settings.footprint, settings.degrees, settings.staging_bytes_per_rank)
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RankSettings:
+    """What every rank of a replica is started with; equal on all ranks."""
+
+    engine: EngineSettings
+    segment: Segment
+    places: SegmentMap
+    control_address: str
+    facade_pid: int
 
 
 def input_address(base: str, rank: int) -> str:
@@ -111,21 +106,17 @@ def run_rank(
     control: Any = zmq.Context.instance().socket(zmq.PUSH)
     control.connect(settings.control_address)
 
-    def send(reply: Reply) -> None:
-        control.send(reply.encode())
-
     try:
-        places = SegmentMap.of(settings)
-        protocol = RankProtocol(JournalWriter(settings.segment, places.journals[tp_rank]))
+        protocol = RankProtocol(JournalWriter(settings.segment, settings.places.journals[tp_rank]))
         stacks, info = _build(settings, server_args, port_args, gpu_id, tp_rank, protocol)
         pipe_writer.send(info)
         meetings = rendezvous.Rendezvous(
-            settings.segment, places.meetings, settings.footprint, tp_rank, os.sched_yield
+            settings.segment, settings.places.meetings, settings.engine.footprint, tp_rank, os.sched_yield
         )
-        Agent(stacks, meetings, protocol, send).run()
+        run_commands(stacks, meetings, protocol, control.send_pyobj)
     except Exception as error:
         log.error("rank %d failed: %s", tp_rank, traceback.format_exc())
-        send(Reply(id=-1, rank=tp_rank, result={}, error=f"{type(error).__name__}: {error}"))
+        control.send_pyobj(Reply(id=-1, rank=tp_rank, result=None, error=f"{type(error).__name__}: {error}"))
         sys.stderr.flush()
         # Returns when what was sent has left, or after two seconds.
         zmq.Context.instance().destroy(linger=2000)
@@ -166,22 +157,24 @@ def _build(
     from sglang.srt.plugins import load_plugins
     from sglang.srt.runtime_context import SpawnRanks, get_device, publish
 
-    from taper_rollout.sglang import groups as group_module
     from taper_rollout.sglang.cpu import attention as cpu_attention
+    from taper_rollout.sglang.groups import build_groups
     from taper_rollout.sglang.live_requests import sampling
     from taper_rollout.sglang.rank_progress import RankProgress
     from taper_rollout.sglang.rank_stacks import RankStacks
-    from taper_rollout.sglang.stacks import StackSite, build_stack
+    from taper_rollout.sglang.stacks import BuiltStack, StackSite, build_stack
 
     # tqdm would make a named semaphore, which outlives a killed process in /dev/shm.
     tqdm.tqdm.set_lock(threading.RLock())
     if os.environ.get("TQDM_DISABLE") == "1":
         _hide_bars()
     load_plugins()
-    for plugin in settings.plugins:
-        _call(plugin)
+    engine, places = settings.engine, settings.places
+    # "module:function": tests use them to break things on purpose.
+    for plugin in engine.plugins:
+        pkgutil.resolve_name(plugin)()
     sampling.install()
-    if server_args.device == "cpu":
+    if engine.device == "cpu":
         cpu_attention.install()
     publish(server_args, role="scheduler", ranks=SpawnRanks(world_rank=rank, dp_rank=None, gpu_id=gpu_id))
     configure_scheduler_process(server_args, gpu_id)
@@ -189,19 +182,7 @@ def _build(
     bootstrap.init_parallel_runtime(
         server_args=server_args, device=get_device().device, dist_port=port_args.nccl_port
     )
-    on_cpu = get_device().device == "cpu"
-    places = SegmentMap.of(settings)
-    groups = group_module.build_groups(
-        footprint=settings.footprint,
-        degrees=settings.degrees,
-        rank=rank,
-        local_rank=gpu_id,
-        backend="gloo" if on_cpu else "nccl",
-        shared_memory=settings.segment if on_cpu else None,
-        regions=places.groups,
-        timeout_seconds=settings.collective_timeout_seconds,
-        oversubscribed=settings.oversubscribed,
-    )
+    groups = build_groups(engine, settings.segment, places.groups, rank=rank, local_rank=gpu_id)
     ports = copy.copy(port_args)
     ports.scheduler_input_ipc_name = input_address(port_args.scheduler_input_ipc_name, rank)
     ports.rpc_ipc_name = input_address(port_args.rpc_ipc_name, rank)
@@ -212,90 +193,54 @@ def _build(
         metrics_enabled=False,
         enable_scripted_runtime=False,
     )
-    holder: list[RankStacks] = []
-    site = StackSite(
-        rank=rank,
-        random_seed=settings.replica_seed & 0x7FFFFFFF,
-        channels=channels,
-        on_command=lambda command: holder[0].receive(command),
-        has_command=lambda: bool(holder) and holder[0].command is not None,
-        on_step=lambda batch, result: holder[0].on_step(batch, result) if holder else None,
-        on_idle=lambda: holder[0].on_idle() if holder else None,
-        on_abort=lambda names: holder[0].on_abort(names) if holder else None,
-    )
-    stacks: dict[int, Any] = {}
-    for degree in settings.degrees:
-        arguments = dict(settings.engine_arguments)
+    site = StackSite(rank=rank, random_seed=engine.replica_seed & 0x7FFFFFFF, channels=channels)
+    stacks: dict[int, BuiltStack] = {}
+    for degree in engine.degrees:
         stacks[degree] = build_stack(
             degree=degree,
-            engine_arguments=arguments,
+            engine_arguments=engine.arguments(),
             port_args=ports,
             site=site,
             gpu_id=gpu_id,
             groups=groups,
-            base=stacks.get(settings.degrees[0]),
+            base=stacks.get(engine.degrees[0]),
         )
-    rank_stacks = RankStacks(
+    site.owner = RankStacks(
         rank=rank,
-        footprint=settings.footprint,
+        footprint=engine.footprint,
         stacks=stacks,
-        degree=settings.degrees[0],
-        replica_seed=settings.replica_seed,
+        degree=engine.degrees[0],
+        replica_seed=engine.replica_seed,
         progress=RankProgress(RecordWriter(settings.segment, places.records[rank])),
         protocol=protocol,
-        staging=_staging(settings, places, rank, on_cpu),
+        staging=_staging(settings, rank),
     )
-    holder.append(rank_stacks)
-    return rank_stacks, stacks[settings.degrees[0]].scheduler.get_init_info()
+    return site.owner, stacks[engine.degrees[0]].scheduler.get_init_info()
 
 
-def _staging(settings: RankSettings, places: SegmentMap, rank: int, on_cpu: bool) -> Any:
+def _staging(settings: RankSettings, rank: int) -> Any:
     """How this rank's KV crosses to its peers."""
     from taper_rollout.sglang import kv_exchange
-    from taper_rollout.sglang.groups import control_group
 
-    if not on_cpu:
-        return lambda plan, like: kv_exchange.DeviceStaging(
-            rank,
-            kv_exchange.source_tokens(plan),
-            like.shape[1],
-            _readers(plan),
-            like,
-        )
-    control = control_group(
+    engine, places = settings.engine, settings.places
+    if engine.device != "cpu":
+        return functools.partial(kv_exchange.DeviceStaging, rank)
+    # Of all ranks of the replica, for barriers inside a switch.
+    control = SharedMemoryGroup(
         settings.segment,
-        places.groups,
-        settings.footprint,
+        places.control,
+        range(engine.footprint),
         rank,
-        timeout_seconds=settings.collective_timeout_seconds,
-        oversubscribed=settings.oversubscribed,
+        timeout_seconds=engine.collective_timeout_seconds,
+        slot_bytes=CONTROL_SLOT_BYTES,
+        oversubscribed=engine.oversubscribed,
     )
-
-    def shared(plan: SwitchPlan, like: Any) -> Any:
-        return kv_exchange.SharedMemoryStaging(
-            settings.segment,
-            places.staging,
-            settings.staging_bytes_per_rank,
-            rank,
-            kv_exchange.source_tokens(plan),
-            like.shape[1],
-            like,
-            control.barrier,
-        )
-
-    return shared
-
-
-def _readers(plan: SwitchPlan) -> dict[int, set[int]]:
-    readers: dict[int, set[int]] = {}
-    for kv in plan.slices:
-        readers.setdefault(kv.source_rank, set()).add(kv.target_rank)
-    return readers
-
-
-def _call(path: str) -> None:
-    """Run a plugin "module:function" in this process: tests use it to break things on purpose."""
-    import importlib
-
-    module, _, function = path.partition(":")
-    getattr(importlib.import_module(module), function)()
+    return lambda plan, like: kv_exchange.SharedMemoryStaging(
+        settings.segment,
+        places.staging,
+        engine.staging_bytes_per_rank,
+        rank,
+        plan,
+        like,
+        control.barrier,
+    )

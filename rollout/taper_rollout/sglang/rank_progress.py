@@ -19,50 +19,46 @@ class RankProgress:
         self._record = record
         self._last_step_at: float | None = None
         self.last_decode_at = time.monotonic()
-        self._decoded = self._prefilled = self._finished = 0
+        self._prefilled = 0
 
-    def step(self, scheduler: Any, batch: Any, *, degree: int, epoch: int) -> None:
+    def step(self, scheduler: Any, batch: Any, *, degree: int) -> None:
         """Count the forward pass of `batch` that has just ended, and publish."""
         now = time.monotonic()
         decode = batch.forward_mode.is_decode()
-        new_tokens = len(batch.reqs)
-        self._decoded += new_tokens
-        self._finished += sum(request.finished() for request in batch.reqs)
         seconds = now - self._last_step_at if self._last_step_at is not None else 0.0
         if decode and self._last_step_at is not None:
             context = int(batch.seq_lens_sum or 0)
-            self._record.step(Step(degree=degree, batch=new_tokens, context_tokens=context, seconds=seconds))
+            self._record.step(
+                Step(degree=degree, batch=len(batch.reqs), context_tokens=context, seconds=seconds)
+            )
         if not decode:
             self._prefilled += sum(batch.extend_lens)
         self._last_step_at = self.last_decode_at = now
-        self._publish(scheduler, degree, epoch, step_seconds=seconds, extended=None if decode else batch)
+        self._publish(scheduler, degree, step_seconds=seconds, extended=None if decode else batch)
 
-    def idle(self, scheduler: Any, *, degree: int, epoch: int) -> None:
+    def idle(self, scheduler: Any, *, degree: int) -> None:
         """Nothing runs: what comes next is no step after the last one."""
         if self._last_step_at is not None:
-            self.restart(scheduler, degree=degree, epoch=epoch)
+            self.restart(scheduler, degree=degree)
 
-    def restart(self, scheduler: Any, *, degree: int, epoch: int) -> None:
+    def restart(self, scheduler: Any, *, degree: int) -> None:
         """Publish without a step: the layout is new, or nothing runs."""
         self._last_step_at = None
-        self._publish(scheduler, degree, epoch)
+        self._publish(scheduler, degree)
 
     def _publish(
-        self, scheduler: Any, degree: int, epoch: int, *, step_seconds: float = 0.0, extended: Any = None
+        self, scheduler: Any, degree: int, *, step_seconds: float = 0.0, extended: Any = None
     ) -> None:
         running = [request for request in scheduler.running_batch.reqs if not request.finished()]
         if extended is not None:
             running += [request for request in extended.reqs if not request.finished()]
         live = [(request_number(request.rid), len(request.output_ids)) for request in running]
         self._record.write(
-            epoch=epoch,
             degree=degree,
             running=len(running),
             waiting=len(scheduler.waiting_queue),
             live=live,
             longest_tokens=max((decoded for _, decoded in live), default=0),
-            decoded_tokens_total=self._decoded,
             prefilled_tokens_total=self._prefilled,
-            finished_total=self._finished,
             step_seconds=step_seconds,
         )

@@ -16,7 +16,7 @@ from taper_rollout.sglang.live_requests import handoff
 from taper_rollout.sglang.live_requests.readmission import Readmission
 from taper_rollout.sglang.rank_commands import RankCommands
 from taper_rollout.sglang.rank_progress import RankProgress
-from taper_rollout.sglang.stacks import BuiltStack, dispatch_loop
+from taper_rollout.sglang.stacks import BuiltStack, run_until_command
 from taper_rollout.switching.command import Command
 from taper_rollout.switching.figures import MovedRequest, SwitchFigures
 from taper_rollout.switching.plans import MovingRequest, SwitchPlan
@@ -27,7 +27,7 @@ StagingFactory = Callable[[SwitchPlan, torch.Tensor], kv_exchange.Staging]
 
 
 class RankStacks:
-    """All stacks of a rank, one of them active. Implements `agent.SwitchableStacks`."""
+    """All stacks of a rank, one of them active. Implements `rank_switch.SwitchingStacks`."""
 
     def __init__(
         self,
@@ -47,10 +47,7 @@ class RankStacks:
         self.base = stacks[min(stacks)]
         self.num_kv_heads: int = self.base.runner.model_config.get_total_num_kv_heads()
         self._commands = RankCommands(rank, stacks, self.base)
-        self.command: Command | None = None
-        # Of the layout that serves: a switch under way, or aborted, has a newer one.
-        self._epoch = 0
-        self._readmission: Readmission | None = None
+        self._readmission = Readmission(protocol=protocol, waiting=set(), paused_at=0.0, is_over=True)
         self._target_degree = degree
         self._kept: list[Any] = []
         self._drained: list[Any] = []
@@ -65,45 +62,24 @@ class RankStacks:
 
     def serve(self) -> Command:
         """Run the active stack until a command arrives."""
-        self.command = None
-        while True:
-            dispatch_loop(self.active)
-            if (command := self._taken()) is not None:
-                return command
+        return run_until_command(self.active)
 
-    def _taken(self) -> Command | None:
-        return self.command
-
-    def receive(self, command: Command) -> None:
-        self.command = command
-
-    def obey(self, command: Command) -> dict[str, Any]:
+    def obey(self, command: Command) -> dict[str, Any] | None:
         """Run a command that does not change the layout. Raises KeyError for an unknown one."""
-        return self._commands.obey(command, degree=self.degree)
+        return self._commands.obey(command)
 
     def on_step(self, batch: Any, result: Any) -> None:
         """After each forward pass: publish the record, and follow the requests of the last switch."""
-        self._progress.step(self.active.scheduler, batch, degree=self.degree, epoch=self._epoch)
-        if self._readmission is None:
-            return
-        if batch.forward_mode.is_decode():
-            self._readmission.settle()
-        else:
-            self._readmission.add_prefills(batch)
-        self._end_readmission()
+        self._progress.step(self.active.scheduler, batch, degree=self.degree)
+        if not self._readmission.is_over:
+            self._readmission.step(batch)
 
     def on_idle(self) -> None:
-        self._progress.idle(self.active.scheduler, degree=self.degree, epoch=self._epoch)
+        self._progress.idle(self.active.scheduler, degree=self.degree)
 
     def on_abort(self, names: list[str]) -> None:
         """Requests ended while they waited for their admission."""
-        if self._readmission is not None:
-            self._readmission.drop(names)
-            self._end_readmission()
-
-    def _end_readmission(self) -> None:
-        if self._readmission is not None and self._readmission.is_over:
-            self._readmission = None
+        self._readmission.drop(names)
 
     # -- switching ---------------------------------------------------------------------
 
@@ -180,7 +156,7 @@ class RankStacks:
         random_state.install(
             random_state.group_seed(self._seed, self._protocol.epoch, group_of(self.rank, plan.to_degree))
         )
-        self._progress.restart(self.active.scheduler, degree=self.degree, epoch=self._epoch)
+        self._progress.restart(self.active.scheduler, degree=self.degree)
         self._follow(plan, kept, began)
         now = time.monotonic()
         return dataclasses.replace(figures, commit_seconds=now - started, blocked_seconds=now - began)
@@ -191,7 +167,7 @@ class RankStacks:
         Those that migrated go first: prefills of the others must not push out what they left in the cache.
         """
         self._kept.sort(key=lambda request: request.rid not in self._new_slots)
-        self.degree, self._epoch = plan.to_degree, self._protocol.epoch
+        self.degree = plan.to_degree
         with self.active.active() as new:
             for request in self._kept:
                 if request.rid in self._new_slots:
@@ -212,7 +188,6 @@ class RankStacks:
             paused_at=self._progress.last_decode_at if waiting and decoded else began,
         )
         self._readmission.settle()
-        self._end_readmission()
 
     def _figures(self, plan: SwitchPlan) -> SwitchFigures:
         """What happens to the KV of this rank's new group; what found no room is recomputed too."""

@@ -19,7 +19,7 @@ import contextlib
 import copy
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -51,19 +51,22 @@ from taper_rollout.switching.command import COMMAND_METHOD, Command
 class CommandReceived(Exception):
     """Leaves a scheduler's event loop at an iteration boundary: the only place where a context may change."""
 
+    def __init__(self, command: Command) -> None:
+        super().__init__(command.name)
+        self.command = command
+
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class StackSite:
-    """What a stack needs from its rank: shared by all stacks of the process."""
+    """What a stack needs from its rank: shared by all stacks of the process.
+
+    `owner`: the `RankStacks`, which follows their steps; None while they are built.
+    """
 
     rank: int
     random_seed: int
     channels: SchedulerIpcChannels
-    on_command: Callable[[Command], None]
-    has_command: Callable[[], bool]
-    on_step: Callable[[Any, Any], None]
-    on_idle: Callable[[], None]
-    on_abort: Callable[[list[str]], None]
+    owner: Any = None
 
 
 class Stack(Scheduler):
@@ -76,6 +79,7 @@ class Stack(Scheduler):
         self, server_args: ServerArgs, port_args: PortArgs, site: StackSite, group: TaperGroup
     ) -> None:
         self.site, self.group = site, group
+        self._command: Command | None = None
         super().__init__(server_args, port_args)
 
     @property
@@ -116,13 +120,14 @@ class Stack(Scheduler):
     def handle_rpc_request(self, recv_req: RpcReqInput) -> Any:
         if recv_req.method != COMMAND_METHOD:
             return super().handle_rpc_request(recv_req)
-        self.site.on_command(Command(**json.loads(recv_req.parameters["command"])))
+        self._command = Command(**json.loads(recv_req.parameters["command"]))
         return None
 
     def process_input_requests(self, recv_reqs: list[Any]) -> None:
         super().process_input_requests(recv_reqs)
-        if self.site.has_command():
-            raise CommandReceived
+        command, self._command = self._command, None
+        if command is not None:
+            raise CommandReceived(command)
 
     def abort_request(self, recv_req: AbortReq) -> None:
         """End requests. One that waits for its re-admission answers with what it has.
@@ -141,15 +146,17 @@ class Stack(Scheduler):
             request.update_finish_state()
         if begun:
             self.output_streamer.stream_output(begun, any(request.return_logprob for request in begun))
-            self.site.on_abort([request.rid for request in begun])
+            self.site.owner.on_abort([request.rid for request in begun])
         super().abort_request(recv_req)
 
     def process_batch_result(self, batch: Any, result: Any) -> None:
         super().process_batch_result(batch, result)
-        self.site.on_step(batch, result)
+        if self.site.owner is not None:
+            self.site.owner.on_step(batch, result)
 
     def on_idle(self) -> None:
-        self.site.on_idle()
+        if self.site.owner is not None:
+            self.site.owner.on_idle()
         super().on_idle()
 
 
@@ -270,7 +277,11 @@ class _ViewLoader(model_loader.BaseModelLoader):
         return model.eval()
 
 
-def dispatch_loop(stack: BuiltStack) -> None:
+def run_until_command(stack: BuiltStack) -> Command:
     """Run a stack's event loop until a command arrives."""
-    with stack.active() as scheduler, contextlib.suppress(CommandReceived):
-        scheduler.run_event_loop()
+    with stack.active() as scheduler:
+        while True:
+            try:
+                scheduler.run_event_loop()
+            except CommandReceived as received:
+                return received.command

@@ -20,7 +20,7 @@ Layer classes read at SGLang 0.5.23: `layers/linear.py`, `layers/vocab_parallel_
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -133,18 +133,3 @@ def _part_sizes(layer: Any) -> list[int]:
 
 def _point(layer: nn.Module, name: str, tensor: torch.Tensor) -> None:
     layer._parameters[name] = nn.Parameter(tensor, requires_grad=False)
-
-
-def private_bytes(wide: nn.Module, base: nn.Module) -> int:
-    """Bytes of the wide model's tensors that do not lie in the base model's storage: must be zero."""
-    owned = {tensor.untyped_storage().data_ptr() for tensor in _tensors(base)}
-    return sum(t.nbytes for t in _tensors(wide) if t.untyped_storage().data_ptr() not in owned)
-
-
-def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-    for layer in model.modules():
-        method = getattr(layer, "quant_method", None)
-        if isinstance(method, SplitLinearMethod):
-            yield from method.weights

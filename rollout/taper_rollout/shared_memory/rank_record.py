@@ -29,7 +29,7 @@ from taper_rollout.shared_memory.sequence_lock import ATTEMPTS, LockedWriter, re
 RING_STEPS = 256
 MAX_LIVE = 1024
 TORN_SECONDS, TORN_POLL_SECONDS = 1.0, 0.001
-_HEAD = struct.Struct("<QdqqqqqqqqqdQ")
+_HEAD = struct.Struct("<QdqqqqqqdQ")
 _STEP = struct.Struct("<Qqqqd")
 _HEAD_BYTES = 128
 _LIVE_BYTES = _HEAD_BYTES + RING_STEPS * 64
@@ -44,15 +44,12 @@ class RankRecord:
     """
 
     at: float
-    epoch: int
     degree: int
     running: int
     waiting: int
     listed: int
     longest_tokens: int
-    decoded_tokens_total: int
     prefilled_tokens_total: int
-    finished_total: int
     step_seconds: float
     steps_total: int
 
@@ -134,15 +131,12 @@ class RecordWriter:
     def write(
         self,
         *,
-        epoch: int,
         degree: int,
         running: int,
         waiting: int,
         live: Sequence[tuple[int, int]],
         longest_tokens: int,
-        decoded_tokens_total: int,
         prefilled_tokens_total: int,
-        finished_total: int,
         step_seconds: float,
     ) -> None:
         """Publish the rank's state now; `live` are (number, decoded tokens) of its running requests."""
@@ -152,15 +146,12 @@ class RecordWriter:
             self._rows[:listed] = live[:listed]
         self._lock.end(
             time.time(),
-            epoch,
             degree,
             running,
             waiting,
             listed,
             longest_tokens,
-            decoded_tokens_total,
             prefilled_tokens_total,
-            finished_total,
             step_seconds,
             self._steps,
         )

@@ -5,8 +5,7 @@ it: the kernel frees it with the last process of the replica, however that one e
 Pages cost memory only once they are written, so regions may be sized for the worst
 case.
 
-`Regions` deals out aligned, named parts of a segment in one fixed order, so that every
-process computes the same offsets from the same arguments.
+`Regions` deals out aligned parts of a segment, one after the other.
 """
 
 from __future__ import annotations
@@ -33,10 +32,6 @@ class Segment:
         fd = os.memfd_create(name)
         os.ftruncate(fd, size_bytes)
         return cls(fd, size_bytes)
-
-    def discard(self, offset: int, size_bytes: int) -> None:
-        """Give the pages of a region back to the kernel; it reads as zeros afterwards."""
-        self.memory.madvise(mmap.MADV_REMOVE, offset, size_bytes)
 
     def close(self) -> None:
         """Close the descriptor. The mapping goes with the last view of it."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from taper_rollout.switching.command import Command, Reply, SwitchOrder
+from taper_rollout.switching.command import Reply, SwitchOrder
 from taper_rollout.switching.rank_protocol import RankProtocol
 from taper_rollout.switching.rank_switch import RankSwitch, SwitchAborted, SwitchingStacks
 from taper_rollout.switching.rendezvous import Rendezvous
@@ -20,48 +20,31 @@ from taper_rollout.switching.states import SwitchState
 log = logging.getLogger("taper.agent")
 
 
-class SwitchableStacks(SwitchingStacks, Protocol):
-    """What the agent needs of the rank's stacks."""
+def run_commands(
+    stacks: SwitchingStacks, rendezvous: Rendezvous, protocol: RankProtocol, send: Callable[[Reply], None]
+) -> None:
+    """Run commands until `shutdown`; `send` delivers replies to the coordinator.
 
-    def serve(self) -> Command: ...
-
-    def obey(self, command: Command) -> dict[str, Any]: ...
-
-
-class Agent:
-    """Serves until a `shutdown` command. `send` delivers replies to the coordinator."""
-
-    def __init__(
-        self,
-        engine: SwitchableStacks,
-        rendezvous: Rendezvous,
-        protocol: RankProtocol,
-        send: Callable[[Reply], None],
-    ) -> None:
-        self._engine, self._rendezvous, self._protocol, self._send = engine, rendezvous, protocol, send
-
-    def run(self) -> None:
-        """Run commands until `shutdown`. Raises a fault after which the ranks' layouts may differ."""
-        while True:
-            command = self._engine.serve()
-            if command.name == "shutdown":
-                self._reply(command, {})
-                return
-            try:
-                self._reply(command, self._obey(command))
-            except SwitchAborted as aborted:
-                self._reply(command, {}, str(aborted))
-            except Exception as error:
-                log.exception("command %s failed", command.name)
-                self._reply(command, {}, f"{type(error).__name__}: {error}")
-                if self._protocol.state is SwitchState.ABORTED:
-                    raise
-
-    def _obey(self, command: Command) -> dict[str, Any]:
-        if command.name != "switch":
-            return self._engine.obey(command)
-        order = SwitchOrder(**command.arguments)
-        return RankSwitch(self._engine, self._rendezvous, self._protocol).run(order).as_json()
-
-    def _reply(self, command: Command, result: dict[str, Any], error: str | None = None) -> None:
-        self._send(Reply(id=command.id, rank=self._engine.rank, result=result, error=error))
+    Raises a fault after which the ranks' layouts may differ.
+    """
+    while True:
+        command = stacks.serve()
+        result: Any = None
+        error: str | None = None
+        try:
+            if command.name == "switch":
+                order = SwitchOrder(**command.arguments)
+                result = RankSwitch(stacks, rendezvous, protocol).run(order)
+            elif command.name != "shutdown":
+                result = stacks.obey(command)
+        except SwitchAborted as aborted:
+            error = str(aborted)
+        except Exception as fault:
+            log.exception("command %s failed", command.name)
+            error = f"{type(fault).__name__}: {fault}"
+            if protocol.state is SwitchState.ABORTED:
+                send(Reply(id=command.id, rank=stacks.rank, result=None, error=error))
+                raise
+        send(Reply(id=command.id, rank=stacks.rank, result=result, error=error))
+        if command.name == "shutdown":
+            return

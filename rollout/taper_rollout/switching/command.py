@@ -1,4 +1,4 @@
-"""Commands from the coordinator to every rank, and each rank's reply: JSON between processes."""
+"""Commands from the coordinator to every rank, as JSON, and each rank's reply, pickled."""
 
 from __future__ import annotations
 
@@ -23,19 +23,15 @@ class Command:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A rank's reply to a command: `error` is None on success. `id` -1: the rank's process ends."""
+    """A rank's reply to a command: `error` is None on success. `id` -1: the rank's process ends.
+
+    `result` is a command's dictionary, or None; of a `switch` its `SwitchFigures`.
+    """
 
     id: int
     rank: int
-    result: dict[str, Any]
+    result: Any
     error: str | None = None
-
-    def encode(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self)).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> Reply:
-        return cls(**json.loads(data))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

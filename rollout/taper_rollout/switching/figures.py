@@ -1,10 +1,10 @@
-"""What a switch did, in numbers: typed in every process, and JSON only on its way from a rank."""
+"""What a switch did, in numbers."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class MovedRequest(NamedTuple):
@@ -48,16 +48,6 @@ class SwitchFigures:
     requests: tuple[MovedRequest, ...]
     pause_seconds: float = 0.0
     prefilled_tokens: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """The dictionary that `from_json` reads."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SwitchFigures:
-        """Raises TypeError where `as_json` did not make `values`."""
-        requests = tuple(MovedRequest(*request) for request in values["requests"])
-        return cls(**{**values, "requests": requests})
 
     @classmethod
     def of_replica(cls, ranks: Sequence[SwitchFigures], leaders: Collection[int]) -> SwitchFigures:

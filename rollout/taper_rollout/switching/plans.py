@@ -17,15 +17,14 @@ Invariants (asserted by `tests/rollout/switching/test_plans.py`):
 - a target group contains, or is contained in, the request's old group;
 - for every request that migrates, each rank of the target group gets each head of its shard
   exactly once, from a rank of the old group that holds that head;
-- where the target rank itself holds a slice, it is the source;
-- a rank's sends to a peer and that peer's receives from it are the same slices in the
-  same order.
+- where the target rank itself holds a slice, it is the source.
 
 Ranks, groups and shards are those of `taper_policy.layout`.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import itertools
@@ -72,9 +71,8 @@ class SwitchPlan:
 
     `requests` are sorted by id. `recomputed` names those that have KV and leave it behind.
     `slices` are in the one canonical order, that of `requests`, then target rank, then
-    head; requests that do not migrate have none. `rank_tokens[r]` counts the KV tokens
-    that rank r holds after the switch, those that it recomputes among them (each token
-    once, whatever its number of heads): what its arena must have slots for.
+    head; requests that do not migrate have none. `held` are the requests that have KV, and where
+    they go, in canonical order.
     """
 
     footprint: int
@@ -83,13 +81,9 @@ class SwitchPlan:
     num_kv_heads: int
     requests: tuple[MovingRequest, ...]
     target_group: Mapping[str, int]
+    held: tuple[HeldKv, ...]
     recomputed: frozenset[str]
     slices: tuple[KvSlice, ...]
-    rank_tokens: tuple[int, ...]
-
-    def requests_of(self, group: int) -> tuple[MovingRequest, ...]:
-        """The requests that the new layout's `group` serves, in canonical order."""
-        return tuple(request for request in self.requests if self.target_group[request.id] == group)
 
     @property
     def migrated(self) -> tuple[MovingRequest, ...]:
@@ -97,23 +91,6 @@ class SwitchPlan:
         return tuple(
             request for request in self.requests if request.num_tokens and request.id not in self.recomputed
         )
-
-    @property
-    def held(self) -> tuple[HeldKv, ...]:
-        """The requests that have KV, and where they go, in canonical order."""
-        return _held(self.requests, self.target_group)
-
-    def sends(self, rank: int) -> tuple[KvSlice, ...]:
-        """The slices that `rank` sends to other ranks, in canonical order."""
-        return tuple(kv for kv in self.slices if kv.source_rank == rank != kv.target_rank)
-
-    def receives(self, rank: int) -> tuple[KvSlice, ...]:
-        """The slices that `rank` receives from other ranks, in canonical order."""
-        return tuple(kv for kv in self.slices if kv.target_rank == rank != kv.source_rank)
-
-    def keeps(self, rank: int) -> tuple[KvSlice, ...]:
-        """The slices that `rank` has and needs, in canonical order: they get a new place."""
-        return tuple(kv for kv in self.slices if kv.source_rank == rank == kv.target_rank)
 
     @property
     def moved_tokens_heads(self) -> int:
@@ -155,21 +132,14 @@ def plan_switch(
         target_group = {request.id: request.group // ratio for request in ordered}
     else:
         target_group = _spread(ordered, from_degree // to_degree)
-    recomputed = recomputed_by(_held(ordered, target_group), kv)
-    routes = _Routes(from_degree, to_degree, num_kv_heads)
-    slices: list[KvSlice] = []
-    rank_tokens = [0] * footprint
-    for request in ordered:
-        if not request.num_tokens:
-            continue
-        target = target_group[request.id]
-        for rank in layout.ranks_of(target, to_degree):
-            rank_tokens[rank] += request.num_tokens
-        if request.id in recomputed:
-            continue
-        slices += [
-            KvSlice(request.id, *route, request.num_tokens) for route in routes.between(request.group, target)
-        ]
+    held = _held(ordered, target_group)
+    recomputed = recomputed_by(held, kv)
+    slices = [
+        KvSlice(request.id, *route, request.num_tokens)
+        for request in ordered
+        if request.num_tokens and request.id not in recomputed
+        for route in _routes(request.group, target_group[request.id], from_degree, to_degree, num_kv_heads)
+    ]
     return SwitchPlan(
         footprint=footprint,
         from_degree=from_degree,
@@ -177,9 +147,9 @@ def plan_switch(
         num_kv_heads=num_kv_heads,
         requests=ordered,
         target_group=target_group,
+        held=held,
         recomputed=recomputed,
         slices=tuple(slices),
-        rank_tokens=tuple(rank_tokens),
     )
 
 
@@ -204,29 +174,19 @@ class _Route(NamedTuple):
     head_count: int
 
 
-class _Routes:
-    """The slices from an old to a new group: the same for all requests that go that way, so made once."""
-
-    def __init__(self, from_degree: int, to_degree: int, num_kv_heads: int) -> None:
-        self._from_degree = from_degree
-        self._to_degree = to_degree
-        self._num_kv_heads = num_kv_heads
-        self._known: dict[tuple[int, int], tuple[_Route, ...]] = {}
-
-    def between(self, source_group: int, target_group: int) -> tuple[_Route, ...]:
-        way = (source_group, target_group)
-        if way not in self._known:
-            self._known[way] = tuple(self._make(source_group, target_group))
-        return self._known[way]
-
-    def _make(self, source_group: int, target_group: int) -> Iterable[_Route]:
-        holders = layout.ranks_by_shard(source_group, self._from_degree)
-        source_heads = self._num_kv_heads // self._from_degree
-        head_count = self._num_kv_heads // max(self._from_degree, self._to_degree)
-        for target_rank in layout.ranks_of(target_group, self._to_degree):
-            heads = layout.shard_rows(target_rank, self._to_degree, self._num_kv_heads)
-            for head_start in heads[::head_count]:
-                yield _Route(holders[head_start // source_heads], target_rank, head_start, head_count)
+@functools.cache
+def _routes(
+    source_group: int, target_group: int, from_degree: int, to_degree: int, num_kv_heads: int
+) -> tuple[_Route, ...]:
+    """The slices from an old to a new group: the same for all requests that go that way."""
+    holders = layout.ranks_by_shard(source_group, from_degree)
+    source_heads = num_kv_heads // from_degree
+    head_count = num_kv_heads // max(from_degree, to_degree)
+    return tuple(
+        _Route(holders[head_start // source_heads], target_rank, head_start, head_count)
+        for target_rank in layout.ranks_of(target_group, to_degree)
+        for head_start in layout.shard_rows(target_rank, to_degree, num_kv_heads)[::head_count]
+    )
 
 
 def _spread(requests: Sequence[MovingRequest], ratio: int) -> dict[str, int]:

@@ -86,18 +86,14 @@ class RankProtocol:
 
     def resume(self, *, paused_at: float, prefilled_tokens: int) -> None:
         """All requests of the committed switch decode again, or were aborted."""
-        self._protocol = self._protocol.apply(SwitchEvent.RESUMED, self.epoch, self._clock())
-        journal = dataclasses.replace(
-            self._journal,
-            paused_at=paused_at,
-            resumed_at=self._clock(),
-            prefilled_tokens=prefilled_tokens,
+        self._journal = dataclasses.replace(
+            self._journal, paused_at=paused_at, resumed_at=self._clock(), prefilled_tokens=prefilled_tokens
         )
-        self._publish(journal, SwitchEvent.RESUMED)
+        self.apply(SwitchEvent.RESUMED)
 
     def expire(self) -> bool:
         """End a committed switch whose deadline has passed while requests still wait; whether it did."""
-        expired = self.state is SwitchState.COMMITTED and self._protocol.expired(self._clock())
+        expired = self.state is SwitchState.COMMITTED and self.remaining_seconds == 0.0
         if expired:
             self.apply(SwitchEvent.TIMEOUT)
         return expired

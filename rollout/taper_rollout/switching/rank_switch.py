@@ -6,7 +6,7 @@ of the plan is equal everywhere (TRANSFERRING), the transfer is done (COMMITTED)
 digests have been compared nothing has changed, and an aborted switch leaves the old layout
 as it was. After that requests live on as token ids: what was not moved is recomputed.
 
-Invariants (asserted by `tests/rollout/switching/test_agent.py`):
+Invariants (asserted by `test_rank_switch.py`, `test_switch_deadline.py` and `test_agent.py`):
 - a switch that ends without an exception leaves the rank COMMITTED or SERVING;
 - one that ends with `SwitchAborted` leaves it SERVING in the old layout;
 - all meetings of a switch end by its one deadline.
@@ -17,11 +17,11 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from taper_policy.layout import group_of
 from taper_policy.profile.kv_choice import kv_from_json
-from taper_rollout.switching.command import SwitchOrder
+from taper_rollout.switching.command import Command, SwitchOrder
 from taper_rollout.switching.figures import SwitchFigures
 from taper_rollout.switching.plans import MovingRequest, SwitchPlan, plan_switch
 from taper_rollout.switching.rank_protocol import RankProtocol
@@ -50,12 +50,16 @@ class SwitchAborted(RuntimeError):
 
 
 class SwitchingStacks(Protocol):
-    """The part of a rank's stacks that a switch needs."""
+    """What the agent, and a switch, need of a rank's stacks."""
 
     rank: int
     footprint: int
     num_kv_heads: int
     degree: int
+
+    def serve(self) -> Command: ...
+
+    def obey(self, command: Command) -> dict[str, Any] | None: ...
 
     def offer(self, degree: int) -> Offer: ...
 

@@ -124,10 +124,6 @@ class SwitchProtocol:
     state: SwitchState = SwitchState.SERVING
     proposed_at: float = 0.0
 
-    def __post_init__(self) -> None:
-        if not self.timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds: {self.timeout_seconds} is not above zero")
-
     def apply(self, event: SwitchEvent, epoch: int, now: float) -> SwitchProtocol:
         """The protocol after `event` of the switch `epoch`; itself where that epoch is past.
 
@@ -147,7 +143,3 @@ class SwitchProtocol:
         """How much longer, at least 0, the present state may last; None where it has no deadline."""
         share = DEADLINE_SHARES.get(self.state)
         return None if share is None else max(0.0, self.proposed_at + share * self.timeout_seconds - now)
-
-    def expired(self, now: float) -> bool:
-        """Whether the present state has outlasted its deadline, so that TIMEOUT is due."""
-        return self.remaining_seconds(now) == 0.0

@@ -46,23 +46,14 @@ class AfterImport(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.util.find_spec(fullname)  # does not recurse: the action is popped
         if spec is not None and spec.loader is not None:
-            spec.loader = _ActingLoader(spec.loader, action)
+            execute = spec.loader.exec_module
+
+            def execute_and_act(module: ModuleType) -> None:
+                execute(module)
+                _run(action, module)
+
+            spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
         return spec
-
-
-class _ActingLoader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader, action: Action) -> None:
-        self._loader = loader
-        self._action = action
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__spec__.loader = self._loader  # the real loader serves resources and source
-        self._loader.exec_module(module)
-        _run(self._action, module)
 
 
 def _run(action: Action, module: ModuleType) -> None:

@@ -11,6 +11,7 @@ Invariants (asserted by `tests/rollout/verl/test_ray_capacity.py`):
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,14 +92,20 @@ def host_of(nodes: Sequence[Resources]) -> HostResources:
     return HostResources.of_cluster({name: sum(node.get(name, 0) for node in nodes) for name in names})
 
 
+def poll_ray() -> tuple[list[Resources], Resources]:
+    """Resources of the nodes of the cluster that this process is attached to, and the free ones."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return nodes, ray.available_resources()
+
+
 def wait_for_capacity(
     capacity: RayCapacity,
     *,
     seconds: float,
     report: Callable[[str], None],
-    poll: Callable[[], tuple[list[Resources], Resources]],
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
+    poll: Callable[[], tuple[list[Resources], Resources]] = poll_ray,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> HostResources:
     """Wait until the cluster has enough free resources. Returns what it has then.
 
@@ -125,9 +132,3 @@ def wait_for_capacity(
             reported_at = now
             report(f"waiting for resources, {now - started:.0f} of {seconds:.0f} s: {lack}")
         sleep(min(POLL_SECONDS, max(0.0, started + seconds - now)))
-
-
-def poll_ray() -> tuple[list[Resources], Resources]:
-    """Resources of the nodes of the cluster that this process is attached to, and the free ones."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return nodes, ray.available_resources()

@@ -14,10 +14,9 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import HFModelConfig
 from verl.workers.rollout.replica import RolloutReplica
 
-from taper_api import JobError
 from taper_rollout.job.requirements import gather_facts
 from taper_rollout.job.support_matrix import check_support
-from taper_rollout.verl.custom_block import CustomBlock, read_block
+from taper_rollout.verl.custom_block import read_block
 from taper_rollout.verl.metrics.endpoint import metrics_endpoint
 from taper_rollout.verl.metrics.host import serve_metrics
 from taper_rollout.verl.replica_name import replica_name
@@ -37,6 +36,7 @@ class TaperReplica(RolloutReplica):
         if len(self.workers) != self.world_size:
             raise ValueError(f"{len(self.workers)} trainer ranks for a footprint of {self.world_size}")
         places = await asyncio.gather(*[worker.__ray_call__.remote(_place) for worker in self.workers])
+        self._block = read_block(self.config)
         self._check_support()
         nodes = {node for node, _, _ in places}
         if len(nodes) != 1:
@@ -55,25 +55,14 @@ class TaperReplica(RolloutReplica):
         address, port = await server.get_server_address.remote()
         self._server_address = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
-    @property
-    def _block(self) -> CustomBlock:
-        try:
-            return read_block(self.config)
-        except JobError as error:
-            raise ValueError(str(error)) from None  # Ray can pickle this one
-
     def _check_support(self) -> None:
         """Check the support matrix for VeRL's own command. `taper run` has done so before Ray started."""
-        if self._block.run is not None:
-            return
-        settings = {
-            "actor_rollout_ref": {"rollout": dataclasses.asdict(self.config), "model": self.model_config},
-            "trainer": {"n_gpus_per_node": self.gpus_per_node},
-        }
-        try:
+        if self._block.run is None:
+            settings = {
+                "actor_rollout_ref": {"rollout": dataclasses.asdict(self.config), "model": self.model_config},
+                "trainer": {"n_gpus_per_node": self.gpus_per_node},
+            }
             check_support(gather_facts(settings, is_raw=True))
-        except JobError as error:
-            raise ValueError(str(error)) from None  # Ray can pickle this one
 
     async def _serve_metrics(self, node: str, node_address: str) -> Any:
         endpoint = metrics_endpoint(self._block, node_address=node_address)

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
+
+from taper_rollout.verl.checkpoints.resume import keep_newest, resume, resumed_event
+from taper_rollout.verl.trainer_hooks import run_of
+
 REPORT_SECONDS = 30.0
 
 
@@ -31,11 +36,6 @@ class Runner:
 
 def _resume(config: Any, *, has_critic: bool) -> None:
     """Select the checkpoint to resume from, and report it to the run."""
-    import ray
-
-    from taper_rollout.verl.checkpoints.resume import keep_newest, resume, resumed_event
-    from taper_rollout.verl.trainer_hooks import run_of
-
     found = resume(config, has_critic=has_critic)
     if found is None:
         return

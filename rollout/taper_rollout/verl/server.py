@@ -19,6 +19,7 @@ import ray
 from verl.workers.rollout.replica import TokenOutput
 
 from taper_rollout.events import Event, Failure
+from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.verl.metrics.host import post_to
 from taper_rollout.verl.profile_trace import ProfileTrace
 from taper_rollout.verl.settings import engine_sampling
@@ -33,7 +34,7 @@ class ReplicaServer:
 
     def __init__(
         self,
-        settings: dict[str, Any],
+        settings: ReplicaSettings,
         *,
         response_length: int,
         free_cache_engine: bool,
@@ -42,9 +43,9 @@ class ReplicaServer:
         profiles: str,
     ) -> None:
         # Imported here, because the trainer's process imports this class and must not import the engine.
-        from taper_rollout.replica.coordinator import Coordinator, ReplicaSettings
+        from taper_rollout.replica.coordinator import Coordinator
 
-        self._settings = ReplicaSettings(**settings)
+        self._settings = settings
         self._response_length = response_length
         self._free_cache_engine = free_cache_engine
         self._reporter = ray.get_actor(run) if run is not None else None
@@ -70,7 +71,6 @@ class ReplicaServer:
             self._reporter.post.remote(Failure(message=message))
 
     async def launch(self) -> None:
-        """Start the engine and its ranks. Raises if they cannot start."""
         await self._coordinator.start()
 
     async def close(self) -> None:
@@ -81,7 +81,6 @@ class ReplicaServer:
             await asyncio.wait_for(posts, POST_SECONDS)
 
     async def get_server_address(self) -> tuple[str, int]:
-        """Host and port of the replica's status server."""
         return self._coordinator.address()
 
     async def get_weight_channel(self) -> str:
@@ -135,7 +134,6 @@ class ReplicaServer:
             await self._coordinator.sleep()
 
     async def wake_up(self) -> None:
-        """Allocate both again."""
         if self._free_cache_engine:
             await self._coordinator.wake_up()
 
@@ -145,17 +143,14 @@ class ReplicaServer:
             await self._coordinator.wake_up(tuple(tags))
 
     async def release_kv_cache(self) -> None:
-        """Release the memory of KV caches only."""
         if self._free_cache_engine:
             await self._coordinator.sleep(("kv_cache",))
 
     async def resume_kv_cache(self) -> None:
-        """Allocate the memory of KV caches again."""
         if self._free_cache_engine:
             await self._coordinator.wake_up(("kv_cache",))
 
     async def clear_kv_cache(self) -> None:
-        """Drop all cached prefixes, in all layouts."""
         await self._coordinator.clear_kv_cache()
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
@@ -163,14 +158,13 @@ class ReplicaServer:
         await self._coordinator.abort_all(reject=reject_request)
 
     async def resume_generation(self) -> None:
-        """Serve again after `abort_all_requests`."""
         await self._coordinator.resume_generation()
 
     async def update_weights(
         self, source: str, arguments: list[dict[str, Any]], version: int | None = None
     ) -> None:
         """Load the weights that `source` yields in each rank. `version`: VeRL's step."""
-        await self._coordinator.update_weights(source=source, arguments=arguments, version=version)
+        await self._coordinator.update_weights(source=source, arguments=arguments)
         if version is not None:
             await self.set_global_steps(version)
 
@@ -184,7 +178,6 @@ class ReplicaServer:
         await self._coordinator.set_global_steps(step)
 
     async def start_profile(self, **_settings: Any) -> None:
-        """Start recording the span of each request."""
         self._profile = ProfileTrace()
 
     async def stop_profile(self) -> None:

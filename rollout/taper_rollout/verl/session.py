@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
 import signal
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ from taper_rollout.job.child_processes import Descendants
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
 from taper_rollout.report.inbox import Inbox
-from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, poll_ray, wait_for_capacity
+from taper_rollout.verl.ray_capacity import LOCAL_SECONDS, RayCapacity, wait_for_capacity
 from taper_rollout.verl.replica_name import METRICS_PREFIX, PREFIX
 from taper_rollout.verl.runner import Runner
 
@@ -64,16 +64,14 @@ RAY_ENVIRONMENT = {
 OnEvents = Callable[[list[Event]], None]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A connection to Ray, with the run's reporter. Use `open` as a context."""
 
-    def __init__(
-        self, *, host: HostResources, run_name: str, reporter: Any, environment: dict[str, str]
-    ) -> None:
-        self.host = host
-        self.run_name = run_name
-        self._reporter = reporter
-        self._environment = environment
+    host: HostResources
+    run_name: str
+    reporter: Any
+    environment: dict[str, str]
 
     @classmethod
     @contextlib.contextmanager
@@ -106,7 +104,7 @@ class Session:
 
     def _train(self, config: DictConfig, on_events: OnEvents) -> None:
         # VeRL's processes are all started by this one and inherit its environment.
-        options = {"num_cpus": 1, "runtime_env": {"env_vars": self._environment}}
+        options = {"num_cpus": 1, "runtime_env": {"env_vars": self.environment}}
         runner = ray.remote(Runner).options(**options).remote()
         result = runner.run.remote(config)
         done: list[Any] = []
@@ -127,13 +125,13 @@ class Session:
         """Pass on the events that were on their way, and those that replicas post when they are closed."""
         with _uninterrupted(), contextlib.suppress(Exception):
             _close_replicas()
-            events = ray.get(self._reporter.drain.remote(), timeout=CLOSE_SECONDS)
+            events = ray.get(self.reporter.drain.remote(), timeout=CLOSE_SECONDS)
             on_events([event for event in events if not isinstance(event, Failure)])
 
     def _pass_on_events(self, on_events: OnEvents) -> None:
         """Pass on new events. Raises `TrainingFailed` for a reported failure."""
         try:
-            events = ray.get(self._reporter.drain.remote(), timeout=REPORTER_SECONDS)
+            events = ray.get(self.reporter.drain.remote(), timeout=REPORTER_SECONDS)
         except ray.exceptions.RayError as error:
             raise TrainingFailed(
                 f"the actor that collects the run's events is gone: {first_cause(error)}"
@@ -209,9 +207,6 @@ def _wait(capacity: RayCapacity, seconds: float, on_events: OnEvents) -> HostRes
         capacity,
         seconds=seconds,
         report=lambda text: on_events([Waiting(text=text)]),
-        poll=poll_ray,
-        clock=time.monotonic,
-        sleep=time.sleep,
     )
 
 

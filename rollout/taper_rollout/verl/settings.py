@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from taper_rollout.verl.custom_block import ROLLOUT, read_block
+from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.verl.custom_block import read_block
 
 
 def replica_settings(
@@ -18,31 +19,27 @@ def replica_settings(
     replica: int,
     device: str,
     node_address: str,
-) -> dict[str, Any]:
-    """The fields of replica `replica`'s `ReplicaSettings` from a VeRL `RolloutConfig`.
+) -> ReplicaSettings:
+    """The settings of replica `replica` from a VeRL `RolloutConfig`.
 
-    A plain mapping: it is made in the trainer's process, which need not import the engine.
     `model_dtype` is the checkpoint's, for `rollout.dtype=auto`. The status server listens on
     loopback unless `custom.host` names an address, or `node` for `node_address`. Raises `JobError` naming
     the setting for what Taper does not know or does not serve.
     """
     block = read_block(rollout)
-    for name in ("data_parallel_size", "pipeline_model_parallel_size"):
-        if getattr(rollout, name) != 1:
-            raise ValueError(f"{ROLLOUT}.{name}: {getattr(rollout, name)} is not supported; use 1")
-    return {
-        "rollout": block,
-        "model_path": model_path,
-        "dtype": model_dtype if rollout.dtype == "auto" else str(rollout.dtype),
-        "context_tokens": int(rollout.max_model_len or rollout.prompt_length + rollout.response_length),
-        "trust_remote_code": trust_remote_code,
-        "device": device,
-        "replica": replica,
-        "random_seed": int(rollout.seed),
-        "host": node_address if block.host == "node" else block.host or _loopback(replica),
-        "port": block.port + replica if block.port else 0,
-        "profiles": block.profiles,
-    }
+    return ReplicaSettings(
+        rollout=block,
+        model_path=model_path,
+        dtype=model_dtype if rollout.dtype == "auto" else str(rollout.dtype),
+        context_tokens=int(rollout.max_model_len or rollout.prompt_length + rollout.response_length),
+        trust_remote_code=trust_remote_code,
+        device=device,
+        replica=replica,
+        random_seed=int(rollout.seed),
+        host=node_address if block.host == "node" else block.host or _loopback(replica),
+        port=block.port + replica if block.port else 0,
+        profiles=block.profiles,
+    )
 
 
 def _loopback(replica: int) -> str:

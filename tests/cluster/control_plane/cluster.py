@@ -21,6 +21,7 @@ from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 from taper_operator.manifests.kinds import DEFINITIONS
 
 from .control_plane import ControlPlane
+from .dry_run import DryRun
 
 T = TypeVar("T")
 
@@ -44,17 +45,18 @@ _MOST_POLL_SECONDS = 1.0
 
 
 class Cluster:
-    """See the module's docstring. api: with the rights of an administrator"""
+    """See the module's docstring. api, dry_run: with the rights of an administrator"""
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane = plane
         self.api = self.new_api()
+        self.dry_run = self.new_api(DryRun)
         self._core: Any = CoreV1Api(connect(str(plane.admin_kubeconfig)))
         self._numbers = itertools.count()
 
-    def new_api(self) -> ApiServer:
+    def new_api(self, kind: type[ApiServer] = ApiServer) -> ApiServer:
         """The API server, over connections of its own."""
-        return ApiServer(
+        return kind(
             connect(str(self.plane.admin_kubeconfig)),
             breaker=CircuitBreaker(clock=time.monotonic, random=Random(), backoff=_IMPATIENT),
             clock=time.monotonic,

@@ -72,7 +72,7 @@ class FakeKubeRay:
         self._queue: WorkQueue[tuple[Resource, ObjectKey]] = WorkQueue(clock=time.monotonic, random=Random())
         self._ray_jobs = ObjectCache(keys_of=own_key)
         self._clusters = ObjectCache(keys_of=own_key)
-        self._pods = ObjectCache(keys_of=_cluster_key, labels=(CLUSTER_LABEL,))
+        self._pods = ObjectCache(keys_of=_cluster_key)
         self._cluster_part = FakeRayCluster(api, self._pods)
         self._reflectors = [
             self._reflector(RAY_JOBS, self._ray_jobs, RAY_JOBS),
@@ -252,8 +252,7 @@ class FakeKubeRay:
 
     def _asked(self, ray_job: KubeObject, cluster: KubeObject) -> JobInfo | None:
         """What Ray says of the job, which is submitted to a head that does not know it."""
-        namespace, name = key_of(cluster)
-        pods = self._pods.labelled(CLUSTER_LABEL, name, namespace=namespace)
+        pods = self._pods.of(key_of(cluster))
         if not any(pod["metadata"]["labels"]["ray.io/node-type"] == "head" and is_ready(pod) for pod in pods):
             raise HeadUnreachable("it has no pod")
         job_id = ray_job["status"]["jobId"]

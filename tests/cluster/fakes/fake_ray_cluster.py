@@ -22,7 +22,7 @@ _HEAD_GROUP = "headgroup"
 
 
 class FakeRayCluster:
-    """See the module's docstring. pods: a cache of all pods of RayClusters, by that label"""
+    """See the module's docstring. pods: a cache of all pods of RayClusters, by their cluster"""
 
     def __init__(self, api: ApiServer, pods: ObjectCache) -> None:
         self._api = api
@@ -32,7 +32,7 @@ class FakeRayCluster:
         """Raises ApiError."""
         if cluster["metadata"].get("deletionTimestamp"):
             return
-        pods = self._pods.labelled(CLUSTER_LABEL, key_of(cluster).name, namespace=key_of(cluster).namespace)
+        pods = self._pods.of(key_of(cluster))
         if _missing(cluster, pods) or any(_is_over(pod) for pod in pods):
             # The cache may not have the newest pods yet.
             pods = self._listed(cluster)

@@ -146,6 +146,6 @@ def test_the_operators_pods_are_admitted_to_a_restricted_namespace(api: Cluster,
         "metadata": template["metadata"] | {"name": "operator", "namespace": namespace},
         "spec": template["spec"],
     }
-    assert api.api.create(PODS, pod, dry_run=True)["spec"]["serviceAccountName"] == RELEASE
+    assert api.dry_run.create(PODS, pod)["spec"]["serviceAccountName"] == RELEASE
     with pytest.raises(Forbidden, match="violates PodSecurity"):
-        api.api.create(PODS, pod | {"spec": template["spec"] | {"hostNetwork": True}}, dry_run=True)
+        api.dry_run.create(PODS, pod | {"spec": template["spec"] | {"hostNetwork": True}})

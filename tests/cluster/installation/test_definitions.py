@@ -45,11 +45,11 @@ def test_the_check_of_costs_fails_on_an_expensive_rule(api: Cluster) -> None:
     rule = {"rule": "self.data.train.all(a, self.data.train.all(b, self.data.train.all(c, a + b + c != '')))"}
     spec["x-kubernetes-validations"] = [rule]
     with pytest.raises(Invalid, match="cost"):
-        api.api.apply(DEFINITIONS, definition, dry_run=True)
+        api.dry_run.apply(DEFINITIONS, definition)
 
 
 def test_a_job_is_kept_with_the_parsers_defaults(api: Cluster) -> None:
-    kept = api.api.create(RLHF_JOBS, broken({"metadata.namespace": "default"}), dry_run=True)
+    kept = api.dry_run.create(RLHF_JOBS, broken({"metadata.namespace": "default"}))
     assert kept["spec"]["backoffLimit"] == 3
     assert kept["spec"]["nodePools"]["head"]["cpu"] == "4"
     assert "status" not in kept
@@ -65,7 +65,7 @@ def profile(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_valid_profile_is_accepted(api: Cluster) -> None:
-    assert api.api.create(TP_PROFILES, profile(), dry_run=True)["spec"]["cells"] == profile()["spec"]["cells"]
+    assert api.dry_run.create(TP_PROFILES, profile())["spec"]["cells"] == profile()["spec"]["cells"]
 
 
 @pytest.mark.parametrize(("changes", "path"), WRONG)
@@ -73,7 +73,7 @@ def test_an_invalid_profile_is_rejected_by_the_same_field(
     api: Cluster, changes: dict[str, Any], path: str
 ) -> None:
     with pytest.raises(Invalid, match=re.escape(path)):
-        api.api.create(TP_PROFILES, profile(**changes), dry_run=True)
+        api.dry_run.create(TP_PROFILES, profile(**changes))
 
 
 def test_kubectl_shows_jobs_by_their_short_name(api: Cluster) -> None:

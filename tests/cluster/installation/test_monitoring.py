@@ -46,7 +46,7 @@ def made() -> list[KubeObject]:
 def kept(cluster: Cluster, obj: KubeObject) -> KubeObject:
     """As the API server would keep it."""
     metadata = {"name": obj["metadata"]["name"], "namespace": "default", "labels": obj["metadata"]["labels"]}
-    return cluster.api.create(KINDS[obj["kind"]], obj | {"metadata": metadata}, dry_run=True)
+    return cluster.dry_run.create(KINDS[obj["kind"]], obj | {"metadata": metadata})
 
 
 def test_all_is_tried() -> None:

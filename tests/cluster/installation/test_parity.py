@@ -69,7 +69,7 @@ def servers_verdict(cluster: Cluster, job: Job) -> str:
     sent = job | {"metadata": {key: value for key, value in job["metadata"].items() if value is not None}}
     sent["metadata"]["namespace"] = "default"
     try:
-        cluster.api.create(RLHF_JOBS, sent, dry_run=True)
+        cluster.dry_run.create(RLHF_JOBS, sent)
     except (Invalid, BadRequest, Forbidden) as error:
         return str(error)
     return ""
@@ -135,7 +135,7 @@ def test_the_server_refuses_changes_of_these_fields(
     after = broken(CHANGES[field], broken({"spec.suspend": name == "suspended"}))
     try:
         changed = {"metadata": {"namespace": namespace, "name": name}, "spec": after["spec"]}
-        api.api.apply(RLHF_JOBS, changed, dry_run=True)
+        api.dry_run.apply(RLHF_JOBS, changed)
         refused = ""
     except Invalid as error:
         refused = str(error)

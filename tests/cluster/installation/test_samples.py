@@ -20,7 +20,7 @@ def test_a_sample_applies_as_it_is(api: Cluster, file: Path) -> None:
     job = yaml.safe_load(file.read_text())
     # As kubectl would.
     job["metadata"]["namespace"] = "default"
-    kept = api.api.create(RLHF_JOBS, job, dry_run=True)
+    kept = api.dry_run.create(RLHF_JOBS, job)
     assert kept["spec"]["model"]["path"] == job["spec"]["model"]["path"]
 
 

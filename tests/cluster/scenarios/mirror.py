@@ -9,9 +9,9 @@ from random import Random
 from taper_operator.kube.client import ApiServer
 from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.informer.reflector import Reflector
-from taper_operator.kube.resource import KubeObject, ObjectKey, Resource, own_key
+from taper_operator.kube.resource import KubeObject, ObjectKey, Resource
 from taper_operator.manifests.kinds import RLHF_JOBS
-from taper_operator.manifests.names import JOB_LABEL
+from taper_operator.manifests.names import job_keys
 
 from .job_sandbox import OWNED_KINDS
 
@@ -22,7 +22,7 @@ class Mirror:
     """See the module's docstring. It is a little behind. Start it, and stop it."""
 
     def __init__(self, api: ApiServer, namespace: str) -> None:
-        self._caches = {kind: ObjectCache(keys_of=own_key, labels=(JOB_LABEL,)) for kind in _KINDS}
+        self._caches = {kind: ObjectCache(keys_of=job_keys) for kind in _KINDS}
         self._reflectors = [
             Reflector(
                 api,
@@ -53,7 +53,7 @@ class Mirror:
 
     def made(self, kind: Resource, namespace: str, job: str) -> list[KubeObject]:
         """What there is of a job."""
-        return self._caches[kind].labelled(JOB_LABEL, job, namespace=namespace)
+        return self._caches[kind].of(ObjectKey(namespace, job))
 
     def remains(self, namespace: str, job: str) -> list[str]:
         """What is there of a job that has gone."""

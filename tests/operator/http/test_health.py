@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
+import threading
+from collections.abc import Iterator, Mapping
 
 import pytest
 
-from taper_operator.http.health import HealthServer, Page, text_page
+from taper_operator.http.health import HealthServer, MakePage, Page, text_page
 from taper_operator.settings.parsing import Address
+
+
+@contextlib.contextmanager
+def serving(host: str, pages: Mapping[str, MakePage]) -> Iterator[HealthServer]:
+    server = HealthServer(Address(host, 0), pages)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def get(host: str, port: int, path: str, accept: str = "") -> tuple[int, str, bytes]:
@@ -27,37 +43,24 @@ def test_pages_are_served_at_their_paths_and_nothing_else() -> None:
         "/readyz": lambda accept: text_page([]),
         "/metrics": lambda accept: Page(200, "text/x", accept.encode()),
     }
-    server = HealthServer(Address("127.0.0.1", 0), pages)
-    server.start()
-    try:
+    with serving("127.0.0.1", pages) as server:
         assert get("127.0.0.1", server.port, "/readyz") == (200, "text/plain; charset=utf-8", b"ok\n")
         assert get("127.0.0.1", server.port, "/healthz?verbose")[::2] == (503, b"ended: work\nstuck\n")
         assert get("127.0.0.1", server.port, "/metrics", "text/y") == (200, "text/x", b"text/y")
         assert get("127.0.0.1", server.port, "/")[0] == 404
-    finally:
-        server.close()
     with pytest.raises(ConnectionError):
         get("127.0.0.1", server.port, "/readyz")
 
 
 def test_no_host_means_both_families() -> None:
-    server = HealthServer(Address("", 0), {"/readyz": lambda accept: text_page([])})
-    server.start()
-    try:
+    with serving("", {"/readyz": lambda accept: text_page([])}) as server:
         for host in ["127.0.0.1", "::1"] if socket.has_dualstack_ipv6() else ["127.0.0.1"]:
             assert get(host, server.port, "/readyz")[0] == 200
-    finally:
-        server.close()
 
 
 def test_loopback_is_loopback_only() -> None:
-    server = HealthServer(Address("127.0.0.1", 0), {})
-    server.start()
-    try:
-        with pytest.raises(ConnectionError):
-            get("127.0.0.2", server.port, "/readyz")
-    finally:
-        server.close()
+    with serving("127.0.0.1", {}) as server, pytest.raises(ConnectionError):
+        get("127.0.0.2", server.port, "/readyz")
 
 
 def test_an_address_in_use_is_reported_at_once() -> None:
@@ -66,4 +69,4 @@ def test_an_address_in_use_is_reported_at_once() -> None:
         with pytest.raises(OSError, match="in use"):
             HealthServer(Address("127.0.0.1", first.port), {})
     finally:
-        first.close()
+        first.server_close()

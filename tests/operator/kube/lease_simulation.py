@@ -14,13 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from taper_operator.kube.election.lease_claim import (
-    ClaimFailure,
-    ClaimState,
-    LeaseClaim,
-    LeaseRequest,
-    LeaseVerb,
-)
+from taper_operator.kube.election.lease_claim import ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
+from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound, Unreachable
 from taper_operator.kube.resource import KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 
@@ -36,18 +31,18 @@ class LeaseStore:
         self.version = 0
         self.uids = itertools.count(1)
 
-    def ask(self, request: LeaseRequest) -> KubeObject | ClaimFailure:
+    def ask(self, request: LeaseRequest) -> KubeObject | ApiError:
         if request.verb is LeaseVerb.READ:
-            return copy.deepcopy(self.lease) if self.lease else ClaimFailure.ABSENT
+            return copy.deepcopy(self.lease) if self.lease else NotFound("no lease")
         assert request.lease is not None
         if request.verb is LeaseVerb.CREATE:
             if self.lease:
-                return ClaimFailure.CONFLICT
+                return AlreadyExists("another lease")
             return self._write(request.lease, f"uid-{next(self.uids)}")
         if not self.lease:
-            return ClaimFailure.ABSENT
+            return NotFound("no lease")
         if request.lease["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
-            return ClaimFailure.CONFLICT
+            return Conflict("another write")
         return self._write(request.lease, self.lease["metadata"]["uid"])
 
     def _write(self, lease: KubeObject, uid: str) -> KubeObject:
@@ -155,8 +150,8 @@ class Simulation:
         """A process may be suspended between deciding and sending: it sends when it resumes."""
 
         def arrive(_: Candidate) -> None:
-            reply = ClaimFailure.UNKNOWN if lost else self.store.ask(request)
-            answer = ClaimFailure.UNKNOWN if answer_lost else reply
+            reply = Unreachable("lost") if lost else self.store.ask(request)
+            answer = Unreachable("lost") if answer_lost else reply
             self.schedule(self._delay(), who, lambda who: self.take(who, answer))
 
         lost = self.random.random() < self.faults.lost
@@ -165,7 +160,7 @@ class Simulation:
         # The network does not stop with the process.
         self.schedule(wire, _NETWORK, arrive)
 
-    def take(self, who: Candidate, reply: KubeObject | ClaimFailure) -> None:
+    def take(self, who: Candidate, reply: KubeObject | ApiError) -> None:
         led = who.leads(self.at)
         who.claim.answer(who.now(self.at), reply)
         if who.leads(self.at) and not led:

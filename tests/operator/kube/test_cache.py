@@ -46,7 +46,7 @@ CHANGE = st.one_of(
 @settings(max_examples=60)
 @given(st.lists(CHANGE, max_size=12))
 def test_cache_and_index_behave_like_a_dictionary(changes: list[tuple[str, object]]) -> None:
-    cache = ObjectCache(keys_of=job_of, labels=[LABEL])
+    cache = ObjectCache(keys_of=job_of)
     model: dict[ObjectKey, KubeObject] = {}
     for verb, change in changes:
         before = dict(model)
@@ -79,7 +79,7 @@ def test_cache_and_index_behave_like_a_dictionary(changes: list[tuple[str, objec
         }
         assert cache.objects() == [model[key] for key in sorted(model)]
         for value in "abc":
-            assert cache.labelled(LABEL, value, namespace="b") == [
+            assert cache.of(ObjectKey("b", value)) == [
                 model[key]
                 for key in sorted(model)
                 if key.namespace == "b" and model[key]["metadata"]["labels"].get(LABEL) == value
@@ -134,27 +134,27 @@ def test_an_object_that_changed_its_job_is_delivered_to_both_jobs() -> None:
 
 def test_a_deleted_object_is_kept_for_a_while_in_its_last_state() -> None:
     clock = Clock()
-    cache = ObjectCache(keys_of=job_of, labels=[LABEL], departed_seconds=60.0, clock=clock)
+    cache = ObjectCache(keys_of=job_of, departed_seconds=60.0, clock=clock)
     pod = make_object(PODS, "a", labels={LABEL: "one"})
     for version in "12":
         pod["metadata"]["resourceVersion"] = version
         cache.put(pod)
-    assert cache.departed(LABEL, "one") == []
+    assert cache.departed(ObjectKey("team", "one")) == []
     cache.remove(key_of(pod))
     for namespace, value, found in (("team", "one", [pod]), ("other", "one", []), ("team", "two", [])):
-        assert cache.departed(LABEL, value, namespace=namespace) == found
+        assert cache.departed(ObjectKey(namespace, value)) == found
     clock.now += 59.0
-    assert cache.departed(LABEL, "one") == [pod]
+    assert cache.departed(ObjectKey("team", "one")) == [pod]
     clock.now += 1.0
-    assert cache.departed(LABEL, "one") == []
+    assert cache.departed(ObjectKey("team", "one")) == []
 
 
 def test_a_recreated_object_is_not_departed() -> None:
-    cache = ObjectCache(keys_of=job_of, labels=[LABEL], departed_seconds=60.0, clock=Clock())
+    cache = ObjectCache(keys_of=job_of, departed_seconds=60.0, clock=Clock())
     pod = make_object(PODS, "a", labels={LABEL: "one"})
     pod["metadata"]["resourceVersion"] = "1"
     cache.put(pod)
     cache.replace([])
-    assert cache.departed(LABEL, "one") == [pod]
+    assert cache.departed(ObjectKey("team", "one")) == [pod]
     cache.put(pod)
-    assert cache.departed(LABEL, "one") == []
+    assert cache.departed(ObjectKey("team", "one")) == []

@@ -131,7 +131,7 @@ def test_events_come_as_they_happen_however_they_are_cut() -> None:
     names = []
     with (
         serving(script) as (url, _),
-        server_of(url).watch(JOBS, resource_version="1") as watch,
+        contextlib.closing(server_of(url).watch(JOBS, resource_version="1")) as watch,
     ):
         for type_, obj in watch:
             assert type_ == "ADDED"
@@ -149,7 +149,7 @@ def test_a_broken_watch_is_unreachable_and_opens_the_circuit() -> None:
     breaker = CircuitBreaker(clock=Clock(), random=Random(1))
     with (
         serving(script) as (url, _),
-        server_of(url, breaker=breaker).watch(JOBS, resource_version="1") as watch,
+        contextlib.closing(server_of(url, breaker=breaker).watch(JOBS, resource_version="1")) as watch,
         pytest.raises(api_error.Unreachable),
     ):
         list(watch)
@@ -195,7 +195,8 @@ def test_a_waiting_watch_can_be_stopped() -> None:
 def test_a_watch_may_send_an_error_instead_of_events(line: bytes, kind: type[ApiError]) -> None:
     fake = FakeApiServer(JOBS)
     fake.garble = lambda lines: [line]
-    with fake.api_server().watch(JOBS, resource_version="1000") as watch, pytest.raises(kind):
+    watch = fake.api_server().watch(JOBS, resource_version="1000")
+    with contextlib.closing(watch), pytest.raises(kind):
         list(watch)
 
 

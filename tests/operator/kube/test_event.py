@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from taper_operator.kube.event import make_event, record_event
+from taper_operator.kube.event import Transition, make_event, record_event
 from taper_operator.kube.resource import EVENTS, KubeObject
 
 from ..fake_api_server import JOBS, FakeApiServer, make_object
@@ -22,10 +22,9 @@ def event_of(job: KubeObject, **changes: Any) -> KubeObject:
         "action": "StartAttempt",
         "note": "attempt 1 failed",
         "occasion": "1",
-        "instance": "taper-operator-0_abc",
-        "at": AT,
     }
-    return make_event(job, **fields | changes)
+    at, instance = changes.pop("at", AT), changes.pop("instance", "taper-operator-0_abc")
+    return make_event(job, Transition(**fields | changes), instance=instance, at=at)
 
 
 def job_in(fake: FakeApiServer, name: str = "a") -> KubeObject:

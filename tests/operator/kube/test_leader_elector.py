@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import urllib3
 
-from taper_operator.kube import request
-from taper_operator.kube.election import leader_elector
 from taper_operator.kube.election.leader_elector import LeaderElector, boottime_clock
 from taper_operator.kube.election.lease_claim import LeaseRequest, LeaseVerb
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
@@ -161,15 +159,11 @@ def test_a_leader_requests_early_enough_to_retry_before_its_deadline() -> None:
     assert waited[LeaseVerb.REPLACE] == pytest.approx([2.0, 0.5, 0.1])
 
 
-def test_the_elector_knows_the_grace_time_of_writes() -> None:
-    assert leader_elector._WRITE_GRACE_SECONDS == request.GRACE_SECONDS
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_renewal_without_an_answer_leaves_time_for_another(seed: int) -> None:
     fake, clock = FakeApiServer(), Clock()
     elector = make_elector(fake, clock)
-    elector._random = Random(seed)
+    elector.random = Random(seed)
     clock.now += elector.step()
     clock.now += elector.step()
     request = fake.request

@@ -9,13 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_operator.kube.election.lease_claim import (
-    ClaimFailure,
-    ClaimState,
-    LeaseClaim,
-    LeaseRequest,
-    LeaseVerb,
-)
+from taper_operator.kube.election.lease_claim import ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
+from taper_operator.kube.errors import ApiError, Conflict, Unreachable
 from taper_operator.kube.resource import KubeObject
 from taper_operator.settings.parsing import LeaseTimes
 
@@ -33,7 +28,7 @@ def step(claim: LeaseClaim, store: LeaseStore, now: float, lost: bool = False) -
     request = claim.request(now, START)
     if request is not None:
         reply = store.ask(request)
-        claim.answer(now, ClaimFailure.UNKNOWN if lost else reply)
+        claim.answer(now, Unreachable("lost") if lost else reply)
     return request
 
 
@@ -214,7 +209,7 @@ def test_a_released_lease_is_taken_at_once() -> None:
     assert request is not None
     assert not leader.leads(2.0)
     assert leader.request(2.0, START) is None
-    assert not isinstance(store.ask(request), ClaimFailure)
+    assert not isinstance(store.ask(request), ApiError)
     assert held_lease(store)["spec"]["leaseDurationSeconds"] == 1
     step(follower, store, 2.5)
     step(follower, store, 2.5)
@@ -242,8 +237,10 @@ def test_fields_of_others_in_the_lease_are_kept() -> None:
     assert held_lease(store)["spec"]["preferredHolder"] == "c"
 
 
-@pytest.mark.parametrize("failure", [ClaimFailure.UNKNOWN, ClaimFailure.CONFLICT])
-def test_failures_do_not_cause_constant_requests(failure: ClaimFailure) -> None:
+@pytest.mark.parametrize(
+    "failure", [Unreachable("lost"), Conflict("another write")], ids=["lost", "conflict"]
+)
+def test_failures_do_not_cause_constant_requests(failure: ApiError) -> None:
     claim, store = make_claim(), LeaseStore()
     for now in (0.0, 2.0, 4.0):
         step(claim, store, now)

@@ -46,7 +46,7 @@ def test_a_time_moves_only_with_the_status() -> None:
 
 
 def test_how_a_job_ended_is_never_taken_back() -> None:
-    ended = reported(inputs(finish=Finish(True, "JobSucceeded")))
+    ended = reported(inputs(finish=Finish("Complete", "JobSucceeded")))
     after = reported(inputs(status=ended, ray_job=None), LATE)
     assert holds(after, "Complete")
     assert not holds(after, "Failed")

@@ -52,9 +52,7 @@ class Operator:
     def __init__(self, changes: dict[str, Any] | None = None) -> None:
         self.fake = FakeApiServer(*KINDS)
         self.fake.put(RLHF_JOBS, resource(changes))
-        self.caches = {
-            kind.resource: ObjectCache(keys_of=kind.keys_of, labels=kind.labels) for kind in watched_kinds()
-        }
+        self.caches = {kind.resource: ObjectCache(keys_of=kind.keys_of) for kind in watched_kinds()}
         self.now = NOW
         server = self.fake.api_server()
         self.observer = Observer(server, self.caches, is_served=lambda kind: True, clock=Clock())

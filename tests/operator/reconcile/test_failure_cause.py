@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_api.status.termination_message import TerminationMessage
-from taper_operator.reconcile.failure_cause import failure_cause
+from taper_operator.reconcile.verdict import failure_cause
 
 from ...api.failure_lines import LINES
 

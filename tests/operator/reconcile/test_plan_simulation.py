@@ -8,12 +8,13 @@ from collections.abc import Callable
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from taper_operator import reason_table
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.kinds import PODS
 from taper_operator.reconcile.attempt_history import active_attempt
 
 from ..job_objects import resource
+from ..reason_tables import ATTEMPTS, CONDITIONS
+from ..reason_tables import EVENTS as EVENT_ROWS
 from .cluster_model import ClusterModel
 
 EVENTS: dict[str, Callable[[ClusterModel], object]] = {
@@ -39,9 +40,9 @@ EVENTS: dict[str, Callable[[ClusterModel], object]] = {
     "find KubeRay": lambda c: setattr(c, "kuberay", "served"),
     "checkpoint": lambda c: c.report_checkpoint(int(c.now.timestamp()) % 100_000),
 }
-CONDITION_REASONS = {(each.condition, each.status, each.reason) for each in reason_table.CONDITIONS}
-ATTEMPT_REASONS = {(each.outcome, each.reason) for each in reason_table.ATTEMPTS}
-EVENT_REASONS = {each.reason for each in reason_table.EVENTS}
+CONDITION_REASONS = set(CONDITIONS)
+ATTEMPT_REASONS = set(ATTEMPTS)
+EVENT_REASONS = {reason for reason, _ in EVENT_ROWS}
 STORIES = st.lists(st.sampled_from(sorted(EVENTS)), max_size=60)
 JOBS = st.fixed_dictionaries(
     {"spec.backoffLimit": st.integers(0, 3)},

@@ -83,7 +83,7 @@ def test_a_valid_report_is_passed_on_with_its_job() -> None:
     ((key, received),) = setup.taken.reports
     assert key == ("team", "full")
     assert received.uid == setup.job["metadata"]["uid"]
-    assert (received.report.attempt, received.report.sequence) == (2, 5)
+    assert (received.job_report.attempt, received.job_report.sequence) == (2, 5)
 
 
 @pytest.mark.parametrize(

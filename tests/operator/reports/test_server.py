@@ -21,7 +21,7 @@ from taper_operator.settings.parsing import Address
 from ..certificates import LOOPBACK, Files, make_certificates
 from ..clock import Clock
 
-REQUEST_SECONDS = 0.5
+REQUEST_SECONDS = 1.5
 Received = tuple[str, str, bytes]
 
 
@@ -43,7 +43,6 @@ class Serving:
             request_seconds=REQUEST_SECONDS,
             **options,
         )
-        self.server.open()
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         self.ca = files.ca
@@ -224,11 +223,10 @@ def test_after_stop_the_port_is_closed(files: Files) -> None:
 
 
 def test_an_address_in_use_is_reported_at_once(serving: Serving) -> None:
-    other = ReportServer(
-        Address(LOOPBACK, serving.server.port),
-        lambda *_: "accepted",
-        context=lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
-        observe=lambda result: None,
-    )
     with pytest.raises(OSError, match="in use"):
-        other.open()
+        ReportServer(
+            Address(LOOPBACK, serving.server.port),
+            lambda *_: "accepted",
+            context=lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+            observe=lambda result: None,
+        )

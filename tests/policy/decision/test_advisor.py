@@ -21,6 +21,7 @@ from taper_policy.decision.ledger import (
     FinishedResponse,
     FirstLayoutEntry,
     StageEndEntry,
+    entry_as_json,
     entry_from_json,
 )
 from taper_policy.decision.pricing import PredictorSettings
@@ -30,7 +31,8 @@ from taper_policy.profile.estimated import h100_8b
 from taper_policy.review.replay import replay
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy
-from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, simulate
+from taper_policy.simulation.step_clock import StepClock
 
 PROFILE = h100_8b()
 DEGREES = (1, 2, 4, 8)
@@ -60,9 +62,9 @@ def recorded(num_stages: int, seed: int = 3) -> list[AdvisorEntry]:
             advisor.correct(correction)
             entries.append(CorrectionEntry(step=step, correction=correction))
         expected = ExpectedStage(num_requests=32, num_prompts=4, prompt_tokens=200)
-        opened = advisor.first_layout(expected, footprint=8)
+        opened = advisor.first_layout(expected)
         entries.append(FirstLayoutEntry(step=step, expected=expected, choice=opened))
-        simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
+        simulate(requests, rule, clock, degree=1)
         rule.learn(requests)
         entries += [*rule.decisions, advisor.end_stage()]
     return entries
@@ -80,17 +82,17 @@ def snapshot(decoded: Sequence[int], at_seconds: float = 10.0) -> Snapshot:
 
 def test_a_ledger_decided_again_gives_the_same_choices() -> None:
     entries = recorded(3)
-    pairs = list(replay(entries, new_advisor(), footprint=8))
+    pairs = list(replay(entries, new_advisor()))
     assert len(pairs) == sum(isinstance(entry, FirstLayoutEntry | DecisionEntry) for entry in entries)
     assert any(question.is_switch for question in entries if isinstance(question, DecisionEntry))
     for question, again in pairs:
         assert again == question
     uncorrected = [entry for entry in entries if not isinstance(entry, CorrectionEntry)]
-    assert any(question != again for question, again in replay(uncorrected, new_advisor(), footprint=8))
+    assert any(question != again for question, again in replay(uncorrected, new_advisor()))
 
 
 def test_other_rules_choose_otherwise() -> None:
-    pairs = list(replay(recorded(2), new_advisor(margin_seconds=1e6), footprint=8))
+    pairs = list(replay(recorded(2), new_advisor(margin_seconds=1e6)))
     questions = [again for _, again in pairs if isinstance(again, DecisionEntry)]
     assert any(question.is_switch for question, _ in pairs if isinstance(question, DecisionEntry))
     assert questions
@@ -101,12 +103,12 @@ def test_a_ledger_without_its_stage_ends_is_recognised() -> None:
     entries = recorded(3)
     cut = [entry for entry in entries if not isinstance(entry, StageEndEntry)]
     with pytest.raises(ValueError, match="step 1 follows step 0, whose end is missing"):
-        list(replay(cut, new_advisor(), footprint=8))
+        list(replay(cut, new_advisor()))
 
 
 def test_entries_survive_json() -> None:
     entries = recorded(2)
-    assert [entry_from_json(json.loads(json.dumps(entry.as_json()))) for entry in entries] == entries
+    assert [entry_from_json(json.loads(json.dumps(entry_as_json(entry)))) for entry in entries] == entries
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_entries_survive_json() -> None:
     ],
 )
 def test_a_corrupt_entry_says_what_is_wrong(change, message: str) -> None:  # type: ignore[no-untyped-def]
-    values = json.loads(json.dumps(recorded(1)[1].as_json()))
+    values = json.loads(json.dumps(entry_as_json(recorded(1)[1])))
     change(values)
     with pytest.raises(ValueError, match=message):
         entry_from_json(values)

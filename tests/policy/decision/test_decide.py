@@ -24,11 +24,11 @@ PROFILE = h100_8b()
 
 def history() -> LengthHistory:
     known = LengthHistory()
-    for step in range(2):
-        known.start_stage(step)
+    for _ in range(2):
+        known.start_stage()
         for index in range(40):
-            known.add_finished(f"p{index % 10}", 100 + 90 * index, step=step)
-    known.start_stage(2)
+            known.add_finished(f"p{index % 10}", 100 + 90 * index)
+    known.start_stage()
     return known
 
 

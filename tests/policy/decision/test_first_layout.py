@@ -22,10 +22,10 @@ RULES = DecisionSettings(degrees=(1, 2, 4, 8))
 
 def history_of(lengths: list[int]) -> LengthHistory:
     known = LengthHistory()
-    known.start_stage(0)
+    known.start_stage()
     for index, tokens in enumerate(lengths):
-        known.add_finished(f"p{index // 4}", tokens, step=0)
-    known.start_stage(1)
+        known.add_finished(f"p{index // 4}", tokens)
+    known.start_stage()
     return known
 
 
@@ -38,7 +38,7 @@ def first(
     rules: DecisionSettings = RULES,
 ) -> Choice:
     expected = ExpectedStage(num_requests=num_requests, num_prompts=-(-num_requests // 4), prompt_tokens=200)
-    return first_layout(expected, profile, history_of(lengths), rules, footprint=8, max_tokens=max_tokens)
+    return first_layout(expected, profile, history_of(lengths), rules, max_tokens=max_tokens)
 
 
 @settings(max_examples=20)

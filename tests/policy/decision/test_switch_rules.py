@@ -1,9 +1,7 @@
-"""Switch rules: when each widens, what settings build it, and how a new one is added."""
+"""Switch rules: when each widens, and how a new one is added."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,19 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.decision.decision import Decision
-from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.decision.snapshot import Snapshot
-from taper_policy.decision.switch_rules import (
-    SWITCH_RULES,
-    Schedule,
-    SchedulePoint,
-    Threshold,
-    WidenAtOnce,
-    rule_from_settings,
-)
+from taper_policy.decision.switch_rules import Schedule, SchedulePoint, Threshold, WidenAtOnce
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.simulation.policies import following
-from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, simulate
+from taper_policy.simulation.step_clock import StepClock
 
 TAIL = Snapshot(
     at_seconds=10.0,
@@ -149,22 +140,6 @@ def test_schedule_never_decides_for_the_degree_present(
         )
 
 
-def test_settings_become_a_threshold_for_the_widest_degree() -> None:
-    settings = {"name": "threshold", "threshold": {"requests": 8}, "schedule": None}
-    assert rule_from_settings(settings, (1, 2, 4)) == Threshold(requests=8, degree=4)
-
-
-def test_settings_become_the_predictors() -> None:
-    assert rule_from_settings({"name": "predictor"}, (1, 2)) == PredictorSettings()
-    settings = {"name": "predictor", "predictor": {"margin_seconds": 1, "confidence": 0.9}, "threshold": None}
-    expected = PredictorSettings(margin_seconds=1.0, confidence=0.9)
-    assert rule_from_settings(settings, (1, 2)) == expected
-
-
-def test_settings_become_widening_at_once() -> None:
-    assert rule_from_settings({"name": "widen-at-once"}, (1, 2, 4)) == WidenAtOnce(degree=4)
-
-
 @given(snapshot=snapshots)
 def test_widening_at_once_needs_an_idle_group_and_a_settled_stage(snapshot: Snapshot) -> None:
     decision = WidenAtOnce(degree=2).decide(snapshot)
@@ -174,48 +149,6 @@ def test_widening_at_once_needs_an_idle_group_and_a_settled_stage(snapshot: Snap
     assert decision is None or decision.degree == 2
 
 
-def test_settings_become_a_schedule() -> None:
-    settings = {
-        "name": "schedule",
-        "threshold": None,
-        "schedule": [{"tokens": 10, "degree": 2}, {"tokens": 20, "degree": 1}],
-    }
-    expected = Schedule(points=(SchedulePoint(tokens=10, degree=2), SchedulePoint(tokens=20, degree=1)))
-    assert rule_from_settings(settings, (1, 2)) == expected
-
-
-@pytest.mark.parametrize(
-    ("points", "problem"),
-    [
-        ([], "p.schedule: has no points; give at least one {tokens, degree}"),
-        ([(7, 8)], "p.schedule[0].degree: 8 is not among the degrees; use one of 1, 2, 4"),
-        ([(7, 1)], "p.schedule[0].degree: 1 is the base degree; a stage begins there"),
-        ([(0, 2)], "p.schedule[0].tokens: 0 is not 1 or more"),
-        ([(7, 2), (7, 1)], "p.schedule[1].tokens: must be more than 7"),
-        ([(7, 2), (9, 2)], "p.schedule[1].degree: is 2 already"),
-    ],
-    ids=str,
-)
-def test_settings_that_do_not_fit_the_degrees_are_refused_with_their_path(
-    points: list[tuple[int, int]], problem: str
-) -> None:
-    settings = {
-        "name": "schedule",
-        "schedule": [{"tokens": tokens, "degree": degree} for tokens, degree in points],
-    }
-    with pytest.raises(ValueError, match=f"^{re.escape(problem)}$"):
-        rule_from_settings(settings, (1, 2, 4), path="p")
-
-
-def test_rules_check_themselves() -> None:
-    with pytest.raises(ValueError, match="requests: 0 is not 1 or more"):
-        Threshold(requests=0, degree=2)
-    with pytest.raises(ValueError, match="degree: 0 is not 1 or more"):
-        Threshold(requests=1, degree=0)
-    with pytest.raises(ValueError, match=r"schedule\[0\]\.degree: 0 is not 1 or more"):
-        Schedule(points=(SchedulePoint(tokens=1, degree=0),))
-
-
 @dataclass(frozen=True)
 class AfterTokens:
     """A new rule: widen once the longest response has so many tokens."""
@@ -223,25 +156,19 @@ class AfterTokens:
     tokens: int
     degree: int
 
-    @classmethod
-    def from_settings(cls, settings: Any, degrees: Sequence[int]) -> AfterTokens:
-        return cls(tokens=settings["tokens"], degree=degrees[-1])
-
     def decide(self, snapshot: Snapshot) -> Decision | None:
         if snapshot.degree >= self.degree or snapshot.longest_decoded_tokens < self.tokens:
             return None
         return Decision(degree=self.degree, reason=f"{self.tokens} tokens")
 
 
-def test_a_new_rule_is_a_class_and_an_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SWITCH_RULES, "after-tokens", AfterTokens.from_settings)
-    rule = rule_from_settings({"name": "after-tokens", "after-tokens": {"tokens": 30}}, (1, 2, 4, 8))
-    assert not isinstance(rule, PredictorSettings)
+def test_a_new_rule_is_a_class_with_one_method() -> None:
+    rule = AfterTokens(tokens=30, degree=8)
     profile = h100_8b()
     requests = [
         SimulatedRequest(rid=f"r{index}", prompt="p", prompt_tokens=50, response_tokens=100)
         for index in range(8)
     ]
     clock = StepClock(profile, footprint=8, max_batch=8, max_context=256)
-    stage = simulate(requests, profile, following(rule), footprint=8, degree=1, clock=clock)
+    stage = simulate(requests, following(rule), clock, degree=1)
     assert [(switch.to_degree, switch.reason) for switch in stage.switches] == [(8, "30 tokens")]

@@ -23,10 +23,10 @@ class World:
 
     def history(self) -> LengthHistory:
         history = LengthHistory()
-        for step, stage in enumerate([*self.past, self.ended]):
-            history.start_stage(step)
+        for stage in (*self.past, self.ended):
+            history.start_stage()
             for prompt, tokens in stage:
-                history.add_finished(prompt, tokens, step=step)
+                history.add_finished(prompt, tokens)
         return history
 
     def quantiles(self) -> np.ndarray:
@@ -112,7 +112,6 @@ def test_order_is_of_no_matter_and_nothing_is_random(world: World, random: Rando
     again = forecast(shuffled.live, shuffled.history(), max_tokens=MAX_TOKENS)
     assert (again.quantiles == made.quantiles[order]).all()
     assert (again.scenarios(5, seed=3) == made.scenarios(5, seed=3)[:, order]).all()
-    assert again.source == tuple(made.source[index] for index in order)
 
 
 def test_the_first_step_is_the_prior() -> None:
@@ -120,7 +119,6 @@ def test_the_first_step_is_the_prior() -> None:
     median = np.interp(0.5, PROBABILITIES, made.quantiles[0])
     assert median == pytest.approx(np.exp(7.27), rel=0.03)
     assert 1 - np.interp(8_192, made.quantiles[0], PROBABILITIES) == pytest.approx(0.1085, abs=0.01)
-    assert made.source == ("the prior",)
 
 
 def test_long_siblings_lengthen_a_forecast_and_earlier_stages_do_so_less() -> None:
@@ -130,12 +128,6 @@ def test_long_siblings_lengthen_a_forecast_and_earlier_stages_do_so_less() -> No
     earlier = dataclasses.replace(world, past=[[*others, *[("x", 2_800)] * 4]])
     alone, with_earlier, with_now = (np.median(one.quantiles()) for one in (world, earlier, now))
     assert alone * 1.1 < with_earlier < with_now
-
-
-def test_what_a_forecast_is_made_of_is_said() -> None:
-    history = World(past=[[("x", 5), ("x", 7), ("y", 9)]], ended=[("x", 8)], live=[]).history()
-    made = forecast([request("a", "x", 9), request("b", "x", 9)], history, max_tokens=100)
-    assert made.source[0] == "siblings: 1 ended, 1 live; 2 of an earlier stage; 4 lengths of the job"
 
 
 @settings(max_examples=20)
@@ -166,10 +158,10 @@ def test_scenarios_differ_by_request_and_seed_and_reach_into_the_tail() -> None:
 def test_draws_of_siblings_go_together_as_long_as_their_prompt_is_not_known() -> None:
     live = [request(name, name[0], 0) for name in ("a0", "a1", "b0")]
     history = LengthHistory()
-    history.start_stage(0)
+    history.start_stage()
     unknown = forecast(live, history, max_tokens=MAX_TOKENS)
     for tokens in (200, 300, 400, 500, 350, 250):
-        history.add_finished("a", tokens, step=0)
+        history.add_finished("a", tokens)
     known = forecast(live, history, max_tokens=MAX_TOKENS)
 
     def correlation(one: int, other: int) -> float:
@@ -181,13 +173,6 @@ def test_draws_of_siblings_go_together_as_long_as_their_prompt_is_not_known() ->
     assert correlation(0, 2) == pytest.approx(0.0, abs=0.06)
     assert unknown.shared.tolist() == pytest.approx([0.3, 0.3, 0.3], abs=0.01)
     assert known.shared[0] < 0.2 < known.shared[2]
-
-
-def test_an_interval_ends_at_the_cap_and_takes_what_is_left_from_below() -> None:
-    made = forecast([request("a", "p", 3_000)], LengthHistory(), max_tokens=MAX_TOKENS)
-    low, high = made.interval(0.9)
-    assert high[0] == MAX_TOKENS - 3_000
-    assert low[0] == pytest.approx(np.interp(0.1, PROBABILITIES, made.quantiles[0]))
 
 
 def test_nothing_live_has_an_empty_forecast() -> None:
@@ -207,23 +192,17 @@ def test_a_negative_field_is_refused_by_name(field: str) -> None:
     [
         ([request("a", "p", 1), request("b", "p", 11)], r"live\[1\].decoded_tokens: 11 of at most 10"),
         ([request("a", "p", 10)], r"live\[0\].decoded_tokens: 10 of at most 10"),
-        (
-            [dataclasses.replace(request("a", "p", 1), group=2)],
-            r"live\[0\].group: 2 is not one of the 2 groups",
-        ),
         ([request("a", "p", 1), request("a", "q", 2)], r"live\[1\].rid: a is there twice"),
     ],
 )
 def test_what_cannot_be_live_is_refused_by_path(live: list[LiveRequest], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        forecast(live, LengthHistory(), max_tokens=10, num_groups=2)
+        forecast(live, LengthHistory(), max_tokens=10)
 
 
 def test_other_settings_out_of_range_are_refused_by_name() -> None:
     made = forecast([request("a", "p", 1)], LengthHistory(), max_tokens=10)
     with pytest.raises(ValueError, match="max_tokens: 0"):
         forecast([], LengthHistory(), max_tokens=0)
-    with pytest.raises(ValueError, match=r"level: 0\.99"):
-        made.interval(0.99)
     with pytest.raises(ValueError, match="count: 0"):
         made.scenarios(0, 1)

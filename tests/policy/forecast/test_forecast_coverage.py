@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from taper_policy.forecast.forecast import LiveRequest, forecast
+from taper_policy.forecast.forecast import PROBABILITIES, LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
 
 MAX_TOKENS = 24_576
@@ -34,6 +34,15 @@ def uniform(random: np.random.Generator) -> np.ndarray:
     return random.uniform(500, 8_000, (PROMPTS, SAMPLES))
 
 
+def interval(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 90 % interval of each request, with equal tails; where the upper bound is the longest possible
+    (the cap), the rest lies below the lower one."""
+    low, low_at_cap, high = (
+        np.array([np.interp(share, PROBABILITIES, row) for row in quantiles]) for share in (0.05, 0.1, 0.95)
+    )
+    return np.where(high >= quantiles[:, -1], low_at_cap, low), high
+
+
 def coverage(
     lengths: Lengths, *, seed: int, first: int = WARM_STAGES, stages: int = JUDGED_STAGES
 ) -> np.ndarray:
@@ -42,7 +51,7 @@ def coverage(
     history = LengthHistory()
     inside, judged = np.zeros(len(MOMENTS)), np.zeros(len(MOMENTS))
     for step in range(first + stages):
-        history.start_stage(step)
+        history.start_stage()
         tokens = np.clip(lengths(random), 1, MAX_TOKENS).astype(int)
         pending = {
             f"{prompt}-{sample}": (f"{step}-{prompt}", int(tokens[prompt, sample]))
@@ -54,18 +63,18 @@ def coverage(
             now = int(np.quantile(tokens, share, method="lower")) if share else 0
             for rid, (prompt, length) in list(pending.items()):
                 if length <= now:
-                    history.add_finished(prompt, length, step=step)
+                    history.add_finished(prompt, length)
                     del pending[rid]
             live = [
                 LiveRequest(rid=rid, prompt=prompt, group=0, prompt_tokens=9, decoded_tokens=now)
                 for rid, (prompt, _) in pending.items()
             ]
-            low, high = forecast(live, history, max_tokens=MAX_TOKENS).interval(0.9)
+            low, high = interval(forecast(live, history, max_tokens=MAX_TOKENS).quantiles)
             remaining = np.array([length - now for _, length in pending.values()])
             inside[index] += np.count_nonzero((low <= remaining) & (remaining <= high))
             judged[index] += len(remaining)
         for prompt, length in pending.values():
-            history.add_finished(prompt, length, step=step)
+            history.add_finished(prompt, length)
     return np.append(inside / judged, inside.sum() / judged.sum())
 
 

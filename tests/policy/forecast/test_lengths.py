@@ -10,12 +10,12 @@ def job(correlation: float, persistence: float, *, stages: int = 8, prompts: int
     random = np.random.default_rng(4)
     history = LengthHistory()
     level = random.normal(size=(prompts, 1))
-    for step in range(stages + 1):
-        history.start_stage(step)
+    for _ in range(stages + 1):
+        history.start_stage()
         noise = random.normal(size=(prompts, 6))
         scores = np.sqrt(correlation) * level + np.sqrt(1 - correlation) * noise
         for (prompt, _), score in np.ndenumerate(scores):
-            history.add_finished(f"p{prompt}", int(np.exp(7.0 + score)), step=step)
+            history.add_finished(f"p{prompt}", int(np.exp(7.0 + score)))
         level = persistence * level + np.sqrt(1 - persistence**2) * random.normal(size=(prompts, 1))
     return history
 
@@ -30,10 +30,10 @@ def test_correlations_are_learned(correlation: float, persistence: float) -> Non
 
 def test_with_little_data_they_stay_near_the_prior() -> None:
     history = LengthHistory()
-    history.start_stage(0)
+    history.start_stage()
     for prompt, tokens in (("a", 10), ("a", 11), ("b", 90), ("b", 91)):
-        history.add_finished(prompt, tokens, step=0)
-    history.start_stage(1)
+        history.add_finished(prompt, tokens)
+    history.start_stage()
     assert history.past.correlation == pytest.approx(lengths.PRIOR_CORRELATION, abs=0.06)
     assert history.past.persistence == lengths.PRIOR_PERSISTENCE
 
@@ -43,11 +43,13 @@ def test_memory_is_bounded_and_the_youngest_stay(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(lengths, "MAX_PROMPTS", 30)
     history = LengthHistory()
     for step in range(5):
-        history.start_stage(step)
+        history.start_stage()
         for sample in range(20):
-            history.add_finished(f"{step}-{sample}", 100 * step + 1, step=step)
-    assert history.num_lengths <= 50 + 20
-    assert history.num_prompts == 30
+            history.add_finished(f"{step}-{sample}", 100 * step + 1)
+    assert len(history.past.tokens) <= 50
+    assert len(history.finished) == 20
+    levels = [history.level(f"{step}-{sample}") for step in range(5) for sample in range(20)]
+    assert sum(level is not None for level in levels) == 30
     assert set(history.past.tokens.tolist()) == {201, 301}
     assert history.level("3-0") is not None
     assert history.level("0-0") is None
@@ -56,20 +58,20 @@ def test_memory_is_bounded_and_the_youngest_stay(monkeypatch: pytest.MonkeyPatch
 def test_one_endless_stage_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lengths, "MAX_LENGTHS", 10)
     history = LengthHistory()
-    history.start_stage(0)
+    history.start_stage()
     for tokens in range(1, 41):
-        history.add_finished(f"p{tokens % 3}", tokens, step=0)
-    assert history.num_lengths == 10
+        history.add_finished(f"p{tokens % 3}", tokens)
+    assert sum(map(len, history.finished.values())) == 10
     assert sum(map(len, history.finished.values())) == 10
 
 
 def test_older_lengths_weigh_less() -> None:
     history = LengthHistory()
     for step in range(3):
-        history.start_stage(step)
+        history.start_stage()
         for _ in range(lengths.HALF_LIFE_LENGTHS):
-            history.add_finished("p", step + 1, step=step)
-    history.start_stage(3)
+            history.add_finished("p", step + 1)
+    history.start_stage()
     weights = dict(zip(history.past.tokens.tolist(), history.past.weights.tolist(), strict=True))
     assert weights[3] == 1.0
     assert weights[2] == pytest.approx(0.5 ** (1 / lengths.HALF_LIFE_STAGES))
@@ -79,7 +81,7 @@ def test_older_lengths_weigh_less() -> None:
 def test_the_past_never_changes_within_a_stage() -> None:
     history = job(0.3, 0.8, stages=1, prompts=10)
     before = history.past
-    history.add_finished("p1", 77, step=1)
+    history.add_finished("p1", 77)
     assert history.past is before
     assert history.level("p1") is not None
 
@@ -90,19 +92,9 @@ def test_normal_scores_are_the_inverse_of_the_normal_distribution() -> None:
     assert normal_scores(np.array(list(known))) == pytest.approx(list(known.values()), abs=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("prompt_tokens", "step", "problem"),
-    [(0, 3, "tokens: 0"), (-4, 3, "tokens: -4"), (5, 2, "step: 2 is not")],
-)
-def test_what_cannot_have_finished_is_refused_by_name(prompt_tokens: int, step: int, problem: str) -> None:
+@pytest.mark.parametrize("tokens", [0, -4])
+def test_a_response_without_a_token_is_refused(tokens: int) -> None:
     history = LengthHistory()
-    history.start_stage(3)
-    with pytest.raises(ValueError, match=problem):
-        history.add_finished("p", prompt_tokens, step=step)
-
-
-def test_nothing_finishes_before_the_first_stage() -> None:
-    with pytest.raises(ValueError, match="step: 0"):
-        LengthHistory().add_finished("p", 5, step=0)
-    with pytest.raises(ValueError, match="step: -1 is negative"):
-        LengthHistory().start_stage(-1)
+    history.start_stage()
+    with pytest.raises(ValueError, match=f"tokens: {tokens}"):
+        history.add_finished("p", tokens)

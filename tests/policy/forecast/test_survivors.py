@@ -26,10 +26,10 @@ def share_below(curves: SurvivorCurves, position: float, fold: int = 0) -> float
 
 def past_of(lengths: np.ndarray) -> PastLengths:
     history = LengthHistory()
-    history.start_stage(0)
+    history.start_stage()
     for tokens in lengths.tolist():
-        history.add_finished("p", tokens, step=0)
-    history.start_stage(1)
+        history.add_finished("p", tokens)
+    history.start_stage()
     return history.past
 
 

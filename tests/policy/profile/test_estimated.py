@@ -28,26 +28,27 @@ def test_recomputation_takes_what_was_published() -> None:
 
 
 def test_a_batch_of_one_is_bound_by_the_weights() -> None:
-    assert h100_8b().step_seconds(1, 1, 256).seconds == pytest.approx(16.06e9 / 3.35e12, rel=0.02)
-    assert a40_14b().step_seconds(1, 1, 256).seconds == pytest.approx(29.6e9 / 696e9, rel=0.02)
+    assert h100_8b().steps(1).seconds(1, 256) == pytest.approx(16.06e9 / 3.35e12, rel=0.02)
+    assert a40_14b().steps(1).seconds(1, 256) == pytest.approx(29.6e9 / 696e9, rel=0.02)
 
 
 @pytest.mark.parametrize("profile", [h100_8b(), a40_14b()], ids=str)
 def test_a_wider_group_is_faster_but_not_by_its_ranks(profile: Profile) -> None:
     for narrow, wide in ((1, 2), (2, 4), (4, 8)):
         for batch, context in ((1, 1024), (16, 8192), (64, 1024)):
-            before = profile.step_seconds(narrow, batch, context).seconds
-            after = profile.step_seconds(wide, batch, context).seconds
+            before = profile.steps(narrow).seconds(batch, context)
+            after = profile.steps(wide).seconds(batch, context)
             assert 0.5 < after / before < 1
 
 
 def test_busy_groups_share_only_the_pcie_link() -> None:
-    one, four = (h100_8b().step_seconds(2, 64, 1024, busy).seconds for busy in (1, 4))
+    one, four = (h100_8b().steps(2).seconds(64, 1024, busy) for busy in (1, 4))
     assert one == four
-    one, four = (a40_14b().step_seconds(2, 64, 1024, busy).seconds for busy in (1, 4))
+    one, four = (a40_14b().steps(2).seconds(64, 1024, busy) for busy in (1, 4))
     assert four > one * 1.1
 
 
-def test_what_does_not_fit_the_memory_is_extrapolated() -> None:
-    assert h100_8b().step_seconds(1, 128, 16384).is_extrapolated
-    assert not h100_8b().step_seconds(8, 128, 16384).is_extrapolated
+def test_what_does_not_fit_the_memory_is_left_out() -> None:
+    places = {(cell.degree, cell.batch, cell.context_tokens) for cell in h100_8b().cells}
+    assert (1, 128, 16384) not in places
+    assert (8, 128, 16384) in places

@@ -15,10 +15,12 @@ from taper_policy.profile.fit import (
     StepSample,
     SwitchSample,
     fit_profile,
+    held_out_errors,
     needs_more,
-    step_error,
 )
 from taper_policy.profile.profile import Profile, ProfileKey
+
+from .switch_model import switch_seconds
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1"})
 CONTEXTS = (256, 1024, 4096)
@@ -123,10 +125,10 @@ def test_spoilt_samples_move_no_cell_by_more_than_the_noise(seed: int) -> None:
     for cell in profile.cells:
         truth = true_seconds(cell.degree, cell.batch, cell.context_tokens)
         assert cell.seconds == pytest.approx(truth, rel=0.025)
-    pause = profile.switch_seconds(
-        1, 2, requests=8, migrated_requests=8, migrated_tokens=16_000, recomputed_tokens=0
+    pause = switch_seconds(
+        profile, 1, 2, requests=8, migrated_requests=8, migrated_tokens=16_000, recomputed_tokens=0
     )
-    assert pause.seconds == pytest.approx(true_pause(8, 8, 16_000 * KV_BYTES, 0), rel=0.05)
+    assert pause == pytest.approx(true_pause(8, 8, 16_000 * KV_BYTES, 0), rel=0.05)
 
 
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
@@ -168,10 +170,13 @@ def test_a_pause_is_predicted_without_itself() -> None:
     profile = fitted(replace(samples, switches=few))
     within = [
         abs(
-            profile.switch[1, 2].seconds(
+            switch_seconds(
+                profile,
+                1,
+                2,
                 requests=sample.requests,
                 migrated_requests=sample.migrated_requests,
-                num_bytes=sample.num_bytes,
+                migrated_tokens=sample.num_bytes // KV_BYTES,
                 recomputed_tokens=sample.recomputed_tokens,
             )
             / sample.seconds
@@ -188,9 +193,9 @@ def test_points_off_the_grid_are_compared_at_their_own_place() -> None:
         StepSample(degree=2, batch=6, context_tokens=2500.0, busy_groups=1, seconds=true_seconds(2, 6, 2500)),
         StepSample(degree=1, batch=2, context_tokens=700.5, busy_groups=1, seconds=true_seconds(1, 2, 700.5)),
     ]
-    assert step_error(profile, away) == pytest.approx(0.0, abs=1e-4)
+    assert held_out_errors(profile, [[sample] for sample in away]) == pytest.approx((0.0, 0.0), abs=1e-4)
     with pytest.raises(ValueError, match=r"^steps: no sample"):
-        step_error(profile, [])
+        held_out_errors(profile, [[]])
 
 
 def test_a_recomputed_token_that_was_never_measured_costs_a_prefill() -> None:
@@ -203,10 +208,6 @@ def test_a_recomputed_token_that_was_never_measured_costs_a_prefill() -> None:
         # Every request migrated, so it cannot be separated from what any request costs.
         assert terms.migrated_request_seconds == 0
         assert terms.request_seconds == pytest.approx(0.005)
-    asked = profile.switch_seconds(
-        1, 2, requests=1, migrated_requests=0, migrated_tokens=0, recomputed_tokens=10
-    )
-    assert asked.is_extrapolated
 
 
 def broken(kind: str) -> tuple[Samples, dict[str, Any]]:
@@ -224,7 +225,6 @@ def broken(kind: str) -> tuple[Samples, dict[str, Any]]:
         "unmoved": ({"switches": [replace(sample, num_bytes=0) for sample in switches]}, {}),
         "foreign": ({"switches": [replace(sample, to_degree=8) for sample in switches]}, {}),
         "contexts": ({}, {"contexts": ()}),
-        "share": ({}, {"held_out_share": 0.0}),
     }
     samples_fields, fields = changes[kind]
     return replace(samples, **samples_fields), fields
@@ -244,7 +244,6 @@ def broken(kind: str) -> tuple[Samples, dict[str, Any]]:
         ("unmoved", r"^switches: 1->2: no sample moved a request and its bytes"),
         ("foreign", r"^switches: 1->8: 8 is not among the degrees"),
         ("contexts", r"^contexts: "),
-        ("share", r"^held_out_share: 0\.0"),
     ],
 )
 def test_samples_that_give_no_profile_are_refused(kind: str, problem: str) -> None:

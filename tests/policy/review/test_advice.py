@@ -13,10 +13,9 @@ from taper_policy.decision.ledger import FinishedResponse
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.review.advice import AdviceEstimator, total_gain
-from taper_policy.review.review import clock_of
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy, expected_like, static
-from taper_policy.simulation.simulator import SimulatedRequest, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, clock_of, simulate
 
 PROFILE = h100_8b()
 MAX_TOKENS = 4096
@@ -39,14 +38,14 @@ def test_the_gain_is_what_the_simulator_gives() -> None:
     found = []
     for step in (1, 2, 3):
         requests = stage(step)
-        clock = clock_of(requests, PROFILE, footprint=8)
+        clock = clock_of([requests], PROFILE, footprint=8)
         rule = PredictorPolicy(advisor, step=step)
         first = 1
         if step > 1:
-            first = advisor.first_layout(expected_like(stage(step - 1)), footprint=8).degree
-        expected = simulate(requests, PROFILE, rule, footprint=8, degree=first, clock=clock)
+            first = advisor.first_layout(expected_like(stage(step - 1))).degree
+        expected = simulate(requests, rule, clock, degree=first)
         rule.learn(requests)
-        staying = simulate(requests, PROFILE, static, footprint=8, degree=1, clock=clock)
+        staying = simulate(requests, static, clock, degree=1)
         found.append(advice.judge(step, requests))
         assert found[-1].gain_seconds == pytest.approx(staying.seconds - expected.seconds)
         assert (found[-1].first_degree, found[-1].num_switches) == (first, len(expected.switches))

@@ -15,6 +15,7 @@ from taper_policy.decision.ledger import (
     StageEndEntry,
     StartEntry,
     SwitchOutcomeEntry,
+    entry_as_json,
     entry_from_json,
 )
 from taper_policy.decision.pricing import Choice, PredictorSettings
@@ -53,7 +54,7 @@ def ledger(num_stages: int = 2) -> list[LedgerRecord]:
 
 def test_entries_survive_json() -> None:
     entries = ledger()
-    assert [entry_from_json(json.loads(json.dumps(entry.as_json()))) for entry in entries] == entries
+    assert [entry_from_json(json.loads(json.dumps(entry_as_json(entry)))) for entry in entries] == entries
 
 
 def test_interleaved_lives_are_separated() -> None:

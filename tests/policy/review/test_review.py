@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_policy.profile.profile import Estimate
+from taper_policy.decision.decision import Decision
 from taper_policy.review.review import (
     RecordedRequest,
     RecordedStage,
     RecordedSwitch,
     as_simulated,
-    clock_of,
     review,
 )
-from taper_policy.simulation.simulator import SimulatedReplica, SimulatedStage, simulate
+from taper_policy.simulation.simulator import SimulatedReplica, SimulatedStage, clock_of, simulate
 
 from ..linear_machine import LinearMachine
 
@@ -30,8 +29,8 @@ LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=16)
 class ReplicaPrices(LinearMachine):
     """A prefill takes a second and a tenth of one for each token."""
 
-    def prefill_seconds(self, degree: int, tokens: float) -> Estimate:
-        return Estimate.around(1.0 + tokens / 10, 0.0, is_extrapolated=False)
+    def prefill_seconds(self, degree: int, tokens: float) -> float:
+        return 1.0 + tokens / 10
 
 
 MACHINE = ReplicaPrices(pause=20.0, pause_request=1.0)
@@ -70,18 +69,19 @@ def widened(
     requests = as_simulated(stage)
     moves: list[RecordedSwitch] = []
 
-    def rule(replica: SimulatedReplica) -> tuple[int, str] | None:
-        due = [degree for live, degree in at if len(replica.live) <= live]
-        if not due or due[-1] <= replica.degree:
+    def rule(replica: SimulatedReplica) -> Decision | None:
+        degree, running = replica.snapshot.degree, replica.live()
+        due = [degree for live, degree in at if len(running) <= live]
+        if not due or due[-1] <= degree:
             return None
-        made = sum(one.decoded_tokens for one in replica.live)
+        made = sum(one.decoded_tokens for one in running)
         made += sum(request.response_tokens for request in replica.finished)
-        groups = {int(one.request.rid): one.group * replica.degree // due[-1] for one in replica.live}
+        groups = {int(one.rid): one.group * degree // due[-1] for one in running}
         moves.append(RecordedSwitch(degree=due[-1], made_tokens=made, groups=groups))
-        return due[-1], "a test"
+        return Decision(degree=due[-1], reason="a test")
 
-    clock = clock_of(requests, MACHINE, footprint=4)
-    simulated = simulate(requests, MACHINE, rule, footprint=4, degree=1, clock=clock)
+    clock = clock_of([requests], MACHINE, footprint=4)
+    simulated = simulate(requests, rule, clock, degree=1)
     return dataclasses.replace(stage, moves=tuple(moves)), simulated
 
 

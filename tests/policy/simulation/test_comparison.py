@@ -39,7 +39,6 @@ def compared() -> Comparison:
         stages("lognormal", 6),
         a40_14b(),
         DecisionSettings(degrees=(1, 2, 4, 8)),
-        footprint=8,
         max_tokens=MAX_TOKENS,
         on_stage=finished.append,
     )
@@ -80,7 +79,6 @@ def test_equal_jobs_give_equal_results() -> None:
             stages("bimodal", 2),
             a40_14b(),
             DecisionSettings(degrees=(1, 8)),
-            footprint=8,
             max_tokens=MAX_TOKENS,
         )
         for _ in range(2)
@@ -90,8 +88,6 @@ def test_equal_jobs_give_equal_results() -> None:
 
 
 def test_with_one_degree_only_the_static_layout_is_left_to_compare() -> None:
-    found = compare(
-        stages("uniform", 1), a40_14b(), DecisionSettings(degrees=(8,)), footprint=8, max_tokens=MAX_TOKENS
-    )
+    found = compare(stages("uniform", 1), a40_14b(), DecisionSettings(degrees=(8,)), max_tokens=MAX_TOKENS)
     assert set(found.seconds) == {"static TP8", PREDICTOR, ORACLE}
     assert len({float(seconds[0]) for seconds in found.seconds.values()}) == 1

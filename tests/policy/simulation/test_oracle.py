@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taper_policy.simulation.oracle import LayoutPlan, best_plan, regret
-from taper_policy.simulation.simulator import SimulatedRequest, StepClock, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, simulate
+from taper_policy.simulation.step_clock import StepClock
 
 from ..linear_machine import LinearMachine
 
@@ -27,14 +28,14 @@ def requests_of(lengths: list[int]) -> list[SimulatedRequest]:
 
 def seconds_of(plan: LayoutPlan, lengths: list[int]) -> float:
     requests = requests_of(lengths)
-    stage = simulate(requests, MACHINE, plan.policy(), footprint=4, degree=plan.degree, clock=CLOCK)
+    stage = simulate(requests, plan.policy(), CLOCK, degree=plan.degree)
     return stage.seconds
 
 
 @settings(max_examples=40)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=16))
 def test_no_plan_that_can_be_tried_one_by_one_is_better(lengths: list[int]) -> None:
-    plan, stage = best_plan(requests_of(lengths), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK)
+    plan, stage = best_plan(requests_of(lengths), CLOCK, degrees=DEGREES)
     assert stage.seconds == pytest.approx(seconds_of(plan, lengths))
     static = [seconds_of(LayoutPlan(degree=degree), lengths) for degree in DEGREES]
     assert stage.seconds <= min(static) + 1e-9
@@ -49,7 +50,7 @@ def test_no_plan_that_can_be_tried_one_by_one_is_better(lengths: list[int]) -> N
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 300), min_size=3, max_size=8))
 def test_no_two_widenings_that_can_be_tried_one_by_one_are_better(lengths: list[int]) -> None:
-    _, stage = best_plan(requests_of(lengths), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK)
+    _, stage = best_plan(requests_of(lengths), CLOCK, degrees=DEGREES)
     pairs = [
         seconds_of(LayoutPlan(degree=1, widenings=((early, 2), (late, 4))), lengths)
         for early in range(2, len(lengths))
@@ -59,15 +60,13 @@ def test_no_two_widenings_that_can_be_tried_one_by_one_are_better(lengths: list[
 
 
 def test_it_widens_for_a_lone_straggler_and_returns_the_plan() -> None:
-    plan, stage = best_plan(
-        requests_of([20] * 15 + [300]), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK
-    )
+    plan, stage = best_plan(requests_of([20] * 15 + [300]), CLOCK, degrees=DEGREES)
     assert str(plan) == "degree 1, degree 4 at 1 live"
     assert [switch.to_degree for switch in stage.switches] == [4]
 
 
 def test_it_does_not_where_lengths_are_alike() -> None:
-    plan, _ = best_plan(requests_of([100] * 16), MACHINE, footprint=4, degrees=DEGREES, clock=CLOCK)
+    plan, _ = best_plan(requests_of([100] * 16), CLOCK, degrees=DEGREES)
     assert plan.widenings == ()
 
 

@@ -6,16 +6,17 @@ import pytest
 
 from taper_policy.decision.advisor import FEW, Advisor
 from taper_policy.decision.decide import DecisionSettings
+from taper_policy.decision.snapshot import Snapshot
 from taper_policy.decision.switch_rules import Schedule, SchedulePoint, Threshold, WidenAtOnce
+from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.simulation.policies import PredictorPolicy, following, static
 from taper_policy.simulation.simulator import (
-    SimulatedLiveRequest,
     SimulatedReplica,
     SimulatedRequest,
-    StepClock,
     simulate,
 )
+from taper_policy.simulation.step_clock import StepClock
 
 PROFILE = h100_8b()
 MAX_TOKENS = 4096
@@ -28,11 +29,21 @@ def request(index: int, tokens: int = 100) -> SimulatedRequest:
 
 
 def replica(groups: list[int], degree: int = 1, decoded: int = 10) -> SimulatedReplica:
-    live = [SimulatedLiveRequest(request(index), group, decoded) for index, group in enumerate(groups)]
-    running = [groups.count(group) for group in range(4 // degree)]
-    return SimulatedReplica(
-        footprint=4, degree=degree, at_seconds=1.0, running=running, live=live, longest_tokens=decoded
+    live = tuple(
+        LiveRequest(
+            rid=f"r{index:03}",
+            prompt=f"p{index // 4}",
+            group=group,
+            prompt_tokens=100,
+            decoded_tokens=decoded,
+        )
+        for index, group in enumerate(groups)
     )
+    running = tuple(groups.count(group) for group in range(4 // degree))
+    snapshot = Snapshot(
+        footprint=4, degree=degree, at_seconds=1.0, running=running, longest_decoded_tokens=decoded
+    )
+    return SimulatedReplica(snapshot=snapshot, live=lambda: live)
 
 
 def test_static_stays() -> None:
@@ -45,7 +56,7 @@ def test_static_stays() -> None:
 )
 def test_the_threshold_counts_live_requests(groups: list[int], degree: int, answer: int | None) -> None:
     found = following(Threshold(requests=2, degree=4))(replica(groups, degree))
-    assert (found and found[0]) == answer
+    assert (found and found.degree) == answer
 
 
 @pytest.mark.parametrize(
@@ -55,7 +66,7 @@ def test_widening_at_once_waits_for_the_first_idle_group(
     groups: list[int], degree: int, answer: int | None
 ) -> None:
     found = following(WidenAtOnce(degree=4))(replica(groups, degree))
-    assert (found and found[0]) == answer
+    assert (found and found.degree) == answer
 
 
 def test_a_schedule_switches_both_ways_in_the_simulator() -> None:
@@ -63,7 +74,7 @@ def test_a_schedule_switches_both_ways_in_the_simulator() -> None:
     points = (SchedulePoint(tokens=20, degree=4), SchedulePoint(tokens=60, degree=2))
     clock = StepClock(PROFILE, footprint=8, max_batch=8, max_context=256)
     policy = following(Schedule(points=points))
-    stage = simulate(requests, PROFILE, policy, footprint=8, degree=1, clock=clock)
+    stage = simulate(requests, policy, clock, degree=1)
     assert [switch.to_degree for switch in stage.switches] == [4, 2]
 
 
@@ -72,7 +83,7 @@ def test_the_predictor_learns_each_response_once() -> None:
     advisor = Advisor(PROFILE, DecisionSettings(degrees=(1, 2, 4, 8)), max_tokens=MAX_TOKENS)
     rule = PredictorPolicy(advisor, step=0)
     clock = StepClock(PROFILE, footprint=8, max_batch=24, max_context=2048)
-    stage = simulate(requests, PROFILE, rule, footprint=8, degree=1, clock=clock)
+    stage = simulate(requests, rule, clock, degree=1)
     rule.learn(requests)
     entries = [*rule.decisions, advisor.end_stage()]
     lengths = sorted(response.tokens for entry in entries for response in entry.finished)

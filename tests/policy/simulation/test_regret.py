@@ -56,7 +56,6 @@ def compared(name: str, regime: str) -> Comparison:
         stages,
         profile,
         DecisionSettings(degrees=profile.degrees),
-        footprint=profile.footprint,
         max_tokens=cap,
     )
 

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taper_policy.decision.decision import Decision
 from taper_policy.simulation.simulator import (
     Policy,
     SimulatedReplica,
     SimulatedRequest,
     SimulatedStage,
-    StepClock,
     simulate,
 )
+from taper_policy.simulation.step_clock import StepClock
 
 from ..linear_machine import LinearMachine
 
@@ -28,7 +29,7 @@ MACHINE = LinearMachine(pause=PAUSE)
 CLOCK = StepClock(MACHINE, footprint=4, max_batch=20, max_context=400)
 
 
-def stay(_: SimulatedReplica) -> tuple[int, str] | None:
+def stay(_: SimulatedReplica) -> Decision | None:
     return None
 
 
@@ -37,7 +38,7 @@ def run(lengths: list[int], rule: Policy = stay, degree: int = 1) -> SimulatedSt
         SimulatedRequest(rid=f"r{index}", prompt=f"p{index // 4}", prompt_tokens=10, response_tokens=length)
         for index, length in enumerate(lengths)
     ]
-    return simulate(requests, MACHINE, rule, footprint=4, degree=degree, clock=CLOCK)
+    return simulate(requests, rule, CLOCK, degree=degree)
 
 
 def stepwise(lengths: list[int], degree: int) -> float:
@@ -62,14 +63,15 @@ def test_every_token_is_decoded_once_whatever_the_switches(lengths: list[int], d
     seen: Counter[str] = Counter()
     last: list[int] = []
 
-    def restless(replica: SimulatedReplica) -> tuple[int, str]:
-        for live in replica.live:
-            assert 1 <= live.decoded_tokens < live.request.response_tokens
-            assert 0 <= live.group < 4 // replica.degree
-            assert live.decoded_tokens >= seen[live.request.rid]
-            seen[live.request.rid] = live.decoded_tokens
-        last[:] = [len(replica.live) + len(replica.finished)]
-        return data.draw(st.sampled_from([1, 2, 4])), "drawn"
+    def restless(replica: SimulatedReplica) -> Decision:
+        for live in replica.live():
+            assert 1 <= live.decoded_tokens < lengths[int(live.rid[1:])]
+            assert 0 <= live.group < 4 // replica.snapshot.degree
+            assert live.decoded_tokens >= seen[live.rid]
+            seen[live.rid] = live.decoded_tokens
+        assert len(replica.live()) == replica.snapshot.num_running
+        last[:] = [len(replica.live()) + len(replica.finished)]
+        return Decision(degree=data.draw(st.sampled_from([1, 2, 4])), reason="drawn")
 
     stage = run(lengths, restless)
     assert last in ([], [len(lengths)])
@@ -83,8 +85,8 @@ def test_every_token_is_decoded_once_whatever_the_switches(lengths: list[int], d
 def test_a_switch_costs_its_pause_and_then_decodes_in_one_group() -> None:
     """Four requests of 5 tokens and one of 50 that shares its group: widened when it is alone."""
 
-    def widen(replica: SimulatedReplica) -> tuple[int, str] | None:
-        return (4, "alone") if len(replica.live) == 1 else None
+    def widen(replica: SimulatedReplica) -> Decision | None:
+        return Decision(degree=4, reason="alone") if replica.snapshot.num_running == 1 else None
 
     stage = run([50, 5, 5, 5], widen)
     (switch,) = stage.switches
@@ -92,13 +94,13 @@ def test_a_switch_costs_its_pause_and_then_decodes_in_one_group() -> None:
     wide = sum(1 + 2 + 1 + 0.01 * (10 + made + 0.5) for made in range(5, 50))
     assert switch.at_seconds == pytest.approx(narrow)
     assert stage.seconds == pytest.approx(narrow + PAUSE + wide)
-    # Before it, three ranks idle only for the moment in which all ended; after it none does.
-    assert stage.idle_rank_seconds == pytest.approx(0.0)
-    assert run([50, 5, 5, 5]).idle_rank_seconds == pytest.approx(3 * (stepwise([50], 1) - narrow))
 
 
 def test_naming_the_layout_at_hand_changes_nothing() -> None:
-    assert run([9, 30, 4], lambda replica: (replica.degree, "stay")) == run([9, 30, 4])
+    def keep(replica: SimulatedReplica) -> Decision:
+        return Decision(degree=replica.snapshot.degree, reason="stay")
+
+    assert run([9, 30, 4], keep) == run([9, 30, 4])
 
 
 def test_a_response_of_no_tokens_is_refused() -> None:

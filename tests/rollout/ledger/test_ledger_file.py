@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from taper_api import JobError
-from taper_policy.decision.ledger import DecisionEntry, StageEndEntry
+from taper_policy.decision.ledger import DecisionEntry, StageEndEntry, entry_as_json
 from taper_rollout.ledger.ledger_file import LedgerFile, read_ledger
 from taper_rollout.report.recorder import Recorder
 
@@ -51,7 +51,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     for one, events in zip(
         read.histories, (history_events((1, 2)), history_events((1,), replica=1)), strict=True
     ):
-        assert [entry.as_json() for entry in (one.start, *one.entries)] == [e.entry for e in events]
+        assert [entry_as_json(entry) for entry in (one.start, *one.entries)] == [e.entry for e in events]
 
 
 def test_interleaved_replicas_are_separated(tmp_path: Path) -> None:

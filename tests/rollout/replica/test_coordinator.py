@@ -95,7 +95,7 @@ def test_commands_reach_the_engine(play: Play) -> None:
         await coordinator.sleep()
         await coordinator.wake_up(("weights",))
         await coordinator.wake_up(("kv_cache",))
-        await coordinator.update_weights(source="m:f", arguments=[{"r": 0}, {"r": 1}], version=4)
+        await coordinator.update_weights(source="m:f", arguments=[{"r": 0}, {"r": 1}])
         given = [
             (name, {k: v for k, v in a.items() if k != "timeout_seconds"}) for name, a in engine.commands
         ]
@@ -104,7 +104,7 @@ def test_commands_reach_the_engine(play: Play) -> None:
             ("sleep", {"tags": ["kv_cache", "weights"]}),
             ("wake", {"tags": ["weights"]}),
             ("wake", {"tags": ["kv_cache"]}),
-            ("update_weights", {"source": "m:f", "arguments": [{"r": 0}, {"r": 1}], "version": 4}),
+            ("update_weights", {"source": "m:f", "arguments": [{"r": 0}, {"r": 1}]}),
         ]
 
     play(scenario)

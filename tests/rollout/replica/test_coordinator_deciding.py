@@ -151,7 +151,7 @@ def test_a_stage_is_reported_also_where_it_looks_like_the_one_before(play: Play)
 def test_only_what_the_groups_of_a_stage_did_corrects_its_profile(play: Play) -> None:
     """Rank 1 follows at TP2, and its steps before the stage took an hour each."""
     slow = Step(degree=2, batch=1, context_tokens=10, seconds=3600.0)
-    now = dataclasses.replace(slow, seconds=1.2 * PROFILE.step_seconds(2, 1, 10).seconds)
+    now = dataclasses.replace(slow, seconds=1.2 * float(PROFILE.steps(2).seconds(1, 10)))
 
     async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         coordinator.use(PROFILE)

@@ -289,7 +289,7 @@ def test_new_weights_bring_the_base_layout_back_first(play: Play) -> None:
         await asyncio.sleep(0.05)
         engine.end("a")
         await request
-        await coordinator.update_weights(source="m:f", arguments=[{}, {}], version=1)
+        await coordinator.update_weights(source="m:f", arguments=[{}, {}])
         assert engine.degree == 1
         assert len(records(emitted)) == 1
 

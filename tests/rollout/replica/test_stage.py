@@ -10,7 +10,7 @@ import pytest
 
 from taper_policy.arrays import FloatArray
 from taper_policy.decision.pricing import Prices
-from taper_rollout.events import BatchSample, StageRecord, SwitchRecord
+from taper_rollout.events import BatchSample, RequestRecord, StageRecord, SwitchRecord
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
 from taper_rollout.switching.figures import MovedRequest
@@ -32,8 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def finish(stage: Stage, name: str, *, prompt_tokens: int = 10, response_tokens: int = 50) -> None:
-    stage.add_request(
-        engine_id=name,
+    record = RequestRecord(
         prompt_tokens=prompt_tokens,
         response_tokens=response_tokens,
         finish_reason="length",
@@ -41,7 +40,9 @@ def finish(stage: Stage, name: str, *, prompt_tokens: int = 10, response_tokens:
         prompt="p",
         sample=0,
         started_at=1000.0,
+        ended_at=stage_module.time.time(),
     )
+    stage.add_request(record, engine_id=name)
 
 
 def switch(at: float, **changes: Any) -> SwitchRecord:

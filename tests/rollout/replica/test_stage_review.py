@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taper_policy.decision.ledger import FinishedResponse
-from taper_rollout.events import BatchSample, StageRecord
+from taper_rollout.events import BatchSample, RequestRecord, StageRecord
 from taper_rollout.replica import stage as stage_module
 from taper_rollout.replica.stage import Stage
 from taper_rollout.replica.stage_review import NotJudged, StageReviewer, recorded_stage
@@ -39,7 +39,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def end(clock: Clock, stage: Stage, name: str, tokens: int, *, at: float, **changes: Any) -> None:
     clock.now = at
     fields: dict[str, Any] = {
-        "engine_id": name,
         "prompt_tokens": 10,
         "finish_reason": "stop",
         "request_id": name,
@@ -47,7 +46,9 @@ def end(clock: Clock, stage: Stage, name: str, tokens: int, *, at: float, **chan
         "sample": 0,
         "started_at": 1000.0,
     }
-    stage.add_request(response_tokens=tokens, **(fields | changes))
+    group = changes.pop("group", None)
+    record = RequestRecord(response_tokens=tokens, ended_at=at, **(fields | changes))
+    stage.add_request(record, engine_id=name, group=group)
 
 
 def record_of(stage: Stage) -> StageRecord:

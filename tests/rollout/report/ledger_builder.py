@@ -18,13 +18,14 @@ from taper_policy.decision.ledger import (
     ReviewEntry,
     StartEntry,
     SwitchOutcomeEntry,
+    entry_as_json,
 )
 from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.review.review import RecordedRequest, RecordedStage, as_simulated, clock_of, review
+from taper_policy.review.review import RecordedRequest, RecordedStage, as_simulated, review
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy, expected_like
-from taper_policy.simulation.simulator import SimulatedRequest, SimulatedSwitch, simulate
+from taper_policy.simulation.simulator import SimulatedRequest, SimulatedSwitch, clock_of, simulate
 from taper_rollout.events import LedgerEntry
 
 PROFILE = h100_8b()
@@ -33,7 +34,7 @@ SETTINGS = PredictorSettings(margin_seconds=1.0)
 
 
 def event(entry: LedgerRecord, *, replica: int = 0) -> LedgerEntry:
-    return LedgerEntry(replica=replica, at=1_700_000_000.5, entry=entry.as_json())
+    return LedgerEntry(replica=replica, at=1_700_000_000.5, entry=entry_as_json(entry))
 
 
 @functools.cache
@@ -87,11 +88,11 @@ def _stage(
     first = 1
     if before:
         expected = expected_like(before)
-        choice = advisor.first_layout(expected, footprint=8)
+        choice = advisor.first_layout(expected)
         entries.append(FirstLayoutEntry(step=step, expected=expected, choice=choice))
         first = choice.degree
-    clock = clock_of(requests, PROFILE, footprint=8)
-    stage = simulate(requests, PROFILE, rule, footprint=8, degree=first, clock=clock)
+    clock = clock_of([requests], PROFILE, footprint=8)
+    stage = simulate(requests, rule, clock, degree=first)
     rule.learn(requests)
     end = advisor.end_stage()
     entries += rule.decisions

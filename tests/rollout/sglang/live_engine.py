@@ -205,7 +205,6 @@ def update_weights(engine: LiveEngine, model: Path) -> list[dict[str, Any]]:
         "update_weights",
         source="rank_plugins:weights_of",
         arguments=[{"path": str(model)}] * engine.settings.footprint,
-        version=1,
     )
 
 

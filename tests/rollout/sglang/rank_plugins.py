@@ -1,12 +1,14 @@
 """Loaded in each rank before its stacks are built: lets a test call a function in every rank.
 
-A function gets the rank's stacks. What it breaks, `mend` makes good again.
+A function gets the rank's stacks. What it breaks, `mend` makes good again. The command `inspect` gives
+facts about memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ _peaks: list[int] = []
 
 
 def install() -> None:
-    """Add the command `call`, and measure the memory that building a wide stack takes."""
+    """Add the commands `call` and `inspect`, and measure the memory that building a wide stack takes."""
     from taper_rollout.sglang import stacks as stacks_module
     from taper_rollout.sglang.rank_stacks import RankStacks
 
@@ -37,6 +39,8 @@ def install() -> None:
     obey = RankStacks.obey
 
     def obey_or_call(self: Any, command: Any) -> dict[str, Any]:
+        if command.name == "inspect":
+            return inspect(self)
         if command.name != "call":
             return obey(self, command)
         arguments = dict(command.arguments)
@@ -50,6 +54,43 @@ def memory_bytes(field: str) -> int:
     """A field of this process's memory, as the kernel reports it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(field))) * 1024
+
+
+def inspect(stacks: Any) -> dict[str, Any]:
+    """This rank's memory, and what its stacks share."""
+    built = stacks._stacks.values()
+    pools = [one.runner.token_to_kv_pool for one in built]
+    base_model = stacks.base.runner.model
+    return {
+        "pid": os.getpid(),
+        "arena_bytes": storage_bytes(pools[0]),
+        "all_pools_bytes": storage_bytes(*pools),
+        "weight_bytes": sum(p.nbytes for p in base_model.parameters()),
+        "private_weight_bytes": {
+            str(one.degree): private_bytes(one.runner.model, base_model)
+            for one in built
+            if one is not stacks.base
+        },
+    }
+
+
+def storage_bytes(*pools: Any) -> int:
+    """Bytes of distinct memory behind these pools: equal for one pool and for all views of it."""
+    storages = [b.untyped_storage() for pool in pools for b in (*pool.k_buffer, *pool.v_buffer)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def private_bytes(wide: Any, base: Any) -> int:
+    """Bytes of the wide model's tensors that do not lie in the base model's storage: must be zero."""
+    owned = {tensor.untyped_storage().data_ptr() for tensor in _tensors(base)}
+    return sum(t.nbytes for t in _tensors(wide) if t.untyped_storage().data_ptr() not in owned)
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    yield from model.parameters()
+    yield from model.buffers()
+    for layer in model.modules():
+        yield from getattr(getattr(layer, "quant_method", None), "weights", ())
 
 
 def building_peaks(_: Any) -> dict[str, Any]:
@@ -222,7 +263,7 @@ def trace_tokens(stacks: Any) -> None:
             if len(request.output_ids):
                 _trace.append(
                     [
-                        stacks._epoch,
+                        stacks._protocol.epoch,
                         stacks.degree,
                         request.rid,
                         len(request.output_ids),

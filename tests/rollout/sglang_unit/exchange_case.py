@@ -69,8 +69,10 @@ class ExchangeCase:
     def num_slots(self) -> int:
         """Slots of a rank's arena at the base degree: scarcely enough, so that old and new overlap."""
         plan = self.plan()
-        held = [*plan.rank_tokens, *kv_exchange.source_tokens(plan)]
-        return 2 + max(held)
+        wanted = [0] * (self.footprint // self.to_degree)
+        for request in plan.requests:
+            wanted[plan.target_group[request.id]] += request.num_tokens
+        return 2 + max(*wanted, *kv_exchange.source_tokens(plan))
 
     def staging_bytes(self) -> int:
         heads = self.num_kv_heads // self.base_degree

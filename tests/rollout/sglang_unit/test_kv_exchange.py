@@ -48,8 +48,7 @@ def shared_staging(arena: RankArena, segment: Segment, offset: int, barrier: obj
         offset,
         arena.case.staging_bytes(),
         arena.rank,
-        kv_exchange.source_tokens(arena.plan),
-        arena.like.shape[1],
+        arena.plan,
         arena.like,
         barrier,  # type: ignore[arg-type]
     )
@@ -103,12 +102,7 @@ def test_random_plans_arrive_between_processes(footprint: int) -> None:
 
 
 def device_staging(arena: RankArena) -> kv_exchange.Staging:
-    readers: dict[int, set[int]] = {}
-    for kv in arena.plan.slices:
-        readers.setdefault(kv.source_rank, set()).add(kv.target_rank)
-    return kv_exchange.DeviceStaging(
-        arena.rank, kv_exchange.source_tokens(arena.plan), arena.like.shape[1], readers, arena.like
-    )
+    return kv_exchange.DeviceStaging(arena.rank, arena.plan, arena.like)
 
 
 def move_by_messages(_: Segment, rank: int, footprint: int, store: str) -> list[str]:
@@ -136,9 +130,7 @@ def test_staging_that_is_too_small_is_refused() -> None:
     segment = Segment.create("taper-test", 8192)
     arena = RankArena(case, 0)
     with pytest.raises(ValueError, match="staging of rank 0 is too small for 50 tokens"):
-        kv_exchange.SharedMemoryStaging(
-            segment, 0, 4096, 0, kv_exchange.source_tokens(arena.plan), 2, arena.like, lambda: None
-        )
+        kv_exchange.SharedMemoryStaging(segment, 0, 4096, 0, arena.plan, arena.like, lambda: None)
     segment.close()
 
 

@@ -55,7 +55,8 @@ def test_it_knows_which_group_serves_a_request(sent: list[tuple[int, Any]]) -> N
     ask(router, "a", "b", "c")
     assert [router.group_of(name) for name in "abcd"] == [0, 1, 2, None]
     router.hold()
-    router.release(2, {"a": 0, "b": 0, "c": 1})
+    router.move_to(2, {"a": 0, "b": 0, "c": 1})
+    router.release()
     assert [router.group_of(name) for name in "abc"] == [0, 0, 1]
     router.finished("c")
     assert router.group_of("c") is None
@@ -78,7 +79,8 @@ def test_what_arrives_during_a_switch_is_sent_in_order_to_the_new_layout(sent: l
     ask(router, "e")
     router.broadcast("switch")
     assert sent[3:] == [(rank, "switch") for rank in range(4)]
-    router.release(2, {"a": 0, "b": 0, "c": 1})
+    router.move_to(2, {"a": 0, "b": 0, "c": 1})
+    router.release()
     assert sent[7:] == [(2, "d"), (0, "abort"), (2, "abort"), (0, "e")]
 
 
@@ -98,9 +100,11 @@ def test_a_request_that_ended_in_the_switch_counts_no_more(sent: list[tuple[int,
     ask(router, "a", "b")
     router.hold()
     router.finished("a")
-    router.release(2, {"b": 0})
+    router.move_to(2, {"b": 0})
+    router.release()
     router.hold()
-    router.release(1, {"b": 0})
+    router.move_to(1, {"b": 0})
+    router.release()
     ask(router, "c", "d")
     assert sent[2:] == [(1, "c"), (0, "d")]
 

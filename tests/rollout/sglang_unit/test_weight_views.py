@@ -19,6 +19,8 @@ from taper_policy.layout import shard_rows
 from taper_rollout.sglang import weight_views
 from taper_rollout.sglang.weight_views import ShardCut
 
+from ..sglang.rank_plugins import private_bytes
+
 HIDDEN, HEADS, KV_HEADS, HEAD_SIZE, GATE, VOCABULARY = 24, 16, 8, 3, 40, 64
 WHOLE = {
     name: torch.randn(shape, generator=torch.Generator().manual_seed(index))
@@ -130,7 +132,7 @@ def test_each_layer_has_its_shard(base: int, degree: int, rank: int) -> None:
 @pytest.mark.parametrize(("base", "degree", "rank"), CASES)
 def test_no_byte_is_private(base: int, degree: int, rank: int) -> None:
     narrow, wide = widened(base, degree, rank)
-    assert weight_views.private_bytes(wide, narrow) == 0
+    assert private_bytes(wide, narrow) == 0
     assert not any(tensor.is_meta for tensor in (*wide.parameters(), *wide.buffers()))
 
 
@@ -140,14 +142,14 @@ def test_a_copy_is_counted(name: str) -> None:
     layer = getattr(wide, name)
     copied = layer.weight.data.clone()
     layer.weight.data = copied
-    assert weight_views.private_bytes(wide, narrow) == copied.nbytes
+    assert private_bytes(wide, narrow) == copied.nbytes
 
 
 def test_a_copy_of_one_part_is_counted() -> None:
     narrow, wide = widened(1, 2, 1)
     method = wide.gate_up.quant_method
     method.weights = [method.weights[0], method.weights[1].clone()]
-    assert weight_views.private_bytes(wide, narrow) == GATE // 2 * HIDDEN * 4
+    assert private_bytes(wide, narrow) == GATE // 2 * HIDDEN * 4
 
 
 def test_an_update_of_the_base_is_an_update_of_the_wide() -> None:

@@ -32,14 +32,12 @@ def resident_bytes() -> int:
     return int(next(line.split()[1] for line in text.splitlines() if line.startswith("Rss"))) << 10
 
 
-def test_only_written_pages_cost_memory_and_discard_gives_them_back() -> None:
+def test_only_written_pages_cost_memory() -> None:
     segment = Segment.create("taper-test", 8 << 30)
     before = resident_bytes()
-    segment.memory[1 << 20 : 33 << 20] = b"x" * (32 << 20)
-    assert resident_bytes() - before > 30 << 20
-    segment.discard(1 << 20, 32 << 20)
     assert resident_bytes() - before < 8 << 20
-    assert segment.memory[1 << 20 : (1 << 20) + 4] == bytes(4)
+    segment.memory[1 << 20 : 33 << 20] = b"x" * (32 << 20)
+    assert 30 << 20 < resident_bytes() - before < 40 << 20
     segment.close()
 
 

@@ -1,11 +1,8 @@
-"""What a switch did: of one rank, of the replica, and on its way between processes."""
+"""What a switch did: of one rank, and of the replica."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-
-import pytest
 
 from taper_rollout.switching.figures import MovedRequest, Resumption, SwitchFigures
 
@@ -22,15 +19,6 @@ RANK = SwitchFigures(
     parts_seconds={"offer": 0.1, "kv": 0.2},
     requests=(MovedRequest("a", 0, 20, 0), MovedRequest("b", 1, 40, 0)),
 )
-
-
-def test_figures_travel_as_json() -> None:
-    assert SwitchFigures.from_json(json.loads(json.dumps(RANK.as_json()))) == RANK
-
-
-def test_unknown_figures_are_an_error() -> None:
-    with pytest.raises(TypeError, match="surprise"):
-        SwitchFigures.from_json(RANK.as_json() | {"surprise": 1})
 
 
 def test_a_replica_has_the_requests_of_all_groups_and_the_times_of_its_slowest_rank() -> None:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from taper_api.job.rollout_spec import Policy
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.decision.switch_rules import SWITCH_RULES, Schedule, SchedulePoint, Threshold, WidenAtOnce
+from taper_policy.decision.switch_rules import Schedule, SchedulePoint, Threshold, WidenAtOnce
 from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.verl.custom_block import read_block
 
@@ -62,9 +62,14 @@ def test_settings_become_a_policy(settings: dict[str, Any], expected: object) ->
     assert policy(settings) == expected
 
 
-def test_users_can_name_every_rule_and_no_other() -> None:
+def test_every_name_that_users_can_give_is_a_policy() -> None:
+    sections = {
+        "threshold": {"threshold": {"requests": 8}},
+        "schedule": {"schedule": [{"tokens": 10, "degree": 2}]},
+    }
     names = get_args(Policy.model_fields["name"].annotation)
-    assert set(names) == {"predictor", *SWITCH_RULES}
+    policies = [policy({"name": name, **sections.get(name, {})}) for name in names]
+    assert {type(made) for made in policies} == {PredictorSettings, WidenAtOnce, Threshold, Schedule}
 
 
 def test_an_unset_field_of_the_predictor_has_the_policys_own_default() -> None:

@@ -69,10 +69,8 @@ class FakeCoordinator:
     async def set_global_steps(self, step: int) -> None:
         self.calls.append(("set_global_steps", step))
 
-    async def update_weights(
-        self, *, source: str, arguments: list[dict[str, Any]], version: int | None
-    ) -> None:
-        self.calls.append(("update_weights", source, arguments, version))
+    async def update_weights(self, *, source: str, arguments: list[dict[str, Any]]) -> None:
+        self.calls.append(("update_weights", source, arguments))
 
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", 12345
@@ -105,7 +103,7 @@ class Posts:
 def posts(monkeypatch: pytest.MonkeyPatch) -> Posts:
     posts = Posts()
     coordinator = ModuleType("taper_rollout.replica.coordinator")
-    coordinator.__dict__.update(Coordinator=FakeCoordinator, ReplicaSettings=SimpleNamespace)
+    coordinator.__dict__.update(Coordinator=FakeCoordinator)
     monkeypatch.setitem(sys.modules, "taper_rollout.replica.coordinator", coordinator)
     monkeypatch.setattr(server_module.ray, "get_actor", lambda name: posts)
     return posts
@@ -115,7 +113,7 @@ def server_of(
     tmp_path: Path, *, free_cache_engine: bool = True, run: str | None = "run", metrics_host: Any = None
 ) -> Any:
     return server_module.ReplicaServer(
-        {"replica": 0, "context_tokens": 80},
+        SimpleNamespace(replica=0, context_tokens=80),
         response_length=16,
         free_cache_engine=free_cache_engine,
         run=run,
@@ -245,7 +243,7 @@ def test_memory_is_released_and_allocated_if_free_cache_engine_is_on(
         (
             "update_weights",
             {"source": "m:f", "arguments": [{"a": 1}], "version": 4},
-            [("update_weights", "m:f", [{"a": 1}], 4), ("set_global_steps", 5)],
+            [("update_weights", "m:f", [{"a": 1}]), ("set_global_steps", 5)],
         ),
         ("set_stage", {"step": 7}, [("set_global_steps", 7)]),
         ("close", {}, [("close",)]),

@@ -27,7 +27,7 @@ ROLLOUT: dict[str, Any] = {
 
 
 def settings_of(**rollout: Any) -> Any:
-    fields = replica_settings(
+    return replica_settings(
         SimpleNamespace(**ROLLOUT | rollout),
         model_path="/models/tiny",
         model_dtype="bfloat16",
@@ -36,7 +36,6 @@ def settings_of(**rollout: Any) -> Any:
         device="cpu",
         node_address="10.1.2.3",
     )
-    return SimpleNamespace(**fields)
 
 
 def test_defaults() -> None:
@@ -62,11 +61,6 @@ def test_settings_override_the_defaults() -> None:
 def test_the_status_server_listens_on_loopback_by_default(host: str | None, listens_on: str) -> None:
     """Each replica on its own address: VeRL identifies servers by it, and nodes may have the same ports."""
     assert settings_of(custom={"host": host}).host == listens_on
-
-
-def test_parallelism_that_is_not_supported_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rollout\.data_parallel_size: 2 is not supported; use 1"):
-        settings_of(data_parallel_size=2)
 
 
 @pytest.mark.parametrize(

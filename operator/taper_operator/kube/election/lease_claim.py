@@ -27,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+from taper_operator.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
 from taper_operator.kube.resource import LEASES, KubeObject, ObjectKey
 from taper_operator.settings.parsing import LeaseTimes
 
@@ -48,14 +49,6 @@ class LeaseVerb(enum.Enum):
     READ = "read"
     CREATE = "create"
     REPLACE = "replace"
-
-
-class ClaimFailure(enum.Enum):
-    """Why a request returned no Lease."""
-
-    ABSENT = "absent"  # a read found none
-    CONFLICT = "conflict"  # another write came first
-    UNKNOWN = "unknown"  # any other error; a write may have taken effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +88,6 @@ class LeaseClaim:
         return str(_spec(self._lease).get("holderIdentity") or "")
 
     def leads(self, now: float) -> bool:
-        """Whether this process leads."""
         return now < self._deadline
 
     def seconds_to_deadline(self, now: float) -> float:
@@ -136,20 +128,22 @@ class LeaseClaim:
         lease["spec"] = _spec(lease) | spec
         return LeaseRequest(verb=LeaseVerb.REPLACE, lease=lease)
 
-    def answer(self, now: float, reply: KubeObject | ClaimFailure) -> None:
-        """Handle the reply to the last request."""
+    def answer(self, now: float, reply: KubeObject | ApiError) -> None:
         if self.state is ClaimState.ENDED:
             return
-        self._has_failed = reply in (ClaimFailure.CONFLICT, ClaimFailure.UNKNOWN)
-        if isinstance(reply, ClaimFailure):
-            self._take_failure(now, reply)
+        # For a create, the namespace is missing.
+        is_absent = isinstance(reply, NotFound) and self._next is not LeaseVerb.CREATE
+        self._has_failed = isinstance(reply, ApiError) and not is_absent
+        if is_absent:
+            self._take_absence(now)
+        elif isinstance(reply, ApiError):
+            self._take_failure(reply)
         elif self._next is LeaseVerb.READ:
             self._take_read(now, reply)
         else:
             self._take_written(now, reply)
 
     def wait_seconds(self, now: float, random: Random) -> float:
-        """How long to wait before the next request."""
         period = self._times.retry_period_seconds * (0.8 + 0.2 * random.random())
         if self._has_failed:
             # A leader has only until its deadline.
@@ -162,12 +156,9 @@ class LeaseClaim:
 
     # -- replies ---------------------------------------------------------------------
 
-    def _take_failure(self, now: float, failure: ClaimFailure) -> None:
-        if failure is ClaimFailure.CONFLICT:
-            self._next = LeaseVerb.READ
-        elif failure is ClaimFailure.ABSENT:
-            self._take_absence(now)
-        elif self.state is ClaimState.FOLLOWING:
+    def _take_failure(self, error: ApiError) -> None:
+        """Unless another write came first, a write may have taken effect: a leader renews again."""
+        if is_conflict(error) or self.state is ClaimState.FOLLOWING:
             self._next = LeaseVerb.READ
 
     def _take_absence(self, now: float) -> None:
@@ -224,11 +215,7 @@ class LeaseClaim:
         return self._seen_at + max(self._times.duration_seconds, float(reply))
 
     def _mine(self, wall: datetime) -> KubeObject:
-        lease = copy.deepcopy(self._lease) or {
-            "apiVersion": LEASES.api_version,
-            "kind": LEASES.kind,
-            "metadata": {"namespace": self._key.namespace, "name": self._key.name},
-        }
+        lease = copy.deepcopy(self._lease) or LEASES.manifest(self._key._asdict())
         renew_time = self._renew_time(wall)
         spec = _spec(lease)
         if spec.get("holderIdentity") != self.identity:
@@ -248,6 +235,11 @@ class LeaseClaim:
             wall = max(wall, self._last_renewed + timedelta(microseconds=1))
         self._last_renewed = wall
         return wall.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def is_conflict(error: ApiError) -> bool:
+    """Whether another write came first."""
+    return isinstance(error, (AlreadyExists, Conflict))
 
 
 _COMPARED = ("holderIdentity", "acquireTime", "renewTime", "leaseTransitions", "leaseDurationSeconds")

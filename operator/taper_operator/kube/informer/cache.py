@@ -12,7 +12,7 @@ milliseconds only, and its job may wait longer than that for a worker.
 Invariants (asserted by `tests/operator/kube/test_cache.py`):
 - after `replace` a scope holds exactly what was listed, and the keys of each object that was created, changed
   or deleted are returned;
-- `labelled` finds an object if and only if its current state has that label;
+- `of` finds an object if and only if its current state has that key;
 - a deleted object is returned by `departed` for its time, and never beside a new object of the same name.
 """
 
@@ -21,54 +21,47 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of
 
 KeysOf = Callable[[KubeObject], Iterable[ObjectKey]]
+Skip = Callable[[KubeObject, Exception], None]
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
-# Name and value.
-Label = tuple[str, str]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """text: the object as JSON; labels: the indexed ones; keys: to reconcile when it changes"""
+    """text: the object as JSON; keys: to reconcile when it changes"""
 
     resource_version: str
     text: bytes
-    labels: tuple[Label, ...]
     keys: frozenset[ObjectKey]
 
 
+def _raise(obj: KubeObject, error: Exception) -> None:
+    raise error
+
+
+@dataclass(eq=False, kw_only=True)
 class ObjectCache:
     """See the module's docstring. Its methods may be called from any thread.
 
-    keys_of: the keys to reconcile when an object changes
-    labels: the labels that can be looked up
+    keys_of: the keys to reconcile when an object changes, by which objects can be looked up
     departed_seconds: how long deleted objects are kept
     clock: monotonic seconds
     """
 
-    def __init__(
-        self,
-        *,
-        keys_of: KeysOf,
-        labels: Collection[str] = (),
-        departed_seconds: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._keys_of = keys_of
-        self._labels = frozenset(labels)
-        self._departed_seconds = departed_seconds
-        self._clock = clock
+    keys_of: KeysOf
+    departed_seconds: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[ObjectKey, _Entry] = {}
-        self._index: dict[Label, set[ObjectKey]] = {}
+        self._index: dict[ObjectKey, set[ObjectKey]] = {}
         # With the time until which each is kept; the first to expire comes first.
         self._departed: dict[ObjectKey, tuple[float, _Entry]] = {}
 
@@ -78,7 +71,6 @@ class ObjectCache:
         return len(self._entries)
 
     def get(self, key: ObjectKey) -> KubeObject | None:
-        """The object, None if there is none."""
         with self._lock:
             entry = self._entries.get(key)
         return None if entry is None else _parsed(entry)
@@ -89,84 +81,80 @@ class ObjectCache:
             keys = [key for key in self._entries if namespace in ("", key.namespace)]
         return self._parsed(keys)
 
-    def labelled(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
-        """The objects (of a namespace) with that label, in the order of their keys."""
-        assert label in self._labels, f"label {label} is not indexed"
+    def of(self, reconciled: ObjectKey) -> list[KubeObject]:
+        """The objects with that key to reconcile, in the order of their own keys."""
         with self._lock:
-            keys = [key for key in self._index.get((label, value), ()) if namespace in ("", key.namespace)]
+            keys = list(self._index.get(reconciled, ()))
         return self._parsed(keys)
 
-    def departed(self, label: str, value: str, *, namespace: str = "") -> list[KubeObject]:
-        """The recently deleted objects (of a namespace) with that label, each in its last state."""
+    def departed(self, reconciled: ObjectKey) -> list[KubeObject]:
+        """The recently deleted objects with that key to reconcile, each in its last state."""
         with self._lock:
             self._forget_departed()
-            found = [
-                entry
-                for key, (_, entry) in self._departed.items()
-                if namespace in ("", key.namespace) and (label, value) in entry.labels
-            ]
+            found = [entry for _, entry in self._departed.values() if reconciled in entry.keys]
         return [_parsed(entry) for entry in found]
 
     # -- writing, by reflectors --------------------------------------------------------
 
     def put(self, obj: KubeObject) -> set[ObjectKey]:
-        """Store an object that was created or changed."""
         with self._lock:
             # An unreadable object raises here, before anything has changed.
             return self._put(key_of(obj), self._entry(obj))
 
     def remove(self, key: ObjectKey) -> set[ObjectKey]:
-        """Remove an object that was deleted."""
         with self._lock:
             return self._remove(key)
 
-    def check(self, obj: KubeObject) -> None:
-        """Raises whatever `put` and `replace` would raise for an object that they cannot read."""
-        key_of(obj)
-        self._entry(obj)
-
-    def replace(self, objects: Iterable[KubeObject], *, namespace: str = "") -> set[ObjectKey]:
-        """Store a complete list of the objects (of the namespace)."""
-        listed = {key_of(obj): obj for obj in objects}
+    def replace(
+        self, objects: Iterable[KubeObject], *, namespace: str = "", skip: Skip = _raise
+    ) -> set[ObjectKey]:
+        """Store a complete list of the objects (of the namespace). skip: called with each unreadable one"""
+        listed: dict[ObjectKey, _Entry] = {}
+        for obj in objects:
+            try:
+                listed[key_of(obj)] = self._unchanged(obj) or self._entry(obj)
+            except Exception as error:
+                skip(obj, error)
         with self._lock:
-            # An unreadable object raises here, before anything has changed.
-            changed = {key: self._entry(obj) for key, obj in listed.items() if not self._holds(key, obj)}
             gone = [key for key in self._entries if namespace in ("", key.namespace) and key not in listed]
             keys_to_reconcile: set[ObjectKey] = set().union(*(self._remove(key) for key in gone))
-            for key, entry in changed.items():
-                keys_to_reconcile |= self._put(key, entry)
+            for key, entry in listed.items():
+                if self._entries.get(key) is not entry:
+                    keys_to_reconcile |= self._put(key, entry)
             return keys_to_reconcile
 
-    # -- under the lock ----------------------------------------------------------------
+    def _unchanged(self, obj: KubeObject) -> _Entry | None:
+        """The entry of an object that is held in its present state."""
+        entry = self._entries.get(key_of(obj))
+        is_held = entry is not None and entry.resource_version == obj["metadata"]["resourceVersion"]
+        return entry if is_held else None
 
-    def _holds(self, key: ObjectKey, obj: KubeObject) -> bool:
-        entry = self._entries.get(key)
-        return entry is not None and entry.resource_version == obj["metadata"]["resourceVersion"]
+    # -- under the lock ----------------------------------------------------------------
 
     def _put(self, key: ObjectKey, entry: _Entry) -> set[ObjectKey]:
         keys_to_reconcile = self._remove(key)
         self._departed.pop(key, None)
         self._entries[key] = entry
-        for label in entry.labels:
-            self._index.setdefault(label, set()).add(key)
+        for reconciled in entry.keys:
+            self._index.setdefault(reconciled, set()).add(key)
         return keys_to_reconcile | entry.keys
 
     def _remove(self, key: ObjectKey) -> set[ObjectKey]:
         entry = self._entries.pop(key, None)
         if entry is None:
             return set()
-        for label in entry.labels:
-            found = self._index[label]
+        for reconciled in entry.keys:
+            found = self._index[reconciled]
             found.discard(key)
             if not found:
-                del self._index[label]
-        if self._departed_seconds:
+                del self._index[reconciled]
+        if self.departed_seconds:
             self._forget_departed()
-            self._departed[key] = (self._clock() + self._departed_seconds, entry)
+            self._departed[key] = (self.clock() + self.departed_seconds, entry)
         return set(entry.keys)
 
     def _forget_departed(self) -> None:
-        now = self._clock()
+        now = self.clock()
         while self._departed:
             key = next(iter(self._departed))
             if self._departed[key][0] > now:
@@ -174,13 +162,10 @@ class ObjectCache:
             del self._departed[key]
 
     def _entry(self, obj: KubeObject) -> _Entry:
-        metadata = obj["metadata"]
-        labels = (metadata.get("labels") or {}).items()
         return _Entry(
-            resource_version=metadata["resourceVersion"],
+            resource_version=obj["metadata"]["resourceVersion"],
             text=json.dumps(_trimmed(obj), separators=(",", ":"), ensure_ascii=False).encode(),
-            labels=tuple((name, value) for name, value in labels if name in self._labels),
-            keys=frozenset(self._keys_of(obj)),
+            keys=frozenset(self.keys_of(obj)),
         )
 
     # -- without the lock --------------------------------------------------------------

@@ -11,7 +11,7 @@ A list asks for the latest state, never for a cached one: the cache would go bac
 An unreadable object, for whatever reason, is skipped, so that it never blocks another: the cache does not
 hold it, its key is delivered, and `warn` is called with it.
 
-Invariants (asserted by `tests/operator/kube/test_reflector.py`):
+Invariants (asserted by `tests/operator/kube/test_reflector*.py`):
 - whatever is lost, interrupted, answered with 410 or repeated, the cache becomes the API server's state once
   the API server answers, and after that every key whose object was created, changed or deleted is delivered;
 - an object in the cache never goes back to an older version (unless the API server did);
@@ -23,9 +23,12 @@ Invariants (asserted by `tests/operator/kube/test_reflector.py`):
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass, field
 from random import Random
 
 from taper_operator.kube.backoff import Backoff
@@ -38,7 +41,7 @@ from taper_operator.kube.watch import Watch, WatchEvent
 
 log = logging.getLogger(__name__)
 
-BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0, jitter=0.5)
+_BACKOFF = Backoff(first_seconds=1.0, cap_seconds=10.0, jitter=0.5)
 # A watch that lived this long did not fail.
 _LIVED_SECONDS = 30.0
 # A resumed watch may be silent until its next bookmark; there is one every minute.
@@ -47,6 +50,7 @@ _STALE_SECONDS = 90.0
 _JITTER_SECONDS = 30
 
 
+@dataclass(eq=False)
 class Reflector:
     """See the module's docstring.
 
@@ -55,54 +59,33 @@ class Reflector:
     warn: called with an unreadable object and the error, once until the next list
     is_optional: a kind that the API server does not serve counts as a kind without objects
     clock: monotonic seconds
+    has_synced: whether the cache has been filled once
+    is_served: whether the API server knew the kind when it was last asked
     """
 
-    def __init__(
-        self,
-        api_server: ApiServer,
-        resource: Resource,
-        cache: ObjectCache,
-        *,
-        deliver: Callable[[ObjectKey], None],
-        clock: Callable[[], float],
-        random: Random,
-        namespace: str = "",
-        label_selector: str = "",
-        is_optional: bool = False,
-        warn: Callable[[KubeObject, Exception], None] = lambda obj, error: None,
-        backoff: Backoff = BACKOFF,
-    ) -> None:
-        self.resource = resource
-        self.cache = cache
-        self.namespace = namespace
+    api_server: ApiServer
+    resource: Resource
+    cache: ObjectCache
+    _: KW_ONLY
+    deliver: Callable[[ObjectKey], None]
+    clock: Callable[[], float] = time.monotonic
+    random: Random = field(default_factory=Random)
+    namespace: str = ""
+    label_selector: str = ""
+    is_optional: bool = False
+    warn: Callable[[KubeObject, Exception], None] = lambda obj, error: None
+
+    def __post_init__(self) -> None:
         self.num_lists = 0
         self.num_watches = 0
-        self._api_server = api_server
-        self._deliver = deliver
-        self._clock = clock
-        self._random = random
-        self._label_selector = label_selector
-        self._is_optional = is_optional
-        self._warn = warn
-        self._backoff = backoff
         self._failures = 0
         self._resource_version = 0  # 0: to be listed
-        self._has_synced = False
+        self.has_synced = False
         self._failing_since: float | None = None
         self._unreadable: set[ObjectKey] = set()
-        self._is_served = True
+        self.is_served = True
         self._stopped = threading.Event()
         self._watch: Watch | None = None
-
-    @property
-    def has_synced(self) -> bool:
-        """Whether the cache has been filled once."""
-        return self._has_synced
-
-    @property
-    def is_served(self) -> bool:
-        """Whether the API server knew the kind when it was last asked."""
-        return self._is_served
 
     @property
     def num_unreadable(self) -> int:
@@ -112,15 +95,14 @@ class Reflector:
     @property
     def trouble(self) -> str:
         """Why the cache may differ from the API server's state; empty if it should not."""
-        if not self._has_synced:
+        if not self.has_synced:
             return "not synced"
         since = self._failing_since
-        if since is not None and self._clock() - since > _STALE_SECONDS:
-            return f"out of date for {self._clock() - since:.0f} s"
+        if since is not None and self.clock() - since > _STALE_SECONDS:
+            return f"out of date for {self.clock() - since:.0f} s"
         return ""
 
     def run(self) -> None:
-        """Reflect until `stop`."""
         while not self._stopped.is_set():
             self._stopped.wait(self.step())
 
@@ -133,7 +115,7 @@ class Reflector:
 
     def step(self) -> float:
         """List if needed, and watch until that ends; returns the seconds to wait before the next step."""
-        began = self._clock()
+        began = self.clock()
         error: Exception | None = None
         try:
             if not self._resource_version:
@@ -145,49 +127,35 @@ class Reflector:
         except Exception as caught:
             error = caught
             log.exception("%s: the reflector failed", self)
-        lived_seconds = self._clock() - began
+        lived_seconds = self.clock() - began
         self._note_freshness(lived_seconds, error)
         return self._wait_seconds(lived_seconds, error if isinstance(error, ApiError) else None)
 
     def _list(self) -> None:
         self.num_lists += 1
-        listed = self._api_server.list(
-            self.resource, namespace=self.namespace, label_selector=self._label_selector
+        listed = self.api_server.list(
+            self.resource, namespace=self.namespace, label_selector=self.label_selector
         )
-        self._is_served = True
-        self._deliver_keys(self._replaced(listed.items))
+        self.is_served = True
+        self._replace(listed.items)
         self._resource_version = int(listed.resource_version)
-        self._has_synced = True
+        self.has_synced = True
         self._failing_since = None
 
-    def _replaced(self, objects: list[KubeObject]) -> set[ObjectKey]:
-        """Replace the content of the cache; returns the keys to reconcile."""
+    def _replace(self, objects: list[KubeObject]) -> None:
         self._unreadable.clear()
-        try:
-            return self.cache.replace(objects, namespace=self.namespace)
-        except Exception:
-            # At least one is unreadable.
-            readable = [obj for obj in objects if self._can_read(obj)]
-        return self.cache.replace(readable, namespace=self.namespace)
-
-    def _can_read(self, obj: KubeObject) -> bool:
-        try:
-            self.cache.check(obj)
-        except Exception as error:
-            self._skip(obj, error)
-            return False
-        return True
+        self._deliver_keys(self.cache.replace(objects, namespace=self.namespace, skip=self._skip))
 
     def _follow(self) -> None:
         self.num_watches += 1
-        watch = self._api_server.watch(
+        watch = self.api_server.watch(
             self.resource,
             resource_version=str(self._resource_version),
             namespace=self.namespace,
-            label_selector=self._label_selector,
-            timeout_seconds=WATCH_SECONDS - self._random.randrange(_JITTER_SECONDS),
+            label_selector=self.label_selector,
+            timeout_seconds=WATCH_SECONDS - self.random.randrange(_JITTER_SECONDS),
         )
-        with watch:
+        with contextlib.closing(watch):
             self._watch = watch
             if self._stopped.is_set():
                 return
@@ -232,39 +200,39 @@ class Reflector:
             return
         self._unreadable.add(key)
         log.error("%s: %s is unreadable and skipped", self, key, exc_info=error)
-        self._warn(obj, error)
+        self.warn(obj, error)
 
     def _deliver_keys(self, keys: Iterable[ObjectKey]) -> None:
         for key in sorted(keys):
-            self._deliver(key)
+            self.deliver(key)
 
     def _note(self, error: ApiError) -> None:
         if isinstance(error, Gone):
             self._resource_version = 0
         elif isinstance(error, ResourceNotServed):
             self._resource_version = 0
-            self._is_served = False
-            self._deliver_keys(self._replaced([]))
-            self._has_synced = self._has_synced or self._is_optional
+            self.is_served = False
+            self._replace([])
+            self.has_synced = self.has_synced or self.is_optional
         if self._failures == 0 and not _is_held_back(error):
             log.warning("%s: %s", self, error)
 
     def _note_freshness(self, lived_seconds: float, error: Exception | None) -> None:
-        is_absent = self._is_optional and isinstance(error, ResourceNotServed)
+        is_absent = self.is_optional and isinstance(error, ResourceNotServed)
         if is_absent or (error is None and lived_seconds >= _LIVED_SECONDS):
             self._failing_since = None
         elif self._failing_since is None:
-            self._failing_since = self._clock()
+            self._failing_since = self.clock()
 
     def _wait_seconds(self, lived_seconds: float, error: ApiError | None) -> float:
         asked = (error.retry_after_seconds if error is not None else None) or 0.0
         if _is_held_back(error):
-            return asked * (1 + 0.5 * self._random.random())
+            return asked * (1 + 0.5 * self.random.random())
         if lived_seconds >= _LIVED_SECONDS:
             self._failures = 0
             return asked
         self._failures += 1
-        return max(asked, self._backoff.delay_seconds(self._failures, self._random))
+        return max(asked, _BACKOFF.delay_seconds(self._failures, self.random))
 
     def __str__(self) -> str:
         return f"{self.resource} of {self.namespace or 'all namespaces'}"

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import heapq
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from random import Random
 from typing import Generic, TypeVar
 
@@ -28,24 +30,19 @@ K = TypeVar("K")
 BACKOFF = Backoff(first_seconds=0.25, cap_seconds=60.0)
 
 
+@dataclass(eq=False, kw_only=True)
 class WorkQueue(Generic[K]):
     """See the module's docstring. Its methods may be called from any thread.
 
     clock: monotonic seconds
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float],
-        random: Random,
-        backoff: Backoff = BACKOFF,
-        cooldown_seconds: float = 0.0,
-    ) -> None:
-        self._clock = clock
-        self._random = random
-        self._backoff = backoff
-        self._cooldown_seconds = cooldown_seconds
+    clock: Callable[[], float] = time.monotonic
+    random: Random = field(default_factory=Random)
+    backoff: Backoff = BACKOFF
+    cooldown_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
         self._changed = threading.Condition()
         self._ready: deque[K] = deque()
         self._waiting: dict[K, float] = {}  # key -> since when, in _ready or being handled
@@ -60,7 +57,6 @@ class WorkQueue(Generic[K]):
         self.num_retries = 0
 
     def add(self, key: K) -> None:
-        """Queue the key now."""
         with self._changed:
             self._add(key)
 
@@ -70,16 +66,16 @@ class WorkQueue(Generic[K]):
             if seconds <= 0:
                 self._add(key)
             elif not self._is_shut_down:
-                self._delay(key, self._clock() + seconds)
+                self._delay(key, self.clock() + seconds)
 
     def add_after_failure(self, key: K) -> float:
         """Queue the key after its backoff, which grows until `forget`; returns the seconds."""
         with self._changed:
             self._failures[key] = self._failures.get(key, 0) + 1
             self.num_retries += 1
-            seconds = self._backoff.delay_seconds(self._failures[key], self._random)
+            seconds = self.backoff.delay_seconds(self._failures[key], self.random)
             if not self._is_shut_down:
-                self._delay(key, self._clock() + seconds)
+                self._delay(key, self.clock() + seconds)
             return seconds
 
     def forget(self, key: K) -> None:
@@ -106,8 +102,8 @@ class WorkQueue(Generic[K]):
         """The key is no longer handled. If it was added meanwhile, it is ready after its cooldown."""
         with self._changed:
             del self._handled[key]
-            if self._cooldown_seconds > 0:
-                self._cool_down(key, self._clock() + self._cooldown_seconds)
+            if self.cooldown_seconds > 0:
+                self._cool_down(key, self.clock() + self.cooldown_seconds)
             elif key in self._waiting:
                 self._ready.append(key)
             self._changed.notify_all()
@@ -127,7 +123,6 @@ class WorkQueue(Generic[K]):
             return len(self._waiting)
 
     def oldest_wait_seconds(self) -> float:
-        """The longest time for which a key has been waiting."""
         with self._changed:
             return self._seconds_since(self._waiting)
 
@@ -145,7 +140,7 @@ class WorkQueue(Generic[K]):
             self._delay(key, self._cooldown_until[key])
             return
         self.num_adds += 1
-        self._waiting[key] = self._clock()
+        self._waiting[key] = self.clock()
         if key not in self._handled:
             self._ready.append(key)
         self._changed.notify()
@@ -170,11 +165,11 @@ class WorkQueue(Generic[K]):
             return None
         key = self._ready.popleft()
         del self._waiting[key]
-        self._handled[key] = self._clock()
+        self._handled[key] = self.clock()
         return key
 
     def _wake_due(self) -> None:
-        now = self._clock()
+        now = self.clock()
         while self._cooldown_until and (first := next(iter(self._cooldown_until.items())))[1] <= now:
             del self._cooldown_until[first[0]]
         while self._delayed and self._delayed[0][0] <= now:
@@ -184,8 +179,8 @@ class WorkQueue(Generic[K]):
                 self._add(key)
 
     def _seconds_since(self, began: dict[K, float]) -> float:
-        now = self._clock()
+        now = self.clock()
         return now - min(began.values(), default=now)
 
     def _seconds_to_next(self) -> float | None:
-        return max(0.0, self._delayed[0][0] - self._clock()) if self._delayed else None
+        return max(0.0, self._delayed[0][0] - self.clock()) if self._delayed else None

@@ -4,9 +4,8 @@
   each request extends its prefix by one token, and that would be most of the pause.
 - It gathers keys and values by advanced indexing, several times slower than `index_select`.
 
-Private names touched: `TorchNativeAttnBackend._run_sdpa_forward_extend` and
-`_run_sdpa_forward_decode`, which keep the cases that are not ours: cross-attention, sliding
-windows, and a KV cache in another dtype.
+Without cross-attention, sliding windows and a KV cache in another dtype: no supported model has them.
+Private names touched: `TorchNativeAttnBackend._run_sdpa_forward_extend`, `_run_sdpa_forward_decode`.
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ from typing import Any
 import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from torch.nn.functional import scaled_dot_product_attention
-
-_stock_extend = TorchNativeAttnBackend._run_sdpa_forward_extend
-_stock_decode = TorchNativeAttnBackend._run_sdpa_forward_decode
 
 
 def install() -> None:
@@ -75,13 +71,8 @@ def _extend(
     encoder_lens: torch.Tensor | None = None,
     **options: Any,
 ) -> torch.Tensor:
-    caches = (k_cache, v_cache)
-    if not options["causal"] or not _is_ours(query, caches, encoder_lens, options):
-        places = (req_to_token, req_pool_indices, seq_lens, extend_prefix_lens, extend_seq_lens)
-        stock: torch.Tensor = _stock_extend(self, query, output, *caches, *places, encoder_lens, **options)
-        return stock
     tables = (req_to_token, req_pool_indices, seq_lens)
-    return _run(query, output, caches, tables, extend_seq_lens.tolist(), options["scaling"])
+    return _run(query, output, (k_cache, v_cache), tables, extend_seq_lens.tolist(), options["scaling"])
 
 
 def _decode(
@@ -96,21 +87,8 @@ def _decode(
     encoder_lens: torch.Tensor | None = None,
     **options: Any,
 ) -> torch.Tensor:
-    caches, tables = (k_cache, v_cache), (req_to_token, req_pool_indices, seq_lens)
-    if not _is_ours(query, caches, encoder_lens, options):
-        stock: torch.Tensor = _stock_decode(self, query, output, *caches, *tables, encoder_lens, **options)
-        return stock
-    return _run(query, output, caches, tables, [1] * len(seq_lens), options["scaling"])
-
-
-def _is_ours(
-    query: torch.Tensor,
-    caches: tuple[torch.Tensor, torch.Tensor],
-    encoder_lens: torch.Tensor | None,
-    options: dict[str, Any],
-) -> bool:
-    is_plain = not options["is_cross_attn"] and options["sliding_window_size"] is None
-    return encoder_lens is None and is_plain and all(cache.dtype == query.dtype for cache in caches)
+    tables = (req_to_token, req_pool_indices, seq_lens)
+    return _run(query, output, (k_cache, v_cache), tables, [1] * len(seq_lens), options["scaling"])
 
 
 def _run(

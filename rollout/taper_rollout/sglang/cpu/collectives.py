@@ -222,12 +222,3 @@ class SharedMemoryGroup:
                 received += slot[8 : 8 + (header & 0xFFFFFFFF)].numpy().tobytes()
             if header >> 32 == 0:
                 return bytes(received)
-
-    def all_gather_object(self, value: Any) -> list[Any]:
-        """Every rank's picklable value, in shard order. Only for processes of this replica."""
-        payload = pickle.dumps(value, protocol=5)
-        result = []
-        for source in range(self.size):
-            received = self.broadcast_bytes(payload if source == self.index else b"", source)
-            result.append(value if source == self.index else pickle.loads(received))
-        return result

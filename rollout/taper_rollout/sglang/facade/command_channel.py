@@ -25,9 +25,9 @@ class CommandFailed(RuntimeError):
 
 
 class CommandChannel:
-    """The facade's end, on one asyncio loop. `on_fault` gets the engine's first fault, as text."""
+    """The facade's end, on one asyncio loop. `on_fault` is called when the engine can serve no more."""
 
-    def __init__(self, num_ranks: int, on_fault: Callable[[str], None]) -> None:
+    def __init__(self, num_ranks: int, on_fault: Callable[[], None]) -> None:
         self._num_ranks, self._on_fault = num_ranks, on_fault
         self._last_id = 0
         self._waiting: dict[int, tuple[dict[int, Reply], asyncio.Future[None]]] = {}
@@ -45,7 +45,7 @@ class CommandChannel:
 
     async def run(
         self, name: str, arguments: dict[str, Any], *, send: Callable[[Command], None], timeout_seconds: float
-    ) -> list[dict[str, Any]]:
+    ) -> list[Any]:
         """Run a command on every rank; results in rank order. `send` passes it to the group leaders.
 
         Raises CommandFailed with every rank's reason, EngineDied, or TimeoutError.
@@ -79,11 +79,11 @@ class CommandChannel:
         for _, done in self._waiting.values():
             if not done.done():
                 done.set_exception(EngineDied(text))
-        self._on_fault(text)
+        self._on_fault()
 
     async def _listen(self) -> None:
         while True:
-            reply = Reply.decode(await self._socket.recv())
+            reply: Reply = await self._socket.recv_pyobj()
             if reply.id < 0:
                 self.report_fault(f"rank {reply.rank}: {reply.error}")
                 continue

@@ -9,15 +9,11 @@ before the switch command in the same sockets.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import zmq
-from sglang.srt.managers.io_struct import (
-    BatchTokenizedGenerateReqInput,
-    TokenizedGenerateReqInput,
-    sock_send,
-)
+from sglang.srt.managers.io_struct import TokenizedGenerateReqInput, sock_send
 
 from taper_policy.layout import leaders
 
@@ -46,9 +42,6 @@ class Router:
             self._held.append(message)
         elif isinstance(message, TokenizedGenerateReqInput):
             self._route(message)
-        elif isinstance(message, BatchTokenizedGenerateReqInput):
-            for request in message.batch:
-                self._route(request)
         else:
             self.broadcast(message)
 
@@ -86,11 +79,13 @@ class Router:
         """Keep what arrives until `release`."""
         self._held = self._held or []
 
-    def release(self, degree: int | None = None, groups: dict[str, int] | None = None) -> None:
-        """Send what was held; with `degree`, to the new layout, whose requests serve in `groups`."""
-        if degree is not None:
-            self.degree = degree
-            self._group_of = {rid: (groups or {}).get(rid, 0) for rid in self._group_of}
+    def move_to(self, degree: int, groups: Mapping[str, int]) -> None:
+        """The layout is new; its requests serve in `groups`."""
+        self.degree = degree
+        self._group_of = {rid: groups.get(rid, 0) for rid in self._group_of}
+
+    def release(self) -> None:
+        """Send what was held."""
         held, self._held = self._held or [], None
         for message in held:
             self.dispatch(message)

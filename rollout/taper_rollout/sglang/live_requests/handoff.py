@@ -110,20 +110,8 @@ def flush(scheduler: Any) -> None:
     A plain `flush_cache` returns False without a word just after the last output, when the
     finished requests still sit in the running batch. A paused one does not.
     """
-    requests = drain(scheduler)
-    for request in requests:
-        restart_log_probs(request)
-        scheduler._add_request_to_queue(request)
-
-
-def restart_log_probs(request: Req) -> None:
-    """Let log-probs go on after the tokens that have theirs."""
-    if (
-        request.return_logprob
-        and len(request.output_ids)
-        and request.logprob.input_token_logprobs_val is not None
-    ):
-        request.logprob_start_len = len(request.origin_input_ids) + len(request.output_ids)
+    for request in drain(scheduler):
+        admit(scheduler, request)
 
 
 def admit(scheduler: Any, request: Req) -> None:
@@ -131,7 +119,10 @@ def admit(scheduler: Any, request: Req) -> None:
     request.tokenizer = scheduler.tokenizer
     if request.time_stats is None:
         request.time_stats = SchedulerReqTimeStats.new_from_obj(None)
-    restart_log_probs(request)
+    has_begun = len(request.output_ids) and request.logprob.input_token_logprobs_val is not None
+    if request.return_logprob and has_begun:
+        # Log-probs go on after the tokens that have theirs.
+        request.logprob_start_len = len(request.origin_input_ids) + len(request.output_ids)
     scheduler._add_request_to_queue(request)
 
 

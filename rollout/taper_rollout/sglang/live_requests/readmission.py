@@ -20,17 +20,15 @@ class Readmission:
     waiting: set[str]
     paused_at: float
     prefilled_tokens: int = 0
+    is_over: bool = False
 
-    @property
-    def is_over(self) -> bool:
-        return not self.waiting
-
-    def add_prefills(self, batch: Any) -> None:
-        """A prefill has ended: its requests decode from now on."""
-        for request, prefilled in zip(batch.reqs, batch.extend_lens, strict=True):
-            if request.rid in self.waiting:
-                self.waiting.remove(request.rid)
-                self.prefilled_tokens += int(prefilled)
+    def step(self, batch: Any) -> None:
+        """A forward pass has ended: requests that it prefilled decode from now on."""
+        if not batch.forward_mode.is_decode():
+            for request, prefilled in zip(batch.reqs, batch.extend_lens, strict=True):
+                if request.rid in self.waiting:
+                    self.waiting.remove(request.rid)
+                    self.prefilled_tokens += int(prefilled)
         self.settle()
 
     def drop(self, names: Iterable[str]) -> None:
@@ -39,8 +37,11 @@ class Readmission:
         self.settle()
 
     def settle(self) -> None:
-        """Publish RESUMED where none waits, or TIMEOUT where the switch's deadline has passed."""
+        """Publish RESUMED where none waits, or TIMEOUT where the switch's deadline has passed. Once."""
         if self.is_over:
+            return
+        if not self.waiting:
             self.protocol.resume(paused_at=self.paused_at, prefilled_tokens=self.prefilled_tokens)
+            self.is_over = True
         elif self.protocol.expire():
-            self.waiting.clear()
+            self.is_over = True

@@ -11,29 +11,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from taper_api import JobError, Problem
+from taper_api.job.spec import DataSpec
 
 CountTokens = Callable[[list[dict[str, str]]], int]
 
 
 def verl_row(
-    row: Mapping[str, Any], *, index: int, split: str, prompt_field: str, answer_field: str, data_source: str
+    row: Mapping[str, Any], data: DataSpec, *, index: int, split: str, data_source: str
 ) -> dict[str, Any]:
     """One VeRL row. Text becomes one user message; chat messages stay as they are.
 
     Raises `ValueError` that says what is wrong with the row.
     """
-    for field in (prompt_field, answer_field):
+    for field in (data.prompt_field, data.answer_field):
         if row.get(field) is None:
             present = ", ".join(sorted(row)) or "nothing"
             raise ValueError(f"has no field {field!r}; it has {present}")
     return {
         "data_source": data_source,
-        "prompt": _messages(row[prompt_field], prompt_field),
+        "prompt": _messages(row[data.prompt_field], data.prompt_field),
         "ability": data_source,
-        "reward_model": {"style": "rule", "ground_truth": _answer_text(row[answer_field])},
+        "reward_model": {"style": "rule", "ground_truth": _answer_text(row[data.answer_field])},
         "extra_info": {"split": split, "index": index},
     }
 
@@ -88,44 +89,31 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def convert(
-    files: Sequence[str],
+    data: DataSpec,
+    split: Literal["train", "validation"],
     target: Path,
     *,
-    field: str,
-    split: str,
-    prompt_field: str,
-    answer_field: str,
     data_source: str,
-    max_prompt_tokens: int,
-    overlong: str,
     count_tokens: CountTokens,
 ) -> int:
-    """Write the rows of all files as one VeRL parquet file. Returns how many VeRL will keep.
+    """Write the rows of all files of a split as one VeRL parquet file. Returns how many VeRL will keep.
 
-    `field`: the job's field that names the files. Raises `JobError` with the file and row (counted from
-    1) of the first bad row of each file, or of the first overlong prompt if `overlong` is "error".
+    Raises `JobError` with the file and row (counted from 1) of the first bad row of each file, or of the
+    first overlong prompt if `data.overlong` is "error".
     """
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
     num_kept = 0
-    for place, name in enumerate(files):
-        path = f"{field}[{place}]"
+    for place, name in enumerate(getattr(data, split)):
+        path = f"spec.data.{split}[{place}]"
         number = 0
         try:
             for number, row in enumerate(read_rows(Path(name)), start=1):
-                made = verl_row(
-                    row,
-                    index=len(rows),
-                    split=split,
-                    prompt_field=prompt_field,
-                    answer_field=answer_field,
-                    data_source=data_source,
-                )
-                fits = overlong == "truncate" or count_tokens(made["prompt"]) <= max_prompt_tokens
-                if not fits and overlong == "error":
-                    problems.append(
-                        _overlong(path, name, number, count_tokens(made["prompt"]), max_prompt_tokens)
-                    )
+                made = verl_row(row, data, index=len(rows), split=split, data_source=data_source)
+                num_tokens = 0 if data.overlong == "truncate" else count_tokens(made["prompt"])
+                fits = num_tokens <= data.max_prompt_tokens
+                if not fits and data.overlong == "error":
+                    problems.append(_overlong(path, name, number, num_tokens, data.max_prompt_tokens))
                     break
                 num_kept += fits
                 rows.append(made)

@@ -21,23 +21,12 @@ def prepare(job: RLHFJob, output: Path) -> None:
     """Check the job and write its prompts under `output`. Raises `JobError`."""
     _check_reward(job.spec.reward.function)
     count = prompt_counter(job.spec.model.path, trust_remote_code=job.spec.model.trust_remote_code)
-    data = job.spec.data
-    write = functools.partial(
-        convert,
-        prompt_field=data.prompt_field,
-        answer_field=data.answer_field,
-        data_source=job.metadata.name,
-        max_prompt_tokens=data.max_prompt_tokens,
-        overlong=data.overlong,
-        count_tokens=count,
-    )
-    num_prompts = write(data.train, train_file(output), field="spec.data.train", split="train")
+    write = functools.partial(convert, job.spec.data, data_source=job.metadata.name, count_tokens=count)
+    num_prompts = write("train", train_file(output))
     _check_batch(num_prompts, job.spec.training.batch_prompts)
-    if data.validation:
-        kept = write(
-            data.validation, validation_file(job, output), field="spec.data.validation", split="validation"
-        )
-        if kept == 0:
+    if job.spec.data.validation:
+        num_kept = write("validation", validation_file(job, output))
+        if num_kept == 0:
             raise _problem(
                 "spec.data.validation",
                 "no prompt fits into maxPromptTokens",

@@ -80,7 +80,6 @@ class MetricsHost:
             _logger.exception("an event of kind %s was not counted", type(event).__name__)
 
     async def close(self) -> None:
-        """Stop listening."""
         await self._server.close()
 
 

@@ -28,11 +28,7 @@ class WeightAdapter(BaseRollout):
         self, config: Any, model_config: Any, device_mesh: Any = None, replica_rank: int = -1
     ) -> None:
         super().__init__(config, model_config, device_mesh)
-        self.num_ranks = (
-            self.config.tensor_model_parallel_size
-            * self.config.data_parallel_size
-            * self.config.pipeline_model_parallel_size
-        )
+        self.num_ranks = self.config.tensor_model_parallel_size
         rank = int(os.environ["RANK"])  # set by VeRL's worker group, as for its own rollouts
         self.replica_rank = rank // self.num_ranks if replica_rank == -1 else replica_rank
         self.rollout_rank = rank % self.num_ranks
@@ -54,7 +50,6 @@ class WeightAdapter(BaseRollout):
             await server.resume.remote(tags)
 
     async def release(self) -> None:
-        """Release the rollout's memory for the trainer."""
         server = await self._connect()
         if self.is_leader_rank:
             await server.sleep.remote()

@@ -10,23 +10,43 @@ without owning it.
 
 from __future__ import annotations
 
+import importlib.util
 import mmap
 import os
+import sys
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 import zmq
 
-from taper_rollout.verl.weights import transfer_module
-
+TRANSFER_MODULE = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 SILENCE_SECONDS = 120.0
 _POLL_MILLISECONDS = 200
 # How long a closed socket may take to deliver pending data.
 _LINGER_MILLISECONDS = 1000
 
-_transfer: Any = transfer_module.load()
+
+def _load_transfer() -> Any:
+    """VeRL's module, by its path: its package cannot be imported without vLLM, which it does not need."""
+    if TRANSFER_MODULE in sys.modules:
+        return sys.modules[TRANSFER_MODULE]
+    verl = importlib.util.find_spec("verl")
+    assert verl is not None
+    assert verl.submodule_search_locations
+    file = Path(verl.submodule_search_locations[0], *TRANSFER_MODULE.split(".")[1:]).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(TRANSFER_MODULE, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[TRANSFER_MODULE] = module
+    return module
+
+
+_transfer: Any = _load_transfer()
 _still_mapped: list[mmap.mmap] = []
 
 
@@ -85,15 +105,12 @@ class _Sender(_transfer.BucketedWeightSender):
         self.socket: Any = _DeadlineSocket(self.socket, self._silence_seconds, self._check)
 
 
-class _Receiver(_transfer.BucketedWeightReceiver):
-    def __init__(self, *, silence_seconds: float, check: Callable[[], None], **settings: Any) -> None:
-        super().__init__(**settings)
-        self._silence_seconds = silence_seconds
-        self._check = check
+class Receiver(_transfer.BucketedWeightReceiver):
+    """The receiving end, with VeRL's arguments."""
 
     def _init_socket(self) -> None:
         super()._init_socket()
-        self.socket: Any = _DeadlineSocket(self.socket, self._silence_seconds, self._check)
+        self.socket: Any = _DeadlineSocket(self.socket, SILENCE_SECONDS, _nothing)
 
     def _init_buffer(self) -> None:
         if not self.use_shm:
@@ -105,7 +122,12 @@ class _Receiver(_transfer.BucketedWeightReceiver):
         self.socket.send(b"")
 
     def buckets(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """VeRL's `receive_weights` as a generator."""
+        """VeRL's `receive_weights` as a generator: each bucket a list of (name, full tensor).
+
+        The tensors are views of the transfer buffer: they are valid until the next bucket is requested,
+        and the list is cleared then. Raises `TransferFailed` if the sender does not answer. If the
+        consumer stops early, the sender gets no answer and fails too.
+        """
         try:
             self._init_socket()
             self._init_buffer()
@@ -165,30 +187,6 @@ async def send_buckets(
         check=check,
     )
     await sender.async_send_weights(weights)
-
-
-def take_buckets(
-    *,
-    address: str,
-    device: torch.device,
-    shared_memory: bool,
-    silence_seconds: float = SILENCE_SECONDS,
-    check: Callable[[], None] = _nothing,
-) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """Yield the buckets of the sender at `address`, each a list of (name, full tensor).
-
-    The tensors are views of the transfer buffer: they are valid until the next bucket is requested, and
-    the list is cleared then. Raises `TransferFailed` if the sender does not answer. If the consumer
-    stops early, the sender gets no answer and fails too.
-    """
-    receiver = _Receiver(
-        zmq_handle=address,
-        device=device,
-        use_shm=shared_memory,
-        silence_seconds=silence_seconds,
-        check=check,
-    )
-    yield from receiver.buckets()
 
 
 def _map(name: str, num_bytes: int) -> mmap.mmap:

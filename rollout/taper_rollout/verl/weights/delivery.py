@@ -12,24 +12,23 @@ from typing import Any
 import torch
 from verl.utils.device import get_device_id, get_device_name
 
-from taper_rollout.verl.weights.buckets import SILENCE_SECONDS, take_buckets
+from taper_rollout.verl.weights.buckets import Receiver
 
 SOURCE = "taper_rollout.verl.weights.delivery:receive_buckets"
 
 
 def receive_buckets(arguments: dict[str, Any]) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """The tensors for the rank of this process, as lists of (name, full unsharded tensor).
+    """The tensors for the rank of this process (`Receiver.buckets`).
 
-    `arguments`: the rank's item of `transfer_arguments`. A list and its tensors are valid until the next
-    is requested. Raises `TransferFailed`.
+    `arguments`: the rank's item of `transfer_arguments`. Raises `TransferFailed`.
     """
     device = get_device_id()
-    yield from take_buckets(
-        address=arguments["address"],
+    receiver = Receiver(
+        zmq_handle=arguments["address"],
         device=device if isinstance(device, torch.device) else torch.device(get_device_name(), device),
-        shared_memory=arguments["shared_memory"],
-        silence_seconds=arguments["silence_seconds"],
+        use_shm=arguments["shared_memory"],
     )
+    yield from receiver.buckets()
 
 
 def rank_address(channel: str, transfer: int, rank: int) -> str:
@@ -45,10 +44,6 @@ def transfer_arguments(
 ) -> list[dict[str, Any]]:
     """The arguments of `receive_buckets`, per rank."""
     return [
-        {
-            "address": rank_address(channel, transfer, rank),
-            "shared_memory": shared_memory,
-            "silence_seconds": SILENCE_SECONDS,
-        }
+        {"address": rank_address(channel, transfer, rank), "shared_memory": shared_memory}
         for rank in range(num_ranks)
     ]

@@ -7,6 +7,7 @@ import json
 import urllib.request
 from typing import Any
 
+import psutil
 import pytest
 
 from taper_policy.decision.decision import Decision
@@ -33,7 +34,8 @@ def get(replica: Replica, path: str) -> tuple[int, dict[str, Any]]:
 
 
 def resident(replica: Replica) -> list[int]:
-    return [facts["resident_bytes"] for facts in replica.run(replica.coordinator._engine.command("inspect"))]
+    processes = replica.coordinator._engine._sglang.processes
+    return [psutil.Process(process.pid).memory_info().rss for process in processes]
 
 
 def test_sleep_frees_the_arena_and_a_woken_replica_is_right(replica: Replica) -> None:
@@ -74,7 +76,7 @@ def test_sleep_and_new_weights_are_refused_while_requests_are_served(replica: Re
         await replica.decoding(5)
         for work in (
             replica.coordinator.sleep(),
-            replica.coordinator.update_weights(source="rank_plugins:weights_of", arguments=[], version=1),
+            replica.coordinator.update_weights(source="rank_plugins:weights_of", arguments=[]),
         ):
             with pytest.raises(RuntimeError, match="1 requests are still being served: abort them first"):
                 await work
@@ -162,9 +164,7 @@ def test_new_weights_change_the_responses_in_every_layout(replica: Replica, mode
     def update(seed: int) -> None:
         arguments = [{"path": str(model("llama", seed))}] * 2
         coordinator = replica.coordinator
-        replica.run(
-            coordinator.update_weights(source="rank_plugins:weights_of", arguments=arguments, version=1)
-        )
+        replica.run(coordinator.update_weights(source="rank_plugins:weights_of", arguments=arguments))
 
     before, _ = replica.stage(long_tail(GREEDY))
     update(2)

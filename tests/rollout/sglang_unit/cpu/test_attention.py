@@ -47,6 +47,12 @@ def batch(lengths: list[tuple[int, int]], heads: tuple[int, int]) -> SimpleNames
     )
 
 
+STOCK = SimpleNamespace(
+    extend=TorchNativeAttnBackend._run_sdpa_forward_extend,
+    decode=TorchNativeAttnBackend._run_sdpa_forward_decode,
+)
+
+
 def extended(function: Any, b: SimpleNamespace) -> torch.Tensor:
     output = torch.empty_like(b.query)
     places = (b.table, b.rows, b.seq_lens, b.prefix_lens, b.new_lens)
@@ -74,35 +80,22 @@ def test_extending_is_causal_attention_over_prefix_and_new_tokens(
     b = batch(lengths, heads)
     ours = extended(cpu_attention._extend, b)
     torch.testing.assert_close(ours.double(), reference(b), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(ours, extended(cpu_attention._stock_extend, b), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours, extended(STOCK.extend, b), rtol=1e-5, atol=1e-6)
 
 
 @given(LENGTHS, HEADS)
 def test_decoding_is_extending_by_one(lengths: list[tuple[int, int]], heads: tuple[int, int]) -> None:
     b = batch([(prefix + new - 1, 1) for prefix, new in lengths], heads)
     outputs = [torch.empty_like(b.query) for _ in range(2)]
-    for function, output in zip((cpu_attention._decode, cpu_attention._stock_decode), outputs, strict=True):
+    for function, output in zip((cpu_attention._decode, STOCK.decode), outputs, strict=True):
         function(None, b.query, output, *b.caches, b.table, b.rows, b.seq_lens, None, causal=False, **PLAIN)
     torch.testing.assert_close(outputs[0].double(), reference(b), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "special", [{"sliding_window_size": 2}, {"is_cross_attn": True}, {"causal": False}], ids=str
-)
-def test_what_is_not_ours_is_left_to_sglang(special: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(cpu_attention, "_stock_extend", lambda *places, **options: asked.append(options))
-    b = batch([(3, 2)], (4, 2))
-    options = PLAIN | {"causal": True} | special
-    places = (b.table, b.rows, b.seq_lens, b.prefix_lens, b.new_lens)
-    cpu_attention._extend(None, b.query, torch.empty_like(b.query), *b.caches, *places, None, **options)
-    assert asked == [options]
-
-
 @pytest.mark.parametrize(("ours", "name"), [("_extend", "extend"), ("_decode", "decode")])
 def test_sglang_calls_them_as_its_own(ours: str, name: str) -> None:
-    stock = inspect.signature(getattr(cpu_attention, f"_stock_{name}")).parameters
+    stock = inspect.signature(getattr(STOCK, name)).parameters
     mine = [p for p in inspect.signature(getattr(cpu_attention, ours)).parameters if p != "options"]
     assert list(stock)[: len(mine)] == mine
     assert set(stock) - set(mine) == {*PLAIN, "causal"}

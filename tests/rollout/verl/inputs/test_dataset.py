@@ -11,24 +11,27 @@ import pyarrow.parquet
 import pytest
 
 from taper_api import JobError
+from taper_api.job.spec import DataSpec
 from taper_rollout.verl.inputs.dataset import convert, verl_row
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
 SHORT_AND_LONG = [{"prompt": "a", "answer": 1}, {"prompt": "a b c d", "answer": 1}]
-SETTINGS: dict[str, Any] = {
-    "field": "spec.data.train",
-    "split": "train",
-    "prompt_field": "prompt",
-    "answer_field": "answer",
-    "data_source": "job",
-    "max_prompt_tokens": 3,
-    "overlong": "error",
-    "count_tokens": lambda messages: sum(len(message["content"].split()) for message in messages),
-}
 
 
 def row_of(row: dict[str, Any]) -> dict[str, Any]:
-    return verl_row(row, index=3, split="train", prompt_field="q", answer_field="a", data_source="job")
+    data = DataSpec(train=("a.jsonl",), prompt_field="q", answer_field="a")
+    return verl_row(row, data, index=3, split="train", data_source="job")
+
+
+def converted(files: list[str], target: Path, **changes: Any) -> int:
+    data = DataSpec(train=tuple(files), max_prompt_tokens=3, **changes)
+    return convert(
+        data,
+        "train",
+        target,
+        data_source="job",
+        count_tokens=lambda messages: sum(len(message["content"].split()) for message in messages),
+    )
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> str:
@@ -74,7 +77,7 @@ def test_jsonl_and_parquet_files_are_joined(tmp_path: Path) -> None:
     parquet = tmp_path / "b.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"prompt": [CHAT], "answer": ["x"]}), parquet)
     target = tmp_path / "out" / "train.parquet"
-    assert convert([jsonl, str(parquet)], target, **SETTINGS) == 2
+    assert converted([jsonl, str(parquet)], target) == 2
     rows = pyarrow.parquet.read_table(target).to_pylist()
     assert [row["extra_info"]["index"] for row in rows] == [0, 1]
     assert rows[1]["prompt"] == CHAT
@@ -83,14 +86,14 @@ def test_jsonl_and_parquet_files_are_joined(tmp_path: Path) -> None:
 def test_an_overlong_prompt_is_named_by_row(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", SHORT_AND_LONG)
     with pytest.raises(JobError, match=r"spec\.data\.train\[0\]: .*row 2: the prompt has 4 tokens"):
-        convert([file], tmp_path / "o.parquet", **SETTINGS)
+        converted([file], tmp_path / "o.parquet")
 
 
 @pytest.mark.parametrize(("overlong", "kept"), [("filter", 1), ("truncate", 2)])
 def test_overlong_prompts_that_verl_handles(tmp_path: Path, overlong: str, kept: int) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", SHORT_AND_LONG)
     target = tmp_path / "o.parquet"
-    assert convert([file], target, **SETTINGS | {"overlong": overlong}) == kept
+    assert converted([file], target, overlong=overlong) == kept
     assert pyarrow.parquet.read_table(target).num_rows == 2
 
 
@@ -105,4 +108,4 @@ def test_overlong_prompts_that_verl_handles(tmp_path: Path, overlong: str, kept:
 def test_a_file_of_another_format_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(JobError, match=message):
-        convert([str(tmp_path / name)], tmp_path / "o.parquet", **SETTINGS)
+        converted([str(tmp_path / name)], tmp_path / "o.parquet")

@@ -1,4 +1,4 @@
-"""The table has every reason that the operator reports, and no reason that never occurs."""
+"""The reference has every reason that the operator reports, and no reason that never occurs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from taper_api.job.attempt_directory import MAX_ATTEMPTS
 from taper_api.status.attempt import Disruption
 from taper_api.status.rlhfjob_status import RLHFJobStatus
 from taper_operator.observation.observation import KubeRay
-from taper_operator.reason_table import CONDITIONS, EVENTS, FROM_ELSEWHERE
 from taper_operator.reconcile.attempt_history import with_new_attempt
 from taper_operator.reconcile.conditions import ConditionInputs, conditions
 from taper_operator.reconcile.plan import plan
@@ -21,6 +20,7 @@ from taper_operator.settings.pod_policy import PodPolicy
 
 from .job_objects import NOW, resource
 from .observation.test_ray_job_state import state
+from .reason_tables import CONDITIONS, EVENTS, FROM_ELSEWHERE
 from .reconcile.cluster_model import ClusterModel
 from .reconcile.test_plan_simulation import CONDITION_REASONS, until_running
 
@@ -135,7 +135,7 @@ def test_every_reported_refusal_is_in_the_table(
     assert (validated.type, validated.status, validated.reason) in REFUSED
     assert validated.reason == reason
     reported = [(each.reason, each.kind) for each in job_events(RLHFJobStatus(), planned.status)]
-    assert reported == [(reason, next(each.kind for each in EVENTS if each.reason == reason))]
+    assert reported == [each for each in EVENTS if each[0] == reason]
 
 
 def test_no_reason_is_there_twice() -> None:
