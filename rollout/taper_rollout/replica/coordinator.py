@@ -17,11 +17,11 @@ from typing import Any
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.decision import Decision
 from taper_policy.profile.profile import Profile
-from taper_rollout.profiling.calibration import calibrate
+from taper_rollout.events import RequestRecord
+from taper_rollout.profiling.calibration import calibration_of, obtain_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.replica.decider import Decider
 from taper_rollout.replica.decision_round import DecisionRound
-from taper_rollout.replica.events import RequestRecord
 from taper_rollout.replica.response import Generated, generated
 from taper_rollout.replica.served_requests import ServedRequests
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -74,10 +74,10 @@ class Coordinator:
 
     async def _calibrate(self) -> None:
         """Learn, or measure, how fast the engine is."""
-        found = await calibrate(self._engine, self._switcher.change_layout, self._settings)
-        if found.event is not None:
-            self._emit(found.event)
-        self.use(found.profile)
+        profile = await obtain_profile(self._engine, self._settings, self._switcher.change_layout)
+        if profile is not None:
+            self._emit(calibration_of(profile, self._settings))
+        self.use(profile)
 
     def use(self, profile: Profile | None) -> None:
         """Decide, and choose between migrating and recomputing KV, by `profile`."""

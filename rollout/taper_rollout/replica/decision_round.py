@@ -13,9 +13,9 @@ from typing import Any
 from taper_policy.decision.decision import Decision
 from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
+from taper_rollout.events import BatchSample
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.decider import Decider
-from taper_rollout.replica.events import BatchSample
 from taper_rollout.replica.served_requests import ServedRequests
 from taper_rollout.replica.stage import Stage
 from taper_rollout.replica.stage_keeper import StageKeeper
