@@ -15,9 +15,9 @@ from configuration_reference import configuration_reference
 from metrics_reference import metric_page
 from operator_tables import with_operator_tables
 from rooms import with_rooms
+from support_page import support_page
 
 from taper_api.schema.crd import crd_files
-from taper_rollout.job.support_matrix import support_matrix
 
 DOCS = Path(__file__).parent
 MANIFESTS = DOCS.parent / "manifests"
@@ -46,7 +46,7 @@ def pages() -> dict[str, str]:
         "operator-reference.md": with_operator_tables(
             (DOCS / "operator-reference.md").read_text(encoding="utf-8")
         ),
-        "support-matrix.md": support_matrix(),
+        "support-matrix.md": support_page(),
     }
 
 

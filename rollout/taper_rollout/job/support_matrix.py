@@ -61,19 +61,6 @@ def check_support(facts: Facts) -> None:
         raise JobError(problems)
 
 
-def support_matrix() -> str:
-    """The matrix as a page of the docs in Markdown."""
-    lines = [
-        "# Support matrix\n",
-        "<!-- Made by `make docs` from taper_rollout.job.support_matrix; do not edit. -->\n",
-        "A job is checked against this table when it starts. Anything unsupported is an error that\n"
-        "names the field and says what is supported.\n",
-        "| feature | supported | checked in | otherwise |\n|---|---|---|---|",
-    ]
-    lines += [f"| {row.feature} | {row.supported} | {row.seen_in} | {row.remedy} |" for row in MATRIX]
-    return "\n".join(lines) + "\n"
-
-
 def _job_path(facts: Facts, field: str, setting: str) -> str:
     """The path in the user's terms: a field of the job, or a setting of VeRL."""
     return setting if facts.is_raw else field
