@@ -32,10 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from parts.tiny_sample import make_tiny_sample
 from rich.console import Console
 from rich.table import Table
 
-from taper_rollout.sample.make import JOB_FILE, make_sample
+from taper_rollout.sample.make import JOB_FILE
 
 SWITCHED, NARROW, WIDE = MODES = ("switched", "narrow", "wide")
 LAST_STEPS = 5
@@ -99,7 +100,7 @@ def main() -> int:
 def run(seed: int, mode: str, steps: int, output: Path) -> Outcome:
     """Run one job from its first step. Raises `CalledProcessError` if it fails."""
     sample = output.parent / f"sample-{seed}"
-    make_sample(sample, variant="tiny", seed=seed)
+    make_tiny_sample(sample, seed=seed)
     settings = {
         "spec.training.steps": steps,
         "spec.training.seed": seed,

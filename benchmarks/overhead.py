@@ -42,6 +42,7 @@ import psutil
 import ray
 from parts.live_replica import SAMPLES, Replica, replica_settings
 from parts.random_qwen3 import M71, M210, make_model
+from parts.tiny_sample import make_tiny_sample
 from rich.console import Console
 from rich.progress import track
 
@@ -52,7 +53,6 @@ from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.decider import Decider
 from taper_rollout.replica.progress_throttle import MOST_SECONDS, ProgressThrottle
 from taper_rollout.report.recorder import Recorder
-from taper_rollout.sample.make import make_sample
 from taper_rollout.verl.metrics.endpoint import MetricsEndpoint
 from taper_rollout.verl.metrics.host import post_to, serve_metrics
 from taper_rollout.verl.session import SLICE_SECONDS, Session
@@ -137,7 +137,7 @@ def event_reporting(output: Path, *, times: float) -> Iterator[EventReporter]:
     setattr(stage, "ProgressThrottle", lambda: FixedInterval(MOST_SECONDS / times))  # noqa: B010
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with tempfile.TemporaryDirectory() as sample:
-        job = make_sample(Path(sample), variant="tiny")
+        job = make_tiny_sample(Path(sample))
         with Session.open(job, output, verbose=False) as session:
             run, node = session.run_name, ray.get_runtime_context().get_node_id()
             endpoint = MetricsEndpoint(host="127.0.0.1", port=0, field="overhead")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,6 +25,7 @@ settings.register_profile("quick", settings.get_profile("taper"), max_examples=2
 settings.load_profile("taper")
 
 FOLDER = Path(__file__).parent
+BENCHMARKS = FOLDER.parent / "benchmarks"
 # In the order in which they run: what fails fast comes first.
 MARKED_FOLDERS = {
     "cluster": FOLDER / "cluster",
@@ -40,6 +42,16 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def make_tiny_sample() -> Callable[..., Any]:
+    """The benchmarks' function that makes a sample with a small model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        from parts.tiny_sample import make_tiny_sample
+
+        return make_tiny_sample
 
 
 @pytest.fixture(autouse=True)

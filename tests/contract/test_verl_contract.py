@@ -86,17 +86,15 @@ def test_the_name_exists(module: str, name: str, user: str) -> None:
     assert find(module, name) is not None, f"{module}.{name}, used by taper_rollout.verl.{user}"
 
 
-def test_a_critic_loads_without_flash_attention(tmp_path: Path) -> None:
-    from taper_rollout.sample.model import TINY, make_model
-
+def test_a_critic_loads_without_flash_attention(tmp_path: Path, make_tiny_sample: Any) -> None:
     if importlib.util.find_spec("flash_attn") is not None:
         pytest.skip("flash attention is installed: VeRL's own loader serves")
     from transformers import AutoConfig
 
-    make_model(tmp_path, TINY)
-    config = AutoConfig.from_pretrained(tmp_path, num_labels=1)
+    model = make_tiny_sample(tmp_path).spec.model.path
+    config = AutoConfig.from_pretrained(model, num_labels=1)
     load = find("verl.utils.model", "load_valuehead_model")
-    critic = load(str(tmp_path), torch_dtype=torch.float32, model_config=config, trust_remote_code=False)
+    critic = load(model, torch_dtype=torch.float32, model_config=config, trust_remote_code=False)
     assert critic.config._attn_implementation == "sdpa"
     callers = inspect.getsource(importlib.import_module("verl.workers.engine.fsdp.transformer_impl"))
     assert "from verl.utils.model import" in callers

@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from taper_rollout.job.field_overrides import set_field
-from taper_rollout.sample.make import make_sample
 
 HERE = Path(__file__).parent
 START_SECONDS = 600
@@ -90,10 +89,10 @@ def shared_memory() -> Callable[[], set[str]]:
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample(tmp_path_factory: pytest.TempPathFactory, make_tiny_sample: Callable[..., Any]) -> Path:
     """A small job that switches in each step and notes its rows and weights: `job.yaml` in the directory."""
     directory = tmp_path_factory.mktemp("sample")
-    make_sample(directory, variant="tiny")
+    make_tiny_sample(directory)
     content = yaml.safe_load((directory / "job.yaml").read_text())
     for field, value in SETTINGS.items():
         set_field(content, field, value)

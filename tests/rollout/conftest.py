@@ -14,22 +14,20 @@ import pytest
 from taper_rollout.replica import coordinator as module
 from taper_rollout.replica import decision_round
 from taper_rollout.replica.coordinator import Coordinator
-from taper_rollout.sample.make import make_sample
-from taper_rollout.sample.model import Architecture
 
 from .fake_engine import SETTINGS, FakeEngine, Play, Scenario, changed
 
-TinySample = Callable[[Architecture], Path]
+TinySample = Callable[[], Path]
 
 
 @pytest.fixture(scope="session")
-def tiny_sample(tmp_path_factory: pytest.TempPathFactory) -> TinySample:
-    """The directory of the tiny sample in an architecture, with `model/` and `job.yaml` in it."""
+def tiny_sample(tmp_path_factory: pytest.TempPathFactory, make_tiny_sample: Callable[..., Any]) -> TinySample:
+    """The directory of the tiny sample, with `model/` and a new `job.yaml` in it."""
     directory = tmp_path_factory.mktemp("sample")
 
-    def made(architecture: Architecture) -> Path:
-        make_sample(directory / architecture, variant="tiny", architecture=architecture)
-        return directory / architecture
+    def made() -> Path:
+        make_tiny_sample(directory)
+        return directory
 
     return made
 

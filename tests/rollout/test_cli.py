@@ -20,7 +20,7 @@ from .report.stage_builder import make_stage, make_step
 
 @pytest.fixture
 def job_file(tiny_sample):
-    return tiny_sample("qwen3") / "job.yaml"
+    return tiny_sample() / "job.yaml"
 
 
 @pytest.fixture

@@ -1,18 +1,15 @@
-"""Models with random weights for the sample and the tests, generated from a seed.
+"""The sample's model: a Qwen3 with random weights, generated from a seed.
 
-`CPU` is wide and shallow, so that a decode step is matrix work that two cores can share, and small
-enough for two cores to train. `TINY` is for tests and the learning benchmark, in both architectures.
+It is wide and shallow, so that a decode step is matrix work that two cores can share, and small
+enough for two cores to train.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 from taper_rollout.sample.tokenizer import VOCABULARY_SIZE, make_tokenizer
-
-Architecture = Literal["qwen3", "llama"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,35 +40,20 @@ CPU = SampleShape(
     intermediate_size=4096,
     initializer_range=0.005,
 )
-TINY = SampleShape(
-    hidden_size=256,
-    num_hidden_layers=4,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    head_dim=32,
-    intermediate_size=512,
-    initializer_range=0.02,
-)
 
 
-def make_model(
-    directory: Path, shape: SampleShape, *, architecture: Architecture = "qwen3", seed: int = 1
-) -> None:
+def make_model(directory: Path, shape: SampleShape, *, seed: int) -> None:
     """Write a float32 model and its tokenizer to `directory` in Hugging Face format.
 
     Equal arguments give equal weights. The global random state of torch is not changed.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     tokenizer = make_tokenizer(directory)
-    config_class, model_class = {
-        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-        "llama": (LlamaConfig, LlamaForCausalLM),
-    }[architecture]
-    config = config_class(
+    config = Qwen3Config(
         **dataclasses.asdict(shape),
         vocab_size=VOCABULARY_SIZE,
         tie_word_embeddings=False,
@@ -81,5 +63,5 @@ def make_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(config).to(torch.float32)
+        model = Qwen3ForCausalLM(config).to(torch.float32)
     model.save_pretrained(directory)

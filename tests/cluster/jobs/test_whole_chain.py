@@ -28,7 +28,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.kinds import RLHF_JOBS
 from taper_operator.manifests.names import HEAD_ROLE
-from taper_rollout.sample.make import make_sample
 
 from ...operator.certificates import make_certificates
 from ..control_plane.audit_log import Request, requests_of
@@ -98,6 +97,7 @@ def chain(
     kuberay: FakeKubeRay | RealKubeRay,
     scenario_results: dict[str, Future[None]],
     tmp_path_factory: pytest.TempPathFactory,
+    make_tiny_sample: Callable[..., Any],
 ) -> Chain:
     if not isinstance(kuberay, FakeKubeRay):
         pytest.skip(f"with {real_kuberay.VARIABLE} the heads of all jobs are scripted")
@@ -105,7 +105,7 @@ def chain(
     wait_for_all(scenario_results)
     folder = tmp_path_factory.mktemp("chain")
     # The job is as it is; its model has few weights, of which nothing here depends.
-    make_sample(folder / "sample", variant="tiny")
+    make_tiny_sample(folder / "sample")
     sandbox = JobSandbox(cluster, jobs, cluster.new_namespace("chain"), "cpu")
     kubectl = Kubectl(cluster.plane, sandbox.namespace)
     installation = Installation(cluster, [sandbox.namespace], operator_flags(folder), receives_reports=True)

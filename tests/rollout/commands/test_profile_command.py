@@ -27,7 +27,7 @@ Measuring = Callable[[Callable[[], Profile]], list[Any]]
 
 @pytest.fixture
 def job_file(tiny_sample: TinySample) -> Path:
-    return tiny_sample("qwen3") / "job.yaml"
+    return tiny_sample() / "job.yaml"
 
 
 @pytest.fixture

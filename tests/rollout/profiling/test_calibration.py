@@ -38,7 +38,7 @@ def settings(tiny_sample: TinySample, tmp_path: Path) -> ReplicaSettings:
         rollout=RolloutSpec(
             footprint=2, samples_per_prompt=1, response_tokens=320, kv_tokens=8192, max_running_requests=4
         ),
-        model_path=str(tiny_sample("qwen3") / "model"),
+        model_path=str(tiny_sample() / "model"),
         dtype="float32",
         context_tokens=352,
         trust_remote_code=False,

@@ -1,50 +1,44 @@
 import json
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from taper_rollout.sample.make import make_sample
-from taper_rollout.sample.model import TINY, make_model
 from taper_rollout.sample.tokenizer import VOCABULARY_SIZE
 from taper_rollout.verl.inputs.rewards import reward_function
 
 
-@pytest.mark.parametrize(
-    ("architecture", "name"), [("qwen3", "Qwen3ForCausalLM"), ("llama", "LlamaForCausalLM")]
-)
-def test_the_sample_is_a_job_that_names_its_files(tiny_sample, architecture, name):
-    directory = tiny_sample(architecture)
-    job = make_sample(directory, variant="tiny", architecture=architecture)
+def test_the_sample_is_a_job_that_names_its_files(tiny_sample, make_tiny_sample):
+    directory = tiny_sample()
+    job = make_tiny_sample(directory)
     config = json.loads((directory / "model" / "config.json").read_text())
     assert job.spec.model.path == str(directory / "model")
-    assert config["architectures"] == [name]
+    assert config["architectures"] == ["Qwen3ForCausalLM"]
     assert config["vocab_size"] == VOCABULARY_SIZE
     assert (job.spec.rollout.footprint, job.spec.rollout.degrees) == (2, (1, 2))
     assert reward_function(job.spec.reward.function)("sample", "22", "2") == 1.0
 
 
-def test_an_existing_sample_is_reused(tiny_sample):
-    directory = tiny_sample("qwen3")
+def test_an_existing_sample_is_reused(tiny_sample, make_tiny_sample):
+    directory = tiny_sample()
     weights = directory / "model" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    make_sample(directory, variant="tiny")
+    make_tiny_sample(directory)
     assert weights.stat().st_mtime_ns == before
 
 
-def test_weights_follow_from_the_seed_and_keep_torchs_random_state(tmp_path):
+def test_weights_follow_from_the_seed_and_keep_torchs_random_state(tmp_path, make_tiny_sample):
     state = torch.get_rng_state()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        make_model(tmp_path / name, TINY, seed=seed)
+        make_tiny_sample(tmp_path / name, seed=seed)
     assert torch.equal(torch.get_rng_state(), state)
-    a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
+    a, b, c = (load_file(tmp_path / name / "model" / "model.safetensors") for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["lm_head.weight"], c["lm_head.weight"])
 
 
 def test_prompts_and_digits_survive_the_tokenizer(tiny_sample):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_sample("qwen3") / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_sample() / "model")
     assert len(tokenizer) == VOCABULARY_SIZE
     assert len(tokenizer("02468", add_special_tokens=False)["input_ids"]) == 5
     messages = [{"role": "user", "content": "write 300 even digits"}]
@@ -54,10 +48,9 @@ def test_prompts_and_digits_survive_the_tokenizer(tiny_sample):
     assert len(ids) <= 32
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
-def test_an_untrained_model_ends_its_answers_at_a_nearly_constant_rate(tiny_sample, architecture):
+def test_an_untrained_model_ends_its_answers_at_a_nearly_constant_rate(tiny_sample):
     """Then lengths are geometric: the 99th percentile is log(100) / log(2) = 6.6 times the median."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_sample(architecture) / "model")
+    model = AutoModelForCausalLM.from_pretrained(tiny_sample() / "model")
     ids = torch.randint(3, VOCABULARY_SIZE, (8, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ends = torch.softmax(model(ids).logits.double(), dim=-1)[..., model.config.eos_token_id]
