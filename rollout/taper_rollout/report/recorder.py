@@ -132,8 +132,10 @@ class Recorder:
             yield stage_from_json(text)
 
     def _lines(self) -> list[dict[str, Any]]:
+        """The lines of all steps, without one that a killed run did not finish."""
         with writing(self._metrics):
-            return [json.loads(line) for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+            content = self._metrics.read_bytes()
+        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
     def _remove_traces(self, first_step: int) -> None:
         for path in self._trace_files():

@@ -72,6 +72,26 @@ def test_a_step_whose_metrics_were_lost_gets_its_line_from_its_traces(tmp_path):
     assert (summary["reward_first"], summary["reward_last"]) == (0.1, 0.4)
 
 
+def cut_off_last_line(directory: Path) -> None:
+    """As a run that is killed while it writes it."""
+    file = directory / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def test_a_line_that_was_cut_off_is_written_again_from_its_traces(tmp_path):
+    record_steps(tmp_path, 1, 2, 3)
+    cut_off_last_line(tmp_path)
+    summary = record_steps(tmp_path, 4).finish("completed")
+    assert recorded_steps(tmp_path) == [1, 2, 3, 4]
+    assert (summary["steps"], summary["reward_last"]) == (4, 0.4)
+
+
+def test_a_line_that_was_cut_off_does_not_hide_the_end_of_a_run_without_steps(tmp_path):
+    record_steps(tmp_path, 1, 2)
+    cut_off_last_line(tmp_path)
+    assert Recorder(tmp_path).finish("failed")["steps"] == 1
+
+
 def test_a_run_from_the_start_replaces_an_older_one(tmp_path):
     record_steps(tmp_path, 1, 2, 3).finish("completed")
     record_steps(tmp_path, 1).finish("completed")
