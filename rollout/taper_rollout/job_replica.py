@@ -49,7 +49,7 @@ def local_model(name: str, *, path: str) -> str:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         remedy = "name a model directory in Hugging Face form, or the id of a model that can be loaded"
-        raise JobError([Problem(path=path, message=f"{name}: {reason}", remedy=remedy)]) from None
+        raise JobError.at(path, f"{name}: {reason}", remedy) from None
 
 
 def check_job_profile(job: RLHFJob, *, device: str) -> None:

@@ -31,6 +31,11 @@ class JobError(ValueError):
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
 
+    @classmethod
+    def at(cls, path: str, message: str, remedy: str = "") -> JobError:
+        """An error with one problem."""
+        return cls([Problem(path=path, message=message, remedy=remedy)])
+
     def __reduce__(self) -> tuple[type[JobError], tuple[tuple[Problem, ...]]]:
         """By default an exception is unpickled from its text; this one needs its problems."""
         return type(self), (self.problems,)

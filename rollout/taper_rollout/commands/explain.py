@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
 
 def explain_run(options: argparse.Namespace) -> None:
     """Print the explanation. Raises `JobError` for a ledger that cannot be read or has no such stage."""
-    from taper_api import JobError, Problem
+    from taper_api import JobError
     from taper_rollout.ledger.explanation import explain
     from taper_rollout.ledger.ledger_file import CUT_OFF, read_ledger
 
@@ -42,7 +42,7 @@ def explain_run(options: argparse.Namespace) -> None:
     lines = list(explain(ledger.histories, **chosen, in_full=options.verbose))
     if not lines:
         path = next((f"--{name} {value}" for name, value in chosen.items() if value is not None), "RUN")
-        raise JobError([Problem(path=path, message="the ledger has no such stage")])
+        raise JobError.at(path, "the ledger has no such stage")
     if ledger.is_cut_off:
         lines.append(CUT_OFF)
     sys.stdout.writelines(f"{line}\n" for line in lines)

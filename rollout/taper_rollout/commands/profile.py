@@ -113,7 +113,7 @@ def profile(options: argparse.Namespace) -> None:
 
 def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None:
     """Check, before an engine is started, that contexts are long enough to measure. Raises `JobError`."""
-    from taper_api import JobError, Problem
+    from taper_api import JobError
     from taper_rollout.profiling.grid import EngineCapacity
 
     capacity = EngineCapacity(
@@ -126,7 +126,7 @@ def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None
     try:
         grid.contexts(capacity)
     except ValueError as error:
-        raise JobError([Problem(path=path, message=str(error), remedy="allow longer contexts")]) from None
+        raise JobError.at(path, str(error), "allow longer contexts") from None
 
 
 def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:

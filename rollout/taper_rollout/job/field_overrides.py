@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from taper_api import JobError, Problem, RLHFJob, load_job, parse_job
+from taper_api import JobError, RLHFJob, load_job, parse_job
 from taper_api.base.yaml12 import Yaml12Loader
 from taper_api.job_file import resolve_paths
 
@@ -24,12 +24,12 @@ def parsed_setting(setting: str) -> tuple[str, Any]:
     """Path and value of a `FIELD=VALUE` setting; values are YAML. Raises `JobError` for any other text."""
     field, equals, text = setting.partition("=")
     if not equals or not field:
-        raise _problem(f"--set {setting}", "has no value", "write it like spec.training.steps=3")
+        raise JobError.at(f"--set {setting}", "has no value", "write it like spec.training.steps=3")
     _keys(field)
     try:
         return field, yaml.load(text, Loader=Yaml12Loader)
     except yaml.YAMLError:
-        raise _problem(f"--set {field}", f"{text!r} is not a YAML value", "quote it") from None
+        raise JobError.at(f"--set {field}", f"{text!r} is not a YAML value", "quote it") from None
 
 
 def load_job_with(path: Path, fields: Sequence[tuple[str, Any]]) -> RLHFJob:
@@ -51,7 +51,8 @@ def load_job_with(path: Path, fields: Sequence[tuple[str, Any]]) -> RLHFJob:
     try:
         text = json.dumps(content, default=str)
     except ValueError:
-        raise _problem(str(path), "has a mapping or list that contains itself", "remove that alias") from None
+        message = "has a mapping or list that contains itself"
+        raise JobError.at(str(path), message, "remove that alias") from None
     return resolve_paths(parse_job(text, str(path)), path.absolute().parent)
 
 
@@ -68,7 +69,7 @@ def set_field(content: dict[str, Any], path: str, value: Any) -> None:
         else:
             place = _inside(place, key, path)
         if place is None:
-            raise _problem(path, "is below a field that is empty", "set that field first")
+            raise JobError.at(path, "is below a field that is empty", "set that field first")
     _put(place, keys[-1], value, path)
 
 
@@ -79,7 +80,7 @@ def _keys(path: str) -> list[str | int]:
     for part in path.split("."):
         found = _PART.fullmatch(part)
         if found is None:
-            raise _problem(path, "is not the path of a field", "write it like spec.training.steps")
+            raise JobError.at(path, "is not the path of a field", "write it like spec.training.steps")
         keys.append(found[1])
         keys += [int(index) for index in re.findall(r"[0-9]+", found[2])]
     return keys
@@ -89,15 +90,11 @@ def _inside(place: Any, key: str | int, path: str) -> Any:
     try:
         return place[key]
     except (KeyError, IndexError, TypeError):
-        raise _problem(path, f"there is no {key!r} to set it in", "check the path") from None
+        raise JobError.at(path, f"there is no {key!r} to set it in", "check the path") from None
 
 
 def _put(place: Any, key: str | int, value: Any, path: str) -> None:
     fits = isinstance(place, dict) if isinstance(key, str) else isinstance(place, list) and key < len(place)
     if not fits:
-        raise _problem(path, f"there is no {key!r} to set", "check the path")
+        raise JobError.at(path, f"there is no {key!r} to set", "check the path")
     place[key] = value
-
-
-def _problem(path: str, message: str, remedy: str) -> JobError:
-    return JobError([Problem(path=path, message=message, remedy=remedy)])

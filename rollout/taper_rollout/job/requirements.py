@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taper_api import JobError, Problem
+from taper_api import JobError
 from taper_api.job.rollout_spec import degrees_up_to
 
 PACKAGES = ("sglang", "verl")
@@ -83,14 +83,10 @@ def model_config(path: str, *, is_raw: bool = False) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        problem = Problem(
-            path=field,
-            message=f"cannot read config.json of {path} ({reason})",
-            remedy="name a model directory in Hugging Face format, or the id of a model on the hub",
-        )
-        raise JobError([problem]) from None
+        remedy = "name a model directory in Hugging Face format, or the id of a model on the hub"
+        raise JobError.at(field, f"cannot read config.json of {path} ({reason})", remedy) from None
     if not isinstance(content, dict):
-        raise JobError([Problem(path=field, message=f"config.json of {path} is not a mapping")])
+        raise JobError.at(field, f"config.json of {path} is not a mapping")
     return content
 
 

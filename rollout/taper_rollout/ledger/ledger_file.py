@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taper_api import JobError, Problem
+from taper_api import JobError
 from taper_policy.decision.ledger import LedgerRecord, entry_from_json
 from taper_policy.review.replica_history import ReplicaHistory, replica_histories
 from taper_rollout.events import LedgerEntry
@@ -103,7 +103,7 @@ def _entries(lines: list[bytes]) -> Iterator[tuple[int, LedgerRecord]]:
 
 
 def _problem(message: str) -> JobError:
-    return JobError([Problem(path="RUN", message=message)])
+    return JobError.at("RUN", message)
 
 
 def _drop_broken_end(path: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import ValidationError
 
-from taper_api import JobError, Problem
+from taper_api import JobError
 from taper_api.base.violations import problems_of
 from taper_api.job.rollout_spec import PredictorSpec
 from taper_policy.decision.ledger import DecisionEntry
@@ -69,7 +69,7 @@ def replayed(histories: Sequence[ReplicaHistory], settings: Sequence[str]) -> Re
                 if one.degree != other.degree if settings else not same_choice(one, other):
                     differing.append(Differing(replica=history.replica, recorded=recorded, again=again))
         except ValueError as error:
-            raise JobError([Problem(path="RUN", message=f"replica {history.replica}: {error}")]) from error
+            raise JobError.at("RUN", f"replica {history.replica}: {error}") from error
     num_stages = sum(1 for history in histories for _ in history.stages())
     return Replayed(num_decisions=count, num_stages=num_stages, differing=differing)
 
@@ -93,4 +93,4 @@ def _changed(present: PredictorSettings, settings: Iterable[str]) -> PredictorSe
 
 
 def _bad(setting: str, message: str) -> JobError:
-    return JobError([Problem(path=f"--set {setting}", message=message)])
+    return JobError.at(f"--set {setting}", message)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taper_api import JobError, Problem
+from taper_api import JobError
 from taper_policy.decision.decide import DecisionSettings
 from taper_policy.profile import estimated
 from taper_policy.profile.file import read_profile
@@ -44,7 +44,7 @@ class Synthetic:
         """The stages. Raises `JobError` for sizes below 1 and an unknown regime."""
         for option in ("stages", "prompt_tokens"):
             if getattr(self, option) < 1:
-                raise JobError([_bad_option(option, f"{getattr(self, option)} is not 1 or more")])
+                raise _bad_option(option, f"{getattr(self, option)} is not 1 or more")
         return [self._stage(step) for step in range(self.stages)]
 
     def _stage(self, step: int) -> Stage:
@@ -58,7 +58,7 @@ class Synthetic:
             )
         except ValueError as error:
             name, _, message = str(error).partition(": ")
-            raise JobError([_bad_option(name.removeprefix("num_"), message)]) from error
+            raise _bad_option(name.removeprefix("num_"), message) from error
         return [
             SimulatedRequest(
                 rid=f"{step}-{prompt}-{sample}",
@@ -71,8 +71,8 @@ class Synthetic:
         ]
 
 
-def _bad_option(name: str, message: str) -> Problem:
-    return Problem(path=f"--{name.replace('_', '-')}", message=message)
+def _bad_option(name: str, message: str) -> JobError:
+    return JobError.at(f"--{name.replace('_', '-')}", message)
 
 
 def load_profile(name: str) -> Profile:
@@ -82,14 +82,12 @@ def load_profile(name: str) -> Profile:
     path = Path(name)
     if not path.exists():
         known = " or ".join(PROFILES)
-        raise JobError(
-            [Problem(path="--profile", message=f"{name} does not exist; name a file, or use {known}")]
-        )
+        raise JobError.at("--profile", f"{name} does not exist; name a file, or use {known}")
     try:
         return read_profile(path, path=f"--profile {name}")
     except ValueError as error:
         where, _, what = str(error).partition(": ")
-        raise JobError([Problem(path=where, message=what)]) from error
+        raise JobError.at(where, what) from error
 
 
 def read_traces(directory: Path) -> list[Stage]:
@@ -97,7 +95,7 @@ def read_traces(directory: Path) -> list[Stage]:
     inside = directory / "traces"
     files = sorted((inside if inside.is_dir() else directory).glob("stage-*.json"))
     if not files:
-        raise JobError([Problem(path="--trace", message=f"{directory} has no stage-*.json")])
+        raise JobError.at("--trace", f"{directory} has no stage-*.json")
     return [_read_stage(file) for file in files]
 
 
@@ -107,9 +105,9 @@ def _read_stage(file: Path) -> Stage:
         stage = [_request(record, f"{file.stem}-{index}") for index, record in enumerate(records)]
     except (KeyError, TypeError, ValueError) as error:
         message = f"{file.name} is not a recorded stage ({type(error).__name__}: {error})"
-        raise JobError([Problem(path="--trace", message=message)]) from error
+        raise JobError.at("--trace", message) from error
     if not stage:
-        raise JobError([Problem(path="--trace", message=f"{file.name} has no request")])
+        raise JobError.at("--trace", f"{file.name} has no request")
     return stage
 
 

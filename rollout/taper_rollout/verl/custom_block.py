@@ -96,8 +96,7 @@ def _plain(custom: Any) -> dict[str, Any]:
     if OmegaConf.is_config(custom):
         custom = OmegaConf.to_container(custom, resolve=True)
     if not isinstance(custom, Mapping | None):
-        problem = Problem(path=CUSTOM, message=f"{custom!r} is not a mapping", remedy="write {name: value}")
-        raise JobError([problem])
+        raise JobError.at(CUSTOM, f"{custom!r} is not a mapping", "write {name: value}")
     return {
         name: dict(value) if isinstance(value, Mapping) else value for name, value in (custom or {}).items()
     }
