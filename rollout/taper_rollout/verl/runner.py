@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from taper_rollout.verl.checkpoints.resume import keep_newest, resume, resumed_event
+from taper_rollout.verl.checkpoints.resume import keep_newest, resume
 from taper_rollout.verl.trainer_hooks import run_of
 
 REPORT_SECONDS = 30.0
@@ -41,6 +41,6 @@ def _resume(config: Any, *, has_critic: bool) -> None:
         return
     keep_newest(config, has_critic=has_critic)
     run = run_of(config)
-    if run is None or (found.checkpoint is None and not found.skipped):
+    if run is None or (found.directory is None and not found.passed_over):
         return
-    ray.get(ray.get_actor(run).post.remote(resumed_event(found)), timeout=REPORT_SECONDS)
+    ray.get(ray.get_actor(run).post.remote(found), timeout=REPORT_SECONDS)

@@ -9,14 +9,14 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from taper_rollout.events import Resumed, SkippedCheckpoint
+from taper_rollout.events import Resumed
 from taper_rollout.verl.checkpoints.retention import after_each_save, remove_old_checkpoints
-from taper_rollout.verl.checkpoints.selection import SHARD_PREFIXES, ResumePoint, Shards, resumption
+from taper_rollout.verl.checkpoints.selection import SHARD_PREFIXES, Shards, resumption
 
 FSDP = ("fsdp", "fsdp2")
 
 
-def resume(config: Any, *, has_critic: bool) -> ResumePoint | None:
+def resume(config: Any, *, has_critic: bool) -> Resumed | None:
     """Set the checkpoint in a composed `ppo_trainer` configuration. None if the choice is left to VeRL.
 
     Raises `JobError`, as `resumption` does.
@@ -25,12 +25,12 @@ def resume(config: Any, *, has_critic: bool) -> ResumePoint | None:
     if trainer.resume_mode != "auto" or config.actor_rollout_ref.actor.strategy not in FSDP:
         return None
     found = resumption(_directory(config), _shards(config, has_critic=has_critic))
-    if found.checkpoint is None:
+    if found.directory is None:
         # Otherwise VeRL would still load a damaged one.
         trainer.resume_mode = "disable"
     else:
         trainer.resume_mode = "resume_path"
-        trainer.resume_from_path = str(found.checkpoint.directory)
+        trainer.resume_from_path = found.directory
     return found
 
 
@@ -40,18 +40,6 @@ def keep_newest(config: Any, *, has_critic: bool) -> None:
     if keep is not None:
         shards = _shards(config, has_critic=has_critic)
         after_each_save(functools.partial(remove_old_checkpoints, _directory(config), shards, keep))
-
-
-def resumed_event(found: ResumePoint) -> Resumed:
-    """The event that reports the selection to the run."""
-    checkpoint = found.checkpoint
-    return Resumed(
-        step=0 if checkpoint is None else checkpoint.step,
-        directory=None if checkpoint is None else str(checkpoint.directory),
-        passed_over=tuple(
-            SkippedCheckpoint(directory=str(each.directory), reason=each.reason) for each in found.skipped
-        ),
-    )
 
 
 def _directory(config: Any) -> Path:

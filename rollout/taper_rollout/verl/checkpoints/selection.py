@@ -27,8 +27,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taper_api import JobError, Problem
+from taper_api import JobError
 from taper_api.job.attempt_directory import attempt_directory_of
+from taper_rollout.events import Resumed, SkippedCheckpoint
 
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 DATA_FILE = "data.pt"
@@ -66,28 +67,12 @@ class Checkpoint:
     step: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
-    """A checkpoint that a run does not resume from. `reason` completes "which …"."""
-
-    directory: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumePoint:
-    """The checkpoint to resume from, None for a start from scratch. `skipped`: newer ones, newest first."""
-
-    checkpoint: Checkpoint | None
-    skipped: tuple[Skipped, ...] = ()
-
-
 class _Unusable(Exception):
     """Why a checkpoint cannot be resumed from."""
 
 
-def resumption(directory: Path, shards: tuple[Shards, ...]) -> ResumePoint:
-    """Select the checkpoint that a run saving to `directory` resumes from.
+def resumption(directory: Path, shards: tuple[Shards, ...]) -> Resumed:
+    """Select the checkpoint that a run saving to `directory` resumes from; newer ones are passed over.
 
     Raises `JobError` if the newest complete checkpoint was saved by another number of ranks.
     """
@@ -96,10 +81,11 @@ def resumption(directory: Path, shards: tuple[Shards, ...]) -> ResumePoint:
         try:
             _check(checkpoint, shards)
         except _Unusable as reason:
-            skipped.append(Skipped(directory=checkpoint.directory, reason=str(reason)))
+            skipped.append(SkippedCheckpoint(directory=str(checkpoint.directory), reason=str(reason)))
             continue
-        return ResumePoint(checkpoint=checkpoint, skipped=tuple(skipped))
-    return ResumePoint(checkpoint=None, skipped=tuple(skipped))
+        place = str(checkpoint.directory)
+        return Resumed(step=checkpoint.step, directory=place, passed_over=tuple(skipped))
+    return Resumed(step=0, directory=None, passed_over=tuple(skipped))
 
 
 def is_complete(checkpoint: Checkpoint, shards: tuple[Shards, ...]) -> bool:
@@ -169,16 +155,12 @@ def _check_ranks(directory: Path, part: Shards) -> None:
     worlds = {int(found[1]) for name in files if (found := _WORLD.search(name))}
     if worlds and part.num_ranks not in worlds:
         saved_by = ", ".join(str(world) for world in sorted(worlds))
-        raise JobError(
-            [
-                Problem(
-                    path="spec.training.ranks",
-                    message=f"the checkpoint {directory} was saved by {saved_by} ranks in total, "
-                    f"but the job has {part.num_ranks}",
-                    remedy=f"use {saved_by} ranks, another directory for checkpoints, or "
-                    "spec.training.checkpoints.resume: never",
-                )
-            ]
+        raise JobError.at(
+            "spec.training.ranks",
+            f"the checkpoint {directory} was saved by {saved_by} ranks in total, but the job has "
+            f"{part.num_ranks}",
+            f"use {saved_by} ranks, another directory for checkpoints, or "
+            "spec.training.checkpoints.resume: never",
         )
 
 

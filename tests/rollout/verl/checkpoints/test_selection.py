@@ -14,12 +14,14 @@ from omegaconf import OmegaConf
 
 from taper_api import JobError
 from taper_api.job.attempt_directory import AttemptDirectory
-from taper_rollout.verl.checkpoints.resume import resume, resumed_event
-from taper_rollout.verl.checkpoints.selection import DATA_FILE, TRACKER_FILE, ResumePoint, Shards, resumption
+from taper_rollout.events import Resumed
+from taper_rollout.verl.checkpoints.resume import resume
+from taper_rollout.verl.checkpoints.selection import DATA_FILE, TRACKER_FILE, Shards, resumption
 
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
 ACTOR = Shards(name="actor", contents=("model", "optimizer", "extra"), num_ranks=2)
 CRITIC = Shards(name="critic", contents=("model",), num_ranks=2)
+NONE = Resumed(step=0, directory=None)
 MODEL_1 = "actor/model_world_size_2_rank_1.pt"
 
 
@@ -40,9 +42,9 @@ def save(folder: Path, step: int, *, is_recorded: bool = True, shards: tuple[Sha
     return place
 
 
-def steps_of(found: ResumePoint) -> tuple[int | None, list[str]]:
-    newer = [each.directory.name.removeprefix("global_step_") for each in found.skipped]
-    return (found.checkpoint.step if found.checkpoint else None), newer
+def steps_of(found: Resumed) -> tuple[int | None, list[str]]:
+    newer = [Path(each.directory).name.removeprefix("global_step_") for each in found.passed_over]
+    return (found.step if found.directory else None), newer
 
 
 def truncate(file: Path) -> None:
@@ -64,10 +66,10 @@ def of_an_empty_archive(file: Path) -> None:
 
 
 def test_without_a_checkpoint_training_starts_from_the_beginning(tmp_path: Path) -> None:
-    assert resumption(tmp_path / "none", (ACTOR,)) == ResumePoint(checkpoint=None)
+    assert resumption(tmp_path / "none", (ACTOR,)) == NONE
     (tmp_path / "global_step_x").mkdir()
     (tmp_path / "global_step_3").write_text("a file")
-    assert resumption(tmp_path, (ACTOR,)) == ResumePoint(checkpoint=None)
+    assert resumption(tmp_path, (ACTOR,)) == NONE
 
 
 def test_a_run_resumes_from_its_own_directory(tmp_path: Path) -> None:
@@ -75,8 +77,7 @@ def test_a_run_resumes_from_its_own_directory(tmp_path: Path) -> None:
         save(tmp_path, step)
     found = resumption(tmp_path, (ACTOR,))
     assert steps_of(found) == (11, [])
-    assert found.checkpoint is not None
-    assert found.checkpoint.directory == tmp_path / "global_step_11"
+    assert found.directory == str(tmp_path / "global_step_11")
 
 
 def test_an_attempt_resumes_from_the_newest_of_earlier_attempts(tmp_path: Path) -> None:
@@ -84,16 +85,15 @@ def test_an_attempt_resumes_from_the_newest_of_earlier_attempts(tmp_path: Path) 
     save(attempt(tmp_path, 2), 6)
     attempt(tmp_path, 3).mkdir()
     found = resumption(attempt(tmp_path, 4), (ACTOR,))
-    assert found.checkpoint is not None
-    assert found.checkpoint.directory == attempt(tmp_path, 2) / "global_step_6"
+    assert found.directory == str(attempt(tmp_path, 2) / "global_step_6")
 
 
 def test_of_equal_steps_the_later_attempts_is_used(tmp_path: Path) -> None:
     for number in (2, 10, 1):
         save(attempt(tmp_path, number), 4)
     found = resumption(attempt(tmp_path, 11), (ACTOR,))
-    assert found.checkpoint is not None
-    assert found.checkpoint.directory.parent == attempt(tmp_path, 10)
+    assert found.directory is not None
+    assert Path(found.directory).parent == attempt(tmp_path, 10)
 
 
 def test_checkpoints_of_another_job_or_a_later_attempt_are_not_used(tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_checkpoints_of_another_job_or_a_later_attempt_are_not_used(tmp_path: Pa
     save(attempt(tmp_path, 3), 8)
     save(tmp_path / "checkpoints", 8)
     save(tmp_path, 8)
-    assert resumption(attempt(tmp_path, 2), (ACTOR,)) == ResumePoint(checkpoint=None)
+    assert resumption(attempt(tmp_path, 2), (ACTOR,)) == NONE
 
 
 def test_a_directory_of_another_name_has_no_siblings(tmp_path: Path) -> None:
     save(attempt(tmp_path, 1), 8)
-    assert resumption(tmp_path / "checkpoints", (ACTOR,)) == ResumePoint(checkpoint=None)
+    assert resumption(tmp_path / "checkpoints", (ACTOR,)) == NONE
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, make_hole, of_an_empty_archive, Path.unlink])
@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_is_listed_and_the_one_before_is_used(
     damage(save(attempt(tmp_path, 1), 4) / file)
     found = resumption(attempt(tmp_path, 2), (ACTOR,))
     assert steps_of(found) == (2, ["4"])
-    assert file in found.skipped[0].reason
+    assert file in found.passed_over[0].reason
 
 
 def test_an_unfinished_checkpoint_is_not_used(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_an_unfinished_checkpoint_is_not_used(tmp_path: Path) -> None:
     (tmp_path / TRACKER_FILE).write_text("")
     found = resumption(tmp_path, (ACTOR,))
     assert steps_of(found) == (4, ["6"])
-    assert "was not finished" in found.skipped[0].reason
+    assert "was not finished" in found.passed_over[0].reason
 
 
 def test_checkpoints_that_verl_removed_are_not_listed(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_checkpoints_that_verl_removed_are_not_listed(tmp_path: Path) -> None:
     for file in (save(tmp_path, 2) / "actor").iterdir():
         file.unlink()
     (tmp_path / "global_step_2" / "actor").rmdir()
-    assert resumption(tmp_path, (ACTOR,)) == ResumePoint(checkpoint=None)
+    assert resumption(tmp_path, (ACTOR,)) == NONE
 
 
 def test_a_critic_must_be_complete_too(tmp_path: Path) -> None:
@@ -188,11 +188,9 @@ def test_the_newest_complete_one_is_selected_and_nothing_is_written(
     reachable = sorted(((s, n) for s, n in state if n <= own), reverse=True)
     best = next((key for key in reachable if state[key]), None)
     newer = reachable[: reachable.index(best)] if best else reachable
-    assert (found.checkpoint.directory if found.checkpoint else None) == (
-        attempt(base, best[1]) / f"global_step_{best[0]}" if best else None
-    )
-    assert [each.directory for each in found.skipped] == [
-        attempt(base, number) / f"global_step_{step}" for step, number in newer
+    assert found.directory == (str(attempt(base, best[1]) / f"global_step_{best[0]}") if best else None)
+    assert [each.directory for each in found.passed_over] == [
+        str(attempt(base, number) / f"global_step_{step}") for step, number in newer
     ]
     assert {file: file.stat().st_mtime_ns for file in base.rglob("*")} == before
 
@@ -217,7 +215,7 @@ def test_verl_resumes_from_the_selected_checkpoint(tmp_path: Path) -> None:
         str(attempt(tmp_path, 1) / "global_step_4"),
     )
     assert changed.trainer.default_local_dir == str(attempt(tmp_path, 2))  # type: ignore[attr-defined]
-    assert resumed_event(found).step == 4
+    assert found.step == 4
 
 
 def test_without_a_complete_checkpoint_verl_does_not_search_itself(tmp_path: Path) -> None:
@@ -226,8 +224,8 @@ def test_without_a_complete_checkpoint_verl_does_not_search_itself(tmp_path: Pat
     found = resume(changed, has_critic=False)
     assert found is not None
     assert changed.trainer.resume_mode == "disable"  # type: ignore[attr-defined]
-    assert resumed_event(found).directory is None
-    assert len(resumed_event(found).passed_over) == 1
+    assert found.directory is None
+    assert len(found.passed_over) == 1
 
 
 def test_resume_never_starts_from_the_beginning(tmp_path: Path) -> None:
