@@ -64,7 +64,7 @@ def own_command(
     output, before = tmp_path_factory.mktemp("verl"), shared_memory()
     job = load_job(sample / "job.yaml")
     prepare(job, output)
-    host = HostResources(num_gpus=0, num_cpus=2)
+    host = HostResources(num_gpus=0)
     own = ("+actor_rollout_ref.rollout.custom=", "trainer.total_training_steps=", "trainer.save_freq=")
     arguments = [o for o in verl_overrides(job, host=host, output=output) if not o.startswith(own)]
     arguments += [

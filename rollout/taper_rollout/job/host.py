@@ -1,10 +1,9 @@
-"""GPUs and CPUs of the machine, or of the Ray cluster, that a job runs on."""
+"""GPUs of the machine, or of the Ray cluster, that a job runs on."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,7 +16,6 @@ class HostResources:
     """
 
     num_gpus: int
-    num_cpus: int
     flash_attention: bool = False
 
     @property
@@ -32,19 +30,17 @@ class HostResources:
 
         return cls(
             num_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
-            num_cpus=os.cpu_count() or 1,
             flash_attention=importlib.util.find_spec("flash_attn") is not None,
         )
 
     @classmethod
-    def of_cluster(cls, resources: Mapping[str, float]) -> Self:
-        """The resources of a Ray cluster, from `ray.cluster_resources()`.
+    def of_cluster(cls, nodes: Sequence[Mapping[str, float]]) -> Self:
+        """The resources of a Ray cluster, from those of its nodes as Ray names them.
 
         Ray adds `accelerator_type:…` where it found a real GPU. Without it, "GPU" counts logical ones.
         """
-        real = any(name.startswith("accelerator_type:") for name in resources)
+        is_real = any(name.startswith("accelerator_type:") for node in nodes for name in node)
         return cls(
-            num_gpus=int(resources.get("GPU", 0)) if real else 0,
-            num_cpus=int(resources.get("CPU", 1)),
+            num_gpus=int(sum(node.get("GPU", 0) for node in nodes)) if is_real else 0,
             flash_attention=importlib.util.find_spec("flash_attn") is not None,
         )

@@ -56,7 +56,7 @@ class RayCapacity:
         nodes: resources of each node that is alive
         free: unused resources over all nodes
         """
-        has_real_gpus = host_of(nodes).num_gpus > 0
+        has_real_gpus = HostResources.of_cluster(nodes).num_gpus > 0
         amounts = {"GPU": self.num_gpus, "CPU": self.num_cpus(has_real_gpus=has_real_gpus)}
         for name, wanted in amounts.items():
             available = sum(node.get(name, 0) for node in nodes)
@@ -84,12 +84,6 @@ class RayCapacity:
     def __str__(self) -> str:
         nodes = "" if self.nodes == 1 else f" on each of {self.nodes} nodes"
         return f"{self.ranks} rank{'' if self.ranks == 1 else 's'}{nodes}"
-
-
-def host_of(nodes: Sequence[Resources]) -> HostResources:
-    """The resources of all nodes together."""
-    names = {name for node in nodes for name in node}
-    return HostResources.of_cluster({name: sum(node.get(name, 0) for node in nodes) for name in names})
 
 
 def poll_ray() -> tuple[list[Resources], Resources]:
@@ -120,7 +114,7 @@ def wait_for_capacity(
         nodes, free = poll()
         lack = capacity.lack(nodes, free)
         if not lack:
-            return host_of(nodes)
+            return HostResources.of_cluster(nodes)
         now = clock()
         if now - started >= seconds:
             raise TrainingFailed(

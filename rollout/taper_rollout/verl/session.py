@@ -107,9 +107,7 @@ class Session:
         options = {"num_cpus": 1, "runtime_env": {"env_vars": self.environment}}
         runner = ray.remote(Runner).options(**options).remote()
         result = runner.run.remote(config)
-        done: list[Any] = []
-        while not done:
-            done, _ = ray.wait([result], timeout=SLICE_SECONDS)
+        while not ray.wait([result], timeout=SLICE_SECONDS)[0]:
             self._pass_on_events(on_events)
         try:
             ray.get(result)
@@ -183,31 +181,28 @@ def _connect(
     afterwards.
     """
     capacity = RayCapacity(ranks=job.spec.training.ranks, nodes=job.spec.training.nodes)
+
+    def report(text: str) -> None:
+        on_events([Waiting(text=text)])
+
     quiet: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "INFO" if verbose else "WARNING"}
     if address:
         ray.init(address=address, **quiet)
-        return _wait(capacity, job.spec.node_pools.startup_timeout_seconds, on_events)
+        seconds = job.spec.node_pools.startup_timeout_seconds
+        return wait_for_capacity(capacity, seconds=seconds, report=report)
     host = HostResources.local()
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(
         num_gpus=host.num_gpus or capacity.num_gpus,
         # Enough for VeRL's placement, which counts and does not pin.
-        num_cpus=max(host.num_cpus, capacity.num_cpus(has_real_gpus=host.num_gpus > 0)),
+        num_cpus=max(os.cpu_count() or 1, capacity.num_cpus(has_real_gpus=host.num_gpus > 0)),
         include_dashboard=False,
         _temp_dir=str(ray_directory),
         **quiet,
     )
-    _wait(capacity, LOCAL_SECONDS, on_events)
+    wait_for_capacity(capacity, seconds=LOCAL_SECONDS, report=report)
     return host
-
-
-def _wait(capacity: RayCapacity, seconds: float, on_events: OnEvents) -> HostResources:
-    return wait_for_capacity(
-        capacity,
-        seconds=seconds,
-        report=lambda text: on_events([Waiting(text=text)]),
-    )
 
 
 def _environment(host: HostResources, ray_directory: Path | None, *, verbose: bool) -> dict[str, str]:

@@ -82,7 +82,7 @@ def test_a_job_arrives_through_verls_configuration() -> None:
         },
     }
     job = RLHFJob.model_validate(content)
-    host = HostResources(num_gpus=0, num_cpus=2)
+    host = HostResources(num_gpus=0)
     config = compose(verl_overrides(job, host=host, output=Path("/runs/a"), run="taper_run_1"))
     block = read_block(config.actor_rollout_ref.rollout)
     own = {"run", "output", "host", "profiles"}

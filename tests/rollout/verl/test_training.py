@@ -12,8 +12,8 @@ from taper_api import RLHFJob
 from taper_rollout.job.host import HostResources
 from taper_rollout.training import CPU_MICRO_BATCH_TOKENS, compose, verl_overrides
 
-CPU = HostResources(num_gpus=0, num_cpus=2)
-GPU = HostResources(num_gpus=8, num_cpus=64, flash_attention=True)
+CPU = HostResources(num_gpus=0)
+GPU = HostResources(num_gpus=8, flash_attention=True)
 JOB: dict[str, Any] = {
     "apiVersion": "taper.dev/v1alpha1",
     "kind": "RLHFJob",
@@ -74,7 +74,7 @@ def test_cpu_settings_only_without_a_gpu() -> None:
 
 
 def test_samples_are_packed_unless_a_gpu_lacks_flash_attention() -> None:
-    plain_gpu = HostResources(num_gpus=8, num_cpus=64, flash_attention=False)
+    plain_gpu = HostResources(num_gpus=8, flash_attention=False)
     packed = [config_of(h).actor_rollout_ref.model.use_remove_padding for h in (CPU, GPU, plain_gpu)]
     assert packed == [True, True, False]
 
@@ -115,5 +115,5 @@ def test_an_unknown_override_is_a_clear_error() -> None:
 
 
 def test_logical_gpus_do_not_make_a_gpu_host() -> None:
-    assert HostResources.of_cluster({"GPU": 2.0, "CPU": 16.0}).num_gpus == 0
-    assert HostResources.of_cluster({"GPU": 8.0, "CPU": 64.0, "accelerator_type:H200": 1.0}).num_gpus == 8
+    assert HostResources.of_cluster([{"GPU": 2.0, "CPU": 16.0}]).num_gpus == 0
+    assert HostResources.of_cluster([{"GPU": 8.0, "CPU": 64.0, "accelerator_type:H200": 1.0}]).num_gpus == 8
