@@ -15,15 +15,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from taper_api import JobError, Problem, RLHFJob, check_files
+from taper_api import JobError, RLHFJob, check_files
 from taper_rollout.events import Event
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.hydra import override
-from taper_rollout.job.prompt_files import train_file, validation_file
 from taper_rollout.job.requirements import gather_facts
 from taper_rollout.job.support_matrix import check_support
 from taper_rollout.job_replica import check_job_profile
 from taper_rollout.verl.custom_block import read_block, written_block
+from taper_rollout.verl.inputs.preparation import prepare, train_file, validation_file
 from taper_rollout.verl.inputs.rewards import GUARD_NAME, GUARD_PATH
 
 # One bucket of a weight transfer; on CPU it lies in /dev/shm, and the largest tensor must fit in it.
@@ -237,7 +237,7 @@ def verl_config(job: RLHFJob, *, host: HostResources, output: Path, run: str | N
         read_block(config.actor_rollout_ref.rollout)
     except ValueError as error:
         message = " ".join(str(error).split())
-        raise JobError([Problem(path="spec.verl", message=message)]) from error
+        raise JobError.at("spec.verl", message) from error
     return config
 
 
@@ -266,7 +266,6 @@ def run_job(
     of a failure, and whatever `on_events` raises. Ray, its actors and all their processes
     are gone when it returns or raises, also on Ctrl-C.
     """
-    from taper_rollout.verl.inputs.preparation import prepare
     from taper_rollout.verl.session import Session
 
     prepare(job, output)
