@@ -63,16 +63,6 @@ class Label:
     values: tuple[str, ...] = ()
 
 
-class Metric(NamedTuple):
-    """One metric. `buckets` are the upper bounds of a histogram, without the infinite one."""
-
-    kind: Kind
-    name: str
-    meaning: str
-    labels: tuple[Label, ...] = ()
-    buckets: tuple[float, ...] = ()
-
-
 _DEGREES = tuple(str(degree) for degree in DEGREES)
 
 REPLICA = Label(name="replica", meaning=f"Number of the replica in the run; `{OTHER}` beyond {MAX_REPLICAS}")
@@ -98,46 +88,50 @@ LABELS = (REPLICA, FROM_DEGREE, TO_DEGREE, KV, OUTCOME, PHASE, SIGN)
 # Of a switch, as far as its duration depends on it.
 WAY = (REPLICA, FROM_DEGREE, TO_DEGREE, KV)
 
+
+class Metric(NamedTuple):
+    """One metric. `buckets` are the upper bounds of a histogram, without the infinite one."""
+
+    kind: Kind
+    name: str
+    meaning: str
+    labels: tuple[Label, ...] = (REPLICA,)
+    buckets: tuple[float, ...] = ()
+
+
 RUNNING_REQUESTS = Metric(
-    "gauge", "taper_running_requests", "Requests in the running batch; 0 between stages.", (REPLICA,)
+    "gauge", "taper_running_requests", "Requests in the running batch; 0 between stages."
 )
 BATCH_SHRINK_RATIO = Metric(
     "gauge",
     "taper_batch_shrink_ratio",
     "Running requests divided by their maximum in this stage: 1 for a full batch, 0 at its end.",
-    (REPLICA,),
 )
-LAYOUT_DEGREE = Metric(
-    "gauge", "taper_layout_degree", "TP degree of the current layout, as last reported.", (REPLICA,)
-)
-FOOTPRINT_RANKS = Metric("gauge", "taper_footprint_ranks", "Number of ranks of the replica.", (REPLICA,))
+LAYOUT_DEGREE = Metric("gauge", "taper_layout_degree", "TP degree of the current layout, as last reported.")
+FOOTPRINT_RANKS = Metric("gauge", "taper_footprint_ranks", "Number of ranks of the replica.")
 GENERATION_STEP = Metric(
-    "gauge",
-    "taper_generation_step",
-    "Training step of the current stage, or of the last one between stages.",
-    (REPLICA,),
+    "gauge", "taper_generation_step", "Training step of the current stage, or of the last one between stages."
 )
 TRAINING_STEP = Metric(
     "gauge",
     "taper_training_step",
     "Last finished training step; missing if the trainer does not report its steps.",
+    labels=(),
 )
 STAGE_SECONDS = Metric(
     "histogram",
     "taper_stage_seconds",
     "Wall time of a generation stage, from its first request to its last response.",
-    (REPLICA,),
-    STAGE_BUCKETS_SECONDS,
+    buckets=STAGE_BUCKETS_SECONDS,
 )
 IDLE_RANK_SECONDS = Metric(
     "counter",
     "taper_idle_rank_seconds_total",
     "Idle time of ranks during stages, in groups without a running request, summed over ranks.",
-    (REPLICA,),
 )
-RESPONSES = Metric("counter", "taper_responses_total", "Responses generated in finished stages.", (REPLICA,))
+RESPONSES = Metric("counter", "taper_responses_total", "Responses generated in finished stages.")
 RESPONSE_TOKENS = Metric(
-    "counter", "taper_response_tokens_total", "Tokens of the responses of finished stages.", (REPLICA,)
+    "counter", "taper_response_tokens_total", "Tokens of the responses of finished stages."
 )
 SWITCHES = Metric(
     "counter", "taper_switches_total", "Switches by outcome.", (REPLICA, FROM_DEGREE, TO_DEGREE, OUTCOME, KV)
@@ -166,17 +160,15 @@ PAUSE_ERROR_RATIO = Metric(
     "histogram",
     "taper_pause_error_ratio",
     "Absolute difference between predicted and measured pause, divided by the measured one.",
-    (REPLICA,),
-    ERROR_BUCKETS_RATIO,
+    buckets=ERROR_BUCKETS_RATIO,
 )
 MOVED_BYTES = Metric(
-    "counter", "taper_moved_bytes_total", "Bytes of KV cache that switches moved between ranks.", (REPLICA,)
+    "counter", "taper_moved_bytes_total", "Bytes of KV cache that switches moved between ranks."
 )
 RECOMPUTED_TOKENS = Metric(
     "counter",
     "taper_recomputed_tokens_total",
     "Tokens prefilled again after switches: all of a recomputed request, one of a migrated request.",
-    (REPLICA,),
 )
 PREDICTED_GAIN_SECONDS = Metric(
     "counter",
@@ -196,14 +188,12 @@ REGRET_RATIO = Metric(
     "histogram",
     "taper_regret_ratio",
     "Simulated time of a stage divided by that of the best plan, minus 1; below 0 counts as 0.",
-    (REPLICA,),
-    REGRET_BUCKETS_RATIO,
+    buckets=REGRET_BUCKETS_RATIO,
 )
 LAST_REGRET_RATIO = Metric(
     "gauge",
     "taper_last_regret_ratio",
     "Regret of the last stage; negative if the time of the best plan was overestimated.",
-    (REPLICA,),
 )
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

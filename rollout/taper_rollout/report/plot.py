@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,17 +41,16 @@ def plot_stages(stages: Sequence[StageRecord], path: Path) -> None:
 
 def bands(stage: StageRecord) -> list[tuple[float, float, int]]:
     """(start, end, degree) of each time span in one layout, in seconds since the stage began."""
-    changes = [(sample.at - stage.started_at, sample.degree) for sample in stage.batch]
-    spans: list[tuple[float, float, int]] = []
-    for at, degree in changes:
-        if not spans:
-            spans.append((0.0, at, degree))
-        elif spans[-1][2] != degree:
-            spans[-1] = (spans[-1][0], at, spans[-1][2])
-            spans.append((at, at, degree))
-    if spans:
-        spans[-1] = (spans[-1][0], stage.generation_seconds, spans[-1][2])
-    return spans
+    if not stage.batch:
+        return []
+    changes = [(0.0, stage.batch[0].degree)]
+    changes += [
+        (after.at - stage.started_at, after.degree)
+        for before, after in itertools.pairwise(stage.batch)
+        if after.degree != before.degree
+    ]
+    ends = [*(at for at, _ in changes[1:]), stage.generation_seconds]
+    return [(start, end, degree) for (start, degree), end in zip(changes, ends, strict=True)]
 
 
 def _draw(panel: Axes, stage: StageRecord) -> None:
