@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taper_rollout.events import Resumed
-from taper_rollout.verl.checkpoints.retention import after_each_save, remove_old_checkpoints
+from taper_rollout.verl.checkpoints.retention import remove_old_checkpoints
 from taper_rollout.verl.checkpoints.selection import SHARD_PREFIXES, Shards, resumption
 
 FSDP = ("fsdp", "fsdp2")
@@ -24,7 +24,7 @@ def resume(config: Any, *, has_critic: bool) -> Resumed | None:
     trainer = config.trainer
     if trainer.resume_mode != "auto" or config.actor_rollout_ref.actor.strategy not in FSDP:
         return None
-    found = resumption(_directory(config), _shards(config, has_critic=has_critic))
+    found = resumption(_directory(config), _shards(config, has_critic))
     if found.directory is None:
         # Otherwise VeRL would still load a damaged one.
         trainer.resume_mode = "disable"
@@ -35,18 +35,30 @@ def resume(config: Any, *, has_critic: bool) -> Resumed | None:
 
 
 def keep_newest(config: Any, *, has_critic: bool) -> None:
-    """Remove checkpoints of earlier attempts after each save, if the number to keep is limited."""
+    """Remove checkpoints of earlier attempts after each save, if the number to keep is limited.
+
+    Changes VeRL's trainer in this process (0.9.1: `_save_checkpoint`).
+    """
     keep = config.trainer.max_actor_ckpt_to_keep
-    if keep is not None:
-        shards = _shards(config, has_critic=has_critic)
-        after_each_save(functools.partial(remove_old_checkpoints, _directory(config), shards, keep))
+    if keep is None:
+        return
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    directory, shards, save = _directory(config), _shards(config, has_critic), PPOTrainer._save_checkpoint
+
+    @functools.wraps(save)
+    def save_and_remove(self: Any) -> None:
+        save(self)
+        remove_old_checkpoints(directory, shards, keep)
+
+    PPOTrainer._save_checkpoint = save_and_remove
 
 
 def _directory(config: Any) -> Path:
     return Path(config.trainer.default_local_dir).absolute()
 
 
-def _shards(config: Any, *, has_critic: bool) -> tuple[Shards, ...]:
+def _shards(config: Any, has_critic: bool) -> tuple[Shards, ...]:
     """The shards that the ranks save, per model."""
     num_ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
     parts = {"actor": config.actor_rollout_ref.actor} | ({"critic": config.critic} if has_critic else {})

@@ -17,12 +17,9 @@ Invariants (asserted by `tests/rollout/verl/checkpoints/test_retention.py`):
 
 from __future__ import annotations
 
-import functools
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from taper_rollout.verl.checkpoints.selection import Checkpoint, Shards, is_complete, newest_first
 
@@ -54,20 +51,6 @@ def remove_old_checkpoints(directory: Path, shards: tuple[Shards, ...], keep: in
             shutil.rmtree(checkpoint.directory)
     except OSError as error:
         _logger.warning("cannot remove a checkpoint of an earlier attempt: %s", error)
-
-
-def after_each_save(remove: Callable[[], None]) -> None:
-    """Call `remove` after each save of VeRL's trainer in this process (0.9.1: `_save_checkpoint`)."""
-    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
-
-    save = PPOTrainer._save_checkpoint
-
-    @functools.wraps(save)
-    def save_and_remove(self: Any) -> None:
-        save(self)
-        remove()
-
-    PPOTrainer._save_checkpoint = save_and_remove
 
 
 def _is_own(checkpoint: Checkpoint, directory: Path) -> bool:
