@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from taper_api.base.block import Block
+from taper_api.base.block import Block, keyed_by
 from taper_api.base.nesting import is_deeper
 from taper_api.job.environment_variable import EnvironmentVariable
 from taper_api.job.image import Image
@@ -209,14 +209,11 @@ class RLHFJobSpec(Block):
     image: Image = Field(
         default=Image(), description="The image of the job's pods; read by the operator only."
     )
-    env: Annotated[
-        tuple[EnvironmentVariable, ...],
-        Field(
-            strict=False,
-            max_length=64,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
-    ] = Field(default=(), description="Environment variables of the job's pods; read by the operator only.")
+    env: Annotated[tuple[EnvironmentVariable, ...], Field(strict=False, max_length=64)] = Field(
+        default=(),
+        json_schema_extra=keyed_by("name"),
+        description="Environment variables of the job's pods; read by the operator only.",
+    )
     volumes: Volumes = Field(
         default=Volumes(), description="Volumes of the job's pods; read by the operator only."
     )

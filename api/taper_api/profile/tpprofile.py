@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from taper_api.base.block import Block
+from taper_api.base.block import Block, keyed_by
 from taper_api.base.job_error import JobError
 from taper_api.base.kubernetes_names import Annotations, DnsLabel, DnsSubdomain, Labels, without_nulls
 from taper_api.job.rollout_spec import Degree, Positive
@@ -123,14 +123,9 @@ class TPProfileStatus(Block):
     observed_generation: Count | None = Field(
         default=None, description="Generation of the profile that this status describes."
     )
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            strict=False,
-            max_length=8,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = Field(default=(), description="Conditions of the profile.")
+    conditions: Annotated[tuple[Condition, ...], Field(strict=False, max_length=8)] = Field(
+        default=(), json_schema_extra=keyed_by("type"), description="Conditions of the profile."
+    )
 
 
 class TPProfileMetadata(Block):
