@@ -19,7 +19,10 @@ def keyed_by(name: str) -> dict[str, JsonValue]:
 
 
 class Block(BaseModel):
-    """A mapping in a resource, with the fields it may have and no others."""
+    """A mapping in a resource, with the fields it may have and no others.
+
+    The docstring of a block describes each field that holds one and has no description of its own.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,

@@ -175,10 +175,8 @@ class RolloutSpec(Block):
     policy: Policy = Field(default=Policy(), description="When to switch; default: the predictor.")
     samples_per_prompt: Positive = Field(description="Responses generated for each prompt.")
     response_tokens: Positive = Field(description="Longest response, in tokens; longer ones are cut.")
-    sampling: Sampling = Field(default=Sampling(), description="How a token is drawn.")
-    switch: SwitchSpec = Field(
-        default=SwitchSpec(), description="How a switch treats the KV cache, and its deadline."
-    )
+    sampling: Sampling = Sampling()
+    switch: SwitchSpec = SwitchSpec()
     max_running_requests: Positive | None = Field(
         default=None, description="Most requests that a group decodes at once. Default: by memory."
     )

@@ -181,25 +181,19 @@ class TrainingSpec(Block):
         description="Trainer ranks on each node: its GPUs, or CPU processes. A multiple of the footprint."
     )
     nodes: Positive = Field(default=1, description="Number of nodes.")
-    validation: ValidationSpec = Field(
-        default=ValidationSpec(), description="When the model is scored on the validation prompts."
-    )
-    checkpoints: CheckpointsSpec = Field(
-        default=CheckpointsSpec(), description="Where and when the training state is saved."
-    )
+    validation: ValidationSpec = ValidationSpec()
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
 
 
 class RLHFJobSpec(Block):
     """What is trained, on what, how and where."""
 
-    model: ModelSpec = Field(description="The model that is trained.")
-    data: DataSpec = Field(description="Prompts and their reference answers.")
-    reward: RewardSpec = Field(description="How a response is scored.")
-    algorithm: AlgorithmSpec = Field(
-        default=AlgorithmSpec(), description="How the policy learns from its scored responses."
-    )
-    training: TrainingSpec = Field(description="How long and on how many ranks.")
-    rollout: RolloutSpec = Field(description="The generation stage.")
+    model: ModelSpec
+    data: DataSpec
+    reward: RewardSpec
+    algorithm: AlgorithmSpec = AlgorithmSpec()
+    training: TrainingSpec
+    rollout: RolloutSpec
     verl: Settings = Field(
         default={},
         description="VeRL settings by dotted name, for what Taper has no field for. They override "

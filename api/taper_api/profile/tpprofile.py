@@ -83,7 +83,7 @@ class TPProfileSpec(Block):
         description="Whether it was derived from published figures instead of measured."
     )
     made_at: Time = Field(description="When it was made, with the time zone.")
-    key: TPProfileKey = Field(description="What was measured: the model, on a device, with these versions.")
+    key: TPProfileKey
     footprint: Degree = Field(description="Ranks of a replica.")
     degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1, max_length=4)] = Field(
         description="Degrees of a replica, ascending; the last is the footprint."
@@ -142,8 +142,8 @@ class TPProfile(Block):
 
     api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this schema.")
     kind: Literal["TPProfile"] = Field(description="Kind of resource.")
-    metadata: TPProfileMetadata = Field(description="Name and labels, as in any Kubernetes object.")
-    spec: TPProfileSpec = Field(description="The profile.")
+    metadata: TPProfileMetadata
+    spec: TPProfileSpec
 
 
 def _pairs(spec: TPProfileSpec) -> list[tuple[int, int]]:

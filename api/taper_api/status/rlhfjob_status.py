@@ -56,7 +56,7 @@ class RLHFJobStatus(Block):
         default=0,
         description="Disruptions since the last new checkpoint; five in a row count as one failure.",
     )
-    pods: PodCounts | None = Field(default=None, description="Pods of the current attempt.")
+    pods: PodCounts | None = None
     start_time: Time | None = Field(default=None, description="When the first attempt began.")
     completion_time: Time | None = Field(default=None, description="When the job completed or failed.")
     active_seconds: Count = Field(
@@ -70,5 +70,5 @@ class RLHFJobStatus(Block):
     next_attempt_time: Time | None = Field(
         default=None, description="During a backoff: when the next attempt begins."
     )
-    progress: Progress | None = Field(default=None, description="How far the training is.")
+    progress: Progress | None = None
     rollout: RolloutFigures | None = Field(default=None, description="Switches and their gain.")
