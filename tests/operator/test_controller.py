@@ -65,8 +65,8 @@ class Running:
         return time.monotonic() - began
 
     def get(self, path: str) -> tuple[int, str]:
-        wait_for(lambda: self.controller.port)
-        connection = http.client.HTTPConnection("127.0.0.1", self.controller.port, timeout=10)
+        wait_for(lambda: self.controller._server)
+        connection = http.client.HTTPConnection("127.0.0.1", self.controller._server.port, timeout=10)
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()
