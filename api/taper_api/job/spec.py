@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from taper_api.base.block import Block, keyed_by
 from taper_api.base.nesting import is_deeper
+from taper_api.base.violations import unfit
 from taper_api.job.environment_variable import EnvironmentVariable
 from taper_api.job.image import Image
 from taper_api.job.kueue import Kueue
@@ -27,20 +27,15 @@ MAX_SETTING_LEVELS = 32
 
 def _data_file(path: str) -> str:
     if not path.endswith(DATA_SUFFIXES):
-        raise PydanticCustomError(
-            "data_file",
-            "{path} is neither parquet nor jsonl",
-            {"path": repr(path), "remedy": "name a .parquet or .jsonl file"},
-        )
+        raise unfit(f"{path!r} is neither parquet nor jsonl", "name a .parquet or .jsonl file")
     return path
 
 
 def _reward_function(name: str) -> str:
     if re.fullmatch(REWARD_PATTERN, name) is None:
-        raise PydanticCustomError(
-            "reward_function",
-            "{name} is neither a built-in reward nor file.py:function",
-            {"name": repr(name), "remedy": "write it like exact-match or rewards/mine.py:score"},
+        raise unfit(
+            f"{name!r} is neither a built-in reward nor file.py:function",
+            "write it like exact-match or rewards/mine.py:score",
         )
     return name
 
@@ -62,11 +57,7 @@ DataFiles = Annotated[tuple[DataFile, ...], Field(strict=False, max_length=64)]
 
 def _nested_within_bound(settings: object) -> object:
     if is_deeper(settings, MAX_SETTING_LEVELS):
-        raise PydanticCustomError(
-            "too_deep",
-            "is nested too deep",
-            {"remedy": f"use at most {MAX_SETTING_LEVELS} levels of mappings and lists"},
-        )
+        raise unfit("is nested too deep", f"use at most {MAX_SETTING_LEVELS} levels of mappings and lists")
     return settings
 
 
