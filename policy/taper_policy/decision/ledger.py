@@ -2,8 +2,8 @@
 
 A ledger is a sequence of entries in the order of time. A replica's history begins with a `StartEntry`.
 Then follow, stage by stage: the correction of its profile (if it changed), the first layout, the
-decisions, the outcomes of the switches, the review of the stage, and its end. `review.replay` decides
-everything again.
+decisions, the outcomes of the switches, the review of the stage, and its end. `review.replica_history`
+decides everything again.
 
 The kinds in the JSON form (`start`, `correction`, `opening`, `question`, ...) are those of the first
 ledgers, so that these can still be read.
