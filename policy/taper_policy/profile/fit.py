@@ -29,7 +29,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from taper_policy.arrays import FloatArray
-from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, SwitchTerms
 from taper_policy.profile.robust_fit import (
     MIN_FOR_INTERVAL,
     median_and_half_width,
@@ -37,6 +37,7 @@ from taper_policy.profile.robust_fit import (
     p90,
     relative_errors,
 )
+from taper_policy.profile.step_surface import StepCell
 
 _Place = tuple[int, int, int, int]
 _Item = TypeVar("_Item")

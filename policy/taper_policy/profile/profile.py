@@ -37,15 +37,6 @@ from taper_policy.layout import uniform_degrees
 from taper_policy.profile.kv_choice import AUTO, KV_MODES, KvCosts
 from taper_policy.profile.step_surface import StepCell, StepSurface, check_cells
 
-__all__ = [
-    "PrefillTerms",
-    "Profile",
-    "ProfileKey",
-    "StepCell",
-    "StepSurface",
-    "SwitchTerms",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileKey:
