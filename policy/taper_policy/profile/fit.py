@@ -126,15 +126,10 @@ def fit_profile(
     """
     _check_seconds(samples)
     kept, held_out = _split_steps(samples.steps, contexts)
-    prefill = {
-        degree: _prefill_terms([sample for sample in samples.prefills if sample.degree == degree], degree)
-        for degree in degrees
-    }
-    pairs = sorted({(sample.from_degree, sample.to_degree) for sample in samples.switches})
-    switch = {}
-    for pair in pairs:
-        chosen = [sample for sample in samples.switches if (sample.from_degree, sample.to_degree) == pair]
-        switch[pair] = _switch_terms(chosen, pair, prefill)
+    prefills = _grouped(samples.prefills, lambda sample: sample.degree)
+    prefill = {degree: _prefill_terms(prefills.get(degree, []), degree) for degree in degrees}
+    switches = _grouped(samples.switches, lambda sample: (sample.from_degree, sample.to_degree))
+    switch = {pair: _switch_terms(switches[pair], pair, prefill) for pair in sorted(switches)}
     profile = Profile(
         key=key,
         footprint=footprint,

@@ -25,14 +25,9 @@ import numpy as np
 
 from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.decision import Decision
-from taper_policy.simulation.simulator import (
-    Policy,
-    SimulatedReplica,
-    SimulatedRequest,
-    SimulatedStage,
-    initial_batches,
-    simulate,
-)
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.simulation.policies import following
+from taper_policy.simulation.simulator import SimulatedRequest, SimulatedStage, initial_batches, simulate
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Timeline
 
@@ -52,14 +47,11 @@ class LayoutPlan:
     degree: int
     widenings: tuple[tuple[int, int], ...] = ()
 
-    def policy(self) -> Policy:
-        def follow(replica: SimulatedReplica) -> Decision | None:
-            snapshot = replica.snapshot
-            due = [degree for requests, degree in self.widenings if snapshot.num_running <= requests]
-            is_wider = due and due[-1] > snapshot.degree
-            return Decision(degree=due[-1], reason="planned") if is_wider else None
-
-        return follow
+    def decide(self, snapshot: Snapshot) -> Decision | None:
+        """The last widening that is due, as a switch rule decides."""
+        due = [degree for requests, degree in self.widenings if snapshot.num_running <= requests]
+        is_wider = due and due[-1] > snapshot.degree
+        return Decision(degree=due[-1], reason="planned") if is_wider else None
 
     def __str__(self) -> str:
         later = "".join(f", degree {degree} at {requests} live" for requests, degree in self.widenings)
@@ -77,14 +69,16 @@ def best_plan(
     for length in range(2, len(degrees) + 1):
         for path in combinations(degrees, length):
             shorter = [found[part] for part in combinations(path, length - 1) if part in found]
+            if not shorter:
+                continue
             least = min(found.values()).seconds
             tried = _best_on(path, shorter, simulators[path[0]], enough=PROMISING * least)
             # One layout more is worth a trial only where each so far has been worth it.
-            if shorter and tried < min(shorter) and tried.seconds <= PROMISING * least:
+            if tried < min(shorter) and tried.seconds <= PROMISING * least:
                 found[path] = tried
     best = min(found.values())
     plan = LayoutPlan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
-    return plan, simulate(requests, plan.policy(), clock, degree=plan.degree)
+    return plan, simulate(requests, following(plan), clock, degree=plan.degree)
 
 
 def regret(seconds: float, best_seconds: float) -> float:
@@ -143,8 +137,6 @@ def _best_on(
 
     The search goes on only while the stage takes no more than `enough` seconds.
     """
-    if not shorter:
-        return _Found(math.inf, path)
     base = min(shorter)
     at = base.lacks(path)
     best = _placed(path, (*base.counts[:at], 0, *base.counts[at:]), at, simulator, enough=enough)

@@ -64,21 +64,22 @@ def _difference(replica: int, recorded: RecordedChoice, again: RecordedChoice) -
 
 
 def _changed(present: PredictorSettings, settings: Iterable[str]) -> PredictorSettings:
-    values: dict[str, object] = dict(dataclasses.asdict(present))
+    known = dataclasses.asdict(present)
+    changed: dict[str, float] = {}
     for setting in settings:
         name, _, text = setting.partition("=")
-        if name not in values:
-            raise _bad(setting, f"must be NAME=VALUE, with one of {', '.join(values)}")
+        if name not in known:
+            raise _bad(setting, f"must be NAME=VALUE, with one of {', '.join(known)}")
         try:
-            values[name] = float(text)
+            changed[name] = float(text)
         except ValueError:
             raise _bad(setting, f"{text!r} is not a number") from None
         try:
-            PredictorSpec.model_validate({name: values[name]})
+            PredictorSpec.model_validate({name: changed[name]})
         except ValidationError as error:
             problem = problems_of(error, PredictorSpec)[0]
             raise _bad(setting, f"{problem.message}; {problem.remedy}") from None
-    return PredictorSettings(**PredictorSpec.model_validate(values).model_dump(by_alias=False))
+    return dataclasses.replace(present, **changed)
 
 
 def _bad(setting: str, message: str) -> JobError:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taper_policy.simulation.oracle import LayoutPlan, best_plan, regret
+from taper_policy.simulation.policies import following
 from taper_policy.simulation.simulator import SimulatedRequest, simulate
 from taper_policy.simulation.step_clock import StepClock
 
@@ -28,7 +29,7 @@ def requests_of(lengths: list[int]) -> list[SimulatedRequest]:
 
 def seconds_of(plan: LayoutPlan, lengths: list[int]) -> float:
     requests = requests_of(lengths)
-    stage = simulate(requests, plan.policy(), CLOCK, degree=plan.degree)
+    stage = simulate(requests, following(plan), CLOCK, degree=plan.degree)
     return stage.seconds
 
 
