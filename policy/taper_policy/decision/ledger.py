@@ -153,16 +153,8 @@ def entry_from_json(values: Mapping[str, Any]) -> LedgerRecord:
 
 
 _LIVE_REQUEST_FIELDS: Final = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
-# The other fields of a snapshot follow from its live requests.
-_SNAPSHOT_FIELDS: Final = (
-    "at_seconds",
-    "footprint",
-    "degree",
-    "waiting",
-    "arrivals_settled",
-    "switches_done_in_stage",
-    "boundary_seconds",
-)
+# Of a snapshot: what its live requests give, which are written as rows.
+_LIVE_FIELDS: Final = ("running", "longest_decoded_tokens", "live")
 
 
 def _as_json(value: Any) -> Any:
@@ -172,7 +164,7 @@ def _as_json(value: Any) -> Any:
         return value.as_json()
     if isinstance(value, Snapshot):
         row = attrgetter(*_LIVE_REQUEST_FIELDS)
-        kept = {name: getattr(value, name) for name in _SNAPSHOT_FIELDS}
+        kept = {name: getattr(value, name) for name in Snapshot.__slots__ if name not in _LIVE_FIELDS}
         return kept | {"live": [list(row(request)) for request in value.live]}
     if is_dataclass(value):
         return _fields_as_json(value)

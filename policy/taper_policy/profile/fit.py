@@ -173,13 +173,8 @@ def _predicted(profile: Profile, samples: Sequence[StepSample]) -> FloatArray:
 
 
 def _check_seconds(samples: Samples) -> None:
-    kinds: dict[str, Sequence[StepSample | PrefillSample | SwitchSample]] = {
-        "steps": samples.steps,
-        "prefills": samples.prefills,
-        "switches": samples.switches,
-    }
-    for name, chosen in kinds.items():
-        for index, sample in enumerate(chosen):
+    for name in Samples.__slots__:
+        for index, sample in enumerate(getattr(samples, name)):
             if not 0 < sample.seconds < float("inf"):
                 raise ValueError(
                     f"{name}[{index}].seconds: {sample.seconds} is not a finite number above zero"
@@ -200,9 +195,8 @@ def _split_steps(
 
     kept, held_out = {}, {}
     for where, samples in _grouped(steps, place).items():
-        out = [_is_held_out(index) for index in range(len(samples))]
-        held_out[where] = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
-        kept[where] = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
+        held_out[where] = [sample for index, sample in enumerate(samples) if _is_held_out(index)]
+        kept[where] = [sample for index, sample in enumerate(samples) if not _is_held_out(index)]
         if len(kept[where]) < MIN_FOR_INTERVAL:
             names = dict(zip(("degree", "busy_groups", "batch", "context_tokens"), where, strict=True))
             raise ValueError(
