@@ -161,7 +161,7 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, Profile):
         return profile_as_json(value)
     if isinstance(value, Correction):
-        return value.as_json()
+        return value.factors
     if isinstance(value, Snapshot):
         row = attrgetter(*_LIVE_REQUEST_FIELDS)
         kept = {name: getattr(value, name) for name in Snapshot.__slots__ if name not in _LIVE_FIELDS}
