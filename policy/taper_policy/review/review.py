@@ -26,7 +26,7 @@ import numpy as np
 from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.correction import CorrectedPrices, Correction
 from taper_policy.profile.profile import Profile
-from taper_policy.simulation.oracle import best_plan, regret
+from taper_policy.simulation.oracle import best_plan
 from taper_policy.simulation.simulator import SimulatedRequest, clock_of, initial_batches
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
@@ -132,7 +132,7 @@ def review(
         static_seconds=dict(sorted(static.items())),
         best_seconds=best_seconds,
         best_plan=best_name,
-        regret=regret(executed, best_seconds),
+        regret=executed / best_seconds - 1.0 if best_seconds > 0 else 0.0,
         gain_over_best_static=1.0 - executed / best_static if best_static > 0 else 0.0,
         model_error=stage.seconds / (executed + prefill_seconds) - 1.0,
     )

@@ -1,4 +1,4 @@
-"""The best plan for a stage whose lengths are known, and regret against it.
+"""The best plan for a stage whose lengths are known.
 
 A plan begins in some layout and widens when the live count has fallen to given numbers. The
 search tries every static layout, then paths of ever more layouts: a path of one more begins with
@@ -9,8 +9,7 @@ the best of this and of whatever else was run.
 
 Invariants (asserted by `tests/policy/simulation/test_oracle.py`):
 - never slower than any static layout;
-- on stages small enough to try them all, within 1 % of the best plan of one widening, 2 % of two;
-- regret is not negative.
+- on stages small enough to try them all, within 1 % of the best plan of one widening, 2 % of two.
 """
 
 from __future__ import annotations
@@ -79,11 +78,6 @@ def best_plan(
     best = min(found.values())
     plan = LayoutPlan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
     return plan, simulate(requests, following(plan), clock, degree=plan.degree)
-
-
-def regret(seconds: float, best_seconds: float) -> float:
-    """How much longer a stage took than the best known plan: 0.03 is 3 %. Never below 0."""
-    return max(0.0, seconds / best_seconds - 1.0) if best_seconds > 0 else 0.0
 
 
 class _PlanSimulator:
