@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import itertools
 import json
 import os
@@ -51,7 +52,6 @@ from taper_policy.simulation.simulator import SimulatedRequest
 from taper_policy.simulation.step_clock import StepClock
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.decider import Decider
-from taper_rollout.replica.events import as_json
 
 SHAPES = {"71M": M71, "210M": W210, "210M-deep": M210}
 # Runs may be combined only if these settings are equal.
@@ -109,7 +109,7 @@ async def compare(
                     progress.update(task, description=f"{regime}, {size} requests: {name}")
                     prices = CorrectedPrices(profile, replica.coordinator.correction)
                     decider = oracle_arm(tokens, prices) if name == ORACLE else deciders[name]
-                    record = as_json(await replica.run(decider, tokens))
+                    record = dataclasses.asdict(await replica.run(decider, tokens))
                     progress.advance(task)
                     if counts:
                         runs.append(_run(regime, size, repeat, name, record, cores))

@@ -31,10 +31,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from taper_rollout.report.stage import percentile
 from taper_rollout.sample.make import JOB_FILE, make_sample
 
 SWITCHED, NARROW, WIDE = MODES = ("switched", "narrow", "wide")
@@ -184,7 +184,7 @@ def mean_difference(outcomes: Sequence[Outcome]) -> float:
 
 def p99_difference(outcomes: Sequence[Outcome]) -> float:
     """The 99th percentile of the largest differences of all steps."""
-    return percentile(sorted(value for outcome in outcomes for value in outcome.difference_max), 0.99)
+    return float(np.quantile([value for outcome in outcomes for value in outcome.difference_max], 0.99))
 
 
 def single_seeds(outcomes: Sequence[Outcome]) -> list[str]:

@@ -46,10 +46,10 @@ from rich.console import Console
 from rich.progress import track
 
 from taper_policy.arrays import FloatArray
+from taper_rollout.events import Event, MetricsServed, StageProgress, StageRecord
 from taper_rollout.replica import stage
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.decider import Decider
-from taper_rollout.replica.events import StageProgress, StageRecord, as_json
 from taper_rollout.replica.progress_throttle import MOST_SECONDS, ProgressThrottle
 from taper_rollout.report.recorder import Recorder
 from taper_rollout.sample.make import make_sample
@@ -105,15 +105,14 @@ class EventReporter:
         self.is_on = is_on
         await self._consumer.turn.remote(is_on)
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Take one event."""
         if isinstance(event, StageRecord):
             self.records.append(event)
         if not self.is_on:
             return
-        content = event if isinstance(event, dict) else as_json(event)
-        self._reporter.post.remote(content)
-        post_to(self._host, content)
+        self._reporter.post.remote(event)
+        post_to(self._host, event)
         self.num_posts += 1
 
 
@@ -144,9 +143,9 @@ def event_reporting(output: Path, *, times: float) -> Iterator[EventReporter]:
             endpoint = MetricsEndpoint(host="127.0.0.1", port=0, field="overhead")
             host = asyncio.run(serve_metrics(endpoint, run=run, node=node))
             reporter = ray.get_actor(run)
-            [served] = [one for one in ray.get(reporter.drain.remote()) if one["kind"] == "MetricsServed"]
+            [served] = [one for one in ray.get(reporter.drain.remote()) if isinstance(one, MetricsServed)]
             options = {"num_cpus": 0, "max_concurrency": 2}
-            consumer = ray.remote(Consumer).options(**options).remote(run, str(output), served["url"], times)
+            consumer = ray.remote(Consumer).options(**options).remote(run, str(output), served.url, times)
             consumer.consume.remote()
             yield EventReporter(reporter, host, consumer)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 from configuration_reference import configuration_reference
+from metrics_reference import metric_page
 from operator_tables import with_operator_tables
 from rooms import with_rooms
 
 from taper_api.schema.crd import crd_files
 from taper_rollout.job.support_matrix import support_matrix
-from taper_rollout.metrics.reference import metric_page
 
 DOCS = Path(__file__).parent
 MANIFESTS = DOCS.parent / "manifests"

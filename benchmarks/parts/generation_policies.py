@@ -12,9 +12,9 @@ from taper_policy.decision.decision import Decision
 from taper_policy.decision.snapshot import Snapshot
 from taper_policy.profile.profile import Profile
 from taper_policy.simulation.oracle import LayoutPlan
+from taper_rollout.events import StageRecord
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.decider import Decider, LiveRequestsReader
-from taper_rollout.replica.events import StageRecord
 
 THRESHOLDS = (2, 4, 8, 16, 32)
 PREDICTOR, AT_ONCE, ORACLE = "predictor", "widen-at-once", "oracle's plan"

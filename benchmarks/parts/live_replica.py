@@ -10,10 +10,10 @@ import numpy as np
 
 from parts.random_qwen3 import VOCABULARY
 from taper_api.job.rollout_spec import RolloutSpec, Sampling, SwitchSpec
+from taper_rollout.events import StageRecord
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.replica.coordinator import Coordinator
 from taper_rollout.replica.decider import Decider
-from taper_rollout.replica.events import StageRecord
 
 SAMPLES = 8
 # Scaled as the lengths are: published prompts have some hundred tokens at a cap of 24,576, here it is 256.

@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for command in (run, profile, simulate, explain, replay):
         command.add_parser(commands)
+    for each in commands.choices.values():
+        each.formatter_class = argparse.RawDescriptionHelpFormatter  # examples keep their lines
     return parser
 
 
@@ -85,13 +87,9 @@ def _failure(error: BaseException, *, verbose: bool) -> Failure:
 
     match signal_behind(error):
         case signal.SIGINT:
-            return Failure(
-                code=INTERRUPTED, reason="Interrupted", text="interrupted", message="ended by SIGINT"
-            )
+            return Failure.of(INTERRUPTED, "Interrupted", "interrupted", message="ended by SIGINT")
         case signal.SIGTERM:
-            return Failure(
-                code=TERMINATED, reason="Terminated", text="terminated", message="ended by SIGTERM"
-            )
+            return Failure.of(TERMINATED, "Terminated", "terminated", message="ended by SIGTERM")
     if verbose:
         logging.getLogger(__name__).error("the run ended", exc_info=error)
     return failure_of(error)
@@ -105,9 +103,8 @@ def _report_failure(failure: Failure, options: argparse.Namespace) -> int:
     for line in redacted(failure.text, os.environ, secrets).splitlines():
         sys.stderr.write(f"taper: {line}\n")
     if options.command == "run":
-        message = failure.termination_message
-        text = redacted(message.message, os.environ, secrets)
-        _write_termination_message(message.model_copy(update={"message": text}))
+        text = redacted(failure.message.message, os.environ, secrets)
+        _write_termination_message(failure.message.model_copy(update={"message": text}))
     return failure.code
 
 

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from taper_api import JobError, Problem, RLHFJob
 from taper_rollout.job.requirements import model_config
-from taper_rollout.profiling.key import checkpoint_dtype, profile_key
+from taper_rollout.profiling.key import checkpoint_dtype
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.profiling.store import Wanted, named_profile
+from taper_rollout.profiling.store import named_profile, wanted_by
 from taper_rollout.verl.settings import replica_settings
 
 PROFILE_FIELD = "spec.rollout.profile"
@@ -61,13 +61,8 @@ def check_job_profile(job: RLHFJob, *, device: str) -> None:
     rollout = job.spec.rollout
     if rollout.profile is None:
         return
-    key = profile_key(
-        model_config(job.spec.model.path),
-        dtype=job.spec.model.dtype,
-        device=device or "cpu",
-        footprint=rollout.footprint,
-    )
-    wanted = Wanted(key=key, footprint=rollout.footprint, degrees=rollout.degrees)
+    model = job.spec.model
+    wanted = wanted_by(rollout, model_config(model.path), dtype=model.dtype, device=device or "cpu")
     try:
         named_profile(Path(rollout.profile), wanted, path=PROFILE_FIELD, is_elsewhere=not device)
     except ValueError as error:

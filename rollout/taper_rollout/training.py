@@ -16,12 +16,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from taper_api import JobError, Problem, RLHFJob, check_files
+from taper_rollout.events import Event
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.hydra import override
 from taper_rollout.job.prompt_files import train_file, validation_file
 from taper_rollout.job.requirements import gather_facts
 from taper_rollout.job.support_matrix import check_support
-from taper_rollout.job.training_failed import TrainingFailed
 from taper_rollout.job_replica import check_job_profile
 from taper_rollout.verl.custom_block import read_block, written_block
 from taper_rollout.verl.inputs.rewards import GUARD_NAME, GUARD_PATH
@@ -32,8 +32,6 @@ GPU_BUCKET_MEBIBYTES = 2048
 GPU_MICRO_BATCH_TOKENS = 16384
 CPU_MICRO_BATCH_TOKENS = 2048
 DAPO_CLIP_RATIO_HIGH = 0.28
-
-__all__ = ["HostResources", "TrainingFailed", "check_job", "compose", "run_job", "verl_overrides"]
 
 Setting = tuple[str, Any]
 
@@ -257,7 +255,7 @@ def check_job(job: RLHFJob, output: Path) -> DictConfig:
 def run_job(
     job: RLHFJob,
     output: Path,
-    on_events: Callable[[list[dict[str, Any]]], None],
+    on_events: Callable[[list[Event]], None],
     *,
     verbose: bool = False,
 ) -> None:

@@ -179,11 +179,12 @@ def test_the_hooks_keep_to_verls_signatures() -> None:
     assert "self.logger.items()" in inspect.getsource(find("verl.utils.tracking", "Tracking.log"))
 
 
-def test_steps_and_validations_are_posted_separately(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_posted_and_a_validation_before_them_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from taper_rollout.events import Step
     from taper_rollout.verl import trainer_hooks
 
-    posts: list[dict[str, Any]] = []
-    hosts: list[tuple[str, dict[str, Any]]] = []
+    posts: list[Any] = []
+    hosts: list[tuple[str, Any]] = []
     reporter = SimpleNamespace(post=SimpleNamespace(remote=posts.append))
     monkeypatch.setattr(trainer_hooks, "post_to_all", lambda run, event: hosts.append((run, event)))
     monkeypatch.setattr(trainer_hooks.ray, "get_actor", lambda name: reporter)
@@ -191,8 +192,7 @@ def test_steps_and_validations_are_posted_separately(monkeypatch: pytest.MonkeyP
     report = trainer_hooks.StepReport("run")
     report.log({"val-core/reward/mean@1": 0.5, "note": "x"}, step=0)
     report.log({"training/global_step": 1, "critic/score/mean": 0.25}, step=1)
-    assert [(post["kind"], post["step"]) for post in posts] == [("Validation", 0), ("Step", 1)]
-    assert posts[0]["metrics"] == {"val-core/reward/mean@1": 0.5}
+    assert posts == [Step(step=1, metrics={"training/global_step": 1.0, "critic/score/mean": 0.25})]
     assert hosts == [("run", post) for post in posts]
     metrics = inspect.getsource(find("verl.trainer.ppo.v1.trainer_base", "PPOTrainer._compute_metrics"))
     assert '"training/global_step"' in metrics

@@ -18,6 +18,7 @@ import pytest
 import ray
 
 from taper_api import load_job
+from taper_rollout.events import MetricsServed, StageProgress, Step
 from taper_rollout.verl.metrics import host as module
 from taper_rollout.verl.metrics.endpoint import MetricsEndpoint
 from taper_rollout.verl.metrics.host import MAX_PENDING_POSTS, post_to, post_to_all, serve_metrics
@@ -57,27 +58,26 @@ class Reporter:
     """A reporter that keeps its events."""
 
     def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Any] = []
 
-    def post(self, event: dict[str, Any]) -> None:
+    def post(self, event: Any) -> None:
         self.events.append(event)
 
-    def received(self) -> list[dict[str, Any]]:
+    def received(self) -> list[Any]:
         return self.events
 
 
-def received(run: str) -> list[dict[str, Any]]:
+def received(run: str) -> list[Any]:
     """The events of the reporter. That of a host may still be on its way."""
     deadline = time.monotonic() + SECONDS
-    events: list[dict[str, Any]] = []
+    events: list[Any] = []
     while not events and time.monotonic() < deadline:
         events = ray.get(ray.get_actor(run).received.remote(), timeout=SECONDS)
     return events
 
 
-def progress(replica: int, running: int) -> dict[str, Any]:
-    named = {"kind": "StageProgress", "replica": replica, "step": 1, "running": running}
-    return named | {"finished": 0, "degree": 1, "num_ranks": 2}
+def progress(replica: int, running: int) -> StageProgress:
+    return StageProgress(replica=replica, step=1, running=running, finished=0, degree=1, num_ranks=2)
 
 
 def read(url: str) -> str:
@@ -93,17 +93,17 @@ def test_replicas_of_a_node_share_a_host_and_the_trainer_finds_it(run: str) -> N
     first, second = serve(run), serve(run)
     assert pid_of(first) == pid_of(second)
     (served,) = received(run)
-    assert (served["kind"], served["node"]) == ("MetricsServed", None)
+    assert (type(served), served.node) == (MetricsServed, None)
     ray.get([post_to(first, progress(0, 3)), post_to(second, progress(1, 5))], timeout=SECONDS)
-    text = read(served["url"])
+    text = read(served.url)
     assert 'taper_running_requests{replica="0"} 3.0' in text
     assert 'taper_running_requests{replica="1"} 5.0' in text
-    post_to_all(run, {"kind": "Step", "step": 9, "metrics": {}})
+    post_to_all(run, Step(step=9, metrics={}))
     ray.get(post_to(first, progress(0, 2)), timeout=SECONDS)
-    assert "taper_training_step 9.0" in read(served["url"])
+    assert "taper_training_step 9.0" in read(served.url)
     ray.get(first.close.remote(), timeout=SECONDS)
     with pytest.raises(urllib.error.URLError, match="refused"):
-        read(served["url"])
+        read(served.url)
 
 
 def test_a_port_in_use_is_an_error_in_each_replica(run: str) -> None:

@@ -16,8 +16,9 @@ import pytest
 
 from taper_api import load_job
 from taper_rollout import cli
+from taper_rollout.job.host import HostResources
 from taper_rollout.ledger.ledger_file import read_ledger
-from taper_rollout.training import HostResources, verl_overrides
+from taper_rollout.training import verl_overrides
 from taper_rollout.verl.inputs.preparation import prepare
 from taper_rollout.verl.session import CPU_ENVIRONMENT, RAY_ENVIRONMENT
 

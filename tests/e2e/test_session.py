@@ -13,13 +13,25 @@ import pytest
 import ray
 
 from taper_api import RLHFJob, load_job
+from taper_rollout.events import Event, Failure, StageRecord, Step
 from taper_rollout.job.training_failed import TrainingFailed
 from taper_rollout.verl import session as session_module
 from taper_rollout.verl.replica_name import PREFIX
 from taper_rollout.verl.session import Session
 
-Train = Callable[..., list[dict[str, Any]]]
-OnEvents = Callable[[list[dict[str, Any]]], None]
+Train = Callable[..., list[Any]]
+OnEvents = Callable[[list[Any]], None]
+STAGE = StageRecord(
+    replica=0,
+    step=1,
+    num_ranks=2,
+    started_at=0.0,
+    ended_at=1.0,
+    idle_rank_seconds=0.0,
+    requests=(),
+    batch=(),
+    switches=(),
+)
 REWARD_FAILED = "the reward x.py:f failed: KeyError: 'a'"
 # Ray's workers cannot import a test module: what they get of it travels by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -31,7 +43,7 @@ class Posting:
     def run(self, config: dict[str, Any]) -> None:
         reporter = ray.get_actor(config["run"])
         for step in (1, 2):
-            ray.get(reporter.post.remote({"kind": "Step", "step": step, "metrics": {}}))
+            ray.get(reporter.post.remote(Step(step=step, metrics={})))
 
 
 class Unborn:
@@ -64,9 +76,7 @@ class Reporting:
 
         subprocess.Popen(["sleep", "600"])  # a child that Ray does not know
         reporter = ray.get_actor(config["run"])
-        ray.get(
-            reporter.post.remote({"kind": "Failure", "message": "the reward x.py:f failed: KeyError: 'a'"})
-        )
+        ray.get(reporter.post.remote(Failure(message="the reward x.py:f failed: KeyError: 'a'")))
         time.sleep(600)
 
 
@@ -77,7 +87,7 @@ class Closing:
         self._reporter = ray.get_actor(run)
 
     def close(self) -> None:
-        ray.get(self._reporter.post.remote({"kind": "StageRecord", "replica": 0}))
+        ray.get(self._reporter.post.remote(STAGE))
 
 
 class Starting:
@@ -88,7 +98,7 @@ class Starting:
 
         replica = ray.remote(Closing).options(name=f"{PREFIX}0", num_cpus=0).remote(config["run"])
         ray.get(replica.__ray_ready__.remote())
-        ray.get(ray.get_actor(config["run"]).post.remote({"kind": "Step", "step": 1}))
+        ray.get(ray.get_actor(config["run"]).post.remote(Step(step=1, metrics={})))
         time.sleep(600)
 
 
@@ -103,9 +113,9 @@ def train(job: RLHFJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     before = set(psutil.Process().children(recursive=True))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
-    def run(runner: type, on_events: OnEvents | None = None) -> list[dict[str, Any]]:
+    def run(runner: type, on_events: OnEvents | None = None) -> list[Any]:
         monkeypatch.setattr(session_module, "Runner", runner)
-        received: list[dict[str, Any]] = []
+        received: list[Any] = []
         with Session.open(job, tmp_path, verbose=False) as session:
             session.train({"run": session.run_name}, on_events or received.extend)  # type: ignore[arg-type]
         return received
@@ -118,7 +128,7 @@ def train(job: RLHFJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_steps_arrive_and_logs_are_kept(train: Train, tmp_path: Path) -> None:
-    assert [event["step"] for event in train(Posting)] == [1, 2]
+    assert [event.step for event in train(Posting)] == [1, 2]
     assert list((tmp_path / "logs").glob("*"))
 
 
@@ -137,20 +147,20 @@ def test_a_reported_failure_ends_the_run_and_all_its_children(train: Train) -> N
 
 
 def test_events_of_replicas_closed_by_an_interrupt_arrive(train: Train) -> None:
-    received: list[str] = []
+    received: list[type] = []
 
-    def listen(events: list[dict[str, Any]]) -> None:
-        received.extend(event["kind"] for event in events)
-        if received == ["Step"]:
+    def listen(events: list[Event]) -> None:
+        received.extend(type(event) for event in events)
+        if received == [Step]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(Starting, listen)
-    assert received == ["Step", "StageRecord"]
+    assert received == [Step, StageRecord]
 
 
 def test_an_interrupt_between_two_polls_cleans_up(train: Train) -> None:
-    def interrupt(events: list[dict[str, Any]]) -> None:
+    def interrupt(events: list[Any]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

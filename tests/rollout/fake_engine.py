@@ -14,8 +14,8 @@ from taper_api.job.rollout_spec import Policy, RolloutSpec, SwitchSpec, Threshol
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
+from taper_rollout.events import StageRecord
 from taper_rollout.replica.coordinator import Coordinator, ReplicaSettings
-from taper_rollout.replica.events import StageRecord
 from taper_rollout.shared_memory.rank_record import LiveRecord, RankRecord
 from taper_rollout.shared_memory.switch_journal import SwitchJournal
 from taper_rollout.switching.figures import MovedRequest, SwitchFigures

@@ -95,7 +95,7 @@ def test_a_completed_run_prints_and_writes_its_summary(training, job_file, tmp_p
 def test_a_run_that_only_advised_ends_with_what_it_would_have_saved(training, job_file, tmp_path, capsys):
     advised = {"advised": {"gain_seconds": 3.0, "half_width_seconds": 0.25}}
     review = {"executed_seconds": 9.0, "best_seconds": 9.0, "static_seconds": {"1": 9.0}, "regret": 0.0}
-    stage = make_stage() | {"review": review | advised | {"model_error": 0.0}}
+    stage = make_stage(review=review | advised | {"model_error": 0.0})
     training(lambda on_events: on_events([stage, make_step(1, 0.25)]))
     assert taper("run", "-f", job_file, "--output", tmp_path) == 0
     *_, line, last = capsys.readouterr().out.splitlines()
@@ -121,6 +121,13 @@ def test_without_a_job_file_the_sample_is_trained(training, tmp_path, monkeypatc
     assert taper("run", "--output", tmp_path) == 0
     assert made == [tmp_path / "sample" / "model"]
     assert "creating the packaged sample in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["foo", "spec..steps=3", "spec.training.steps=["])
+def test_what_is_no_setting_is_refused_before_the_sample_is_made(tmp_path, capsys, setting):
+    assert taper("run", "--output", tmp_path / "out", "--set", setting) == 2
+    assert setting.rstrip("=[3") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_dry_run_prints_verls_configuration_and_writes_no_output(job_file, tmp_path, capsys):

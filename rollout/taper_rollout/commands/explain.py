@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ def add_parser(commands: Any) -> None:
         help="explain why a run switched or did not",
         description="Explain from a run's ledger why each switch happened or did not, and its outcome.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's output directory")
     parser.add_argument("--step", type=int, metavar="N", help="only this step")
@@ -33,26 +33,16 @@ def add_parser(commands: Any) -> None:
 
 def explain_run(options: argparse.Namespace) -> None:
     """Print the explanation. Raises `JobError` for a ledger that cannot be read or has no such stage."""
-    from rich.console import Console
-
     from taper_api import JobError, Problem
     from taper_rollout.ledger.explanation import explain
     from taper_rollout.ledger.ledger_file import CUT_OFF, read_ledger
 
     ledger = read_ledger(options.run)
-    console = Console()
-    lines = list(
-        explain(ledger.histories, step=options.step, replica=options.replica, in_full=options.verbose)
-    )
+    chosen = {"step": options.step, "replica": options.replica}
+    lines = list(explain(ledger.histories, **chosen, in_full=options.verbose))
     if not lines:
-        names = [
-            f"--{name} {value}"
-            for name in ("step", "replica")
-            if (value := getattr(options, name)) is not None
-        ]
-        problem = Problem(path=names[0] if names else "RUN", message="the ledger has no such stage")
-        raise JobError([problem])
+        path = next((f"--{name} {value}" for name, value in chosen.items() if value is not None), "RUN")
+        raise JobError([Problem(path=path, message="the ledger has no such stage")])
     if ledger.is_cut_off:
         lines.append(CUT_OFF)
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    sys.stdout.writelines(f"{line}\n" for line in lines)

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taper_rollout.commands.jobs import load_or_sample
+from taper_rollout.commands.jobs import RUNS, add_set_option, load_or_sample
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,21 +53,13 @@ def add_parser(commands: Any) -> None:
         help="measure how fast a model decodes and switches on this machine",
         description="Measure the decode steps, prefills and switches of a model in each layout.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "-f", "--file", type=Path, metavar="JOB", help="a job, for its model, layouts and sizes"
     )
     source.add_argument("--model", metavar="PATH", help="a model's directory or Hugging Face id")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="settings",
-        help="override a field of the job, such as spec.rollout.kvTokens=8192; can be repeated",
-    )
+    add_set_option(parser, example="spec.rollout.kvTokens=8192")
     for name, default, meaning in (
         ("footprint", 2, "ranks of a replica"),
         ("context-tokens", 2048, "longest prompt plus response"),
@@ -138,7 +130,6 @@ def _check_contexts(settings: ReplicaSettings, grid: Grid, *, path: str) -> None
 
 
 def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
-    from taper_rollout.commands.jobs import RUNS
     from taper_rollout.job_replica import job_replica
     from taper_rollout.training import check_job
 
@@ -151,22 +142,31 @@ def _job_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
 def _model_settings(options: argparse.Namespace, device: str) -> ReplicaSettings:
     """Settings of a replica for a model without a job: every degree up to the footprint."""
     from taper_api import JobError
-    from taper_rollout.job.requirements import model_config
+    from taper_rollout.job.requirements import Facts, installed_versions, model_config
+    from taper_rollout.job.support_matrix import check_support
     from taper_rollout.job_replica import LOCAL_ADDRESS, local_model
-    from taper_rollout.profiling.key import checkpoint_dtype
+    from taper_rollout.profiling.key import actual_dtype
     from taper_rollout.profiling.replica_settings import ReplicaSettings
 
     try:
         rollout = _model_rollout(options)
         config = model_config(options.model)
-        _check_model(config, rollout)
+        facts = Facts(
+            model=config,
+            settings={},
+            versions=installed_versions(),
+            footprint=rollout.footprint,
+            degrees=rollout.degrees,
+            ranks_per_node=rollout.footprint,
+        )
+        check_support(facts)
         path = local_model(options.model, path="--model")
     except JobError as error:
         raise JobError([_at_option(problem) for problem in error.problems]) from None
     return ReplicaSettings(
         rollout=rollout,
         model_path=path,
-        dtype=checkpoint_dtype(config) if options.dtype == "auto" else options.dtype,
+        dtype=actual_dtype(config, options.dtype),
         context_tokens=options.context_tokens,
         trust_remote_code=False,
         device=device,
@@ -199,23 +199,6 @@ def _model_rollout(options: argparse.Namespace) -> RolloutSpec:
     raise JobError([dataclasses.replace(p, path=f"spec.rollout.{p.path}") for p in problems])
 
 
-def _check_model(config: dict[str, Any], rollout: RolloutSpec) -> None:
-    """Whether Taper supports the model in these layouts. Raises `JobError`."""
-    from taper_rollout.job.requirements import Facts, installed_versions
-    from taper_rollout.job.support_matrix import check_support
-
-    check_support(
-        Facts(
-            model=config,
-            settings={},
-            versions=installed_versions(),
-            footprint=rollout.footprint,
-            degrees=rollout.degrees,
-            ranks_per_node=rollout.footprint,
-        )
-    )
-
-
 def _at_option(problem: Problem) -> Problem:
     """The same problem, at the option that stands for the field."""
     field = problem.path.partition("[")[0]
@@ -225,8 +208,7 @@ def _at_option(problem: Problem) -> Problem:
 def _file(output: Path | None, settings: ReplicaSettings) -> Path:
     """The file to write the profile to. Raises `OutputError` if it is not writable."""
     from taper_rollout.job.output_files import writing
-    from taper_rollout.profiling.calibration import wanted_of
-    from taper_rollout.profiling.store import default_directory
+    from taper_rollout.profiling.store import default_directory, wanted_of
 
     file = output or default_directory(os.environ) / wanted_of(settings).file_name
     trial = file.with_name(f".{file.name}.trial")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ def add_parser(commands: Any) -> None:
         "(exit code 1 if one does not). With --set, list those that differ; each is made in the situation "
         "that was recorded.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's output directory")
     parser.add_argument(
@@ -40,15 +40,11 @@ def add_parser(commands: Any) -> None:
 
 def replay_run(options: argparse.Namespace) -> int:
     """Print what differs, and return the exit code. Raises `JobError` for bad input."""
-    from rich.console import Console
-
     from taper_rollout.ledger.ledger_file import CUT_OFF, read_ledger
     from taper_rollout.ledger.replayed import replayed
 
     ledger = read_ledger(options.run)
     found = replayed(ledger.histories, options.settings)
-    lines = [*found.lines(), CUT_OFF] if ledger.is_cut_off else [*found.lines()]
-    console = Console()
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    lines = [*found.lines(), CUT_OFF] if ledger.is_cut_off else found.lines()
+    sys.stdout.writelines(f"{line}\n" for line in lines)
     return SAME if options.settings or not found.differing else DIFFERENT

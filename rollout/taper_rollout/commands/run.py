@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taper_rollout.commands.jobs import RUNS, load_or_sample
+from taper_rollout.commands.jobs import RUNS, add_set_option, load_or_sample
 from taper_rollout.job.signals import raise_terminated, signal_behind
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from taper_api import RLHFJob
+    from taper_rollout.events import Event
     from taper_rollout.report.recorder import Recorder
-    from taper_rollout.report.run_event import RunEvent
 
-    ReportEvents = Callable[[Sequence[RunEvent]], None]
+    ReportEvents = Callable[[Sequence[Event]], None]
 
 EXAMPLES = """\
 examples:
@@ -44,7 +44,6 @@ def add_parser(commands: Any) -> None:
         help="train a job with VeRL",
         description="Train a job with VeRL, or the packaged sample if no job file is given.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-f", "--file", type=Path, metavar="JOB", help="the job: a YAML file of kind RLHFJob")
     parser.add_argument(
@@ -56,14 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check the job, print its VeRL configuration and stop"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="settings",
-        help="override a field of the job, such as spec.training.steps=3; can be repeated",
-    )
+    add_set_option(parser, example="spec.training.steps=3")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="show all logs, and tracebacks of errors"
     )
@@ -91,7 +83,6 @@ def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
 
     from taper_rollout.report.progress import ProgressDisplay
     from taper_rollout.report.recorder import Recorder
-    from taper_rollout.report.run_event import parse_events
     from taper_rollout.training import run_job
 
     console = Console()
@@ -104,11 +95,10 @@ def _train(job: RLHFJob, output: Path, *, verbose: bool) -> None:
         _reports_to_operator(training.steps) as report,
     ):
 
-        def on_events(records: list[dict[str, Any]]) -> None:
+        def on_events(events: list[Event]) -> None:
             # Ray has replaced the SIGTERM handler by one that ends the process at once.
             signal.signal(signal.SIGTERM, raise_terminated)
-            recorder.record(records)
-            events = parse_events(records)
+            recorder.record(events)
             display.show(events)
             report(events)
 
@@ -128,7 +118,7 @@ def _reports_to_operator(num_steps: int) -> Iterator[ReportEvents]:
     builder = JobReportBuilder(attempt=target.attempt, steps=num_steps, clock=time.monotonic)
     sender = ReportSender(target, builder.report)
 
-    def report(events: Sequence[RunEvent]) -> None:
+    def report(events: Sequence[Event]) -> None:
         builder.record(events)
         sender.changed()
 

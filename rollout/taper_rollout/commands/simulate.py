@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ def add_parser(commands: Any) -> None:
         description="Simulate recorded or synthetic stages under every policy: static layouts, switch "
         "rules, the predictor, and the best plan with known lengths.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -63,15 +63,8 @@ def simulate(options: argparse.Namespace) -> None:
     if options.trace is not None:
         title, stages = str(options.trace), simulation.read_traces(options.trace)
     else:
-        synthetic = simulation.Synthetic(
-            regime=options.regime,
-            stages=options.stages,
-            prompts=options.prompts,
-            samples=options.samples,
-            prompt_tokens=options.prompt_tokens,
-            max_tokens=options.max_tokens,
-            seed=options.seed,
-        )
+        names = [field.name for field in dataclasses.fields(simulation.Synthetic)]
+        synthetic = simulation.Synthetic(**{name: getattr(options, name) for name in names})
         title, stages = f"{options.regime} lengths", synthetic.draw()
     console = Console()
     with Progress(console=console, transient=True) as progress:

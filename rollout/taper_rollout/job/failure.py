@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
+from typing import Self
 
 from taper_api import JobError
 from taper_api.status.termination_message import INVALID_JOB, TerminationMessage
@@ -23,25 +24,32 @@ class Failure:
     """A failure of a command.
 
     text: for the user, one problem per line
-    message, field, remedy: of the first problem
+    message: for programs, about the first problem
     """
 
     code: int
-    reason: str
     text: str
-    message: str
-    field: str | None = None
-    remedy: str | None = None
+    message: TerminationMessage
 
-    @property
-    def termination_message(self) -> TerminationMessage:
-        """The message for programs."""
-        return TerminationMessage(
-            reason=self.reason,
-            message=_valid_unicode(self.message) or self.reason,
-            field=_valid_unicode(self.field or "") or None,
-            remedy=_valid_unicode(self.remedy or "") or None,
+    @classmethod
+    def of(
+        cls,
+        code: int,
+        reason: str,
+        text: str,
+        *,
+        message: str | None = None,
+        field: str | None = None,
+        remedy: str | None = None,
+    ) -> Self:
+        """`message`: `text` unless given."""
+        about = TerminationMessage(
+            reason=reason,
+            message=_valid_unicode(text if message is None else message) or reason,
+            field=_valid_unicode(field or "") or None,
+            remedy=_valid_unicode(remedy or "") or None,
         )
+        return cls(code=code, text=text, message=about)
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -53,33 +61,23 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
         return _unwritable(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
     if isinstance(error, ModuleNotFoundError):
-        return _plain(BAD_INPUT, "NotInstalled", f"{error}; install taper with the extra [rollout]")
+        return Failure.of(BAD_INPUT, "NotInstalled", f"{error}; install taper with the extra [rollout]")
     if isinstance(error, TrainingFailed):
-        return _plain(FAILED, error.reason, str(error))
-    text = f"{type(error).__name__}: {error}"
-    return _plain(FAILED, "InternalError", f"{text} (-v shows where)")
+        return Failure.of(FAILED, error.reason, str(error))
+    return Failure.of(FAILED, "InternalError", f"{type(error).__name__}: {error} (-v shows where)")
 
 
 def _invalid_job(error: JobError) -> Failure:
     first, *others = error.problems
-    more = f" (and {len(others)} more)" if others else ""
-    return Failure(
-        code=BAD_INPUT,
-        reason=INVALID_JOB,
-        text=str(error),
-        message=f"{first.message}{more}",
-        field=first.path,
-        remedy=first.remedy,
+    message = f"{first.message} (and {len(others)} more)" if others else first.message
+    return Failure.of(
+        BAD_INPUT, INVALID_JOB, str(error), message=message, field=first.path, remedy=first.remedy
     )
 
 
 def _unwritable(message: str) -> Failure:
     text = f"{_OUTPUT}: {message}"
-    return Failure(code=BAD_INPUT, reason="OutputNotWritable", text=text, message=message, field=_OUTPUT)
-
-
-def _plain(code: int, reason: str, text: str) -> Failure:
-    return Failure(code=code, reason=reason, text=text, message=text)
+    return Failure.of(BAD_INPUT, "OutputNotWritable", text, message=message, field=_OUTPUT)
 
 
 def _valid_unicode(text: str) -> str:

@@ -20,12 +20,24 @@ RAW_PREFIX = "spec.verl."
 _PART = re.compile(r"([A-Za-z][A-Za-z0-9_]*)((?:\[[0-9]+\])*)")
 
 
-def load_job_with(path: Path, settings: Sequence[str]) -> RLHFJob:
-    """The job in a file with `FIELD=VALUE` settings applied; values are YAML.
+def parsed_setting(setting: str) -> tuple[str, Any]:
+    """Path and value of a `FIELD=VALUE` setting; values are YAML. Raises `JobError` for any other text."""
+    field, equals, text = setting.partition("=")
+    if not equals or not field:
+        raise _problem(f"--set {setting}", "has no value", "write it like spec.training.steps=3")
+    _keys(field)
+    try:
+        return field, yaml.load(text, Loader=Yaml12Loader)
+    except yaml.YAMLError:
+        raise _problem(f"--set {field}", f"{text!r} is not a YAML value", "quote it") from None
 
-    Raises `JobError`, as `load_job` does. A setting may mend a mistake of the file.
+
+def load_job_with(path: Path, fields: Sequence[tuple[str, Any]]) -> RLHFJob:
+    """The job in a file with fields set, by their paths.
+
+    Raises `JobError`, as `load_job` does. A field may mend a mistake of the file.
     """
-    if not settings:
+    if not fields:
         return load_job(path)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=Yaml12Loader)
@@ -33,8 +45,7 @@ def load_job_with(path: Path, settings: Sequence[str]) -> RLHFJob:
         content = None
     if not isinstance(content, dict):
         return load_job(path)  # which says what is wrong with the file
-    for setting in settings:
-        field, value = _parsed(setting)
+    for field, value in fields:
         set_field(content, field, value)
     # JSON is YAML in which no scalar is taken for something else.
     try:
@@ -86,16 +97,6 @@ def _put(place: Any, key: str | int, value: Any, path: str) -> None:
     if not fits:
         raise _problem(path, f"there is no {key!r} to set", "check the path")
     place[key] = value
-
-
-def _parsed(setting: str) -> tuple[str, Any]:
-    field, equals, text = setting.partition("=")
-    if not equals or not field:
-        raise _problem(f"--set {setting}", "has no value", "write it like spec.training.steps=3")
-    try:
-        return field, yaml.load(text, Loader=Yaml12Loader)
-    except yaml.YAMLError:
-        raise _problem(f"--set {field}", f"{text!r} is not a YAML value", "quote it") from None
 
 
 def _problem(path: str, message: str, remedy: str) -> JobError:

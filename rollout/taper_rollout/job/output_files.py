@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class OutputError(RuntimeError):
@@ -24,22 +24,23 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"--output: {path} cannot be written: {reason}") from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that replaces `path` atomically when the body has written it. Raises `OutputError`."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     """Replace a JSON file atomically. Raises `OutputError`."""
     text = json.dumps(content, indent=indent, allow_nan=False)
-    temporary = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises `OutputError` if it cannot be read."""
-    with writing(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+    with replacing(path) as file:
+        file.write(f"{text}\n".encode())

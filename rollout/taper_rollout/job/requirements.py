@@ -35,10 +35,7 @@ class Facts:
 
     def setting(self, name: str) -> Any:
         """A setting of VeRL by its dotted name; None where it is not set."""
-        value: Any = self.settings
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return value
+        return _setting(self.settings, name)
 
 
 def gather_facts(settings: Mapping[str, Any], *, is_raw: bool = False) -> Facts:
@@ -47,24 +44,24 @@ def gather_facts(settings: Mapping[str, Any], *, is_raw: bool = False) -> Facts:
     Reads the model's config.json, from disk or the Hugging Face hub, and the installed versions. Raises
     `JobError` if config.json cannot be read.
     """
-    facts = Facts(
-        model={},
+    footprint = int(_setting(settings, "actor_rollout_ref.rollout.tensor_model_parallel_size") or 1)
+    degrees = _setting(settings, "actor_rollout_ref.rollout.custom.degrees") or degrees_up_to(footprint)
+    return Facts(
+        model=model_config(str(_setting(settings, "actor_rollout_ref.model.path")), is_raw=is_raw),
         settings=settings,
         versions=installed_versions(),
-        footprint=1,
-        degrees=(1,),
-        ranks_per_node=1,
-        is_raw=is_raw,
-    )
-    footprint = int(facts.setting("actor_rollout_ref.rollout.tensor_model_parallel_size") or 1)
-    degrees = facts.setting("actor_rollout_ref.rollout.custom.degrees") or degrees_up_to(footprint)
-    return dataclasses.replace(
-        facts,
-        model=model_config(str(facts.setting("actor_rollout_ref.model.path")), is_raw=is_raw),
         footprint=footprint,
         degrees=tuple(int(degree) for degree in degrees),
-        ranks_per_node=int(facts.setting("trainer.n_gpus_per_node") or 1),
+        ranks_per_node=int(_setting(settings, "trainer.n_gpus_per_node") or 1),
+        is_raw=is_raw,
     )
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def installed_versions() -> dict[str, str]:
@@ -102,11 +99,7 @@ def _config_file(path: str) -> Path:
         return Path(path) / "config.json"
     if path.startswith(("/", ".", "~")):
         raise FileNotFoundError("there is no such directory")
-    return _from_hub(path)
-
-
-def _from_hub(model_id: str) -> Path:
     # Imported here, as a model in a directory needs no hub client.
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(model_id, "config.json"))
+    return Path(hf_hub_download(path, "config.json"))

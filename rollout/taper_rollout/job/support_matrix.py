@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from taper_api import JobError, Problem
-from taper_api.job.rollout_spec import DEGREES
 from taper_rollout.job.requirements import Facts
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
@@ -27,20 +27,26 @@ _REPLICA = "actor_rollout_ref.rollout"
 Finding = tuple[str, str]
 """Path of the unsupported field, and what is wrong with it."""
 
+Check = Callable[[Facts], Iterator[Finding]]
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A row of the matrix.
 
     seen_in: where the feature is read from
-    findings: yields what is not supported; None if the row is not checked
+    checks: each yields what is not supported; none where `RolloutSpec` has the rule
     """
 
     feature: str
     supported: str
     seen_in: str = ""
     remedy: str = ""
-    findings: Callable[[Facts], Iterator[Finding]] | None = None
+    checks: tuple[Check, ...] = ()
+
+
+def _no(feature: str, seen_in: str, remedy: str, *checks: Check) -> Row:
+    return Row(feature=feature, supported="no", seen_in=seen_in, remedy=remedy, checks=checks)
 
 
 def check_support(facts: Facts) -> None:
@@ -48,8 +54,8 @@ def check_support(facts: Facts) -> None:
     problems = [
         Problem(path=path, message=message, remedy=row.remedy)
         for row in MATRIX
-        if row.findings is not None
-        for path, message in row.findings(facts)
+        for check in row.checks
+        for path, message in check(facts)
     ]
     if problems:
         raise JobError(problems)
@@ -95,7 +101,7 @@ def _architecture(facts: Facts) -> Iterator[Finding]:
             yield _model_path(facts), f"architecture {name} is not supported"
 
 
-def _present(*names: str) -> Callable[[Facts], Iterator[Finding]]:
+def _present(*names: str) -> Check:
     """Finds entries of config.json that are present and not empty, false, 0 or 1."""
 
     def findings(facts: Facts) -> Iterator[Finding]:
@@ -107,30 +113,23 @@ def _present(*names: str) -> Callable[[Facts], Iterator[Finding]]:
     return findings
 
 
-def _quantization(facts: Facts) -> Iterator[Finding]:
-    yield from _present("quantization_config")(facts)
-    yield from _set(f"{_REPLICA}.quantization", "actor_rollout_ref.actor.fsdp_config.qat.enable")(facts)
+_OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
-def _set(*names: str) -> Callable[[Facts], Iterator[Finding]]:
-    """Finds settings of VeRL that are on: true, a number above 0, or text."""
+def _settings(*names: str, allowed: tuple[Any, ...] = _OFF) -> Check:
+    """Finds settings of VeRL with another value than those that are allowed."""
 
     def findings(facts: Facts) -> Iterator[Finding]:
         for name in names:
             value = facts.setting(name)
-            if value:
+            if value not in allowed:
                 yield _verl_path(facts, name), f"{value!r} is not supported"
 
     return findings
 
 
-def _above_one(name: str) -> Callable[[Facts], Iterator[Finding]]:
-    def findings(facts: Facts) -> Iterator[Finding]:
-        value = facts.setting(name)
-        if value is not None and value > 1:
-            yield _verl_path(facts, name), f"{value} is not supported"
-
-    return findings
+def _one(name: str) -> Check:
+    return _settings(name, allowed=(None, 0, 1))
 
 
 def _kv_heads(facts: Facts) -> int | None:
@@ -142,21 +141,6 @@ def _footprint_over_heads(facts: Facts) -> Iterator[Finding]:
     heads = _kv_heads(facts)
     if heads is not None and facts.footprint > heads:
         yield _footprint_path(facts), f"{facts.footprint} ranks are more than the model's {heads} KV heads"
-
-
-def _layouts(facts: Facts) -> Iterator[Finding]:
-    """`RLHFJob` has this rule too. Here it also covers users of VeRL's own command."""
-    if facts.footprint not in DEGREES:
-        yield _footprint_path(facts), f"{facts.footprint} is not one of {', '.join(map(str, DEGREES))}"
-    elif facts.degrees[-1] != facts.footprint:
-        message = f"the last degree is {facts.degrees[-1]}, but the footprint is {facts.footprint}"
-        yield _degrees_path(facts, len(facts.degrees) - 1), message
-    for index, degree in enumerate(facts.degrees):
-        if degree not in DEGREES or (index and degree <= facts.degrees[index - 1]):
-            yield (
-                _degrees_path(facts, index),
-                f"{list(facts.degrees)} are not ascending powers of two up to {DEGREES[-1]}",
-            )
 
 
 def _degree_divides(facts: Facts) -> Iterator[Finding]:
@@ -191,49 +175,25 @@ def _trainer_mode(facts: Facts) -> Iterator[Finding]:
 
 
 _ENGINE = f"{_REPLICA}.engine_kwargs.sglang"
-_SPECULATION = ("speculative_algorithm", "speculative_draft_model_path")
-_GRAMMAR = ("grammar_backend", "reasoning_parser", "tool_call_parser")
-
-
-def _engine_arguments(*names: str) -> Callable[[Facts], Iterator[Finding]]:
-    def findings(facts: Facts) -> Iterator[Finding]:
-        for name in names:
-            value = facts.setting(f"{_ENGINE}.{name}")
-            if value not in (None, "none"):
-                yield _verl_path(facts, f"{_ENGINE}.{name}"), f"{value!r} is not supported"
-
-    return findings
-
-
-def _speculation(facts: Facts) -> Iterator[Finding]:
-    yield from _engine_arguments(*_SPECULATION)(facts)
-    yield from _set("actor_rollout_ref.model.mtp.enable_rollout")(facts)
-
-
-def _page_size(facts: Facts) -> Iterator[Finding]:
-    value = facts.setting(f"{_ENGINE}.page_size")
-    if value not in (None, 1):
-        yield _verl_path(facts, f"{_ENGINE}.page_size"), f"{value!r} is not supported"
+_SPECULATION = (f"{_ENGINE}.speculative_algorithm", f"{_ENGINE}.speculative_draft_model_path")
+_GRAMMAR = tuple(f"{_ENGINE}.{name}" for name in ("grammar_backend", "reasoning_parser", "tool_call_parser"))
+_PAGE_SIZE = f"{_ENGINE}.page_size"
 
 
 def _other_engine_arguments(facts: Facts) -> Iterator[Finding]:
     arguments = facts.setting(_ENGINE)
     for name in arguments if isinstance(arguments, Mapping) else ():
-        if name not in (*_SPECULATION, *_GRAMMAR, "page_size"):
-            yield (
-                _verl_path(facts, f"{_ENGINE}.{name}"),
-                "Taper sets SGLang's arguments itself and would ignore it",
-            )
+        setting = f"{_ENGINE}.{name}"
+        if setting not in (*_SPECULATION, *_GRAMMAR, _PAGE_SIZE):
+            yield _verl_path(facts, setting), "Taper sets SGLang's arguments itself and would ignore it"
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
     for package, version in VERSIONS.items():
         installed = facts.versions.get(package)
         if installed != version:
-            yield (
-                f"package {package}",
-                f"version {installed} is installed" if installed else "is not installed",
-            )
+            found = f"version {installed} is installed" if installed else "is not installed"
+            yield f"package {package}", found
 
 
 MATRIX: tuple[Row, ...] = (
@@ -242,7 +202,7 @@ MATRIX: tuple[Row, ...] = (
         supported="dense " + ", ".join(ARCHITECTURES),
         seen_in=MODEL,
         remedy=f"use a model of {' or '.join(ARCHITECTURES)}",
-        findings=_architecture,
+        checks=(_architecture,),
     ),
     Row(feature="dtypes", supported="float32, bfloat16, float16"),
     Row(feature="algorithms", supported="GRPO, PPO and DAPO with VeRL's synchronous trainer"),
@@ -251,46 +211,34 @@ MATRIX: tuple[Row, ...] = (
         supported="uniform, with footprints of 1, 2, 4 and 8 ranks",
         seen_in=JOB,
         remedy="use a footprint of 1, 2, 4 or 8, and ascending degrees of these that end with the footprint",
-        findings=_layouts,
     ),
     Row(feature="KV cache in a switch", supported="migrated or recomputed"),
-    Row(
-        feature="mixture of experts",
-        supported="no",
-        seen_in=MODEL,
-        remedy="use a dense model",
-        findings=_present("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"),
+    _no(
+        "mixture of experts",
+        MODEL,
+        "use a dense model",
+        _present("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size"),
     ),
-    Row(
-        feature="multimodal models",
-        supported="no",
-        seen_in=MODEL,
-        remedy="use a text model",
-        findings=_present("vision_config", "audio_config", "text_config", "image_token_id"),
+    _no(
+        "multimodal models",
+        MODEL,
+        "use a text model",
+        _present("vision_config", "audio_config", "text_config", "image_token_id"),
     ),
-    Row(
-        feature="sliding-window attention",
-        supported="no",
-        seen_in=MODEL,
-        remedy="use a model with full attention",
-        findings=_present("use_sliding_window"),
+    _no("sliding-window attention", MODEL, "use a model with full attention", _present("use_sliding_window")),
+    _no(
+        "quantised weights or KV (fp8, int4, ...)",
+        f"{MODEL}; {SETTINGS}",
+        "use unquantised weights",
+        _present("quantization_config"),
+        _settings(f"{_REPLICA}.quantization", "actor_rollout_ref.actor.fsdp_config.qat.enable"),
     ),
-    Row(
-        feature="quantised weights or KV (fp8, int4, ...)",
-        supported="no",
-        seen_in=f"{MODEL}; {SETTINGS}",
-        remedy="use unquantised weights",
-        findings=_quantization,
-    ),
-    Row(
-        feature="LoRA",
-        supported="no",
-        seen_in=SETTINGS,
-        remedy="train all weights: remove the setting or set it to 0",
-        findings=_set(
-            "actor_rollout_ref.model.lora_rank",
-            "actor_rollout_ref.model.lora.rank",
-            "actor_rollout_ref.model.lora_adapter_path",
+    _no(
+        "LoRA",
+        SETTINGS,
+        "train all weights: remove the setting or set it to 0",
+        _settings(
+            *(f"actor_rollout_ref.model.{name}" for name in ("lora_rank", "lora.rank", "lora_adapter_path"))
         ),
     ),
     Row(
@@ -298,90 +246,63 @@ MATRIX: tuple[Row, ...] = (
         supported="no: footprint ≤ KV heads",
         seen_in=f"{JOB}; {MODEL}",
         remedy="use a smaller footprint",
-        findings=_footprint_over_heads,
+        checks=(_footprint_over_heads,),
     ),
     Row(
         feature="TP degrees",
         supported="those that divide the model's heads and intermediate size",
         seen_in=f"{JOB}; {MODEL}",
         remedy="remove this degree",
-        findings=_degree_divides,
+        checks=(_degree_divides,),
     ),
-    Row(
-        feature="footprint across nodes",
-        supported="no",
-        seen_in=JOB,
-        remedy="use a footprint of at most spec.training.ranks",
-        findings=_nodes,
+    _no("footprint across nodes", JOB, "use a footprint of at most spec.training.ranks", _nodes),
+    _no("pipeline parallelism", SETTINGS, "set it to 1", _one(f"{_REPLICA}.pipeline_model_parallel_size")),
+    _no("expert parallelism", SETTINGS, "set it to 1", _one(f"{_REPLICA}.expert_parallel_size")),
+    _no(
+        "data parallelism within a replica",
+        SETTINGS,
+        "set it to 1; more ranks give more replicas",
+        _one(f"{_REPLICA}.data_parallel_size"),
     ),
-    Row(
-        feature="pipeline parallelism",
-        supported="no",
-        seen_in=SETTINGS,
-        remedy="set it to 1",
-        findings=_above_one(f"{_REPLICA}.pipeline_model_parallel_size"),
+    _no(
+        "disaggregated prefill and decode",
+        SETTINGS,
+        "turn it off",
+        _settings(f"{_REPLICA}.disaggregation.enabled"),
     ),
-    Row(
-        feature="expert parallelism",
-        supported="no",
-        seen_in=SETTINGS,
-        remedy="set it to 1",
-        findings=_above_one(f"{_REPLICA}.expert_parallel_size"),
+    _no(
+        "asynchronous trainers",
+        SETTINGS,
+        "use sync; asynchronous trainers leave no idle ranks to gain from",
+        _trainer_mode,
     ),
-    Row(
-        feature="data parallelism within a replica",
-        supported="no",
-        seen_in=SETTINGS,
-        remedy="set it to 1; more ranks give more replicas",
-        findings=_above_one(f"{_REPLICA}.data_parallel_size"),
+    _no(
+        "speculative decoding",
+        SETTINGS,
+        "turn it off",
+        _settings(*_SPECULATION, allowed=(None, "none")),
+        _settings("actor_rollout_ref.model.mtp.enable_rollout"),
     ),
-    Row(
-        feature="disaggregated prefill and decode",
-        supported="no",
-        seen_in=SETTINGS,
-        remedy="turn it off",
-        findings=_set(f"{_REPLICA}.disaggregation.enabled"),
-    ),
-    Row(
-        feature="asynchronous trainers",
-        supported="no",
-        seen_in=SETTINGS,
-        remedy="use sync; asynchronous trainers leave no idle ranks to gain from",
-        findings=_trainer_mode,
-    ),
-    Row(
-        feature="speculative decoding",
-        supported="no",
-        seen_in=SETTINGS,
-        remedy="turn it off",
-        findings=_speculation,
-    ),
-    Row(
-        feature="grammar-constrained decoding",
-        supported="no",
-        seen_in=SETTINGS,
-        remedy="remove it",
-        findings=_engine_arguments(*_GRAMMAR),
-    ),
+    _no("grammar-constrained decoding", SETTINGS, "remove it", _settings(*_GRAMMAR, allowed=(None, "none"))),
     Row(
         feature="KV page size",
         supported="1",
         seen_in=SETTINGS,
         remedy="set it to 1",
-        findings=_page_size,
+        checks=(_settings(_PAGE_SIZE, allowed=(None, 1)),),
     ),
     Row(
         feature="other SGLang arguments",
         supported="no, set by Taper",
         seen_in=SETTINGS,
         remedy="remove it; spec.rollout has the settings that can be changed",
-        findings=_other_engine_arguments,
+        checks=(_other_engine_arguments,),
     ),
     Row(
         feature="versions",
         supported=", ".join(f"{package} {version}" for package, version in VERSIONS.items()),
         seen_in=INSTALLED,
         remedy="install " + " and ".join(f"{package}=={version}" for package, version in VERSIONS.items()),
-        findings=_versions,
+        checks=(_versions,),
     ),
 )

@@ -12,15 +12,15 @@ Invariants (asserted by `tests/rollout/ledger/test_ledger_file.py`):
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from taper_api import JobError, Problem
 from taper_policy.decision.ledger import LedgerRecord, entry_from_json
 from taper_policy.review.replica_history import ReplicaHistory, replica_histories
-from taper_rollout.job.output_files import writing
+from taper_rollout.events import LedgerEntry
+from taper_rollout.job.output_files import replacing, writing
 
 LEDGER_FILE = "ledger.jsonl"
 CUT_OFF = "the last line of the ledger is incomplete, as after a killed run, and was ignored"
@@ -37,13 +37,12 @@ class LedgerFile:
             with writing(self.path):
                 self._num_old_bytes = _drop_broken_end(self.path)
 
-    def append(self, event: Mapping[str, Any]) -> None:
-        """Write a `LedgerEntry` in JSON form."""
-        entry: Mapping[str, Any] = event["entry"]
-        if "step" in entry:
-            self.continue_from(entry["step"])
+    def append(self, event: LedgerEntry) -> None:
+        """Write an entry."""
+        if "step" in event.entry:
+            self.continue_from(event.entry["step"])
         # Numbers that are not finite are Python's to write and to read: no fault of a forecast ends a run.
-        line = json.dumps({"replica": event["replica"], "at": event["at"], **entry}, separators=(",", ":"))
+        line = json.dumps({"replica": event.replica, "at": event.at, **event.entry}, separators=(",", ":"))
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -54,15 +53,9 @@ class LedgerFile:
         self._is_continued = True
         if not self._num_old_bytes:
             return
-        partial = self.path.with_name(f".{LEDGER_FILE}.partial")
-        with writing(self.path):
-            try:
-                with self.path.open("rb") as old, partial.open("wb") as new:
-                    new.writelines(_kept(old.read(self._num_old_bytes).splitlines(keepends=True), first_step))
-                    new.write(old.read())
-                partial.replace(self.path)
-            finally:
-                partial.unlink(missing_ok=True)
+        with replacing(self.path) as new, self.path.open("rb") as old:
+            new.writelines(_kept(old.read(self._num_old_bytes).splitlines(keepends=True), first_step))
+            new.write(old.read())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from taper_policy.profile.profile import Profile
-from taper_rollout.job.requirements import model_config
+from taper_rollout.events import Calibration, StepSeconds
 from taper_rollout.profiling.grid import QUICK, Grid
-from taper_rollout.profiling.key import profile_key
-from taper_rollout.profiling.profiler import Progress, Switch, find_capacity, measure_profile, warm_up
+from taper_rollout.profiling.profiler import Switch, find_capacity, measure_profile, warm_up
 from taper_rollout.profiling.replica_settings import ReplicaSettings
 from taper_rollout.profiling.store import (
-    Wanted,
     default_directory,
     named_profile,
     store_profile,
     stored_profile,
+    wanted_of,
 )
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine
 
@@ -34,40 +31,18 @@ PROFILE_SETTING = "actor_rollout_ref.rollout.custom.profile"
 REPORTED_BATCHES = (1, 4)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """A replica's profile, and the event that reports it to the run. Both are None without a profile."""
-
-    profile: Profile | None
-    event: dict[str, Any] | None
-
-
-async def calibrate(engine: ElasticEngine, switch: Switch, settings: ReplicaSettings) -> Calibration:
-    """Obtain the profile of an idle engine in its base layout."""
-    profile = await obtain_profile(engine, settings, switch)
-    if profile is None:
-        return Calibration(profile=None, event=None)
-    steps = reported_steps(profile, settings.rollout.degrees)
-    event = {"kind": "Calibration", "replica": settings.replica, "step_seconds": steps}
-    return Calibration(profile=profile, event=event)
-
-
-def reported_steps(profile: Profile, degrees: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Measured steps of one busy group at the shortest context, by degree and batch; JSON-ready."""
+def calibration_of(profile: Profile, settings: ReplicaSettings) -> Calibration:
+    """The steps of one busy group at the shortest context, by degree and batch."""
     shortest = min(cell.context_tokens for cell in profile.cells)
-    return [
-        {
-            "degree": cell.degree,
-            "batch": cell.batch,
-            "seconds": cell.seconds,
-            "num_samples": cell.num_samples,
-        }
+    steps = tuple(
+        StepSeconds(degree=cell.degree, batch=cell.batch, seconds=cell.seconds, num_samples=cell.num_samples)
         for cell in profile.cells
         if cell.busy_groups == 1
         and cell.context_tokens == shortest
         and cell.batch in REPORTED_BATCHES
-        and cell.degree in degrees
-    ]
+        and cell.degree in settings.rollout.degrees
+    )
+    return Calibration(replica=settings.replica, step_seconds=steps)
 
 
 async def obtain_profile(
@@ -76,7 +51,6 @@ async def obtain_profile(
     switch: Switch,
     *,
     grid: Grid = QUICK,
-    on_progress: Progress = lambda share, activity: None,
 ) -> Profile | None:
     """The named profile, that of the store, or a new one; with `calibrate` off, the named one or None.
 
@@ -101,7 +75,7 @@ async def obtain_profile(
         await warm_up(engine, settings, switch, grid=grid)
         return found
     try:
-        profile = await measure_profile(engine, settings, switch, grid=grid, on_progress=on_progress)
+        profile = await measure_profile(engine, settings, switch, grid=grid)
     except (ValueError, TimeoutError, CommandFailed):
         log.exception("replica %d: measuring a profile failed; serving without one", settings.replica)
         return None
@@ -110,17 +84,3 @@ async def obtain_profile(
     except OSError as error:
         log.warning("the profile could not be stored: %s", error)
     return profile
-
-
-def wanted_of(settings: ReplicaSettings) -> Wanted:
-    """What a profile must match to serve this replica on this machine."""
-    return Wanted(
-        key=profile_key(
-            model_config(settings.model_path, is_raw=True),
-            dtype=settings.dtype,
-            device=settings.device,
-            footprint=settings.rollout.footprint,
-        ),
-        footprint=settings.rollout.footprint,
-        degrees=settings.rollout.degrees,
-    )

@@ -40,7 +40,7 @@ def profile_key(config: Mapping[str, Any], *, dtype: str, device: str, footprint
     return ProfileKey(
         model=model_name(config),
         device=device_name(device, footprint),
-        dtype=checkpoint_dtype(config) if dtype == "auto" else dtype,
+        dtype=actual_dtype(config, dtype),
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
     )
 
@@ -50,6 +50,11 @@ def model_name(config: Mapping[str, Any]) -> str:
     shape = {name: value for name, value in config.items() if name not in NOT_SHAPE}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
     return f"{config.get('model_type', 'model')}-{digest[:DIGEST_DIGITS]}"
+
+
+def actual_dtype(config: Mapping[str, Any], dtype: str) -> str:
+    """`dtype`, where `auto` stands for that of the checkpoint."""
+    return checkpoint_dtype(config) if dtype == "auto" else dtype
 
 
 def checkpoint_dtype(config: Mapping[str, Any]) -> str:

@@ -6,6 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from taper_rollout.profiling.key import actual_dtype
+
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_DEFAULT_KV_TOKENS = 262_144
 
@@ -40,16 +42,11 @@ def read_model_shape(model_path: str, dtype: str) -> ModelShape:
             num_kv_heads=config.get("num_key_value_heads") or heads,
             head_dim=config.get("head_dim") or config["hidden_size"] // heads,
             num_layers=config["num_hidden_layers"],
-            element_bytes=ELEMENT_BYTES[_dtype(config, dtype)],
+            # Under "auto" SGLang converts float32 checkpoints to float16; staging for the larger is enough.
+            element_bytes=ELEMENT_BYTES[actual_dtype(config, dtype)],
         )
     except KeyError as missing:
         raise ValueError(f"{model_path}/config.json: no field {missing}") from None
-
-
-def _dtype(config: dict[str, object], dtype: str) -> str:
-    name = dtype if dtype != "auto" else str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    # Under "auto" SGLang converts float32 checkpoints to float16; staging for the larger is enough.
-    return name.removeprefix("torch.")
 
 
 def default_kv_tokens(max_running_requests: int, context_tokens: int) -> int:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from taper_policy.profile.profile import Profile
-from taper_rollout.report.plot import DOTS_PER_INCH, MUTED
+from taper_rollout.report.plot import DOTS_PER_INCH, MUTED, style_panel
 
 LINES = {1: "#1f5a8c", 2: "#d98a1f", 4: "#b3261e", 8: "#5b3a8c"}
 ALL_BUSY = (0, (2, 1.5))
@@ -51,7 +51,4 @@ def _draw(panel: Axes, profile: Profile, context: int) -> None:
     panel.minorticks_off()
     panel.set_ylim(bottom=0)
     panel.set_xlabel("requests per group", color=MUTED)
-    panel.set_title(f"context of {context} tokens", fontsize=10, loc="left")
-    panel.tick_params(labelsize=8, colors=MUTED)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
+    style_panel(panel, f"context of {context} tokens")

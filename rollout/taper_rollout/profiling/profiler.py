@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
@@ -34,6 +32,7 @@ from taper_policy.profile.fit import (
 from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
 from taper_policy.profile.robust_fit import nonnegative_terms
+from taper_rollout.job.requirements import model_config
 from taper_rollout.profiling.grid import (
     CONTEXT_MARGIN_TOKENS,
     SKIPPED_STEPS,
@@ -46,7 +45,6 @@ from taper_rollout.profiling.grid import (
     tour,
     tour_tokens,
 )
-from taper_rollout.profiling.key import profile_key
 from taper_rollout.profiling.kv_budget import read_model_shape
 from taper_rollout.profiling.load import (
     POLL_SECONDS,
@@ -59,6 +57,7 @@ from taper_rollout.profiling.load import (
     until,
 )
 from taper_rollout.profiling.replica_settings import ReplicaSettings
+from taper_rollout.profiling.store import wanted_of
 from taper_rollout.sglang.engine import ElasticEngine
 from taper_rollout.shared_memory.rank_record import RecordReader
 from taper_rollout.switching.figures import SwitchFigures
@@ -169,12 +168,9 @@ class Profiler:
     ) -> None:
         self._engine, self._settings, self._switch = engine, settings, switch
         self._grid, self._capacity = grid, capacity
-        config = json.loads((Path(settings.model_path) / "config.json").read_text(encoding="utf-8"))
-        self._key = profile_key(
-            config, dtype=settings.dtype, device=settings.device, footprint=settings.rollout.footprint
-        )
+        self._key = wanted_of(settings).key
         self._kv_bytes_per_token = read_model_shape(settings.model_path, settings.dtype).token_bytes
-        self._prompts = Prompts(config["vocab_size"])
+        self._prompts = Prompts(model_config(settings.model_path, is_raw=True)["vocab_size"])
         self._steps: dict[Place, list[StepSample]] = {place: [] for place in grid.places(capacity)}
         self._prefills: list[PrefillSample] = []
         self._switches: list[SwitchSample] = []

@@ -29,7 +29,6 @@ class ReplicaSettings:
     random_seed: int
     host: str
     port: int = 0
-    log_level: str = "error"
     calibrate: bool = True
     profiles: str | None = None
 
@@ -58,5 +57,4 @@ def engine_settings(settings: ReplicaSettings) -> EngineSettings:
         if on_cpu and kv_tokens
         else 0,
         trust_remote_code=settings.trust_remote_code,
-        log_level=settings.log_level,
     )

@@ -13,9 +13,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from taper_api.job.rollout_spec import RolloutSpec
 from taper_policy.profile.file import check_profile, read_profile, write_profile
 from taper_policy.profile.profile import Profile, ProfileKey
+from taper_rollout.job.requirements import model_config
+from taper_rollout.profiling.key import profile_key
+from taper_rollout.profiling.replica_settings import ReplicaSettings
 
 log = logging.getLogger("taper.profile_store")
 
@@ -55,6 +60,18 @@ class Wanted:
         digest = hashlib.sha256(content.encode()).hexdigest()[:DIGEST_DIGITS]
         model = re.sub(r"[^A-Za-z0-9.-]+", "-", self.key.model)
         return f"{model}-{self.key.dtype}-tp{self.footprint}-{digest}.json"
+
+
+def wanted_of(settings: ReplicaSettings) -> Wanted:
+    """What a profile must match to serve this replica on this machine."""
+    config = model_config(settings.model_path, is_raw=True)
+    return wanted_by(settings.rollout, config, dtype=settings.dtype, device=settings.device)
+
+
+def wanted_by(rollout: RolloutSpec, config: Mapping[str, Any], *, dtype: str, device: str) -> Wanted:
+    """What a profile must match to serve a replica of the model with this config.json."""
+    key = profile_key(config, dtype=dtype, device=device, footprint=rollout.footprint)
+    return Wanted(key=key, footprint=rollout.footprint, degrees=rollout.degrees)
 
 
 def default_directory(environment: Mapping[str, str]) -> Path:

@@ -16,13 +16,12 @@ from typing import Any
 
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.decision import Decision
-from taper_policy.decision.snapshot import Snapshot
-from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
-from taper_rollout.profiling.calibration import calibrate
+from taper_rollout.events import RequestRecord
+from taper_rollout.profiling.calibration import calibration_of, obtain_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.replica.decider import Decider
-from taper_rollout.replica.events import RequestRecord
+from taper_rollout.replica.decision_round import DecisionRound
 from taper_rollout.replica.response import Generated, generated
 from taper_rollout.replica.served_requests import ServedRequests
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -30,7 +29,7 @@ from taper_rollout.replica.stage_keeper import StageKeeper
 from taper_rollout.replica.status_server import StatusServer
 from taper_rollout.replica.switcher import Switcher
 from taper_rollout.sglang.engine import ElasticEngine
-from taper_rollout.shared_memory.rank_record import RankRecord, boundary_seconds
+from taper_rollout.shared_memory.rank_record import RankRecord
 
 __all__ = ["Coordinator", "Generated", "ReplicaSettings"]
 
@@ -40,11 +39,6 @@ POLL_SECONDS = 0.005
 DRAINED_SECONDS = 0.05
 ABORT_TIMEOUT_SECONDS = 60.0
 WEIGHTS_TIMEOUT_SECONDS = 1800.0
-# VeRL sends a stage's requests one by one; a rule that waits for the tail must not mistake the start for it.
-ARRIVALS_SETTLED_SECONDS = 0.5
-FIRST_COMMAND_SECONDS = 0.01
-ATTEMPTS_PER_STAGE = 32
-FAILED_ATTEMPTS_PER_STAGE = 3
 
 
 class Coordinator:
@@ -61,8 +55,7 @@ class Coordinator:
         self._served = ServedRequests()
         self._stages = StageKeeper(settings)
         self._step = 0
-        # From reading the records to the switch command, as it was the last time: deciding takes time.
-        self._command_seconds = FIRST_COMMAND_SECONDS
+        self._round = DecisionRound(self._engine, settings, self._served, self._stages, emit)
         self._watcher: asyncio.Task[None] | None = None
         self._status = StatusServer(self._describe)
 
@@ -81,10 +74,10 @@ class Coordinator:
 
     async def _calibrate(self) -> None:
         """Learn, or measure, how fast the engine is."""
-        found = await calibrate(self._engine, self._switcher.change_layout, self._settings)
-        if found.event is not None:
-            self._emit(found.event)
-        self.use(found.profile)
+        profile = await obtain_profile(self._engine, self._settings, self._switcher.change_layout)
+        if profile is not None:
+            self._emit(calibration_of(profile, self._settings))
+        self.use(profile)
 
     def use(self, profile: Profile | None) -> None:
         """Decide, and choose between migrating and recomputing KV, by `profile`."""
@@ -265,50 +258,11 @@ class Coordinator:
             await self._narrow_when_drained()
         stage = self._stages.present
         if self._served.count and stage is not None:
-            decision = self._decide(stage)
+            decision = self._round.run(stage, self.decisions, step=self._step)
             if decision is not None and self.decisions.mode == "advise":
                 self._switcher.advise(decision, stage=stage)
             elif decision is not None:
                 await self._switcher.switch(decision, stage=stage, step=self._step)
-
-    def _decide(self, stage: Stage) -> Decision | None:
-        """Observe the batch, report progress if that is due, and decide: None to stay in the layout.
-
-        The ranks' records are read once: progress, step times, the snapshot that the policy decides by
-        and the wait at the boundary all come from the same reading.
-        """
-        sample, leaders = self._stages.observe(
-            stage, self._engine.records, degree=self._engine.degree, outstanding=self._served.count
-        )
-        progress = stage.progress(sample, replica=self._settings.replica, step=self._step)
-        if stage.throttle.is_due(progress, sample.at):
-            self._emit(progress)
-        if self._settings.rollout.mode == "off" or stage.failed_attempts >= FAILED_ATTEMPTS_PER_STAGE:
-            return None
-        if len(stage.switches) >= ATTEMPTS_PER_STAGE:
-            return None
-        now = time.monotonic()
-        snapshot = Snapshot(
-            at_seconds=now,
-            footprint=self._settings.rollout.footprint,
-            degree=sample.degree,
-            running=sample.running,
-            waiting=max(0, sample.waiting),
-            arrivals_settled=now - self._served.last_arrival_at > ARRIVALS_SETTLED_SECONDS,
-            longest_decoded_tokens=stage.longest_tokens,
-            switches_done_in_stage=len(stage.switches),
-            boundary_seconds=boundary_seconds(leaders, time.time() + self._command_seconds),
-        )
-        decision = self.decisions.decide(snapshot, lambda: self._live(stage))
-        if decision is not None:
-            self._command_seconds = time.monotonic() - now
-        return decision
-
-    def _live(self, stage: Stage) -> tuple[LiveRequest, ...] | None:
-        """The running requests as the leaders' records list them; None while a record cannot be read."""
-        groups = [reader.live() for reader in self._engine.records[:: self._engine.degree]]
-        listed = [group for group in groups if group is not None]
-        return stage.live_requests(listed) if len(listed) == len(groups) else None
 
     async def _narrow_when_drained(self) -> None:
         """Back to the base layout, when nothing is served."""

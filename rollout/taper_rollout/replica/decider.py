@@ -39,9 +39,9 @@ from taper_policy.decision.snapshot import Snapshot
 from taper_policy.decision.switch_rules import SwitchRule
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.profile import Profile
+from taper_rollout.events import LedgerEntry, StageRecord
 from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.events import LedgerEntry, StageRecord
 
 log = logging.getLogger("taper.decisions")
 

@@ -6,7 +6,7 @@ that does not change is not reported again, one that begins or tapers off severa
 
 from __future__ import annotations
 
-from taper_rollout.replica.events import StageProgress
+from taper_rollout.events import StageProgress
 
 LEAST_SECONDS, MOST_SECONDS = 0.25, 2.0
 CHANGED_SHARE = 0.1

@@ -15,7 +15,7 @@ from taper_policy.decision.correction import Correction
 from taper_policy.decision.pricing import Prices
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.review.remaining import RemainingRequest, remaining_seconds
-from taper_rollout.replica.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
+from taper_rollout.events import BatchSample, RequestRecord, StageProgress, StageRecord, SwitchRecord
 from taper_rollout.replica.progress_throttle import ProgressThrottle
 from taper_rollout.shared_memory.rank_record import LiveRecord, RecordReader, new_group_steps
 from taper_rollout.switching.figures import MovedRequest

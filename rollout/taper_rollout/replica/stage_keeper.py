@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from taper_policy.decision.correction import Correction
 from taper_policy.profile.profile import Profile
+from taper_rollout.events import BatchSample, StageRecord
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.events import BatchSample, StageRecord
 from taper_rollout.replica.stage import Stage
 from taper_rollout.replica.stage_review import StageReviewer
 from taper_rollout.replica.step_learner import StepLearner

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any
+from typing import cast
 
 from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.ledger import FinishedResponse
@@ -19,9 +19,9 @@ from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.profile.profile import Profile
 from taper_policy.review.advice import AdviceEstimator
 from taper_policy.review.review import RecordedRequest, RecordedStage, RecordedSwitch, as_simulated, review
+from taper_rollout.events import Review, StageRecord
 from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.events import StageRecord
 from taper_rollout.replica.stage import Ended, Stage
 
 log = logging.getLogger("taper.review")
@@ -72,11 +72,12 @@ class StageReviewer:
             return dataclasses.replace(record, review={"not_judged": f"{type(fault).__name__}: {fault}"})
         return dataclasses.replace(record, review=found, regret=found["regret"])
 
-    def _review(self, profile: Profile, stage: Stage, record: StageRecord) -> dict[str, Any]:
+    def _review(self, profile: Profile, stage: Stage, record: StageRecord) -> Review:
         recorded = recorded_stage(stage, record)
         prefill = profile.prefill_seconds(recorded.degree, recorded.prefilled_tokens)
         _check_waiting(stage, record, prefill)
-        found = review(recorded, profile, self._settings.rollout.degrees, stage.correction).as_json()
+        compared = review(recorded, profile, self._settings.rollout.degrees, stage.correction)
+        found = cast(Review, compared.as_json())
         if self._advice is not None:
             advised = self._advice.judge(record.step, as_simulated(recorded))
             found["advised"] = dataclasses.asdict(advised) | {"gain_seconds": advised.gain_seconds}

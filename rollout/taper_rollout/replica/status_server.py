@@ -11,31 +11,15 @@ from typing import Any
 
 from aiohttp import web
 
+from taper_rollout.metrics.server import GetServer
 
-class StatusServer:
+
+class StatusServer(GetServer):
     """`describe` gives the state as a JSON-ready dictionary with at least `healthy`."""
 
     def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
+        super().__init__({"/health": self._health, "/state": self._state})
         self._describe = describe
-        self._runner: web.AppRunner | None = None
-        self.address: tuple[str, int] = ("", 0)
-
-    async def start(self, host: str, port: int) -> None:
-        """Listen. `port` 0 takes a free one. Raises OSError where the port is taken."""
-        app = web.Application()
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/state", self._state)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        bound = self._runner.addresses[0]
-        self.address = (host, int(bound[1]))
-
-    async def close(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
 
     async def _health(self, _: web.Request) -> web.Response:
         state = self._describe()

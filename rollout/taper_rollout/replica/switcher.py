@@ -17,8 +17,8 @@ from typing import Any
 from taper_policy.decision.decision import Decision
 from taper_policy.profile.kv_choice import KvMode
 from taper_policy.profile.profile import Profile
+from taper_rollout.events import SwitchDone, SwitchRecord, SwitchTransition
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.events import SwitchDone, SwitchRecord, SwitchTransition
 from taper_rollout.replica.stage import Stage
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine, EngineDied
 from taper_rollout.switching.figures import SwitchFigures

@@ -14,17 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBars
 
-from taper_rollout.report.run_event import (
-    CalibrationEvent,
+from taper_rollout.events import (
+    Calibration,
+    Event,
     EventsLost,
     MetricsServed,
-    ProgressEvent,
     Resumed,
-    RunEvent,
-    StepEvent,
+    StageProgress,
+    StageRecord,
+    Step,
+    SwitchRecord,
     Waiting,
 )
-from taper_rollout.report.stage import StageReport, SwitchReport, committed, layout_text
+from taper_rollout.report.stage_figures import StageFigures, layout_text
 from taper_rollout.report.summary import step_line
 
 
@@ -35,8 +37,8 @@ class ProgressDisplay:
         """`num_steps` of the whole run, `num_responses` of one generation stage over all replicas."""
         self._console = console
         self._num_steps = num_steps
-        self._stages: list[StageReport] = []
-        self._progress: dict[int, ProgressEvent] = {}
+        self._stages = StageFigures()
+        self._progress: dict[int, StageProgress] = {}
         self._bars = ProgressBars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -58,20 +60,20 @@ class ProgressDisplay:
     ) -> None:
         self._bars.stop()
 
-    def show(self, events: Iterable[RunEvent]) -> None:
+    def show(self, events: Iterable[Event]) -> None:
         """Update the display."""
         for event in events:
             match event:
-                case ProgressEvent():
+                case StageProgress():
                     self._show_progress(event)
-                case StageReport():
+                case StageRecord():
                     self._end_stage(event)
-                case StepEvent():
+                case Step():
                     self._show_step(event)
                 case Resumed():
                     self._bars.update(self._steps_bar, completed=event.step)
                     self._print(resumed_text(event))
-                case CalibrationEvent():
+                case Calibration():
                     self._print(calibration_text(event))
                 case MetricsServed():
                     self._print(metrics_text(event))
@@ -83,7 +85,7 @@ class ProgressDisplay:
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
-    def _show_progress(self, progress: ProgressEvent) -> None:
+    def _show_progress(self, progress: StageProgress) -> None:
         if progress.replica not in self._progress:
             self._bars.reset(self._stage_bar)
         self._progress[progress.replica] = progress
@@ -93,39 +95,39 @@ class ProgressDisplay:
         finished = sum(each.finished for each in replicas)
         self._bars.update(self._stage_bar, completed=finished, note=f"{running} running in {layouts}")
 
-    def _end_stage(self, stage: StageReport) -> None:
-        self._stages.append(stage)
+    def _end_stage(self, stage: StageRecord) -> None:
+        self._stages.add(stage)
         self._progress.pop(stage.replica, None)
-        for switch in committed([stage]):
+        for switch in stage.committed():
             self._print(switch_text(switch, stage.num_ranks))
         if not self._progress:
-            finished = sum(len(done.response_tokens) for done in self._stages)
+            finished = len(self._stages.lengths)
             self._bars.update(self._stage_bar, completed=finished, note="generated; training")
 
-    def _show_step(self, step: StepEvent) -> None:
+    def _show_step(self, step: Step) -> None:
         line = step_line(step.step, step.metrics, self._stages)
-        self._stages.clear()
+        self._stages = StageFigures()
         reward = "" if line["reward"] is None else f"reward {line['reward']:.3f}"
         self._bars.update(self._steps_bar, completed=step.step, note=reward)
         self._print(step_text(line, self._num_steps))
 
 
 def step_text(line: Mapping[str, Any], num_steps: int) -> str:
-    """A finished step in one line. `line`: as in `metrics.jsonl`."""
+    """A finished step in a line of up to 100 columns. `line`: as in `metrics.jsonl`."""
     parts = [f"step {line['step']}/{num_steps}"]
     if line["reward"] is not None:
         parts.append(f"reward {line['reward']:.3f}")
     parts.append(f"generation {line['generation_seconds']:.1f} s")
     if line["responses"]:
         median, longest = line["response_tokens_median"], line["response_tokens_longest"]
-        parts.append(f"response tokens: median {median:.0f}, longest {longest}")
+        parts.append(f"median {median:.0f}, max {longest} tokens")
     switches = f"{line['switches']} switch{'' if line['switches'] == 1 else 'es'}"
     if line["gain_seconds"] is not None:
-        switches += f" (gain {line['gain_seconds']:+.2f} s)"
+        switches += f", gain {line['gain_seconds']:+.2f} s"
     return "  ".join([*parts, switches])
 
 
-def switch_text(switch: SwitchReport, num_ranks: int) -> str:
+def switch_text(switch: SwitchRecord, num_ranks: int) -> str:
     """A committed switch in one line."""
     before, after = (layout_text(num_ranks, degree) for degree in (switch.from_degree, switch.to_degree))
     gain = "" if switch.gain_seconds is None else f", gain {switch.gain_seconds:+.2f} s"
@@ -136,7 +138,7 @@ def switch_text(switch: SwitchReport, num_ranks: int) -> str:
 
 def resumed_text(event: Resumed) -> str:
     """The checkpoints that were skipped, and the one that the run continues from, a line each."""
-    lines = [f"skipping checkpoint {directory}, which {reason}" for directory, reason in event.skipped]
+    lines = [f"skipping checkpoint {each.directory}, which {each.reason}" for each in event.passed_over]
     if event.directory is None:
         lines.append("no complete checkpoint: training starts from the beginning")
     else:
@@ -150,26 +152,27 @@ def metrics_text(event: MetricsServed) -> str:
     return f"metrics: {event.url}{place}"
 
 
-def calibration_text(event: CalibrationEvent) -> str:
+def calibration_text(event: Calibration) -> str:
     """The decode steps that a replica measured at its start, a line per batch size.
 
     Batch sizes that were not measured in every degree are left out.
     """
-    cells = event.step_seconds
+    cells = {(step.batch, step.degree): step.seconds for step in event.step_seconds}
     degrees = sorted({degree for _, degree in cells})
     batches = sorted({batch for batch, _ in cells})
     return "\n".join(
-        _calibration_line(event, batch, degrees)
+        f"replica {event.replica}: decode step at batch {batch}: "
+        + _degrees_text({degree: cells[batch, degree] for degree in degrees})
         for batch in batches
         if all((batch, degree) in cells for degree in degrees)
     )
 
 
-def _calibration_line(event: CalibrationEvent, batch: int, degrees: list[int]) -> str:
-    first, *others = degrees
-    base = event.step_seconds[batch, first]
-    steps = [f"TP{first} {base * 1000:.1f} ms"]
-    for degree in others:
-        seconds = event.step_seconds[batch, degree]
-        steps.append(f"TP{degree} {seconds * 1000:.1f} ms ({seconds / base:.2f} of TP{first}'s)")
-    return f"replica {event.replica}: decode step at batch {batch}: {', '.join(steps)}"
+def _degrees_text(seconds: Mapping[int, float]) -> str:
+    """Decode steps by degree, each compared with that of the first degree."""
+    (first, base), *others = seconds.items()
+    parts = [f"TP{first} {base * 1000:.1f} ms"]
+    parts += [
+        f"TP{degree} {value * 1000:.1f} ms ({value / base:.2f} of TP{first}'s)" for degree, value in others
+    ]
+    return ", ".join(parts)

@@ -1,7 +1,7 @@
 """Writes the files of a run in its output directory.
 
 - `metrics.jsonl`: a line per step.
-- `traces/stage-<step>-<replica>.json`: a finished stage, as its `events.StageRecord`; another stage of
+- `traces/stage-<step>-<replica>.json`: a finished stage, as its `StageRecord`; another stage of
   the same step (validation) ends in `-2`, `-3`, ...
 - `ledger.jsonl`: the predictor's decisions, each as it is made (`ledger_file`).
 - `summary.json` and `stages.png`: at the end, from the files above. `calibration` holds the decode steps
@@ -15,21 +15,33 @@ interrupted before VeRL reported them, gets its line from its traces, without Ve
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from taper_rollout.job.output_files import OutputError, read_json, write_json, writing
+from taper_rollout.events import (
+    Calibration,
+    Event,
+    LedgerEntry,
+    Resumed,
+    StageRecord,
+    Step,
+    StepSeconds,
+    stage_from_json,
+)
+from taper_rollout.job.output_files import OutputError, replacing, write_json, writing
 from taper_rollout.ledger.ledger_file import LedgerFile
-from taper_rollout.report.stage import StageReport
+from taper_rollout.report.stage_figures import StageFigures
 from taper_rollout.report.summary import step_line, summarise
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 PLOT_FILE = "stages.png"
 TRACES = "traces"
+MAX_PLOTTED = 6
 
 _logger = logging.getLogger(__name__)
 
@@ -41,9 +53,9 @@ class Recorder:
         self.directory = directory
         self._metrics = directory / METRICS_FILE
         self._traces = directory / TRACES
-        self._stages: list[StageReport] = []
-        self._calibration: dict[int, list[dict[str, Any]]] = {}
-        self._resumed: dict[str, Any] | None = None
+        self._stages = StageFigures()
+        self._calibration: dict[int, tuple[StepSeconds, ...]] = {}
+        self._resumed: Resumed | None = None
         self._has_steps = self._has_stages = False
         with writing(directory):
             self._traces.mkdir(parents=True, exist_ok=True)
@@ -51,48 +63,53 @@ class Recorder:
             self._metrics.touch()
         self._ledger = LedgerFile(directory)
 
-    def record(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write the stages, steps and decisions among the events, which are in JSON form."""
-        for record in records:
-            match record["kind"]:
-                case "StageRecord":
-                    self._record_stage(_without_kind(record))
-                case "Step":
-                    self._record_step(record["step"], record["metrics"])
-                case "LedgerEntry":
-                    self._ledger.append(record)
-                case "Calibration":
-                    self._calibration[record["replica"]] = record["step_seconds"]
-                case "Resumed":
-                    self._resumed = _without_kind(record)
+    def record(self, events: Iterable[Event]) -> None:
+        """Write the stages, steps and decisions among the events."""
+        for event in events:
+            match event:
+                case StageRecord():
+                    self._record_stage(event)
+                case Step():
+                    self._record_step(event)
+                case LedgerEntry():
+                    self._ledger.append(event)
+                case Calibration():
+                    self._calibration[event.replica] = event.step_seconds
+                case Resumed():
+                    self._resumed = event
 
     def finish(self, outcome: str) -> dict[str, Any]:
         """Write summary and plot. Returns the summary. An error of the plot is only logged."""
-        stages = self._recorded_stages()
-        summary = summarise(self._lines(), stages, outcome=outcome)
-        summary["calibration"] = self._calibration
-        summary["resumed"] = self._resumed
+        figures, newest = StageFigures(), list[StageRecord]()
+        for stage in self._recorded_stages():
+            figures.add(stage)
+            newest = sorted([*newest, stage], key=lambda each: (each.started_at, each.replica))[-MAX_PLOTTED:]
+        summary = summarise(self._lines(), figures, outcome=outcome)
+        summary["calibration"] = {
+            replica: [dataclasses.asdict(step) for step in steps]
+            for replica, steps in self._calibration.items()
+        }
+        summary["resumed"] = None if self._resumed is None else dataclasses.asdict(self._resumed)
         write_json(self.directory / SUMMARY_FILE, summary, indent=2)
-        if stages:
-            self._plot(stages)
+        if newest:
+            self._plot(newest)
         return summary
 
-    def _record_stage(self, record: dict[str, Any]) -> None:
-        stage = StageReport.from_json(record)
+    def _record_stage(self, stage: StageRecord) -> None:
         if not self._has_stages:
             self._has_stages = True
             self._remove_traces(stage.step)
             self._ledger.continue_from(stage.step)
-        self._stages.append(stage)
-        write_json(self._trace_file(stage.step, stage.replica), record)
+        self._stages.add(stage)
+        write_json(self._trace_file(stage.step, stage.replica), dataclasses.asdict(stage))
 
-    def _record_step(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _record_step(self, step: Step) -> None:
         """Append the step's line. The stages since the last line belong to the step."""
         if not self._has_steps:
             self._has_steps = True
-            self._continue_lines(step)
-        line = json.dumps(step_line(step, metrics, self._stages), allow_nan=False)
-        self._stages.clear()
+            self._continue_lines(step.step)
+        line = json.dumps(step_line(step.step, step.metrics, self._stages), allow_nan=False)
+        self._stages = StageFigures()
         with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -108,8 +125,11 @@ class Recorder:
         with writing(self._traces):
             return sorted(self._traces.glob("stage-*.json"))
 
-    def _recorded_stages(self) -> list[StageReport]:
-        return [StageReport.from_json(read_json(path)) for path in self._trace_files()]
+    def _recorded_stages(self) -> Iterator[StageRecord]:
+        for path in self._trace_files():
+            with writing(path):
+                text = path.read_bytes()
+            yield stage_from_json(text)
 
     def _lines(self) -> list[dict[str, Any]]:
         with writing(self._metrics):
@@ -124,17 +144,17 @@ class Recorder:
     def _continue_lines(self, first_step: int) -> None:
         kept = [line for line in self._lines() if line["step"] < first_step]
         kept += self._lines_from_traces((kept[-1]["step"] if kept else 0) + 1, first_step)
-        partial = self._metrics.with_name(f".{METRICS_FILE}.partial")
-        with writing(self._metrics):
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            partial.replace(self._metrics)
+        with replacing(self._metrics) as file:
+            file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
 
     def _lines_from_traces(self, first_step: int, end_step: int) -> list[dict[str, Any]]:
-        stages = self._recorded_stages() if first_step < end_step else []
-        by_step = {step: [s for s in stages if s.step == step] for step in range(first_step, end_step)}
-        return [step_line(step, {}, own) for step, own in by_step.items() if own]
+        by_step: dict[int, StageFigures] = {}
+        for stage in self._recorded_stages() if first_step < end_step else ():
+            if first_step <= stage.step < end_step:
+                by_step.setdefault(stage.step, StageFigures()).add(stage)
+        return [step_line(step, {}, by_step[step]) for step in sorted(by_step)]
 
-    def _plot(self, stages: list[StageReport]) -> None:
+    def _plot(self, stages: list[StageRecord]) -> None:
         # Imported late: matplotlib takes a second.
         from taper_rollout.report.plot import plot_stages
 
@@ -145,7 +165,3 @@ class Recorder:
             raise
         except Exception:
             _logger.exception("the plot of the stages could not be drawn")
-
-
-def _without_kind(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "kind"}

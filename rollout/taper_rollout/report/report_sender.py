@@ -18,10 +18,10 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from taper_api import JobError, Problem
@@ -39,12 +39,6 @@ _TAKEN = 202
 _STALE = 409
 
 _logger = logging.getLogger(__name__)
-
-
-class MakeReport(Protocol):
-    """Builds a report of the run's present state."""
-
-    def __call__(self, *, is_last: bool = False) -> JobReport: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +75,25 @@ def _problem(name: str, message: str) -> Problem:
 
 
 class ReportSender:
-    """See the module's docstring. Call `start`, then `changed` any number of times, then `close`."""
+    """See the module's docstring. Call `start`, then `changed` any number of times, then `close`.
+
+    make: builds a report of the run's present state, from whether it is the last one
+    """
 
     def __init__(
-        self, target: ReportTarget, make: MakeReport, *, report_seconds: float = REPORT_SECONDS
+        self,
+        target: ReportTarget,
+        make: Callable[[bool], JobReport],
+        *,
+        report_seconds: float = REPORT_SECONDS,
     ) -> None:
         self._target = target
         self._make = make
         self._report_seconds = report_seconds
-        self._condition = threading.Condition()
-        self._has_changed = True
-        self._closes_at: float | None = None
+        self._has_changed = threading.Event()
+        self._has_changed.set()
+        self._is_closing = threading.Event()
+        self._closes_at = 0.0
         self._num_failures = 0
         # A daemon: a post that hangs must not keep the process.
         self._thread = threading.Thread(target=self._run, name="post reports", daemon=True)
@@ -102,17 +104,13 @@ class ReportSender:
 
     def changed(self) -> None:
         """Note that the state has changed. Never blocks."""
-        if self._condition.acquire(blocking=False):
-            # Otherwise the thread or another call holds the lock, and the next change is soon enough.
-            self._has_changed = True
-            self._condition.notify()
-            self._condition.release()
+        self._has_changed.set()
 
     def close(self, grace_seconds: float = LAST_GRACE_SECONDS) -> None:
         """Post the last report, if possible within `grace_seconds`."""
-        with self._condition:
-            self._closes_at = time.monotonic() + grace_seconds
-            self._condition.notify()
+        self._closes_at = time.monotonic() + grace_seconds
+        self._is_closing.set()
+        self._has_changed.set()
         self._thread.join(grace_seconds)
         if self._thread.is_alive():
             _logger.error("the last report could not be sent to the operator within %g s", grace_seconds)
@@ -120,38 +118,26 @@ class ReportSender:
     def _run(self) -> None:
         while self._wait_for_change():
             sent = self._post(is_last=False)
-            self._pause(self._report_seconds if sent else self._wait_after_failure())
-        self._post_last()
-
-    def _wait_for_change(self) -> bool:
-        """Wait for a change. Returns False once the sender is closing and only the last report is due."""
-        with self._condition:
-            while self._closes_at is None and not self._has_changed:
-                # With a timeout, as `changed` skips the notification where it would block.
-                self._condition.wait(self._report_seconds)
-            self._has_changed = False
-            return self._closes_at is None
-
-    def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        with self._condition:
-            while self._closes_at is None and (left := until - time.monotonic()) > 0:
-                self._condition.wait(left)
-
-    def _wait_after_failure(self) -> float:
-        return float(min(LONGEST_WAIT_SECONDS, self._report_seconds * 2 ** min(self._num_failures - 1, 10)))
-
-    def _post_last(self) -> None:
-        assert self._closes_at is not None
+            self._is_closing.wait(self._report_seconds if sent else self._wait_after_failure())
         while not self._post(is_last=True):
             if time.monotonic() + LAST_RETRY_SECONDS >= self._closes_at:
                 return
             time.sleep(LAST_RETRY_SECONDS)
 
+    def _wait_for_change(self) -> bool:
+        """Wait for a change. Returns False once the sender is closing and only the last report is due."""
+        self._has_changed.wait()
+        # Cleared before the look at `_is_closing`, which `close` sets first: its wake-up is never lost.
+        self._has_changed.clear()
+        return not self._is_closing.is_set()
+
+    def _wait_after_failure(self) -> float:
+        return float(min(LONGEST_WAIT_SECONDS, self._report_seconds * 2 ** min(self._num_failures - 1, 10)))
+
     def _post(self, *, is_last: bool) -> bool:
         """Post one report. Returns whether it was accepted, or is not needed any more."""
         try:
-            status, answer = post(self._target, self._make(is_last=is_last))
+            status, answer = post(self._target, self._make(is_last))
         except (OSError, ValueError, http.client.HTTPException) as error:
             self._failed(f"{type(error).__name__}: {error}")
             return False

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taper_policy.review.advice import total_gain
-from taper_rollout.report.stage import Review, StageReport, committed
+from taper_rollout.events import Review, SwitchRecord
 
 
-def review_figures(stages: Sequence[StageReport]) -> dict[str, Any]:
-    """Compare the stages with the best plans and with their predictions. None where nothing was measured.
+def review_figures(reviews: Sequence[Review], committed: Iterable[SwitchRecord]) -> dict[str, Any]:
+    """Compare judged stages with the best plans and with predictions. None where nothing was measured.
 
     oracle_seconds, executed_simulated_seconds: simulated seconds of the judged stages, under the best plans
         and under the plans that were executed
@@ -21,48 +21,43 @@ def review_figures(stages: Sequence[StageReport]) -> dict[str, Any]:
         the simulated ones
     pause_error_median: of the differences between measured and predicted pauses, as a share of the measured
     """
-    found = reviews(stages)
-    layouts = _static_seconds(found)
-    executed = sum(review.executed_seconds for review in found) if found else None
+    layouts = _static_seconds(reviews)
+    executed = sum(review["executed_seconds"] for review in reviews) if reviews else None
     best = min(layouts, key=lambda degree: layouts[degree]) if layouts else None
     return {
-        "judged_stages": len(found),
-        "oracle_seconds": sum(review.best_seconds for review in found) if found else None,
+        "judged_stages": len(reviews),
+        "oracle_seconds": sum(review["best_seconds"] for review in reviews) if reviews else None,
         "executed_simulated_seconds": executed,
-        "regret_mean": statistics.fmean(review.regret for review in found) if found else None,
+        "regret_mean": statistics.fmean(review["regret"] for review in reviews) if reviews else None,
         "best_static_degree": best,
         "gain_over_best_static": None if executed is None or best is None else 1.0 - executed / layouts[best],
-        "stage_error_median": _median(abs(review.model_error) for review in found),
-        "pause_error_median": _median(_pause_errors(stages)),
+        "stage_error_median": _median(abs(review["model_error"]) for review in reviews),
+        "pause_error_median": _median(_pause_errors(committed)),
     }
 
 
-def advised_figures(stages: Sequence[StageReport]) -> dict[str, float | None]:
+def advised_figures(reviews: Iterable[Review]) -> dict[str, float | None]:
     """What following the advice would have saved, and its 95 % half width; None where none was given."""
-    advised = [review.advised for review in reviews(stages) if review.advised is not None]
+    advised = [review["advised"] for review in reviews if "advised" in review]
     if not advised:
         return {"advised_gain_seconds": None, "advised_gain_half_width_seconds": None}
     gain, half_width = total_gain(
-        [each.gain_seconds for each in advised], [each.half_width_seconds for each in advised]
+        [each["gain_seconds"] for each in advised], [each["half_width_seconds"] for each in advised]
     )
     return {"advised_gain_seconds": gain, "advised_gain_half_width_seconds": half_width}
 
 
-def reviews(stages: Iterable[StageReport]) -> list[Review]:
-    """The reviews of the stages that were judged."""
-    return [stage.review for stage in stages if stage.review is not None]
+def _static_seconds(reviews: Sequence[Review]) -> dict[int, float]:
+    """Seconds of all stages in each layout that every stage could have had, by ascending degree."""
+    found = [review["static_seconds"] for review in reviews]
+    degrees = set.intersection(*(set(seconds) for seconds in found)) if found else set()
+    return {int(degree): sum(seconds[degree] for seconds in found) for degree in sorted(degrees, key=int)}
 
 
-def _static_seconds(found: Sequence[Review]) -> dict[int, float]:
-    """Seconds of all stages in each layout that every stage could have had."""
-    degrees = set.intersection(*(set(review.static_seconds) for review in found)) if found else set()
-    return {degree: sum(review.static_seconds[degree] for review in found) for degree in sorted(degrees)}
-
-
-def _pause_errors(stages: Iterable[StageReport]) -> list[float]:
+def _pause_errors(committed: Iterable[SwitchRecord]) -> list[float]:
     return [
         abs(switch.predicted_pause_seconds - switch.pause_seconds) / switch.pause_seconds
-        for switch in committed(stages)
+        for switch in committed
         if switch.predicted_pause_seconds is not None and switch.pause_seconds > 0
     ]
 

@@ -11,13 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taper_rollout.report.reviews import advised_figures, review_figures
-from taper_rollout.report.stage import StageReport, committed, generation_seconds, length_figures, total
+from taper_rollout.events import SwitchDone
+from taper_rollout.report.reviews import advised_figures
+from taper_rollout.report.stage_figures import StageFigures
 
 REWARD_METRIC = "critic/score/mean"
 SWITCH_FIELDS = (
-    "step",
-    "replica",
     "at",
     "from_degree",
     "to_degree",
@@ -32,51 +31,41 @@ SWITCH_FIELDS = (
 )
 
 
-def step_line(step: int, metrics: Mapping[str, float], stages: Sequence[StageReport]) -> dict[str, Any]:
-    """A line of `metrics.jsonl`: the step's own figures, and VeRL's under `metrics`."""
-    switches = committed(stages)
+def step_line(step: int, metrics: Mapping[str, float], stages: StageFigures) -> dict[str, Any]:
+    """A line of `metrics.jsonl`: the figures of the step's own stages, and VeRL's under `metrics`."""
     return {
         "step": step,
         "reward": finite(metrics.get(REWARD_METRIC)),
-        "generation_seconds": generation_seconds(stages),
-        "switches": len(switches),
-        "pause_seconds": sum(switch.pause_seconds for switch in switches),
-        "gain_seconds": total(switch.gain_seconds for switch in switches),
-        "idle_rank_seconds": sum(stage.idle_rank_seconds for stage in stages),
-        **length_figures(stages),
-        **review_figures(stages),
+        **stages.as_json(),
         "metrics": {name: finite(value) for name, value in metrics.items()},
     }
 
 
-def summarise(
-    lines: Sequence[Mapping[str, Any]], stages: Sequence[StageReport], *, outcome: str
-) -> dict[str, Any]:
+def summarise(lines: Sequence[Mapping[str, Any]], stages: StageFigures, *, outcome: str) -> dict[str, Any]:
     """The content of `summary.json`. `lines` are those of `metrics.jsonl`, by ascending step.
 
     `gains` has an entry for each committed switch. Rewards are None where no step was finished.
     """
     rewards = [line["reward"] for line in lines if line["reward"] is not None]
-    switches = committed(stages)
-    outcomes = [switch.outcome for stage in stages for switch in stage.switches]
+    switches = stages.committed()
+    outcomes = [done.switch.outcome for done in stages.switches]
     return {
         "outcome": outcome,
         "steps": len(lines),
         "reward_first": rewards[0] if rewards else None,
         "reward_last": rewards[-1] if rewards else None,
-        "generation_seconds": generation_seconds(stages),
-        "switches": len(switches),
+        **stages.as_json(),
         "switches_refused": outcomes.count("refused"),
         "switches_aborted": outcomes.count("aborted"),
-        "steps_with_switches": len({switch.step for switch in switches}),
-        "pause_seconds": sum(switch.pause_seconds for switch in switches),
-        "gain_seconds": total(switch.gain_seconds for switch in switches),
-        "idle_rank_seconds": sum(stage.idle_rank_seconds for stage in stages),
-        **length_figures(stages),
-        **review_figures(stages),
-        **advised_figures(stages),
-        "gains": [{field: getattr(switch, field) for field in SWITCH_FIELDS} for switch in switches],
+        "steps_with_switches": len({done.step for done in switches}),
+        **advised_figures(stages.reviews),
+        "gains": [_gain(done) for done in switches],
     }
+
+
+def _gain(done: SwitchDone) -> dict[str, Any]:
+    fields = {field: getattr(done.switch, field) for field in SWITCH_FIELDS}
+    return {"step": done.step, "replica": done.replica} | fields
 
 
 def finite(value: float | None) -> float | None:

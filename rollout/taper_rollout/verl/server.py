@@ -18,8 +18,8 @@ from typing import Any
 import ray
 from verl.workers.rollout.replica import TokenOutput
 
+from taper_rollout.events import Event, Failure
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.events import as_json
 from taper_rollout.verl.metrics.host import post_to
 from taper_rollout.verl.profile_trace import ProfileTrace
 from taper_rollout.verl.settings import engine_sampling
@@ -57,11 +57,10 @@ class ReplicaServer:
         self._last_posts: dict[str, Any] = {}
         self._coordinator = Coordinator(self._settings, self._emit)
 
-    def _emit(self, event: Any) -> None:
-        record = event if isinstance(event, dict) else as_json(event)
+    def _emit(self, event: Event) -> None:
         if self._reporter is not None:
-            self._last_posts["run"] = self._reporter.post.remote(record)
-        posted = post_to(self._metrics_host, record)
+            self._last_posts["run"] = self._reporter.post.remote(event)
+        posted = post_to(self._metrics_host, event)
         if posted is not None:
             self._last_posts["metrics"] = posted
 
@@ -69,7 +68,7 @@ class ReplicaServer:
         _logger.exception("replica %d", self._settings.replica)
         if self._reporter is not None:
             message = f"replica {self._settings.replica}: {type(error).__name__}: {error}"
-            self._reporter.post.remote({"kind": "Failure", "message": message})
+            self._reporter.post.remote(Failure(message=message))
 
     async def launch(self) -> None:
         await self._coordinator.start()

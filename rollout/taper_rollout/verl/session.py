@@ -20,6 +20,7 @@ import ray
 from omegaconf import DictConfig
 
 from taper_api import JobError, RLHFJob
+from taper_rollout.events import Event, Failure, Waiting
 from taper_rollout.job.child_processes import Descendants
 from taper_rollout.job.host import HostResources
 from taper_rollout.job.training_failed import TrainingFailed
@@ -60,7 +61,7 @@ RAY_ENVIRONMENT = {
 }
 
 
-OnEvents = Callable[[list[dict[str, Any]]], None]
+OnEvents = Callable[[list[Event]], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ class Session:
         with _uninterrupted(), contextlib.suppress(Exception):
             _close_replicas()
             events = ray.get(self.reporter.drain.remote(), timeout=CLOSE_SECONDS)
-            on_events([event for event in events if event["kind"] != "Failure"])
+            on_events([event for event in events if not isinstance(event, Failure)])
 
     def _pass_on_events(self, on_events: OnEvents) -> None:
         """Pass on new events. Raises `TrainingFailed` for a reported failure."""
@@ -135,8 +136,8 @@ class Session:
             raise TrainingFailed(
                 f"the actor that collects the run's events is gone: {first_cause(error)}"
             ) from error
-        failures = [event["message"] for event in events if event["kind"] == "Failure"]
-        on_events([event for event in events if event["kind"] != "Failure"])
+        failures = [event.message for event in events if isinstance(event, Failure)]
+        on_events([event for event in events if not isinstance(event, Failure)])
         if failures:
             raise TrainingFailed(failures[0])
 
@@ -205,7 +206,7 @@ def _wait(capacity: RayCapacity, seconds: float, on_events: OnEvents) -> HostRes
     return wait_for_capacity(
         capacity,
         seconds=seconds,
-        report=lambda text: on_events([{"kind": "Waiting", "text": text}]),
+        report=lambda text: on_events([Waiting(text=text)]),
     )
 
 

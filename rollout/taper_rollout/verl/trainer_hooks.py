@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from taper_rollout.events import Step
 from taper_rollout.verl.metrics.host import post_to_all
 
 POLL_SECONDS = 0.1
@@ -96,10 +97,11 @@ class StepReport:
         self._reporter = ray.get_actor(run)
 
     def log(self, data: dict[str, Any], step: int) -> None:
-        """Post the numbers in `data`, as a step's, or before the first step as a validation's."""
+        """Post the numbers in `data`, unless they are those of a validation before the first step."""
         metrics = {name: float(value) for name, value in data.items() if isinstance(value, numbers.Real)}
-        kind = "Step" if "training/global_step" in metrics else "Validation"
-        event = {"kind": kind, "step": step, "metrics": metrics}
+        if "training/global_step" not in metrics:
+            return
+        event = Step(step=step, metrics=metrics)
         post_to_all(self._run, event)
         posted = self._reporter.post.remote(event)
         try:

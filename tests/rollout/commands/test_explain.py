@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.ledger import CorrectionEntry
 from taper_rollout import cli
+from taper_rollout.events import LedgerEntry
 from taper_rollout.ledger.ledger_file import CUT_OFF, LedgerFile
 
 from ..report.ledger_builder import decisions_of, event, history_events
@@ -18,7 +18,7 @@ from ..report.ledger_builder import decisions_of, event, history_events
 Explain = Callable[..., str]
 
 
-def write(directory: Path, *histories: tuple[dict[str, Any], ...]) -> Path:
+def write(directory: Path, *histories: tuple[LedgerEntry, ...]) -> Path:
     ledger = LedgerFile(directory)
     for events in histories:
         for one in events:
@@ -81,7 +81,7 @@ def test_in_full_the_correction_of_the_profile_is_shown_from_its_stage_on(
 ) -> None:
     events = list(history_events((1, 2, 3)))
     correction = Correction({1: {0: 1.25, 3: 0.9}, 8: {2: 1.0}})
-    at = next(index for index, one in enumerate(events) if one["entry"].get("step") == 2)
+    at = next(index for index, one in enumerate(events) if one.entry.get("step") == 2)
     events.insert(at, event(CorrectionEntry(step=2, correction=correction)))
     first, *later = paragraphs(explain(write(tmp_path, tuple(events)), "-v"))
     line = (

@@ -213,8 +213,7 @@ def test_the_profile_of_a_job_goes_to_the_users_store(
 def test_runs_find_the_measured_profile(
     job_file: Path, measuring: Measuring, profile_of_job: Profile, tmp_path: Path
 ) -> None:
-    from taper_rollout.profiling.calibration import wanted_of
-    from taper_rollout.profiling.store import stored_profile
+    from taper_rollout.profiling.store import stored_profile, wanted_of
 
     asked = measuring(lambda: profile_of_job)
     assert taper("profile", "-f", job_file) == 0

@@ -82,7 +82,7 @@ def test_a_ledger_that_was_cut_off_is_replayed_as_far_as_it_goes(tmp_path: Path,
 
 def test_a_ledger_with_a_gap_is_refused(tmp_path: Path, capsys: Capture) -> None:
     events = history_events((1, 2))
-    without_end = [event for event in events if event["entry"]["entry"] != "stage end"]
+    without_end = [event for event in events if event.entry["entry"] != "stage end"]
     write(tmp_path, tuple(without_end))
     assert replay(tmp_path) == 2
     assert "taper: RUN: replica 0: step 2 follows step 1, whose end is missing" in capsys.readouterr().err

@@ -31,7 +31,7 @@ ERRORS: list[BaseException] = [
 
 @pytest.mark.parametrize(("error", "line"), list(zip(ERRORS, LINES, strict=True)))
 def test_the_lines_match_those_that_the_operator_parses(error: BaseException, line: str) -> None:
-    assert line_of(failure_of(error).termination_message) == line
+    assert line_of(failure_of(error).message) == line
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_the_lines_match_those_that_the_operator_parses(error: BaseException, li
 )
 def test_each_kind_has_its_code_and_reason(error: BaseException, code: int, reason: str) -> None:
     failure = failure_of(error)
-    assert (failure.code, failure.reason) == (code, reason)
+    assert (failure.code, failure.message.reason) == (code, reason)
 
 
 @given(st.text(), st.sampled_from([TrainingFailed, OutputError, RuntimeError, ModuleNotFoundError]))
 def test_every_error_has_a_termination_message(text: str, kind: type[Exception]) -> None:
-    assert line_of(failure_of(kind(text)).termination_message).startswith("TAPER_ERROR {")
+    assert line_of(failure_of(kind(text)).message).startswith("TAPER_ERROR {")

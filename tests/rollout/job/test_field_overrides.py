@@ -1,7 +1,7 @@
 import pytest
 
 from taper_api import JobError
-from taper_rollout.job.field_overrides import load_job_with, set_field
+from taper_rollout.job.field_overrides import load_job_with, parsed_setting, set_field
 
 JOB = """
 apiVersion: taper.dev/v1alpha1
@@ -34,7 +34,7 @@ def test_fields_are_set_with_yaml_values(file):
         "spec.verl.actor_rollout_ref.actor.optim.weight_decay=0.1",
         "metadata.name=other",
     ]
-    job = load_job_with(file, settings)
+    job = load_job_with(file, [parsed_setting(setting) for setting in settings])
     assert job.spec.training.steps == 3
     assert job.spec.rollout.mode == "off"
     assert job.spec.data.train == (str(file.parent / "a.parquet"), str(file.parent / "c.parquet"))
@@ -62,16 +62,16 @@ def test_fields_are_set_with_yaml_values(file):
 )
 def test_a_setting_that_cannot_be_is_refused(file, setting, message):
     with pytest.raises(JobError) as refused:
-        load_job_with(file, [setting])
+        load_job_with(file, [parsed_setting(setting)])
     assert message in str(refused.value)
 
 
 def test_the_files_own_mistakes_are_named_as_without_settings(tmp_path):
     with pytest.raises(JobError, match="there is no such file"):
-        load_job_with(tmp_path / "none.yaml", ["spec.training.steps=3"])
+        load_job_with(tmp_path / "none.yaml", [("spec.training.steps", 3)])
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(JobError, match="is not valid YAML"):
-        load_job_with(tmp_path / "bad.yaml", ["spec.training.steps=3"])
+        load_job_with(tmp_path / "bad.yaml", [("spec.training.steps", 3)])
 
 
 def test_a_field_below_an_empty_one(tmp_path):

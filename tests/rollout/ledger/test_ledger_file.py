@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def test_an_entry_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
     for number, event in enumerate(history_events((1,)), start=1):
         ledger.append(event)
         assert len(lines(ledger.path)) == number
-        assert lines(ledger.path)[-1] == {"replica": 0, "at": event["at"], **event["entry"]}
+        assert lines(ledger.path)[-1] == {"replica": 0, "at": event.at, **event.entry}
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     for one, events in zip(
         read.histories, (history_events((1, 2)), history_events((1,), replica=1)), strict=True
     ):
-        assert [entry_as_json(entry) for entry in (one.start, *one.entries)] == [e["entry"] for e in events]
+        assert [entry_as_json(entry) for entry in (one.start, *one.entries)] == [e.entry for e in events]
 
 
 def test_interleaved_replicas_are_separated(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_a_run_that_goes_on_replaces_what_it_does_again(tmp_path: Path) -> None:
 def test_a_run_from_the_start_replaces_an_older_one(tmp_path: Path) -> None:
     write(tmp_path, *history_events((1, 2)), *history_events((1,), replica=1))
     path = write(tmp_path, *history_events((1,)))
-    assert lines(path) == [{"replica": 0, "at": one["at"], **one["entry"]} for one in history_events((1,))]
+    assert lines(path) == [{"replica": 0, "at": one.at, **one.entry} for one in history_events((1,))]
 
 
 def test_a_replica_that_starts_again_in_a_run_loses_nothing(tmp_path: Path) -> None:
@@ -118,9 +119,9 @@ def test_a_run_after_a_killed_one_begins_on_a_line_of_its_own(tmp_path: Path) ->
 
 def test_numbers_that_are_not_finite_are_kept(tmp_path: Path) -> None:
     start, *_, end = history_events((1,))
-    [question] = [event for event in history_events((1,)) if event["entry"].get("number") == 1]
-    choice = question["entry"]["choice"] | {"gain_seconds": float("inf")}
-    write(tmp_path, start, question | {"entry": question["entry"] | {"choice": choice}}, end)
+    [question] = [event for event in history_events((1,)) if event.entry.get("number") == 1]
+    choice = question.entry["choice"] | {"gain_seconds": float("inf")}
+    write(tmp_path, start, dataclasses.replace(question, entry=question.entry | {"choice": choice}), end)
     decisions_of = read_ledger(tmp_path).histories[0].entries[0]
     assert isinstance(decisions_of, DecisionEntry)
     assert decisions_of.choice.gain_seconds == float("inf")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import threading
@@ -15,9 +14,17 @@ from prometheus_client import openmetrics
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
+from taper_rollout.events import (
+    Calibration,
+    Event,
+    Failure,
+    StageProgress,
+    StageRecord,
+    SwitchDone,
+    SwitchRecord,
+)
 from taper_rollout.metrics.collector import RolloutMetrics
 from taper_rollout.metrics.definitions import COUNTED_EVENTS, LABELS, MAX_REPLICAS, METRICS, OTHER
-from taper_rollout.replica.events import StageProgress, StageRecord, SwitchDone, SwitchRecord, as_json
 
 from ..report.stage_builder import START, make_stage, make_step
 
@@ -45,23 +52,25 @@ def total(metrics: RolloutMetrics, name: str) -> float:
     return sum(amount for (sample, _), amount in series(metrics).items() if sample == name)
 
 
-def progress(running: int, *, replica: int = 0, degree: int = 1, step: int = 1) -> dict[str, Any]:
-    return as_json(
-        StageProgress(replica=replica, step=step, running=running, finished=0, degree=degree, num_ranks=2)
-    )
+def progress(running: int, *, replica: int = 0, degree: int = 1, step: int = 1) -> StageProgress:
+    return StageProgress(replica=replica, step=step, running=running, finished=0, degree=degree, num_ranks=2)
 
 
-def stage(*, regret: float | None = None, **changes: Any) -> dict[str, Any]:
+def stage(*, regret: float | None = None, **changes: Any) -> StageRecord:
     """A stage of four responses with one switch; `switch_...` changes the switch."""
     of_switch = {
         name.removeprefix("switch_"): changes.pop(name) for name in list(changes) if "switch_" in name
     }
-    made = make_stage(**changes) | {"regret": regret}
-    made["switches"] = [switch | of_switch for switch in made["switches"]]
-    return made
+    made = make_stage(**changes, regret=regret)
+    switches = tuple(dataclasses.replace(switch, **of_switch) for switch in made.switches)
+    return dataclasses.replace(made, switches=switches)
 
 
-def recorded(*events: dict[str, Any]) -> RolloutMetrics:
+def done(switch: SwitchRecord, replica: int = 0) -> SwitchDone:
+    return SwitchDone(replica=replica, step=1, switch=switch)
+
+
+def recorded(*events: Event) -> RolloutMetrics:
     metrics = RolloutMetrics()
     for event in events:
         metrics.record(event)
@@ -81,15 +90,6 @@ def test_every_metric_of_the_table_is_exposed_after_a_run() -> None:
         assert family.samples
         labels = {label.name for label in metric.labels}
         assert all(set(sample.labels) - {"le"} == labels for sample in family.samples)
-
-
-def test_the_events_of_these_tests_have_the_fields_of_real_ones() -> None:
-    made = make_stage()
-    assert {field.name for field in dataclasses.fields(StageRecord)} <= set(made) | {"regret", "review"}
-    names = {field.name for field in dataclasses.fields(SwitchRecord)}
-    assert names <= set(made["switches"][0]) | set(PREDICTED) | {"question"}
-    switch = SwitchRecord(**{name: value for name, value in made["switches"][0].items() if name in names})
-    recorded(as_json(SwitchDone(replica=0, step=1, switch=switch)))
 
 
 def test_a_batch_shrinks() -> None:
@@ -178,12 +178,6 @@ def test_a_missing_value_adds_no_sample(nothing: float | None) -> None:
     assert value(metrics, "taper_last_regret_ratio") is None
 
 
-def test_events_of_an_older_run_have_no_predictions() -> None:
-    old = make_stage()
-    assert "regret" not in old
-    assert total(recorded(old), "taper_regret_ratio_count") == 0
-
-
 def test_losses_and_gains_are_counted_separately() -> None:
     metrics = recorded(*(stage(step=step, gain_seconds=gain) for step, gain in enumerate((1.5, -0.5, 2.0))))
     assert value(metrics, "taper_gain_seconds_total", sign="positive") == 3.5
@@ -237,15 +231,14 @@ def test_two_registries_share_nothing() -> None:
 
 
 def test_counted_events_are_those_that_change_metrics() -> None:
-    (switch,) = stage()["switches"]
-    done = {"kind": "SwitchDone", "replica": 0, "step": 1, "switch": switch}
-    events = [progress(4), done, stage(), make_step(1)]
-    assert {event["kind"] for event in events} == COUNTED_EVENTS
+    (switch,) = stage().switches
+    events = [progress(4), done(switch), stage(), make_step(1)]
+    assert {type(event) for event in events} == set(COUNTED_EVENTS)
     assert all(series(recorded(event)) for event in events)
 
 
 def test_other_events_are_ignored() -> None:
-    metrics = recorded({"kind": "Calibration", "replica": 0}, {"kind": "Failure", "message": "no"})
+    metrics = recorded(Calibration(replica=0, step_seconds=()), Failure(message="no"))
     assert series(metrics) == {}
 
 
@@ -258,13 +251,15 @@ def test_a_switch_is_counted_once(when_done: list[str], outcomes: list[str]) -> 
     """Advised switches share an epoch: the time distinguishes them."""
     metrics = RolloutMetrics()
     ended = stage()
-    (switch,) = ended["switches"]
-    ended["switches"] = [
-        switch | {"at": START + index, "outcome": outcomes[index]} for index in range(len(when_done))
-    ]
-    for when, made in zip(when_done, ended["switches"], strict=True):
+    (switch,) = ended.switches
+    switches = tuple(
+        dataclasses.replace(switch, at=START + index, outcome=outcomes[index])
+        for index in range(len(when_done))
+    )
+    ended = dataclasses.replace(ended, switches=switches)
+    for when, made in zip(when_done, switches, strict=True):
         if when == "before":
-            metrics.record({"kind": "SwitchDone", "replica": 0, "step": 1, "switch": copy.deepcopy(made)})
+            metrics.record(done(made))
     metrics.record(ended)
     assert total(metrics, "taper_switches_total") == len(when_done)
     assert total(metrics, "taper_moved_bytes_total") == 4096 * len(when_done)
@@ -276,16 +271,13 @@ def test_a_switch_is_counted_once(when_done: list[str], outcomes: list[str]) -> 
 
 
 def test_a_switch_between_stages_is_counted_and_changes_the_layout() -> None:
-    (switch,) = stage()["switches"]
-    narrowed = switch | {"from_degree": 2, "to_degree": 1, "live_requests": 0, "pause_seconds": 0.0}
-    metrics = recorded(
-        progress(1, degree=2), {"kind": "SwitchDone", "replica": 0, "step": 1, "switch": narrowed}
-    )
+    (switch,) = stage().switches
+    narrowed = dataclasses.replace(switch, from_degree=2, to_degree=1, live_requests=0, pause_seconds=0.0)
+    metrics = recorded(progress(1, degree=2), done(narrowed))
     way = {"from_degree": 2, "to_degree": 1, "kv": "migrate"}
     assert value(metrics, "taper_switches_total", outcome="committed", **way) == 1
     assert value(metrics, "taper_layout_degree") == 1
-    aborted = narrowed | {"to_degree": 8, "outcome": "aborted", "epoch": 2}
-    metrics.record({"kind": "SwitchDone", "replica": 0, "step": 1, "switch": aborted})
+    metrics.record(done(dataclasses.replace(narrowed, to_degree=8, outcome="aborted", epoch=2)))
     assert value(metrics, "taper_layout_degree") == 1
 
 
@@ -310,10 +302,10 @@ anything = st.one_of(st.integers(-3, 20), st.text(max_size=5))
 @settings(max_examples=30)
 def test_labels_have_the_tables_values_whatever_happens(events: list[dict[str, Any]]) -> None:
     metrics = RolloutMetrics()
-    (switch,) = stage()["switches"]
+    (switch,) = stage().switches
     for event in events:
-        odd = switch | {name: event[name] for name in event if name != "replica"}
-        metrics.record({"kind": "SwitchDone", "replica": event["replica"], "step": 1, "switch": odd})
+        replica = event.pop("replica")
+        metrics.record(done(dataclasses.replace(switch, **event), replica))
     allowed = {label.name: {*label.values, OTHER} for label in LABELS if label.values}
     for _, labels in series(metrics):
         assert all(text in allowed[name] for name, text in labels if name in allowed)

@@ -13,11 +13,12 @@ import pytest
 from taper_api.job.rollout_spec import RolloutSpec
 from taper_policy.profile.file import write_profile
 from taper_policy.profile.profile import Profile
+from taper_rollout.events import Calibration, StepSeconds
 from taper_rollout.profiling import calibration as replica_profile
-from taper_rollout.profiling.calibration import calibrate, obtain_profile, wanted_of
+from taper_rollout.profiling.calibration import calibration_of, obtain_profile
 from taper_rollout.profiling.grid import EngineCapacity
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.profiling.store import stored_profile
+from taper_rollout.profiling.store import stored_profile, wanted_of
 from taper_rollout.sglang.engine import CommandFailed, EngineDied
 
 from ..conftest import TinySample
@@ -160,8 +161,7 @@ def test_a_replica_serves_without_a_profile_if_measuring_fails(
         raise fault
 
     monkeypatch.setattr(replica_profile, "measure_profile", fail)
-    found = asyncio.run(calibrate(ENGINE, switch, settings))
-    assert (found.profile, found.event) == (None, None)
+    assert obtained(settings) is None
     assert "replica 3: measuring a profile failed" in caplog.text
 
 
@@ -184,15 +184,15 @@ def test_a_store_that_is_not_writable_is_ignored(
 
 
 def test_steps_of_one_group_are_reported_to_the_run(settings: ReplicaSettings, measured: list[str]) -> None:
-    found = asyncio.run(calibrate(ENGINE, switch, settings))
-    assert found.profile == fitting(settings)
-    assert found.event == {
-        "kind": "Calibration",
-        "replica": 3,
-        "step_seconds": [
-            {"degree": 1, "batch": 1, "seconds": 0.01, "num_samples": 8},
-            {"degree": 1, "batch": 4, "seconds": 0.04, "num_samples": 8},
-            {"degree": 2, "batch": 1, "seconds": 0.005, "num_samples": 8},
-            {"degree": 2, "batch": 4, "seconds": 0.02, "num_samples": 8},
-        ],
-    }
+    profile = obtained(settings)
+    assert profile is not None
+    assert profile == fitting(settings)
+    assert calibration_of(profile, settings) == Calibration(
+        replica=3,
+        step_seconds=(
+            StepSeconds(degree=1, batch=1, seconds=0.01, num_samples=8),
+            StepSeconds(degree=1, batch=4, seconds=0.04, num_samples=8),
+            StepSeconds(degree=2, batch=1, seconds=0.005, num_samples=8),
+            StepSeconds(degree=2, batch=4, seconds=0.02, num_samples=8),
+        ),
+    )

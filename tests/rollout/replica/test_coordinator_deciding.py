@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from taper_rollout.events import LedgerEntry, StageProgress
 from taper_rollout.ledger.ledger_file import LedgerFile, read_ledger
 from taper_rollout.ledger.replayed import replayed
 from taper_rollout.replica.coordinator import Coordinator
-from taper_rollout.replica.events import LedgerEntry, StageProgress, as_json
 from taper_rollout.shared_memory.rank_record import Step
 
 from ..fake_engine import PROFILE, FakeEngine, Play, ask, records, until
@@ -124,7 +124,7 @@ def test_what_a_replica_recorded_is_answered_the_same_again(play: Play, tmp_path
         await coordinator.set_global_steps(4)
         for event in emitted:
             if isinstance(event, LedgerEntry):
-                ledger.append(json.loads(json.dumps(as_json(event))))
+                ledger.append(event)
 
     play(scenario, policy={"name": "predictor"}, response_tokens=4096)
     found = replayed(read_ledger(tmp_path).histories, [])

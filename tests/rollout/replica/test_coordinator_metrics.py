@@ -1,18 +1,18 @@
-"""The events of a coordinator, in JSON form, are what the metrics understand."""
+"""The events of a coordinator are what the metrics understand."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import pickle
 from typing import Any
 
 import pytest
 
+from taper_rollout.events import StageRecord, SwitchDone
 from taper_rollout.metrics.collector import RolloutMetrics
 from taper_rollout.replica import coordinator as module
-from taper_rollout.replica import progress_throttle
+from taper_rollout.replica import decision_round, progress_throttle
 from taper_rollout.replica.coordinator import Coordinator
-from taper_rollout.replica.events import StageRecord, SwitchDone, as_json
 
 from ..fake_engine import SETTINGS, FakeEngine, ask, until
 from ..metrics.test_collector import value
@@ -26,7 +26,7 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The events of a stage of two requests that switches once and narrows when it has drained."""
     monkeypatch.setattr(module, "ElasticEngine", FakeEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
-    monkeypatch.setattr(module, "ARRIVALS_SETTLED_SECONDS", 0.02)
+    monkeypatch.setattr(decision_round, "ARRIVALS_SETTLED_SECONDS", 0.02)
     monkeypatch.setattr(progress_throttle, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(progress_throttle, "MOST_SECONDS", 0.0)
     emitted: list[Any] = []
@@ -52,16 +52,16 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return emitted
 
 
-def in_json(event: Any) -> dict[str, Any]:
-    travelled: dict[str, Any] = json.loads(json.dumps(as_json(event)))
-    return travelled
+def travelled(event: Any) -> Any:
+    """As Ray passes it on to another process."""
+    return pickle.loads(pickle.dumps(event))
 
 
 def test_a_stage_that_was_reported_is_counted(emitted: list[Any]) -> None:
     metrics = RolloutMetrics()
     running = set()
     for event in emitted:
-        metrics.record(in_json(event))
+        metrics.record(travelled(event))
         running.add(value(metrics, "taper_running_requests"))
     assert 2.0 in running
     assert value(metrics, "taper_running_requests") == 0
@@ -82,8 +82,8 @@ def test_a_switch_is_seen_before_its_stage_ends_and_counted_once(emitted: list[A
     assert [event.switch.to_degree for event in done] == [2, 1]
     assert emitted.index(done[0]) < emitted.index(stage)
     metrics = RolloutMetrics()
-    metrics.record(in_json(done[0]))
+    metrics.record(travelled(done[0]))
     assert value(metrics, "taper_layout_degree") == 2
     assert value(metrics, "taper_pause_seconds_sum", **WAY) == pytest.approx(0.02)
-    metrics.record(in_json(stage))
+    metrics.record(travelled(stage))
     assert value(metrics, "taper_switches_total", outcome="committed", **WAY) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from taper_rollout.replica.events import StageProgress
+from taper_rollout.events import StageProgress
 from taper_rollout.replica.progress_throttle import LEAST_SECONDS, MOST_SECONDS, ProgressThrottle
 
 

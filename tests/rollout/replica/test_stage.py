@@ -10,8 +10,8 @@ import pytest
 
 from taper_policy.arrays import FloatArray
 from taper_policy.decision.pricing import Prices
+from taper_rollout.events import BatchSample, RequestRecord, StageRecord, SwitchRecord
 from taper_rollout.replica import stage as stage_module
-from taper_rollout.replica.events import BatchSample, RequestRecord, StageRecord, SwitchRecord
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
 from taper_rollout.switching.figures import MovedRequest
 

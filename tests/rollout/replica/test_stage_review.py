@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from taper_policy.decision.ledger import FinishedResponse
+from taper_rollout.events import BatchSample, RequestRecord, StageRecord
 from taper_rollout.replica import stage as stage_module
-from taper_rollout.replica.events import BatchSample, RequestRecord, StageRecord
 from taper_rollout.replica.stage import Stage
 from taper_rollout.replica.stage_review import NotJudged, StageReviewer, recorded_stage
 from taper_rollout.switching.figures import MovedRequest

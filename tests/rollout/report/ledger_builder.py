@@ -26,20 +26,21 @@ from taper_policy.review.review import RecordedRequest, RecordedStage, as_simula
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy, expected_like
 from taper_policy.simulation.simulator import SimulatedRequest, SimulatedSwitch, clock_of, simulate
+from taper_rollout.events import LedgerEntry
 
 PROFILE = h100_8b()
 MAX_TOKENS = 4096
 SETTINGS = PredictorSettings(margin_seconds=1.0)
 
 
-def event(entry: LedgerRecord, *, replica: int = 0) -> dict[str, Any]:
-    return {"kind": "LedgerEntry", "replica": replica, "at": 1_700_000_000.5, "entry": entry_as_json(entry)}
+def event(entry: LedgerRecord, *, replica: int = 0) -> LedgerEntry:
+    return LedgerEntry(replica=replica, at=1_700_000_000.5, entry=entry_as_json(entry))
 
 
 @functools.cache
 def history_events(
     steps: tuple[int, ...], *, replica: int = 0, mode: str = "enforce"
-) -> tuple[dict[str, Any], ...]:
+) -> tuple[LedgerEntry, ...]:
     """The events of one replica history: its start, and all of the stages of `steps`."""
     rules = DecisionSettings(degrees=PROFILE.degrees, predictor=SETTINGS)
     start = StartEntry(
@@ -60,9 +61,9 @@ def history_events(
     return tuple(event(entry, replica=replica) for entry in entries)
 
 
-def decisions_of(events: Sequence[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+def decisions_of(events: Sequence[LedgerEntry], *kinds: str) -> list[dict[str, Any]]:
     """The entries of these kinds, by default all that were decisions."""
-    return [one["entry"] for one in events if one["entry"]["entry"] in (kinds or ("opening", "question"))]
+    return [one.entry for one in events if one.entry["entry"] in (kinds or ("opening", "question"))]
 
 
 def _drawn(step: int, replica: int) -> RecordedStage:

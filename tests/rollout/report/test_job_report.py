@@ -1,25 +1,19 @@
 """The reports of an attempt, built from the run's events."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from taper_api.status.job_report import MAX_SNAPSHOT_BYTES, report_of
+from taper_rollout.events import Resumed
 from taper_rollout.report.job_report import JobReportBuilder, layout_name
-from taper_rollout.report.run_event import parse_events
 
-from .stage_builder import make_stage, make_step
+from .stage_builder import make_progress, make_stage, make_step
 
-PROGRESS = {
-    "kind": "StageProgress",
-    "replica": 0,
-    "step": 1,
-    "running": 3,
-    "finished": 1,
-    "degree": 1,
-    "num_ranks": 4,
-}
-RESUMED = {"kind": "Resumed", "step": 2, "directory": "/c/global_step_2", "passed_over": []}
+PLACES = ((0, 1), (1, 1), (2, 2))
+RESUMED = Resumed(step=2, directory="/c/global_step_2")
+FROM_START = Resumed(step=0, directory=None)
 
 
 class Clock:
@@ -29,9 +23,9 @@ class Clock:
         return self.now
 
 
-def builder_with(records=(), *, steps=5, clock=None):
+def builder_with(events=(), *, steps=5, clock=None):
     builder = JobReportBuilder(attempt=3, steps=steps, clock=clock or Clock())
-    builder.record(parse_events(records))
+    builder.record(events)
     return builder
 
 
@@ -51,31 +45,31 @@ def test_sequence_numbers_ascend_and_the_last_report_is_marked():
 def test_the_remaining_time_is_that_of_the_remaining_steps_at_the_pace_of_the_newest():
     clock = Clock()
     builder = builder_with(clock=clock)
-    builder.record(parse_events([make_step(1, **{"timing_s/step": 30.0})]))
+    builder.record([make_step(1, **{"timing_s/step": 30.0})])
     assert (builder.report().training.seconds_per_step, builder.report().remaining_seconds) == (
         30.0,
         120.0,
     )
     clock.now = 10.0
     assert builder.report().remaining_seconds == 110.0
-    builder.record(parse_events([make_step(2)]))
+    builder.record([make_step(2)])
     assert builder.report().training.seconds_per_step == 20.0
     assert builder.report().remaining_seconds == 60.0
     clock.now = 1000.0
     assert builder.report().remaining_seconds == 0.0
     for step in (3, 4, 5):
-        builder.record(parse_events([make_step(step)]))
+        builder.record([make_step(step)])
     assert builder.report().remaining_seconds == 0.0
 
 
 def test_the_last_checkpoint_is_the_saved_one_or_the_one_resumed_from():
     builder = builder_with([RESUMED])
     assert (builder.report().training.step, builder.report().training.last_checkpoint_step) == (2, 2)
-    builder.record(parse_events([make_step(3)]))
+    builder.record([make_step(3)])
     assert builder.report().training.last_checkpoint_step == 2
-    builder.record(parse_events([make_step(4, **{"timing_s/save_checkpoint": 0.5})]))
+    builder.record([make_step(4, **{"timing_s/save_checkpoint": 0.5})])
     assert builder.report().training.last_checkpoint_step == 4
-    restarted = builder_with([RESUMED | {"step": 0, "directory": None}]).report()
+    restarted = builder_with([FROM_START]).report()
     assert (restarted.training.step, restarted.training.last_checkpoint_step) == (0, None)
 
 
@@ -85,7 +79,7 @@ def test_the_last_checkpoint_is_the_saved_one_or_the_one_resumed_from():
         ([], None),
         ([RESUMED], 2),
         ([RESUMED, make_step(3)], 2),
-        ([RESUMED | {"step": 0, "directory": None}], 0),
+        ([FROM_START], 0),
         ([make_step(1)], 0),
     ],
 )
@@ -96,8 +90,8 @@ def test_the_first_step_is_reported_once_it_is_known(events, first_step):
 def test_switch_figures_are_summed_over_all_replicas():
     stages = [make_stage(replica=replica, num_ranks=4, gain_seconds=1.5) for replica in range(3)]
     stages += [make_stage(outcome="aborted"), make_stage(outcome="refused"), make_stage(gain_seconds=None)]
-    stages[0]["regret"], stages[1]["regret"] = 0.1, 0.3
-    progress = [PROGRESS, PROGRESS | {"replica": 1}, PROGRESS | {"replica": 2, "degree": 2}]
+    stages[:2] = [replace(stages[0], regret=0.1), replace(stages[1], regret=0.3)]
+    progress = [make_progress(replica=replica, degree=degree, num_ranks=4) for replica, degree in PLACES]
     rollout = builder_with([*progress, *stages]).report().rollout
     assert [(each.layout, each.replicas) for each in rollout.layouts] == [
         ("(0)(1)(2)(3)", 2),
@@ -116,11 +110,9 @@ def test_values_that_are_not_finite_are_left_out():
 
 
 def test_a_long_run_of_many_replicas_stays_small():
-    builder = builder_with(
-        [PROGRESS | {"replica": i, "num_ranks": 8, "degree": 2 ** (i % 4)} for i in range(4096)]
-    )
+    builder = builder_with([make_progress(replica=i, num_ranks=8, degree=2 ** (i % 4)) for i in range(4096)])
     for step in range(1, 300):
-        builder.record(parse_events([make_stage(step=step), make_step(step)] * 3))
+        builder.record([make_stage(step=step), make_step(step)] * 3)
     content = builder.report().as_json()
     assert len(content) < MAX_SNAPSHOT_BYTES / 4
     assert len(report_of(content).rollout.layouts) == 4

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from taper_rollout.events import Calibration, Resumed, SkippedCheckpoint, StepSeconds
 from taper_rollout.job.output_files import OutputError, write_json
 from taper_rollout.report.recorder import Recorder
 
@@ -87,6 +88,14 @@ def test_a_plot_that_fails_does_not_fail_the_run(tmp_path, monkeypatch, caplog):
     assert "the plot of the stages could not be drawn" in caplog.text
 
 
+def test_the_newest_stages_are_plotted(tmp_path, monkeypatch):
+    plotted = []
+    monkeypatch.setattr("taper_rollout.report.plot.plot_stages", lambda stages, path: plotted.extend(stages))
+    record_steps(tmp_path, 7, 8, 9).finish("completed")
+    record_steps(tmp_path, *range(10, 15)).finish("completed")
+    assert [stage.step for stage in plotted] == [7, 8, 9, *range(9, 15)]
+
+
 def test_an_output_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError, match=r"--output: .*out cannot be written: "):
@@ -118,14 +127,21 @@ def test_a_disk_that_fills_up_is_one_clear_error(small_disk):
 def test_the_summary_names_the_checkpoint_that_the_run_resumed_from(tmp_path):
     assert record_steps(tmp_path, 1).finish("completed")["resumed"] is None
     recorder = Recorder(tmp_path)
-    resumed = {"step": 1, "directory": "/c/global_step_1", "passed_over": []}
-    recorder.record([{"kind": "Resumed"} | resumed])
-    assert recorder.finish("completed")["resumed"] == resumed
+    skipped = SkippedCheckpoint(directory="/c/global_step_2", reason="is damaged")
+    recorder.record([Resumed(step=1, directory="/c/global_step_1", passed_over=(skipped,))])
+    recorder.finish("completed")
+    assert json.loads((tmp_path / "summary.json").read_text())["resumed"] == {
+        "step": 1,
+        "directory": "/c/global_step_1",
+        "passed_over": [{"directory": "/c/global_step_2", "reason": "is damaged"}],
+    }
 
 
 def test_the_summary_keeps_what_replicas_measured_at_their_start(tmp_path):
     recorder = Recorder(tmp_path)
-    cells = [{"degree": 1, "batch": 4, "seconds": 0.05, "num_samples": 9}]
-    recorder.record([{"kind": "Calibration", "replica": 0, "step_seconds": cells}])
+    step = StepSeconds(degree=1, batch=4, seconds=0.05, num_samples=9)
+    recorder.record([Calibration(replica=0, step_seconds=(step,))])
     recorder.finish("completed")
-    assert json.loads((tmp_path / "summary.json").read_text())["calibration"] == {"0": cells}
+    assert json.loads((tmp_path / "summary.json").read_text())["calibration"] == {
+        "0": [{"degree": 1, "batch": 4, "seconds": 0.05, "num_samples": 9}]
+    }

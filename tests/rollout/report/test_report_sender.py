@@ -82,7 +82,7 @@ class Maker:
     def __init__(self):
         self.sequence = 0
 
-    def __call__(self, *, is_last=False):
+    def __call__(self, is_last):
         self.sequence += 1
         figures = TrainingFigures(step=self.sequence, steps=9)
         return JobReport(attempt=2, sequence=self.sequence, is_last=is_last, training=figures)
@@ -156,6 +156,26 @@ def test_without_a_change_nothing_is_posted(listen, sender_to):
     time.sleep(5 * SOON)
     assert len(listener.received) == 1
     sender.close()
+
+
+def test_a_close_that_meets_a_change_is_not_missed(listen, sender_to):
+    listener = listen()
+    sender = sender_to(listener.url, report_seconds=60)
+
+    class Met(threading.Event):
+        def clear(self):
+            """`close` comes just before."""
+            sender._closes_at = time.monotonic() + 5
+            sender._is_closing.set()
+            self.set()
+            super().clear()
+
+    sender._has_changed = Met()
+    sender._has_changed.set()
+    sender.start()
+    sender._thread.join(5)
+    assert not sender._thread.is_alive()
+    assert [body["isLast"] for *_, body in listener.received] == [True]
 
 
 def test_the_run_does_not_wait_for_a_server_that_hangs(listen, sender_to, caplog):

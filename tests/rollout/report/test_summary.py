@@ -2,24 +2,25 @@ import json
 
 import pytest
 
+from taper_rollout.report.stage_figures import StageFigures
 from taper_rollout.report.summary import step_line, summarise
 
-from .stage_builder import START, parsed_stage
+from .stage_builder import START, make_stage
 
 
 def lines_and_stages():
     stages = [
-        parsed_stage(step=1, gain_seconds=1.5),
-        parsed_stage(step=2, started_at=START + 100, gain_seconds=None),
-        parsed_stage(step=3, started_at=START + 200, switch_at_tokens=None),
-        parsed_stage(step=4, started_at=START + 300, outcome="aborted"),
+        make_stage(step=1, gain_seconds=1.5),
+        make_stage(step=2, started_at=START + 100, gain_seconds=None),
+        make_stage(step=3, started_at=START + 200, switch_at_tokens=None),
+        make_stage(step=4, started_at=START + 300, outcome="aborted"),
     ]
     rewards = (0.1, 0.2, float("nan"), 0.4)
     lines = [
-        step_line(stage.step, {"critic/score/mean": reward, "timing_s/gen": 3.0}, [stage])
+        step_line(stage.step, {"critic/score/mean": reward, "timing_s/gen": 3.0}, StageFigures([stage]))
         for stage, reward in zip(stages, rewards, strict=True)
     ]
-    return lines, stages
+    return lines, StageFigures(stages)
 
 
 def test_a_steps_line_holds_its_own_figures_and_verls():
@@ -52,5 +53,5 @@ def test_summary():
 
 
 def test_summary_of_a_run_that_ended_before_its_first_step():
-    summary = summarise([], [], outcome="failed")
+    summary = summarise([], StageFigures(), outcome="failed")
     assert (summary["steps"], summary["reward_first"], summary["gain_seconds"]) == (0, None, None)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from omegaconf import OmegaConf
 
 from taper_api import JobError, RLHFJob
-from taper_rollout.training import HostResources, compose, verl_overrides
+from taper_rollout.job.host import HostResources
+from taper_rollout.training import compose, verl_overrides
 from taper_rollout.verl.custom_block import CUSTOM, ROLLOUT, VERL_SETTINGS, read_block, written_block
 
 from ...api.job_specs import valid_jobs

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from taper_rollout.replica.events import StageProgress
+from taper_rollout.events import Event, Failure, LedgerEntry, StageProgress, Step
 from taper_rollout.verl import server as server_module
+
+LEDGER_ENTRY = LedgerEntry(replica=0, at=0.0, entry={})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +90,11 @@ class Posts:
     """A fake handle of the reporter or a metrics host. `arrival` makes the awaitable of a post."""
 
     def __init__(self, arrival: Callable[[], Any] = lambda: Arrived()) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self._arrival = arrival
         self.post = SimpleNamespace(remote=self._take)
 
-    def _take(self, event: dict[str, Any]) -> Any:
+    def _take(self, event: Event) -> Any:
         self.events.append(event)
         return self._arrival()
 
@@ -153,12 +155,12 @@ def test_a_failed_request_is_reported_to_the_run(posts: Posts, tmp_path: Path) -
     server._coordinator.error = RuntimeError("rank 1 died")
     with pytest.raises(RuntimeError, match="rank 1 died"):
         ask(server, "generate", "r", [1], {})
-    assert posts.events == [{"kind": "Failure", "message": "replica 0: RuntimeError: rank 1 died"}]
+    assert posts.events == [Failure(message="replica 0: RuntimeError: rank 1 died")]
 
 
 def test_events_go_to_the_run(posts: Posts, tmp_path: Path) -> None:
     ask(server_of(tmp_path), "launch")
-    assert posts.events[0]["kind"] == "StageProgress"
+    assert isinstance(posts.events[0], StageProgress)
     ask(server_of(tmp_path, run=None), "launch")
     assert len(posts.events) == 1
 
@@ -170,9 +172,9 @@ def test_events_go_to_the_metrics_with_or_without_a_run(
     host = Posts()
     server = server_of(tmp_path, run=run, metrics_host=host)
     ask(server, "launch")
-    server._emit({"kind": "LedgerEntry", "replica": 0})  # which may be long, and holds no figure of theirs
-    server._emit({"kind": "Step", "step": 1})
-    assert [event["kind"] for event in host.events] == ["StageProgress", "Step"]
+    server._emit(LEDGER_ENTRY)  # which may be long, and holds no figure of theirs
+    server._emit(Step(step=1, metrics={}))
+    assert [type(event) for event in host.events] == [StageProgress, Step]
 
 
 def test_a_metrics_host_that_accepts_no_posts_is_ignored(posts: Posts, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_a_metrics_host_that_accepts_no_posts_is_ignored(posts: Posts, tmp_path:
     ask(server, "launch")
     assert ask(server, "generate", "r", [1], {}).token_ids == [7, 8]
     ask(server, "close")
-    assert [event["kind"] for event in posts.events] == ["StageProgress"]
+    assert [type(event) for event in posts.events] == [StageProgress]
 
 
 def test_closing_waits_for_the_last_posts_up_to_a_deadline(
@@ -197,7 +199,7 @@ def test_closing_waits_for_the_last_posts_up_to_a_deadline(
         post: asyncio.Future[None] = loop.create_future()
         server = server_of(tmp_path, metrics_host=Posts(lambda: post))
         await server.launch()
-        server._emit({"kind": "LedgerEntry", "replica": 0})  # not sent there: the post before it is the last
+        server._emit(LEDGER_ENTRY)  # not sent there: the post before it is the last
         result(post)
         began = loop.time()
         await server.close()

@@ -9,7 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from taper_api import RLHFJob
-from taper_rollout.training import CPU_MICRO_BATCH_TOKENS, HostResources, compose, verl_overrides
+from taper_rollout.job.host import HostResources
+from taper_rollout.training import CPU_MICRO_BATCH_TOKENS, compose, verl_overrides
 
 CPU = HostResources(num_gpus=0, num_cpus=2)
 GPU = HostResources(num_gpus=8, num_cpus=64, flash_attention=True)

@@ -9,6 +9,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from taper_rollout.events import Resumed, SkippedCheckpoint
 from taper_rollout.verl.checkpoints.retention import after_each_save, remove_old_checkpoints
 from taper_rollout.verl.checkpoints.selection import SHARD_PREFIXES, ResumePoint, Shards, resumption
 
@@ -41,15 +42,16 @@ def keep_newest(config: Any, *, has_critic: bool) -> None:
         after_each_save(functools.partial(remove_old_checkpoints, _directory(config), shards, keep))
 
 
-def resumed_event(found: ResumePoint) -> dict[str, Any]:
+def resumed_event(found: ResumePoint) -> Resumed:
     """The event that reports the selection to the run."""
     checkpoint = found.checkpoint
-    return {
-        "kind": "Resumed",
-        "step": 0 if checkpoint is None else checkpoint.step,
-        "directory": None if checkpoint is None else str(checkpoint.directory),
-        "passed_over": [{"directory": str(each.directory), "reason": each.reason} for each in found.skipped],
-    }
+    return Resumed(
+        step=0 if checkpoint is None else checkpoint.step,
+        directory=None if checkpoint is None else str(checkpoint.directory),
+        passed_over=tuple(
+            SkippedCheckpoint(directory=str(each.directory), reason=each.reason) for each in found.skipped
+        ),
+    )
 
 
 def _directory(config: Any) -> Path:

@@ -154,4 +154,6 @@ def checked(result: Any) -> Score:
 def _post_failure(run: str, message: str) -> None:
     import ray
 
-    ray.get(ray.get_actor(run).post.remote({"kind": "Failure", "message": message}), timeout=30)
+    from taper_rollout.events import Failure
+
+    ray.get(ray.get_actor(run).post.remote(Failure(message=message)), timeout=30)

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from taper_rollout.events import Event, MetricsServed
 from taper_rollout.metrics.definitions import COUNTED_EVENTS
 from taper_rollout.verl.metrics.endpoint import MetricsEndpoint
 from taper_rollout.verl.replica_name import metrics_name
@@ -69,14 +70,14 @@ class MetricsHost:
             return
         # With several nodes, a loopback address alone would be ambiguous.
         node = address if num_nodes > 1 else None
-        self._reporter.post.remote({"kind": "MetricsServed", "url": url, "node": node})
+        self._reporter.post.remote(MetricsServed(url=url, node=node))
 
-    async def post(self, event: dict[str, Any]) -> None:
-        """Count an event in JSON form. Logs errors instead of raising, as the caller does not wait."""
+    async def post(self, event: Event) -> None:
+        """Count an event. Logs errors instead of raising, as the caller does not wait."""
         try:
             self._metrics.record(event)
         except Exception:
-            _logger.exception("an event of kind %s was not counted", event.get("kind"))
+            _logger.exception("an event of kind %s was not counted", type(event).__name__)
 
     async def close(self) -> None:
         await self._server.close()
@@ -120,9 +121,9 @@ def _host(run: str | None, node: str) -> Any:
     )
 
 
-def post_to(host: Any, event: dict[str, Any]) -> Any:
+def post_to(host: Any, event: Event) -> Any:
     """Post an event to a host. Returns the pending result, or None if nothing was sent. Never raises."""
-    if event["kind"] not in COUNTED_EVENTS:
+    if not isinstance(event, COUNTED_EVENTS):
         return None
     try:
         return host.post.remote(event)
@@ -131,7 +132,7 @@ def post_to(host: Any, event: dict[str, Any]) -> Any:
         return None
 
 
-def post_to_all(run: str, event: dict[str, Any]) -> None:
+def post_to_all(run: str, event: Event) -> None:
     """Post an event to the run's hosts on all nodes. Never raises."""
     prefix = metrics_name(run, "")
     try:

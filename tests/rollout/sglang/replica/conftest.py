@@ -10,9 +10,9 @@ import pytest
 from taper_api.job.rollout_spec import Policy, RolloutSpec, Sampling, SwitchSpec, ThresholdSpec
 from taper_policy.decision.ledger import LedgerRecord, entry_from_json
 from taper_policy.profile.profile import Profile
+from taper_rollout.events import LedgerEntry, StageRecord
 from taper_rollout.replica.coordinator import Coordinator, Generated, ReplicaSettings
 from taper_rollout.replica.decider import Decider
-from taper_rollout.replica.events import LedgerEntry, StageRecord
 from taper_rollout.replica.stage_review import StageReviewer
 
 from ...fake_engine import changed
@@ -45,7 +45,7 @@ class Replica:
         """
         settings = changed(self.base, **changes)
         coordinator = self.coordinator
-        coordinator._settings = coordinator._switcher._settings = settings
+        coordinator._settings = coordinator._switcher._settings = coordinator._round._settings = settings
         self.coordinator.decisions = Decider(settings, self.events.append)
         self.coordinator._stages.reviewer = StageReviewer(settings)
         self.coordinator.use(profile or self.profile)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from taper_policy.decision.decision import Decision
-from taper_rollout.replica.events import StageRecord
+from taper_rollout.events import StageRecord
 
 from ..conftest import MakeModel
 from .conftest import GREEDY, RANDOM, Replica, long_tail

@@ -11,9 +11,9 @@ import pytest
 from taper_policy.decision.decision import Decision
 from taper_policy.decision.ledger import DecisionEntry, ReviewEntry, StageEndEntry, SwitchOutcomeEntry
 from taper_policy.review.replica_history import replica_histories, same_choice
-from taper_rollout.profiling.calibration import reported_steps
+from taper_rollout.events import StageProgress, StageRecord, SwitchDone
+from taper_rollout.profiling.calibration import calibration_of
 from taper_rollout.replica.coordinator import Generated
-from taper_rollout.replica.events import StageProgress, StageRecord, SwitchDone
 from taper_rollout.replica.stage import prompt_digest
 
 from ...fake_engine import PROFILE
@@ -40,10 +40,10 @@ def log_probs(responses: list[Generated]) -> list[float]:
 
 def test_a_calibration_has_a_step_of_each_layout(llama: Replica) -> None:
     assert llama.profile is not None
-    table = reported_steps(llama.profile, (1, 2))
-    assert {entry["degree"] for entry in table} == {1, 2}
-    assert {entry["batch"] for entry in table} >= {1, 4}
-    assert all(0 < entry["seconds"] < 5 for entry in table)
+    table = calibration_of(llama.profile, llama.base).step_seconds
+    assert {entry.degree for entry in table} == {1, 2}
+    assert {entry.batch for entry in table} >= {1, 4}
+    assert all(0 < entry.seconds < 5 for entry in table)
 
 
 def test_the_tail_is_decoded_wide_and_the_stage_is_reported(replica: Replica) -> None:

@@ -15,12 +15,12 @@ from taper_policy.profile.profile import Profile
 from taper_rollout.profiling import calibration as replica_profile
 from taper_rollout.profiling import load as profile_load
 from taper_rollout.profiling import profiler
-from taper_rollout.profiling.calibration import obtain_profile, wanted_of
+from taper_rollout.profiling.calibration import obtain_profile
 from taper_rollout.profiling.grid import SKIPPED_STEPS, Grid, prefill_prompts
 from taper_rollout.profiling.load import EndedEarly, decoding
 from taper_rollout.profiling.profiler import Profiler, Switch, find_capacity, measure_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.profiling.store import stored_profile
+from taper_rollout.profiling.store import stored_profile, wanted_of
 from taper_rollout.switching.figures import SwitchFigures
 
 from ..live_engine import LiveEngine, StageResult, differences

@@ -217,7 +217,7 @@ def test_verl_resumes_from_the_selected_checkpoint(tmp_path: Path) -> None:
         str(attempt(tmp_path, 1) / "global_step_4"),
     )
     assert changed.trainer.default_local_dir == str(attempt(tmp_path, 2))  # type: ignore[attr-defined]
-    assert resumed_event(found)["step"] == 4
+    assert resumed_event(found).step == 4
 
 
 def test_without_a_complete_checkpoint_verl_does_not_search_itself(tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_without_a_complete_checkpoint_verl_does_not_search_itself(tmp_path: Pat
     found = resume(changed, has_critic=False)
     assert found is not None
     assert changed.trainer.resume_mode == "disable"  # type: ignore[attr-defined]
-    assert resumed_event(found)["directory"] is None
-    assert len(resumed_event(found)["passed_over"]) == 1
+    assert resumed_event(found).directory is None
+    assert len(resumed_event(found).passed_over) == 1
 
 
 def test_resume_never_starts_from_the_beginning(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from taper_rollout.events import MetricsServed, StageProgress, Step
 from taper_rollout.verl import session as session_module
 from taper_rollout.verl import trainer_hooks
 from taper_rollout.verl.metrics import host as module
@@ -93,8 +94,8 @@ def test_every_replica_starts_it_and_the_address_is_reported_once(cluster: Clust
         first, second = await asyncio.gather(host.start(endpoint()), host.start(endpoint()))
         assert first == second
         url = f"http://127.0.0.1:{first[1]}/metrics"
-        assert cluster.actors["run"].sent == [{"kind": "MetricsServed", "url": url, "node": None}]
-        await host.post({"kind": "Step", "step": 3, "metrics": {}})
+        assert cluster.actors["run"].sent == [MetricsServed(url=url, node=None)]
+        await host.post(Step(step=3, metrics={}))
         assert "taper_training_step 3.0" in await read(first)
 
     served(scenario)
@@ -103,9 +104,11 @@ def test_every_replica_starts_it_and_the_address_is_reported_once(cluster: Clust
 def test_a_bad_event_is_logged_and_the_next_one_counts(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
+    progress: Any = StageProgress(replica=0, step=1, running=None, finished=0, degree=1, num_ranks=2)  # type: ignore[arg-type]
+
     async def scenario(host: MetricsHost) -> None:
-        await host.post({"kind": "StageProgress"})
-        await host.post({"kind": "Step", "step": 4})
+        await host.post(progress)
+        await host.post(Step(step=4, metrics={}))
         assert "taper_training_step 4.0" in await read(await host.start(endpoint()))
 
     served(scenario)
@@ -118,7 +121,7 @@ def test_an_address_for_all_interfaces_is_reported_as_that_of_the_node(cluster: 
     async def scenario(host: MetricsHost) -> None:
         _, port = await host.start(endpoint("0.0.0.0"))
         (served,) = cluster.actors["run"].sent
-        assert (served["url"], served["node"]) == (f"http://{NODE_ADDRESS}:{port}/metrics", NODE_ADDRESS)
+        assert (served.url, served.node) == (f"http://{NODE_ADDRESS}:{port}/metrics", NODE_ADDRESS)
 
     served(scenario)
 
@@ -149,8 +152,8 @@ def test_a_port_in_use_names_the_field_and_can_be_retried(cluster: Cluster) -> N
 
 
 def test_a_host_that_accepts_no_posts_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
-    assert post_to(Handle(), {"kind": "Step"}) == "sent"
-    assert post_to(Handle(RuntimeError("too many pending calls")), {"kind": "Step"}) is None
+    assert post_to(Handle(), Step(step=1, metrics={})) == "sent"
+    assert post_to(Handle(RuntimeError("too many pending calls")), Step(step=1, metrics={})) is None
     assert "cannot reach a metrics host: too many pending calls" in caplog.text
 
 
@@ -160,7 +163,7 @@ def test_a_step_reaches_the_run_and_its_hosts_on_all_nodes(cluster: Cluster) -> 
     others = {metrics_name("runs", "a"): Handle(), replica_name(0): Handle()}
     cluster.actors |= broken | hosts | others
     trainer_hooks.StepReport("run").log({"training/global_step": 2, "name": "x"}, step=2)
-    event = {"kind": "Step", "step": 2, "metrics": {"training/global_step": 2.0}}
+    event = Step(step=2, metrics={"training/global_step": 2.0})
     assert cluster.actors["run"].sent == [event]
     assert [host.sent for host in hosts.values()] == [[event], [event]]
     assert [other.sent for other in others.values()] == [[], []]
@@ -173,7 +176,7 @@ def test_hosts_that_cannot_be_found_are_only_logged(
         raise RuntimeError("no answer")
 
     cluster.util.list_named_actors = lost
-    post_to_all("run", {"kind": "Step", "step": 1})
+    post_to_all("run", Step(step=1, metrics={}))
     assert "cannot find the metrics hosts: no answer" in caplog.text
 
 

@@ -1,14 +1,18 @@
-"""The events that a replica emits to the run about its generation stages: plain values, JSON-ready.
+"""The events of a run: what replicas, trainer, rewards, metrics hosts and session report about it.
 
-A *stage* is one generation phase of one training step on one replica. Times are
-seconds since the Unix epoch (`*_at`) or durations (`*_seconds`). `as_json` gives
-the one dictionary form that traces, metrics and the summary are made of.
+They travel between processes as these values. JSON is made of them only in the files of a run, by
+`dataclasses.asdict`; `stage_from_json` reads a trace. Times are seconds since the Unix epoch (`at`, `*_at`)
+or durations (`*_seconds`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from taper_rollout.switching.figures import SwitchFigures
 
@@ -109,14 +113,31 @@ class SwitchRecord:
         )
 
 
+class Review(TypedDict, total=False):
+    """A stage beside other plans (`taper_policy.review.review.StageReview.as_json`), simulated.
+
+    not_judged: why that was not possible; there is nothing else then
+    advised: what following the predictor would have taken (`advice.AdvisedStage`); with `mode: advise` only
+    """
+
+    not_judged: str
+    actual_seconds: float
+    executed_seconds: float
+    prefill_seconds: float
+    static_seconds: dict[str, float]
+    best_seconds: float
+    best_plan: str
+    regret: float
+    gain_over_best_static: float
+    model_error: float
+    advised: dict[str, float]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
-    """One finished stage of one replica.
+    """One finished stage of one replica: one generation phase of a training step.
 
-    `review` compares it with other simulated plans (`taper_policy.review.review.Review`), or says under
-    `not_judged` why that was not possible; with `mode: advise`, under `advised` what following the
-    predictor would have taken.
-    `regret` is the review's. None of a replica without a profile.
+    `regret` is the review's. Both are None of a replica without a profile.
     """
 
     replica: int
@@ -129,11 +150,15 @@ class StageRecord:
     batch: tuple[BatchSample, ...]
     switches: tuple[SwitchRecord, ...]
     regret: float | None = None
-    review: dict[str, Any] | None = None
+    review: Review | None = None
 
     @property
     def generation_seconds(self) -> float:
         return self.ended_at - self.started_at
+
+    def committed(self) -> list[SwitchRecord]:
+        """The switches that took effect."""
+        return [switch for switch in self.switches if switch.outcome == "committed"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,9 +194,98 @@ class LedgerEntry:
     entry: dict[str, Any]
 
 
-Event = StageRecord | StageProgress | SwitchDone | LedgerEntry
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A finished training step, with VeRL's metrics."""
+
+    step: int
+    metrics: Mapping[str, float]
 
 
-def as_json(event: Any) -> dict[str, Any]:
-    """The dictionary form of an event, with its kind under `kind`."""
-    return {"kind": type(event).__name__, **dataclasses.asdict(event)}
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StepSeconds:
+    """Seconds of a decode step of one busy group, with a batch of `batch`."""
+
+    degree: int
+    batch: int
+    seconds: float
+    num_samples: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The decode steps that a replica measured at its start."""
+
+    replica: int
+    step_seconds: tuple[StepSeconds, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedCheckpoint:
+    """A checkpoint that cannot be resumed from; "<directory>, which <reason>"."""
+
+    directory: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The checkpoint that the run continues from, and newer ones that it passed over.
+
+    directory: None, with `step` 0, where there is no complete checkpoint
+    """
+
+    step: int
+    directory: str | None
+    passed_over: tuple[SkippedCheckpoint, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsServed:
+    """Where metrics are served. `node`: the node's address, None in a run on one node."""
+
+    url: str
+    node: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What the run is waiting for, as a line of text."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EventsLost:
+    """How many events were dropped because the inbox was full."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An error that ends the run, though VeRL would continue."""
+
+    message: str
+
+
+Event = (
+    StageRecord
+    | StageProgress
+    | SwitchDone
+    | LedgerEntry
+    | Step
+    | Calibration
+    | Resumed
+    | MetricsServed
+    | Waiting
+    | EventsLost
+    | Failure
+)
+
+_STAGE = TypeAdapter(StageRecord)
+
+
+def stage_from_json(text: bytes) -> StageRecord:
+    """The stage in a trace. Raises `ValueError` that says what is wrong with it."""
+    return _STAGE.validate_json(text)
