@@ -141,10 +141,7 @@ async def find_capacity(engine: ElasticEngine, settings: ReplicaSettings) -> Eng
     """What the engine can serve. If SGLang sized the KV memory, the ranks are asked for it."""
     kv_tokens = engine.settings.kv_tokens
     if kv_tokens is None:
-        inspected = await engine.command("inspect")
-        shape = read_model_shape(settings.model_path, settings.dtype)
-        arena_bytes = min(facts["arena_bytes"] for facts in inspected)
-        kv_tokens = arena_bytes * settings.rollout.degrees[0] // shape.token_bytes
+        kv_tokens = min(arena["kv_tokens"] for arena in await engine.command("arena"))
     return EngineCapacity(
         footprint=settings.rollout.footprint,
         degrees=settings.rollout.degrees,
