@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 from taper_rollout.shared_memory.switch_journal import JournalWriter, SwitchJournal
-from taper_rollout.switching.figures import Resumption
 from taper_rollout.switching.states import SwitchEvent, SwitchProtocol, SwitchState
 
 EVENTS = tuple(SwitchEvent)
@@ -37,15 +36,6 @@ def state_of(journal: SwitchJournal) -> SwitchState:
     for timed in timed_events(journal):
         protocol = protocol.apply(timed.event, journal.epoch, timed.at)
     return protocol.state
-
-
-def resumption_of(journal: SwitchJournal) -> Resumption | None:
-    """How the rank's requests came back; None until all of them have."""
-    if not journal.resumed_at:
-        return None
-    return Resumption(
-        pause_seconds=journal.resumed_at - journal.paused_at, prefilled_tokens=journal.prefilled_tokens
-    )
 
 
 class RankProtocol:
