@@ -17,25 +17,12 @@ EVENTS = tuple(SwitchEvent)
 _CODES = {event: code for code, event in enumerate(EVENTS)}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TimedEvent:
-    """An event and when it happened, in seconds of the machine's monotonic clock."""
-
-    event: SwitchEvent
-    at: float
-
-
-def timed_events(journal: SwitchJournal) -> tuple[TimedEvent, ...]:
-    """The events of a rank's last switch, in order."""
-    return tuple(TimedEvent(event=EVENTS[code], at=at) for code, at in journal.events)
-
-
-def state_of(journal: SwitchJournal) -> SwitchState:
-    """The state that a rank's journal leads to. Raises IllegalTransition."""
+def replayed(journal: SwitchJournal) -> SwitchProtocol:
+    """The protocol that a rank's journal leads to, but for its deadline. Raises IllegalTransition."""
     protocol = SwitchProtocol(timeout_seconds=1.0)
-    for timed in timed_events(journal):
-        protocol = protocol.apply(timed.event, journal.epoch, timed.at)
-    return protocol.state
+    for code, at in journal.events:
+        protocol = protocol.apply(EVENTS[code], journal.epoch, at)
+    return protocol
 
 
 class RankProtocol:
