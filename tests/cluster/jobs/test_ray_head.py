@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from taper_operator.reconcile.failure_cause import failure_cause
+from taper_operator.reconcile.verdict import failure_cause
 
 from ..fakes import real_kuberay
 from ..fakes.jobs_api import RayHeadJobs
