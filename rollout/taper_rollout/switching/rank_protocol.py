@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 from taper_rollout.shared_memory.switch_journal import JournalWriter, SwitchJournal
 from taper_rollout.switching.states import SwitchEvent, SwitchProtocol, SwitchState
@@ -29,8 +30,7 @@ class RankProtocol:
     """See the module's docstring. `clock` is the machine's monotonic clock."""
 
     def __init__(self, journal: JournalWriter, clock: Callable[[], float] = time.monotonic) -> None:
-        self._writer, self._clock = journal, clock
-        self._journal = SwitchJournal()
+        self._journal, self._clock = journal, clock
         self._protocol = SwitchProtocol(timeout_seconds=1.0)
 
     @property
@@ -53,20 +53,17 @@ class RankProtocol:
         """Take up a switch that was proposed at `proposed_at`. `epoch` must be newer than any before."""
         self.expire()
         protocol = dataclasses.replace(self._protocol, timeout_seconds=timeout_seconds)
-        self._protocol = protocol.apply(SwitchEvent.PROPOSED, epoch, proposed_at)
-        self._publish(SwitchJournal(epoch=epoch), SwitchEvent.PROPOSED)
+        self._enter(protocol.apply(SwitchEvent.PROPOSED, epoch, proposed_at))
 
     def apply(self, event: SwitchEvent) -> None:
         """Something happened in the switch under way. Raises IllegalTransition."""
-        self._protocol = self._protocol.apply(event, self.epoch, self._clock())
-        self._publish(self._journal, event)
+        self._enter(self._protocol.apply(event, self.epoch, self._clock()))
 
     def resume(self, *, paused_at: float, prefilled_tokens: int) -> None:
         """All requests of the committed switch decode again, or were aborted."""
-        self._journal = dataclasses.replace(
-            self._journal, paused_at=paused_at, resumed_at=self._clock(), prefilled_tokens=prefilled_tokens
-        )
-        self.apply(SwitchEvent.RESUMED)
+        now = self._clock()
+        resumption = {"paused_at": paused_at, "resumed_at": now, "prefilled_tokens": prefilled_tokens}
+        self._enter(self._protocol.apply(SwitchEvent.RESUMED, self.epoch, now), **resumption)
 
     def expire(self) -> bool:
         """End a committed switch whose deadline has passed while requests still wait; whether it did."""
@@ -75,7 +72,8 @@ class RankProtocol:
             self.apply(SwitchEvent.TIMEOUT)
         return expired
 
-    def _publish(self, journal: SwitchJournal, event: SwitchEvent) -> None:
-        events = (*journal.events, (_CODES[event], self._clock()))
-        self._journal = dataclasses.replace(journal, events=events)
-        self._writer.write(self._journal)
+    def _enter(self, protocol: SwitchProtocol, **resumption: Any) -> None:
+        if protocol is not self._protocol:
+            self._protocol = protocol
+            events = tuple((_CODES[event], at) for event, _, at in protocol.transitions)
+            self._journal.write(SwitchJournal(epoch=protocol.epoch, events=events, **resumption))
