@@ -71,6 +71,7 @@ class Seen:
     def __init__(self, api: Any, resource: Resource, namespace: str) -> None:
         self.at: dict[str, float] = {}
         self.cache = ObjectCache(keys_of=own_key)
+        self._namespace = namespace
         self._reflector = Reflector(
             api,
             resource,
@@ -85,6 +86,10 @@ class Seen:
 
     def _note(self, key: ObjectKey) -> None:
         self.at.setdefault(key.name, time.monotonic())
+
+    def objects(self) -> list[KubeObject]:
+        found = [self.cache.get(ObjectKey(self._namespace, name)) for name in list(self.at)]
+        return [obj for obj in found if obj is not None]
 
     def stop(self) -> None:
         self._reflector.stop()
@@ -231,7 +236,7 @@ def quiet(bench: Bench, num_jobs: int, seconds: float) -> list[str]:
     audit = tests_module("cluster.control_plane.audit_log")
 
     def all_run() -> bool:
-        phases = [job.get("status", {}).get("phase") for job in bench.jobs.cache.objects()]
+        phases = [job.get("status", {}).get("phase") for job in bench.jobs.objects()]
         return phases.count("Running") == num_jobs
 
     bench.wait("all run", all_run)
@@ -258,7 +263,7 @@ def burst(bench: Bench, names: list[str]) -> float:
 def delete_all(bench: Bench) -> None:
     """Delete all jobs, and wait until their RayJobs and pods are gone."""
     with ThreadPoolExecutor(APPLIERS) as threads:
-        list(threads.map(lambda job: bench.cluster.delete(RLHF_JOBS, job), bench.jobs.cache.objects()))
+        list(threads.map(lambda job: bench.cluster.delete(RLHF_JOBS, job), bench.jobs.objects()))
     bench.wait(
         "nothing is left", lambda: not (bench.ray_jobs.cache.num_objects() or bench.pods.cache.num_objects())
     )

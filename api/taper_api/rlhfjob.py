@@ -40,8 +40,8 @@ class RLHFJob(Block):
 
     api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this schema.")
     kind: Literal["RLHFJob"] = Field(description="Kind of resource.")
-    metadata: Metadata = Field(description="Name and labels, as in any Kubernetes object.")
-    spec: RLHFJobSpec = Field(description="What is trained, on what, how and where.")
+    metadata: Metadata
+    spec: RLHFJobSpec
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

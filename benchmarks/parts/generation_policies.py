@@ -43,10 +43,7 @@ class Planned(Decider):
 
     def decide(self, snapshot: Snapshot, live: LiveRequestsReader) -> Decision | None:
         """Widen once no more requests run than the plan's threshold says."""
-        if not snapshot.is_settled:
-            return None
-        due = [degree for requests, degree in self.plan.widenings if snapshot.num_running <= requests]
-        return Decision(degree=due[-1], reason="planned") if due and due[-1] > snapshot.degree else None
+        return self.plan.decide(snapshot) if snapshot.is_settled else None
 
     def end_stage(self, record: StageRecord | None) -> None:
         """Nothing is learned."""

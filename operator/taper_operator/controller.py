@@ -84,11 +84,6 @@ class Controller:
         self._is_stopping = False
         self._server: HealthServer | None = None
 
-    @property
-    def port(self) -> int:
-        """The health server's port, 0 before it is started."""
-        return self._server.port if self._server is not None else 0
-
     def stop(self) -> None:
         """Make `run` return. Takes no lock: a signal handler may call it."""
         self._is_stopping = True

@@ -13,7 +13,8 @@ from taper_api.base.violations import problems_of
 from taper_api.profile.tpprofile import TPProfile, TPProfileSpec
 from taper_api.schema.crd import tpprofile_crd
 from taper_policy.profile.file import profile_as_json, profile_from_json
-from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, SwitchTerms
+from taper_policy.profile.step_surface import StepCell
 
 from .admission import errors
 

@@ -65,8 +65,8 @@ class Running:
         return time.monotonic() - began
 
     def get(self, path: str) -> tuple[int, str]:
-        wait_for(lambda: self.controller.port)
-        connection = http.client.HTTPConnection("127.0.0.1", self.controller.port, timeout=10)
+        wait_for(lambda: self.controller._server)
+        connection = http.client.HTTPConnection("127.0.0.1", self.controller._server.port, timeout=10)
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -126,7 +126,7 @@ def test_a_follower_keeps_its_caches_filled_and_takes_over_when_the_leader_stops
     wait_for(lambda: leader.reconciled)
     follower = run()
     wait_for(lambda: follower.get("/readyz")[0] == 200)
-    wait_for(lambda: follower.manager.elector.holder)
+    wait_for(lambda: follower.manager.elector._claim.holder)
     assert follower.reconciled == []
     assert follower.get("/healthz")[0] == 200
     # Its last write takes a while, and is waited for.
@@ -256,7 +256,7 @@ def test_a_follower_survives_an_outage(fake: FakeApiServer, run: Any) -> None:
     leader = run()
     wait_for(lambda: leader.reconciled)
     follower = run()
-    wait_for(lambda: follower.manager.elector.holder)
+    wait_for(lambda: follower.manager.elector._claim.holder)
 
     def refuse(method: str, path: str) -> None:
         raise urllib3.exceptions.NewConnectionError(None, "refused")  # type: ignore[arg-type]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, SwitchTerms
+from taper_policy.profile.step_surface import StepCell
 
 KEY = ProfileKey(model="qwen3-1", device="CPU", dtype="float32", versions={"sglang": "1"})
 

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
 from pydantic.alias_generators import to_camel
 
 
+def keyed_by(name: str) -> dict[str, JsonValue]:
+    """For the schema of a list: an API server takes each `name` once, and merges items by it."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [name]}
+
+
 class Block(BaseModel):
-    """A mapping in a resource, with the fields it may have and no others."""
+    """A mapping in a resource, with the fields it may have and no others.
+
+    The docstring of a block describes each field that holds one and has no description of its own.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,

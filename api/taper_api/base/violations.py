@@ -10,11 +10,17 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from taper_api.base.job_error import JobError, Problem
 
 Location = tuple[int | str, ...]
+
+
+def unfit(message: str, remedy: str) -> PydanticCustomError:
+    """To be raised by a field's validator: the problem with its value."""
+    # As a parameter: pydantic would expand braces in the message itself.
+    return PydanticCustomError("unfit", "{message}", {"message": message, "remedy": remedy})
 
 
 def problems_of(error: ValidationError, root: type[BaseModel]) -> list[Problem]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from taper_api.base.block import Block
+from taper_api.base.violations import unfit
 
 DEGREES = (1, 2, 4, 8)
 
@@ -16,11 +16,7 @@ def _power_of_two(degree: int) -> int:
     if degree not in DEGREES:
         is_power = degree > 0 and degree & (degree - 1) == 0
         problem = "is larger than 8" if is_power else "is not a power of two"
-        raise PydanticCustomError(
-            "degree",
-            "{degree} {problem}",
-            {"degree": degree, "problem": problem, "remedy": "use 1, 2, 4 or 8"},
-        )
+        raise unfit(f"{degree} {problem}", "use 1, 2, 4 or 8")
     return degree
 
 
@@ -35,7 +31,7 @@ NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
 
 def _top_k(num_tokens: int) -> int:
     if num_tokens == 0:
-        raise PydanticCustomError("top_k", "0 keeps no token", {"remedy": "use -1 to keep all, or 1 or more"})
+        raise unfit("0 keeps no token", "use -1 to keep all, or 1 or more")
     return num_tokens
 
 
@@ -175,10 +171,8 @@ class RolloutSpec(Block):
     policy: Policy = Field(default=Policy(), description="When to switch; default: the predictor.")
     samples_per_prompt: Positive = Field(description="Responses generated for each prompt.")
     response_tokens: Positive = Field(description="Longest response, in tokens; longer ones are cut.")
-    sampling: Sampling = Field(default=Sampling(), description="How a token is drawn.")
-    switch: SwitchSpec = Field(
-        default=SwitchSpec(), description="How a switch treats the KV cache, and its deadline."
-    )
+    sampling: Sampling = Sampling()
+    switch: SwitchSpec = SwitchSpec()
     max_running_requests: Positive | None = Field(
         default=None, description="Most requests that a group decodes at once. Default: by memory."
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
-from taper_api.base.block import Block
+from taper_api.base.block import Block, keyed_by
 from taper_api.base.nesting import is_deeper
+from taper_api.base.violations import unfit
 from taper_api.job.environment_variable import EnvironmentVariable
 from taper_api.job.image import Image
 from taper_api.job.kueue import Kueue
@@ -27,20 +27,15 @@ MAX_SETTING_LEVELS = 32
 
 def _data_file(path: str) -> str:
     if not path.endswith(DATA_SUFFIXES):
-        raise PydanticCustomError(
-            "data_file",
-            "{path} is neither parquet nor jsonl",
-            {"path": repr(path), "remedy": "name a .parquet or .jsonl file"},
-        )
+        raise unfit(f"{path!r} is neither parquet nor jsonl", "name a .parquet or .jsonl file")
     return path
 
 
 def _reward_function(name: str) -> str:
     if re.fullmatch(REWARD_PATTERN, name) is None:
-        raise PydanticCustomError(
-            "reward_function",
-            "{name} is neither a built-in reward nor file.py:function",
-            {"name": repr(name), "remedy": "write it like exact-match or rewards/mine.py:score"},
+        raise unfit(
+            f"{name!r} is neither a built-in reward nor file.py:function",
+            "write it like exact-match or rewards/mine.py:score",
         )
     return name
 
@@ -62,11 +57,7 @@ DataFiles = Annotated[tuple[DataFile, ...], Field(strict=False, max_length=64)]
 
 def _nested_within_bound(settings: object) -> object:
     if is_deeper(settings, MAX_SETTING_LEVELS):
-        raise PydanticCustomError(
-            "too_deep",
-            "is nested too deep",
-            {"remedy": f"use at most {MAX_SETTING_LEVELS} levels of mappings and lists"},
-        )
+        raise unfit("is nested too deep", f"use at most {MAX_SETTING_LEVELS} levels of mappings and lists")
     return settings
 
 
@@ -181,25 +172,19 @@ class TrainingSpec(Block):
         description="Trainer ranks on each node: its GPUs, or CPU processes. A multiple of the footprint."
     )
     nodes: Positive = Field(default=1, description="Number of nodes.")
-    validation: ValidationSpec = Field(
-        default=ValidationSpec(), description="When the model is scored on the validation prompts."
-    )
-    checkpoints: CheckpointsSpec = Field(
-        default=CheckpointsSpec(), description="Where and when the training state is saved."
-    )
+    validation: ValidationSpec = ValidationSpec()
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
 
 
 class RLHFJobSpec(Block):
     """What is trained, on what, how and where."""
 
-    model: ModelSpec = Field(description="The model that is trained.")
-    data: DataSpec = Field(description="Prompts and their reference answers.")
-    reward: RewardSpec = Field(description="How a response is scored.")
-    algorithm: AlgorithmSpec = Field(
-        default=AlgorithmSpec(), description="How the policy learns from its scored responses."
-    )
-    training: TrainingSpec = Field(description="How long and on how many ranks.")
-    rollout: RolloutSpec = Field(description="The generation stage.")
+    model: ModelSpec
+    data: DataSpec
+    reward: RewardSpec
+    algorithm: AlgorithmSpec = AlgorithmSpec()
+    training: TrainingSpec
+    rollout: RolloutSpec
     verl: Settings = Field(
         default={},
         description="VeRL settings by dotted name, for what Taper has no field for. They override "
@@ -209,14 +194,11 @@ class RLHFJobSpec(Block):
     image: Image = Field(
         default=Image(), description="The image of the job's pods; read by the operator only."
     )
-    env: Annotated[
-        tuple[EnvironmentVariable, ...],
-        Field(
-            strict=False,
-            max_length=64,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        ),
-    ] = Field(default=(), description="Environment variables of the job's pods; read by the operator only.")
+    env: Annotated[tuple[EnvironmentVariable, ...], Field(strict=False, max_length=64)] = Field(
+        default=(),
+        json_schema_extra=keyed_by("name"),
+        description="Environment variables of the job's pods; read by the operator only.",
+    )
     volumes: Volumes = Field(
         default=Volumes(), description="Volumes of the job's pods; read by the operator only."
     )

@@ -93,6 +93,6 @@ class PodAffinity(Block):
 class Affinity(Block):
     """Where pods may run and where they preferably run."""
 
-    node_affinity: NodeAffinity | None = Field(default=None, description="Which nodes pods run on.")
+    node_affinity: NodeAffinity | None = None
     pod_affinity: PodAffinity | None = Field(default=None, description="Which pods to be with.")
     pod_anti_affinity: PodAffinity | None = Field(default=None, description="Which pods to be apart from.")

@@ -106,8 +106,8 @@ class GpuPool(Pool):
 class NodePools(Block):
     """The job's pods on a cluster. `taper run` reads `startupTimeoutSeconds` only."""
 
-    head: HeadPool = Field(default=HeadPool(), description="The Ray head, which runs the job's driver.")
-    gpu: GpuPool = Field(default=GpuPool(), description="The pods that train and generate.")
+    head: HeadPool = HeadPool()
+    gpu: GpuPool = GpuPool()
     startup_timeout_seconds: int = Field(
         default=1800,
         ge=60,

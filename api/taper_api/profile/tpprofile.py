@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from taper_api.base.block import Block
+from taper_api.base.block import Block, keyed_by
 from taper_api.base.job_error import JobError
 from taper_api.base.kubernetes_names import Annotations, DnsLabel, DnsSubdomain, Labels, without_nulls
 from taper_api.job.rollout_spec import Degree, Positive
@@ -83,7 +83,7 @@ class TPProfileSpec(Block):
         description="Whether it was derived from published figures instead of measured."
     )
     made_at: Time = Field(description="When it was made, with the time zone.")
-    key: TPProfileKey = Field(description="What was measured: the model, on a device, with these versions.")
+    key: TPProfileKey
     footprint: Degree = Field(description="Ranks of a replica.")
     degrees: Annotated[tuple[Degree, ...], Field(strict=False, min_length=1, max_length=4)] = Field(
         description="Degrees of a replica, ascending; the last is the footprint."
@@ -123,14 +123,9 @@ class TPProfileStatus(Block):
     observed_generation: Count | None = Field(
         default=None, description="Generation of the profile that this status describes."
     )
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            strict=False,
-            max_length=8,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = Field(default=(), description="Conditions of the profile.")
+    conditions: Annotated[tuple[Condition, ...], Field(strict=False, max_length=8)] = Field(
+        default=(), json_schema_extra=keyed_by("type"), description="Conditions of the profile."
+    )
 
 
 class TPProfileMetadata(Block):
@@ -147,8 +142,8 @@ class TPProfile(Block):
 
     api_version: Literal["taper.dev/v1alpha1"] = Field(description="Version of this schema.")
     kind: Literal["TPProfile"] = Field(description="Kind of resource.")
-    metadata: TPProfileMetadata = Field(description="Name and labels, as in any Kubernetes object.")
-    spec: TPProfileSpec = Field(description="The profile.")
+    metadata: TPProfileMetadata
+    spec: TPProfileSpec
 
 
 def _pairs(spec: TPProfileSpec) -> list[tuple[int, int]]:

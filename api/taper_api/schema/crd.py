@@ -79,7 +79,7 @@ def _resource(model: type[BaseModel], spec: type[BaseModel], status: type[BaseMo
             "apiVersion": {"description": described["api_version"], "type": "string", "maxLength": 64},
             "kind": {"description": described["kind"], "type": "string", "maxLength": 64},
             "metadata": {"type": "object"},
-            "spec": {**structural_schema(spec, "spec"), "description": described["spec"]},
+            "spec": structural_schema(spec, "spec"),
             "status": structural_schema(status, "status"),
         },
     }

@@ -30,7 +30,7 @@ class JobReport(Block):
     remaining_seconds: Annotated[Seconds, Field(le=_MAX_REMAINING_SECONDS)] | None = Field(
         default=None, description="Estimated seconds until the training ends, at its present pace."
     )
-    training: TrainingFigures = Field(description="How far the training is.")
+    training: TrainingFigures
     rollout: SwitchTotals = Field(default=SwitchTotals(), description="Switches and their gain.")
 
     def as_json(self) -> bytes:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from taper_api.base.block import Block
+from taper_api.base.block import Block, keyed_by
 from taper_api.status.attempt import Attempt
 from taper_api.status.condition import Condition, Count, Time
 from taper_api.status.progress import Progress, RolloutFigures
@@ -39,33 +39,24 @@ class RLHFJobStatus(Block):
         default=None,
         description="The conditions in one word, for people; programs should read the conditions.",
     )
-    conditions: Annotated[
-        tuple[Condition, ...],
-        Field(
-            strict=False,
-            max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-        ),
-    ] = Field(
+    conditions: Annotated[tuple[Condition, ...], Field(strict=False, max_length=16)] = Field(
         default=(),
+        json_schema_extra=keyed_by("type"),
         description="Validated, Admitted, ClusterReady, Running, Complete, Failed, Suspended, Degraded.",
     )
     attempt: Count = Field(default=0, description="Number of the newest attempt; 0 before the first.")
-    attempts: Annotated[
-        tuple[Attempt, ...],
-        Field(
-            strict=False,
-            max_length=MAX_ATTEMPTS_KEPT,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
-        ),
-    ] = Field(default=(), description="The newest attempts, ten at most, by ascending number.")
+    attempts: Annotated[tuple[Attempt, ...], Field(strict=False, max_length=MAX_ATTEMPTS_KEPT)] = Field(
+        default=(),
+        json_schema_extra=keyed_by("number"),
+        description="The newest attempts, ten at most, by ascending number.",
+    )
     failures: Count = Field(default=0, description="Failed attempts; they count against `spec.backoffLimit`.")
     disruptions: Count = Field(default=0, description="Attempts that the cluster ended; they do not count.")
     disruptions_in_a_row: Count = Field(
         default=0,
         description="Disruptions since the last new checkpoint; five in a row count as one failure.",
     )
-    pods: PodCounts | None = Field(default=None, description="Pods of the current attempt.")
+    pods: PodCounts | None = None
     start_time: Time | None = Field(default=None, description="When the first attempt began.")
     completion_time: Time | None = Field(default=None, description="When the job completed or failed.")
     active_seconds: Count = Field(
@@ -79,5 +70,5 @@ class RLHFJobStatus(Block):
     next_attempt_time: Time | None = Field(
         default=None, description="During a backoff: when the next attempt begins."
     )
-    progress: Progress | None = Field(default=None, description="How far the training is.")
+    progress: Progress | None = None
     rollout: RolloutFigures | None = Field(default=None, description="Switches and their gain.")

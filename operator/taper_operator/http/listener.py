@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import socket
+import socketserver
 from typing import Any
 
 from taper_operator.settings.parsing import Address
@@ -46,10 +47,8 @@ class HttpListener(http.server.ThreadingHTTPServer):
     def server_bind(self) -> None:
         if self._is_dual:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Replaces HTTPServer's, which looks up this machine's name in DNS.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+        # Not HTTPServer's, which looks up this machine's name in DNS.
+        socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "", self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:

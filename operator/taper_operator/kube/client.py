@@ -1,4 +1,4 @@
-"""The API server's verbs, typed: get, list, watch, create, apply, replace, delete, review.
+"""The API server's verbs, typed: get, list, watch, create, apply, replace, delete.
 
 Objects are passed and returned as JSON's types. `request.py` says how a request is sent, and why a write
 is safe.
@@ -94,8 +94,12 @@ class ApiServer(RequestSender):
     def create(
         self, resource: Resource, obj: KubeObject, *, read_seconds: float = READ_SECONDS
     ) -> KubeObject:
-        """Create an object. Raises AlreadyExists, Invalid, Forbidden, NotFound for its namespace."""
-        return self._post(resource.path(key_of(obj).namespace), obj, read_seconds)
+        """Create an object. Raises AlreadyExists, Invalid, Forbidden, NotFound for its namespace.
+
+        A TokenReview is created too, but nothing is kept: the answer is in the status of what is returned.
+        """
+        path, query = resource.path(obj["metadata"].get("namespace", "")), self._write_query()
+        return self.json(Request("POST", path, query=query, body=obj, read_seconds=read_seconds))
 
     def apply(
         self, resource: Resource, obj: KubeObject, *, subresource: str = "", field_manager: str = ""
@@ -142,16 +146,6 @@ class ApiServer(RequestSender):
             "propagationPolicy": "Background",
         }
         self.json(Request("DELETE", resource.path(*key), body=options))
-
-    def review(
-        self, resource: Resource, obj: KubeObject, *, read_seconds: float = READ_SECONDS
-    ) -> KubeObject:
-        """Ask by a POST that leaves nothing behind, such as a TokenReview; the answer is in its status."""
-        return self._post(resource.path(), obj, read_seconds)
-
-    def _post(self, path: str, obj: KubeObject, read_seconds: float) -> KubeObject:
-        query = self._write_query()
-        return self.json(Request("POST", path, query=query, body=obj, read_seconds=read_seconds))
 
     def _write_query(self, field_manager: str = "") -> dict[str, str]:
         return {"fieldManager": field_manager or self.field_manager, "fieldValidation": "Strict"}

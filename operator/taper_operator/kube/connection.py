@@ -50,19 +50,14 @@ def connect(kubeconfig: str = "") -> ApiClient:
 def fence_connections(client: ApiClient, write_seconds_left: WriteSecondsLeft) -> None:
     """Check right before the first byte of each write whether it may still be sent; else raise NotLeader."""
 
-    def check(method: str) -> None:
-        if method in WRITE_METHODS and write_seconds_left() <= 0:
-            raise NotLeader("not sent: this process may not write any more")
-
     class HttpConnection(urllib3.connection.HTTPConnection):
         def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-            check(method)
+            if method in WRITE_METHODS and write_seconds_left() <= 0:
+                raise NotLeader("not sent: this process may not write any more")
             super().request(method, url, *args, **kwargs)
 
-    class HttpsConnection(urllib3.connection.HTTPSConnection):
-        def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-            check(method)
-            super().request(method, url, *args, **kwargs)
+    class HttpsConnection(HttpConnection, urllib3.connection.HTTPSConnection):
+        """Fenced too."""
 
     class HttpPool(urllib3.HTTPConnectionPool):
         ConnectionCls = HttpConnection

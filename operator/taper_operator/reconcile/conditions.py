@@ -19,6 +19,7 @@ from taper_operator.observation.ray_job_state import RayJobState
 from taper_operator.reconcile.attempt_history import active_attempt
 
 Phase = Literal["Pending", "Queued", "Starting", "Running", "Backoff", "Suspended", "Complete", "Failed"]
+_ENDS = ("Complete", "Failed")
 _MAX_MESSAGE_CHARACTERS = 4_000
 _KUBERAY_PROBLEMS: Mapping[str, tuple[str, str]] = {
     "missing": ("KubeRayMissing", "the cluster has no RayJob kind: install KubeRay 1.7 or newer"),
@@ -67,14 +68,14 @@ class ConditionInputs:
 
 def conditions(inputs: ConditionInputs, generation: int, now: str) -> tuple[Condition, ...]:
     """All conditions of the job."""
-    before = {condition.type: condition for condition in inputs.status.conditions}
-    final = _final_conditions(before)
-    current = {
-        kind: _condition(kind, value, before, generation, now)
-        for kind, value in _current_values(inputs)
-        if kind not in final
-    }
-    return _sorted(before | current)
+    return _updated(inputs.status, dict(_current_values(inputs)), generation, now)
+
+
+def refused_conditions(
+    status: RLHFJobStatus, reason: str, message: str, generation: int, now: str
+) -> tuple[Condition, ...]:
+    """The conditions of a job with an invalid spec: all but Validated stay as they were."""
+    return _updated(status, {"Validated": ConditionValue(False, reason, message)}, generation, now)
 
 
 def holds(status: RLHFJobStatus, kind: str) -> bool:
@@ -96,17 +97,22 @@ def _is_queued(status: RLHFJobStatus) -> bool:
     return any(c.type == "Admitted" and c.reason == "Queued" for c in status.conditions)
 
 
-def _final_conditions(before: Mapping[str, Condition]) -> tuple[str, ...]:
-    """The conditions that no longer change because the job has ended."""
-    ended = any(before[kind].status == "True" for kind in ("Complete", "Failed") if kind in before)
-    return ("Complete", "Failed") if ended else ()
+def _updated(
+    status: RLHFJobStatus, values: Mapping[str, ConditionValue], generation: int, now: str
+) -> tuple[Condition, ...]:
+    """The conditions by type. Those that say how the job has ended no longer change."""
+    by_type = {condition.type: condition for condition in status.conditions}
+    final = _ENDS if any(holds(status, kind) for kind in _ENDS) else ()
+    for kind, value in values.items():
+        if kind not in final:
+            by_type[kind] = _condition(kind, value, by_type.get(kind), generation, now)
+    return tuple(by_type[kind] for kind in sorted(by_type))
 
 
 def _condition(
-    kind: str, value: ConditionValue, before: Mapping[str, Condition], generation: int, now: str
+    kind: str, value: ConditionValue, old: Condition | None, generation: int, now: str
 ) -> Condition:
     status: Literal["True", "False"] = "True" if value.holds else "False"
-    old = before.get(kind)
     since = old.last_transition_time if old is not None and old.status == status else now
     return Condition(
         type=kind,
@@ -190,16 +196,3 @@ def _suspended(inputs: ConditionInputs) -> ConditionValue:
 
 def _counts(ray_job: RayJobState) -> str:
     return f"{ray_job.ready_workers} of {ray_job.desired_workers} pods of the GPU pool are ready"
-
-
-def refused_conditions(
-    status: RLHFJobStatus, reason: str, message: str, generation: int, now: str
-) -> tuple[Condition, ...]:
-    """The conditions of a job with an invalid spec: all but Validated stay as they were."""
-    before = {condition.type: condition for condition in status.conditions}
-    refused = ConditionValue(False, reason, message)
-    return _sorted(before | {"Validated": _condition("Validated", refused, before, generation, now)})
-
-
-def _sorted(by_type: Mapping[str, Condition]) -> tuple[Condition, ...]:
-    return tuple(by_type[kind] for kind in sorted(by_type))

@@ -88,20 +88,13 @@ def _is_kept(ray_job: RayJobState, status: RLHFJobStatus) -> bool:
 
 
 def _creations(context: PlanContext, attempt: Attempt) -> Iterator[Action]:
-    observation = context.observation
-    shared = list(
-        shared_objects(
-            context.job, context.identity, context.policy, has_pod_monitors=observation.has_pod_monitors
-        )
-    )
-    is_missing = observation.ray_job(attempt.ray_job) is None
-    if is_missing and context.has_leftovers:
-        return
-    once = (
-        list(attempt_objects(context.job, context.identity, attempt.number, context.policy))
-        if is_missing
-        else []
-    )
+    observation, job, identity, policy = context.observation, context.job, context.identity, context.policy
+    shared = list(shared_objects(job, identity, policy, has_pod_monitors=observation.has_pod_monitors))
+    once: list[OwnedObject] = []
+    if observation.ray_job(attempt.ray_job) is None:
+        if context.has_leftovers:
+            return
+        once = list(attempt_objects(job, identity, attempt.number, policy))
     if any(_is_taken(observation, each) for each in (*shared, *once)):
         return
     for resource, obj in shared:

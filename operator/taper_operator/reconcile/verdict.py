@@ -13,9 +13,9 @@ Invariants (asserted by `tests/operator/reconcile/test_verdict.py` and `test_fai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from taper_api.job.spec import RLHFJobSpec
 from taper_api.status.attempt import Attempt
@@ -38,16 +38,6 @@ class Verdict:
     outcome: Outcome
     reason: str
     message: str = ""
-    is_final: bool = False
-
-
-class FailureCause(NamedTuple):
-    """reason: in one word, empty if the job gave none
-    is_final: another attempt would end the same way
-    """
-
-    reason: str
-    message: str
     is_final: bool = False
 
 
@@ -97,17 +87,21 @@ def _failure(attempt: Attempt, ray_job: RayJobState, now: datetime) -> Verdict:
     if disruption is not None and seconds_between(disruption.time, now) <= DISRUPTION_WINDOW_SECONDS:
         return Verdict(outcome="Disrupted", reason=disruption.reason, message=disruption.message)
     cause = failure_cause(ray_job.message)
-    return Verdict(
-        outcome="Failed",
+    return replace(
+        cause,
         reason=reason_of(cause.reason or ray_job.cause, "JobFailed"),
-        message=cause.message,
         is_final=cause.is_final or ray_job.deployment_status == VALIDATION_FAILED,
     )
 
 
-def failure_cause(log: str) -> FailureCause:
-    """The termination message of a failed job, or else the end of its log."""
+def failure_cause(log: str) -> Verdict:
+    """By the termination message of a failed job, or else the end of its log, which gives no reason."""
     message = termination_message_in(log)
     if message is None:
-        return FailureCause("", log[-MAX_MESSAGE_CHARACTERS:])
-    return FailureCause(message.reason, message.text[:MAX_MESSAGE_CHARACTERS], message.reason == INVALID_JOB)
+        return Verdict(outcome="Failed", reason="", message=log[-MAX_MESSAGE_CHARACTERS:])
+    return Verdict(
+        outcome="Failed",
+        reason=message.reason,
+        message=message.text[:MAX_MESSAGE_CHARACTERS],
+        is_final=message.reason == INVALID_JOB,
+    )

@@ -59,7 +59,7 @@ class ReportTokens:
             raise Refused("busy")
         review = TOKEN_REVIEWS.manifest({}, spec={"token": token, "audiences": [audience]})
         try:
-            answer = self._api_server.review(TOKEN_REVIEWS, review, read_seconds=_REVIEW_SECONDS)
+            answer = self._api_server.create(TOKEN_REVIEWS, review, read_seconds=_REVIEW_SECONDS)
         except ApiError as error:
             # Only the type: the message may quote the token.
             log.warning("a token could not be reviewed: %s (HTTP %d)", type(error).__name__, error.status)

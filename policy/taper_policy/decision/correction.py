@@ -68,15 +68,10 @@ class Correction:
                 seen.setdefault(one, []).append(math.log(factor))
         return {one: math.exp(sum(found) / len(found)) for one, found in seen.items()}
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            str(degree): {str(one): factor for one, factor in bins.items()}
-            for degree, bins in self.factors.items()
-        }
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Correction:
-        """The correction that `as_json` wrote. `ValueError`, `TypeError` or `AttributeError` for others."""
+        """The correction of these factors, read from JSON. `ValueError`, `TypeError` or `AttributeError` for
+        what is none."""
         return cls(
             {
                 int(degree): {int(one): float(factor) for one, factor in bins.items()}

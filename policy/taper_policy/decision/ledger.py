@@ -2,8 +2,8 @@
 
 A ledger is a sequence of entries in the order of time. A replica's history begins with a `StartEntry`.
 Then follow, stage by stage: the correction of its profile (if it changed), the first layout, the
-decisions, the outcomes of the switches, the review of the stage, and its end. `review.replay` decides
-everything again.
+decisions, the outcomes of the switches, the review of the stage, and its end. `review.replica_history`
+decides everything again.
 
 The kinds in the JSON form (`start`, `correction`, `opening`, `question`, ...) are those of the first
 ledgers, so that these can still be read.
@@ -153,26 +153,18 @@ def entry_from_json(values: Mapping[str, Any]) -> LedgerRecord:
 
 
 _LIVE_REQUEST_FIELDS: Final = ("rid", "prompt", "group", "prompt_tokens", "decoded_tokens")
-# The other fields of a snapshot follow from its live requests.
-_SNAPSHOT_FIELDS: Final = (
-    "at_seconds",
-    "footprint",
-    "degree",
-    "waiting",
-    "arrivals_settled",
-    "switches_done_in_stage",
-    "boundary_seconds",
-)
+# Of a snapshot: what its live requests give, which are written as rows.
+_LIVE_FIELDS: Final = ("running", "longest_decoded_tokens", "live")
 
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, Profile):
         return profile_as_json(value)
     if isinstance(value, Correction):
-        return value.as_json()
+        return value.factors
     if isinstance(value, Snapshot):
         row = attrgetter(*_LIVE_REQUEST_FIELDS)
-        kept = {name: getattr(value, name) for name in _SNAPSHOT_FIELDS}
+        kept = {name: getattr(value, name) for name in Snapshot.__slots__ if name not in _LIVE_FIELDS}
         return kept | {"live": [list(row(request)) for request in value.live]}
     if is_dataclass(value):
         return _fields_as_json(value)

@@ -129,12 +129,8 @@ def choose(
     """
     pauses = _Pauses(scenarios, prices, footprint, degree, boundary_seconds)
     continuations = _continuations(scenarios, prices, pauses, degrees, footprint)
-    is_one_group = degree == footprint
-    grouped = (
-        continuations[degree].seconds if is_one_group else scenarios.seconds_as_grouped(prices.steps(degree))
-    )
-    wider = {other: continuation for other, continuation in continuations.items() if other > degree}
-    staying = _continuation(grouped, degree, wider, pauses, first=1)
+    grouped = scenarios.seconds_as_grouped(prices.steps(degree))
+    staying = _continuation(grouped, degree, continuations, pauses, first=1)
     ways = continuations | {degree: staying}
     plans = {
         other: _plan_seconds(other, ways[other], continuations, pauses, present=degree) for other in degrees
@@ -158,9 +154,8 @@ def choose_first(
     continuations = _continuations(scenarios, prices, pauses, degrees, footprint)
     plans, ways, kept = {}, {}, {}
     for degree in degrees:
-        wider = {other: continuation for other, continuation in continuations.items() if other > degree}
         dealt = scenarios.merged(footprint // degree).seconds_as_grouped(prices.steps(degree))
-        ways[degree] = _continuation(dealt, degree, wider, pauses)
+        ways[degree] = _continuation(dealt, degree, continuations, pauses)
         plans[degree] = _plan_seconds(degree, ways[degree], continuations, pauses, present=degree)
         kept[degree] = dealt.sum(axis=1)
     steady = min(degrees, key=lambda degree: (float(kept[degree].mean()), degree))
@@ -237,17 +232,17 @@ class _Pauses:
 
 
 def _continuation(
-    seconds: FloatArray, degree: int, wider: Mapping[int, _Continuation], pauses: _Pauses, *, first: int = 0
+    seconds: FloatArray, degree: int, others: Mapping[int, _Continuation], pauses: _Pauses, *, first: int = 0
 ) -> _Continuation:
     """The best way on from `degree`, whose blocks take `seconds` `[scenarios, blocks]`, at each milestone.
 
-    `first` is the earliest milestone at which it may widen.
+    It may widen to those of `others` that are wider; `first` is the earliest milestone for that.
     """
     mean = seconds.mean(axis=0)
     alone = np.concatenate([mean[::-1].cumsum()[::-1], [0.0]])
     # What is saved by widening at each milestone; at the last one nothing is left to save.
     saved, targets = np.zeros(len(alone)), np.full(len(alone), degree)
-    for other, continuation in wider.items():
+    for other, continuation in others.items():
         if other <= degree:
             continue
         candidate = alone - pauses.of(degree, other) - continuation.rest

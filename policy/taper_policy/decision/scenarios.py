@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -84,13 +84,15 @@ class Scenarios:
         ended = num_live - counts
         cuts = np.zeros((len(remaining), len(counts)))
         cuts[:, 1:] = ends[:, ended[1:] - 1]
-        made = _progress_until(cuts, ends, context[order], owner[order], ended, num_groups)
+        tokens, context_steps, live_contexts = _progress_until(
+            cuts, ends, context[order], owner[order], ended, num_groups
+        )
         return cls(
             counts=counts,
             steps=np.diff(cuts, axis=1),
-            batch_tokens=np.diff(made.tokens, axis=2),
-            context_tokens=np.diff(made.context_steps, axis=2),
-            live_context_tokens=made.live_contexts.sum(axis=0),
+            batch_tokens=np.diff(tokens, axis=2),
+            context_tokens=np.diff(context_steps, axis=2),
+            live_context_tokens=live_contexts.sum(axis=0),
         )
 
     def merged(self, num_groups: int) -> Scenarios:
@@ -134,17 +136,6 @@ class Scenarios:
         return steps_made * steps.seconds(np.maximum(1.0, batch), context, busy)
 
 
-class _Progress(NamedTuple):
-    """What the requests of each group have decoded by each milestone, `[groups, scenarios, milestones]`.
-
-    Tokens; the live contexts, which grow by one a step, summed over the steps; the live contexts.
-    """
-
-    tokens: FloatArray
-    context_steps: FloatArray
-    live_contexts: FloatArray
-
-
 def _progress_until(
     cuts: FloatArray,
     ends: FloatArray,
@@ -152,9 +143,11 @@ def _progress_until(
     owners: IntArray,
     ended: IntArray,
     num_groups: int,
-) -> _Progress:
-    """After `cuts` `[scenarios, milestones]` steps, when `ended` `[milestones]` requests have ended.
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What the requests of each group have decoded by each milestone, `[groups, scenarios, milestones]`.
 
+    Tokens; the live contexts, which grow by one a step, summed over the steps; the live contexts. A milestone
+    comes after `cuts` `[scenarios, milestones]` steps, when `ended` `[milestones]` requests have ended.
     `ends`, `contexts`, `owners` (groups) `[scenarios, live]`, soonest end first.
     """
     shape = (num_groups, *cuts.shape)
@@ -168,8 +161,5 @@ def _progress_until(
 
     num_ended, ended_contexts = until(None), until(contexts)
     live, live_contexts = num_ended[..., -1:] - num_ended, ended_contexts[..., -1:] - ended_contexts
-    return _Progress(
-        tokens=until(ends) + live * cuts,
-        context_steps=until(ends * (contexts + 0.5 * ends)) + cuts * (live_contexts + 0.5 * live * cuts),
-        live_contexts=live_contexts + live * cuts,
-    )
+    context_steps = until(ends * (contexts + 0.5 * ends)) + cuts * (live_contexts + 0.5 * live * cuts)
+    return until(ends) + live * cuts, context_steps, live_contexts + live * cuts

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -76,19 +76,23 @@ class PastLengths:
 
 
 class LengthHistory:
-    """The lengths of a job, stage by stage; memory is bounded. Not thread-safe."""
+    """The lengths of a job, stage by stage; memory is bounded. Not thread-safe.
+
+    finished: by prompt, the lengths of the requests of this stage that have ended
+    past: the stages before this one; the same object until the next stage starts
+    """
 
     def __init__(self) -> None:
-        self._finished: dict[str, list[int]] = {}
+        self.finished: dict[str, list[int]] = {}
         self._num_finished = 0
         self._stages: deque[IntArray] = deque()  # youngest first
         self._levels: OrderedDict[str, PromptLevel] = OrderedDict()  # youngest last
-        self._past = PastLengths()
+        self.past = PastLengths()
         self._moments = _Moments()
 
     def start_stage(self) -> None:
         """Begin a generation stage; what has finished so far becomes the past."""
-        if self._finished:
+        if self.finished:
             self._close_stage()
 
     def add_finished(self, prompt: str, tokens: int) -> None:
@@ -98,33 +102,21 @@ class LengthHistory:
         """
         if tokens < 1:
             raise ValueError(f"tokens: {tokens} is not 1 or more")
-        self._finished.setdefault(prompt, []).append(tokens)
+        self.finished.setdefault(prompt, []).append(tokens)
         self._num_finished += 1
         if self._num_finished > MAX_LENGTHS:
             self._forget_finished()
-
-    @property
-    def finished(self) -> Mapping[str, Sequence[int]]:
-        """By prompt, the lengths of the requests of this stage that have ended."""
-        return self._finished
-
-    @property
-    def past(self) -> PastLengths:
-        """The stages before this one; the same object until the next stage starts."""
-        return self._past
 
     def level(self, prompt: str) -> PromptLevel | None:
         """How the prompt's samples stood in its last stage before this one; None if it had none."""
         return self._levels.get(prompt)
 
     def _close_stage(self) -> None:
-        prompts = sorted(self._finished)
-        stage = np.array(
-            [tokens for prompt in prompts for tokens in sorted(self._finished[prompt])], np.int64
-        )
-        counts = np.array([len(self._finished[prompt]) for prompt in prompts])
+        prompts = sorted(self.finished)
+        stage = np.array([tokens for prompt in prompts for tokens in sorted(self.finished[prompt])], np.int64)
+        counts = np.array([len(self.finished[prompt]) for prompt in prompts])
         self._stages.appendleft(stage)
-        self._finished, self._num_finished = {}, 0
+        self.finished, self._num_finished = {}, 0
         self._trim_stages()
         half_life = max(HALF_LIFE_LENGTHS, HALF_LIFE_STAGES * len(stage))
         tokens, weights = _pool(self._stages, half_life)
@@ -132,7 +124,7 @@ class LengthHistory:
         self._learn_levels(prompts, counts, _scores_within(tokens, weights, stage))
         # Two digits are what it is worth, and tables that hang on it serve many stages.
         correlation = round(self._moments.correlation(), 2)
-        self._past = PastLengths(
+        self.past = PastLengths(
             tokens=tokens,
             weights=weights,
             correlation=correlation,
@@ -140,11 +132,11 @@ class LengthHistory:
         )
 
     def _forget_finished(self) -> None:
-        prompt = next(iter(self._finished))
-        self._finished[prompt].pop(0)
+        prompt = next(iter(self.finished))
+        self.finished[prompt].pop(0)
         self._num_finished -= 1
-        if not self._finished[prompt]:
-            del self._finished[prompt]
+        if not self.finished[prompt]:
+            del self.finished[prompt]
 
     def _trim_stages(self) -> None:
         surplus = sum(map(len, self._stages)) - MAX_LENGTHS

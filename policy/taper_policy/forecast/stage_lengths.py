@@ -10,7 +10,7 @@ import numpy as np
 
 from taper_policy.arrays import IntArray
 from taper_policy.forecast.lengths import LengthHistory, PastLengths
-from taper_policy.forecast.survivors import NUM_FOLDS, Observed, SurvivorCurves, survivor_curves
+from taper_policy.forecast.survivors import NUM_FOLDS, SurvivorCurves, survivor_curves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +64,10 @@ class StageLengths:
     def curves(self, past: PastLengths, max_tokens: int) -> SurvivorCurves:
         """The job's survivor curves, from the past and from this stage."""
         num_live, num_ended = len(self.order), len(self.ended_tokens)
-        observed = Observed(
-            tokens=np.concatenate((self.decoded_tokens + 1, self.ended_tokens)),
-            folds=np.concatenate((self.folds[self.live_prompts], self.ended_folds)),
-            has_ended=np.repeat((False, True), (num_live, num_ended)),
+        return survivor_curves(
+            past,
+            np.concatenate((self.decoded_tokens + 1, self.ended_tokens)),
+            np.concatenate((self.folds[self.live_prompts], self.ended_folds)),
+            np.repeat((False, True), (num_live, num_ended)),
+            max_tokens=max_tokens,
         )
-        return survivor_curves(past, observed, max_tokens=max_tokens)

@@ -32,7 +32,7 @@ from typing import Final
 
 import numpy as np
 
-from taper_policy.arrays import FloatArray, IntArray
+from taper_policy.arrays import BoolArray, FloatArray, IntArray
 from taper_policy.forecast.lengths import CDF, SCORES, PastLengths, normal_scores
 
 NUM_FOLDS: Final = 4
@@ -49,18 +49,6 @@ _EDGE_SHARES: Final = np.union1d(
 _TABLE_STEP: Final = 0.01
 _TABLE_SCORES: Final = np.arange(-500, 501) * _TABLE_STEP
 _OTHER_FOLDS: Final = 1.0 - np.eye(NUM_FOLDS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """Requests of the present stage: those that ended at `tokens`, or live and will make `tokens` at least.
-
-    All arrays are [num]; `folds` are those of their prompts.
-    """
-
-    tokens: IntArray
-    folds: IntArray
-    has_ended: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +82,15 @@ class SurvivorCurves:
         return found
 
 
-def survivor_curves(past: PastLengths, observed: Observed, *, max_tokens: int) -> SurvivorCurves:
-    """The curves of a job that has seen `past`, and this much of the present stage."""
+def survivor_curves(
+    past: PastLengths, tokens: IntArray, folds: IntArray, has_ended: BoolArray, *, max_tokens: int
+) -> SurvivorCurves:
+    """The curves of a job that has seen `past`, and of the present stage the requests of the arrays [num].
+
+    They have ended at `tokens`, or live and will make `tokens` at least. `folds` are those of their prompts.
+    """
     cells = _cells(past, max_tokens)
-    events, exposures = _count(cells.edges, observed)
+    events, exposures = _count(cells.edges, np.minimum(tokens, max_tokens), folds, has_ended)
     events = _OTHER_FOLDS @ events + cells.events
     exposures = _OTHER_FOLDS @ exposures + cells.exposures
     below = np.zeros((NUM_FOLDS, len(cells.edges)))
@@ -141,15 +134,16 @@ def _prior_below(positions: FloatArray, max_tokens: int) -> FloatArray:
     return below
 
 
-def _count(edges: FloatArray, observed: Observed) -> tuple[FloatArray, FloatArray]:
+def _count(
+    edges: FloatArray, tokens: IntArray, folds: IntArray, has_ended: BoolArray
+) -> tuple[FloatArray, FloatArray]:
     """Of each fold and cell: requests that end in it, and that reach it (a live one: the part it lived)."""
     num_edges = len(edges)
-    tokens = np.minimum(observed.tokens, int(edges[-1]))
     cell = np.searchsorted(edges, tokens, "right") - 1
-    place = observed.folds * num_edges + cell
+    place = folds * num_edges + cell
     size = NUM_FOLDS * num_edges
     last = cell == num_edges - 1
-    is_event = observed.has_ended & ~last
+    is_event = has_ended & ~last
     events = np.bincount(place[is_event], minlength=size).reshape(NUM_FOLDS, num_edges)
     lived = (tokens - edges[cell]) / (edges[np.minimum(cell + 1, num_edges - 1)] - edges[cell] + last)
     partly = np.bincount(place, np.where(is_event, 1.0, lived), minlength=size).reshape(events.shape)

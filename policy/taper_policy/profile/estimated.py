@@ -34,7 +34,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from taper_policy.layout import uniform_degrees
-from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, SwitchTerms
+from taper_policy.profile.step_surface import StepCell
 
 FOOTPRINT: Final = 8
 BATCHES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)

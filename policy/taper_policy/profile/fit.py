@@ -29,7 +29,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from taper_policy.arrays import FloatArray
-from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, SwitchTerms
 from taper_policy.profile.robust_fit import (
     MIN_FOR_INTERVAL,
     median_and_half_width,
@@ -37,6 +37,7 @@ from taper_policy.profile.robust_fit import (
     p90,
     relative_errors,
 )
+from taper_policy.profile.step_surface import StepCell
 
 _Place = tuple[int, int, int, int]
 _Item = TypeVar("_Item")
@@ -125,15 +126,10 @@ def fit_profile(
     """
     _check_seconds(samples)
     kept, held_out = _split_steps(samples.steps, contexts)
-    prefill = {
-        degree: _prefill_terms([sample for sample in samples.prefills if sample.degree == degree], degree)
-        for degree in degrees
-    }
-    pairs = sorted({(sample.from_degree, sample.to_degree) for sample in samples.switches})
-    switch = {}
-    for pair in pairs:
-        chosen = [sample for sample in samples.switches if (sample.from_degree, sample.to_degree) == pair]
-        switch[pair] = _switch_terms(chosen, pair, prefill)
+    prefills = _grouped(samples.prefills, lambda sample: sample.degree)
+    prefill = {degree: _prefill_terms(prefills.get(degree, []), degree) for degree in degrees}
+    switches = _grouped(samples.switches, lambda sample: (sample.from_degree, sample.to_degree))
+    switch = {pair: _switch_terms(switches[pair], pair, prefill) for pair in sorted(switches)}
     profile = Profile(
         key=key,
         footprint=footprint,
@@ -177,13 +173,8 @@ def _predicted(profile: Profile, samples: Sequence[StepSample]) -> FloatArray:
 
 
 def _check_seconds(samples: Samples) -> None:
-    kinds: dict[str, Sequence[StepSample | PrefillSample | SwitchSample]] = {
-        "steps": samples.steps,
-        "prefills": samples.prefills,
-        "switches": samples.switches,
-    }
-    for name, chosen in kinds.items():
-        for index, sample in enumerate(chosen):
+    for name in Samples.__slots__:
+        for index, sample in enumerate(getattr(samples, name)):
             if not 0 < sample.seconds < float("inf"):
                 raise ValueError(
                     f"{name}[{index}].seconds: {sample.seconds} is not a finite number above zero"
@@ -204,9 +195,8 @@ def _split_steps(
 
     kept, held_out = {}, {}
     for where, samples in _grouped(steps, place).items():
-        out = [_is_held_out(index) for index in range(len(samples))]
-        held_out[where] = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
-        kept[where] = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
+        held_out[where] = [sample for index, sample in enumerate(samples) if _is_held_out(index)]
+        kept[where] = [sample for index, sample in enumerate(samples) if not _is_held_out(index)]
         if len(kept[where]) < MIN_FOR_INTERVAL:
             names = dict(zip(("degree", "busy_groups", "batch", "context_tokens"), where, strict=True))
             raise ValueError(

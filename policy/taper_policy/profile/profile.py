@@ -1,8 +1,8 @@
 """What is known of a model on a device: seconds of decode steps, prefills and switches.
 
-A profile is a value: it is measured once (`profile_fit`), kept in a file (`profile_file`)
+A profile is a value: it is measured once (`fit`), kept in a file (`file`)
 and asked by the decision. It belongs to a model, a device, a dtype and package versions,
-its key; `profile_file.check_profile` refuses it for any other.
+its key; `file.check_profile` refuses it for any other.
 
 A switch takes the sum of its amounts times its terms, which each pair of degrees has of its own:
 
@@ -36,15 +36,6 @@ from taper_policy.arrays import FloatArray
 from taper_policy.layout import uniform_degrees
 from taper_policy.profile.kv_choice import AUTO, KV_MODES, KvCosts
 from taper_policy.profile.step_surface import StepCell, StepSurface, check_cells
-
-__all__ = [
-    "PrefillTerms",
-    "Profile",
-    "ProfileKey",
-    "StepCell",
-    "StepSurface",
-    "SwitchTerms",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ class AdviceEstimator:
         clock = clock_of([requests], self._profile, footprint=self._profile.footprint)
         staying = simulate(requests, static, clock, degree=base)
         policy = PredictorPolicy(self._advisor, step=step)
-        first = self._first_degree()
+        first = self._advisor.first_layout(self._expected).degree if self._expected else base
         advised = simulate(requests, policy, clock, degree=first)
         policy.learn(requests)
         self._advisor.end_stage()
@@ -81,11 +81,6 @@ class AdviceEstimator:
         self._advisor.start_stage(step)
         self._advisor.add_finished(finished)
         self._advisor.end_stage()
-
-    def _first_degree(self) -> int:
-        if self._expected is None:
-            return self._rules.degrees[0]
-        return self._advisor.first_layout(self._expected).degree
 
     def _half_width_seconds(self, staying: SimulatedStage, advised: SimulatedStage, first: int) -> float:
         base = self._rules.degrees[0]

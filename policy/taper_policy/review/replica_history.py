@@ -1,7 +1,8 @@
 """A ledger split into replica histories: what one replica decided from its start to its end, by stage.
 
 A replica that is started again (a run that goes on from a checkpoint, an engine that was lost)
-has lost what it had learned: its decisions can only be repeated from its own start.
+has lost what it had learned: its decisions can only be repeated from its own start. They are decided again
+with the same settings, to verify them, or with others.
 
 Invariants (asserted by `tests/policy/review/test_replica_history.py`):
 - entries of several replicas may be interleaved; each history has only its own;
@@ -11,7 +12,7 @@ Invariants (asserted by `tests/policy/review/test_replica_history.py`):
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
@@ -21,6 +22,7 @@ from taper_policy.decision.advisor import Advisor
 from taper_policy.decision.correction import Correction
 from taper_policy.decision.decide import DecisionSettings
 from taper_policy.decision.ledger import (
+    AdvisorEntry,
     CorrectionEntry,
     DecisionEntry,
     FirstLayoutEntry,
@@ -31,15 +33,12 @@ from taper_policy.decision.ledger import (
     SwitchOutcomeEntry,
 )
 from taper_policy.decision.pricing import Choice, PredictorSettings
-from taper_policy.review.replay import RecordedChoice, replay
 
 # Other builds of numpy add in another order.
 RELATIVE_TOLERANCE = 1e-9
 
-
-HistoryEntry = (
-    CorrectionEntry | FirstLayoutEntry | DecisionEntry | StageEndEntry | SwitchOutcomeEntry | ReviewEntry
-)
+HistoryEntry = AdvisorEntry | SwitchOutcomeEntry | ReviewEntry
+RecordedChoice = FirstLayoutEntry | DecisionEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +97,7 @@ class ReplicaHistory:
         """
         rules = DecisionSettings(degrees=self.start.degrees, predictor=enough or self.start.predictor)
         advisor = Advisor(self.start.profile, rules, max_tokens=self.start.max_tokens)
-        asked = (
-            entry
-            for entry in self.entries
-            if isinstance(entry, CorrectionEntry | FirstLayoutEntry | DecisionEntry | StageEndEntry)
-        )
-        return replay(asked, advisor)
+        return replay((entry for entry in self.entries if isinstance(entry, AdvisorEntry)), advisor)
 
 
 def replica_histories(entries: Iterable[tuple[int, LedgerRecord]]) -> list[ReplicaHistory]:
@@ -122,6 +116,34 @@ def replica_histories(entries: Iterable[tuple[int, LedgerRecord]]) -> list[Repli
         else:
             present[replica].entries.append(entry)
     return found
+
+
+def replay(
+    entries: Iterable[AdvisorEntry], advisor: Advisor
+) -> Iterator[tuple[RecordedChoice, RecordedChoice]]:
+    """Each first layout and decision of one history, as recorded and as the new `advisor` decides.
+
+    The advisor gets the responses that ended between decisions in the recorded order. With other settings a
+    choice is what they would have chosen at that moment; everything after it is as recorded. Raises
+    `ValueError` where a stage has no end although another follows.
+    """
+    step: int | None = None
+    for entry in entries:
+        if step is None:
+            advisor.start_stage(entry.step)
+        elif step != entry.step:
+            raise ValueError(f"step {entry.step} follows step {step}, whose end is missing")
+        step = None if isinstance(entry, StageEndEntry) else entry.step
+        if isinstance(entry, CorrectionEntry):
+            advisor.correct(entry.correction)
+        elif isinstance(entry, FirstLayoutEntry):
+            yield entry, replace(entry, choice=advisor.first_layout(entry.expected))
+        elif isinstance(entry, DecisionEntry):
+            advisor.add_finished(entry.finished)
+            yield entry, advisor.decide(entry.snapshot, entry.snapshot.at_seconds + entry.age_seconds)
+        else:
+            advisor.add_finished(entry.finished)
+            advisor.end_stage()
 
 
 def same_choice(one: Choice, other: Choice) -> bool:

@@ -26,7 +26,7 @@ import numpy as np
 from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.correction import CorrectedPrices, Correction
 from taper_policy.profile.profile import Profile
-from taper_policy.simulation.oracle import best_plan, regret
+from taper_policy.simulation.oracle import best_plan
 from taper_policy.simulation.simulator import SimulatedRequest, clock_of, initial_batches
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Batches, Timeline
@@ -37,13 +37,9 @@ ROUNDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedRequest:
-    """A request of a stage that has ended: in the order of arrival its `number`, and its first `group`."""
+class RecordedRequest(SimulatedRequest):
+    """A request of a stage that has ended, and its first `group`. Rids ascend in the order of arrival."""
 
-    number: int
-    prompt: str
-    prompt_tokens: int
-    response_tokens: int
     group: int
 
 
@@ -53,12 +49,12 @@ class RecordedSwitch:
 
     degree: of the layout after it
     made_tokens: of all responses of the stage until then
-    groups: after it, of the requests that lived through it, by number
+    groups: after it, of the requests that lived through it, by rid
     """
 
     degree: int
     made_tokens: int
-    groups: Mapping[int, int]
+    groups: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,37 +132,26 @@ def review(
         static_seconds=dict(sorted(static.items())),
         best_seconds=best_seconds,
         best_plan=best_name,
-        regret=regret(executed, best_seconds),
+        regret=executed / best_seconds - 1.0 if best_seconds > 0 else 0.0,
         gain_over_best_static=1.0 - executed / best_static if best_static > 0 else 0.0,
         model_error=stage.seconds / (executed + prefill_seconds) - 1.0,
     )
 
 
-def as_simulated(stage: RecordedStage) -> list[SimulatedRequest]:
+def as_simulated(stage: RecordedStage) -> list[RecordedRequest]:
     """The requests in an order in which dealing them in turn gives the first groups, if those were even."""
     groups: dict[int, list[RecordedRequest]] = {}
-    for request in sorted(stage.requests, key=lambda request: request.number):
+    for request in sorted(stage.requests, key=lambda request: request.rid):
         groups.setdefault(request.group, []).append(request)
-    rows = sorted(groups.values(), key=lambda row: (-len(row), row[0].number))
-    dealt = [row[place] for place in range(len(rows[0])) for row in rows if place < len(row)]
-    return [
-        SimulatedRequest(
-            rid=f"{request.number:012}",
-            prompt=request.prompt,
-            prompt_tokens=request.prompt_tokens,
-            response_tokens=request.response_tokens,
-        )
-        for request in dealt
-    ]
+    rows = sorted(groups.values(), key=lambda row: (-len(row), row[0].rid))
+    return [row[place] for place in range(len(rows[0])) for row in rows if place < len(row)]
 
 
 def _first(stage: RecordedStage) -> Batches:
-    return Batches(
-        degree=stage.degree,
-        left=np.array([[request.response_tokens - 1 for request in stage.requests]], dtype=np.int64),
-        contexts=np.array([[request.prompt_tokens + 1 for request in stage.requests]], dtype=np.int64),
-        groups=np.array([[request.group for request in stage.requests]], dtype=np.int64),
-        at_seconds=np.zeros(1),
+    groups = [request.group for request in stage.requests]
+    return replace(
+        initial_batches(stage.requests, footprint=stage.footprint, degree=stage.degree),
+        groups=np.array([groups], dtype=np.int64),
     )
 
 
@@ -201,7 +186,7 @@ def _moment(timeline: Timeline, batches: Batches, tokens: int) -> FloatArray:
 def _groups_after(requests: Sequence[RecordedRequest], joined: Batches, move: RecordedSwitch) -> IntArray:
     # A request that is live only in the simulation has no recorded group: it stays with its neighbours.
     groups = [
-        move.groups.get(request.number, group)
+        move.groups.get(request.rid, group)
         for request, group in zip(requests, joined.groups[0].tolist(), strict=True)
     ]
     return np.array([groups], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The best plan for a stage whose lengths are known, and regret against it.
+"""The best plan for a stage whose lengths are known.
 
 A plan begins in some layout and widens when the live count has fallen to given numbers. The
 search tries every static layout, then paths of ever more layouts: a path of one more begins with
@@ -9,8 +9,7 @@ the best of this and of whatever else was run.
 
 Invariants (asserted by `tests/policy/simulation/test_oracle.py`):
 - never slower than any static layout;
-- on stages small enough to try them all, within 1 % of the best plan of one widening, 2 % of two;
-- regret is not negative.
+- on stages small enough to try them all, within 1 % of the best plan of one widening, 2 % of two.
 """
 
 from __future__ import annotations
@@ -25,14 +24,9 @@ import numpy as np
 
 from taper_policy.arrays import FloatArray, IntArray
 from taper_policy.decision.decision import Decision
-from taper_policy.simulation.simulator import (
-    Policy,
-    SimulatedReplica,
-    SimulatedRequest,
-    SimulatedStage,
-    initial_batches,
-    simulate,
-)
+from taper_policy.decision.snapshot import Snapshot
+from taper_policy.simulation.policies import following
+from taper_policy.simulation.simulator import SimulatedRequest, SimulatedStage, initial_batches, simulate
 from taper_policy.simulation.step_clock import StepClock
 from taper_policy.simulation.timeline import Timeline
 
@@ -52,14 +46,11 @@ class LayoutPlan:
     degree: int
     widenings: tuple[tuple[int, int], ...] = ()
 
-    def policy(self) -> Policy:
-        def follow(replica: SimulatedReplica) -> Decision | None:
-            snapshot = replica.snapshot
-            due = [degree for requests, degree in self.widenings if snapshot.num_running <= requests]
-            is_wider = due and due[-1] > snapshot.degree
-            return Decision(degree=due[-1], reason="planned") if is_wider else None
-
-        return follow
+    def decide(self, snapshot: Snapshot) -> Decision | None:
+        """The last widening that is due, as a switch rule decides."""
+        due = [degree for requests, degree in self.widenings if snapshot.num_running <= requests]
+        is_wider = due and due[-1] > snapshot.degree
+        return Decision(degree=due[-1], reason="planned") if is_wider else None
 
     def __str__(self) -> str:
         later = "".join(f", degree {degree} at {requests} live" for requests, degree in self.widenings)
@@ -77,19 +68,16 @@ def best_plan(
     for length in range(2, len(degrees) + 1):
         for path in combinations(degrees, length):
             shorter = [found[part] for part in combinations(path, length - 1) if part in found]
+            if not shorter:
+                continue
             least = min(found.values()).seconds
             tried = _best_on(path, shorter, simulators[path[0]], enough=PROMISING * least)
             # One layout more is worth a trial only where each so far has been worth it.
-            if shorter and tried < min(shorter) and tried.seconds <= PROMISING * least:
+            if tried < min(shorter) and tried.seconds <= PROMISING * least:
                 found[path] = tried
     best = min(found.values())
     plan = LayoutPlan(degree=best.path[0], widenings=tuple(zip(best.counts, best.path[1:], strict=True)))
-    return plan, simulate(requests, plan.policy(), clock, degree=plan.degree)
-
-
-def regret(seconds: float, best_seconds: float) -> float:
-    """How much longer a stage took than the best known plan: 0.03 is 3 %. Never below 0."""
-    return max(0.0, seconds / best_seconds - 1.0) if best_seconds > 0 else 0.0
+    return plan, simulate(requests, following(plan), clock, degree=plan.degree)
 
 
 class _PlanSimulator:
@@ -143,8 +131,6 @@ def _best_on(
 
     The search goes on only while the stage takes no more than `enough` seconds.
     """
-    if not shorter:
-        return _Found(math.inf, path)
     base = min(shorter)
     at = base.lacks(path)
     best = _placed(path, (*base.counts[:at], 0, *base.counts[at:]), at, simulator, enough=enough)

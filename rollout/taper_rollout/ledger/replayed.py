@@ -12,42 +12,20 @@ from taper_api.base.violations import problems_of
 from taper_api.job.rollout_spec import PredictorSpec
 from taper_policy.decision.ledger import DecisionEntry
 from taper_policy.decision.pricing import PredictorSettings
-from taper_policy.review.replay import RecordedChoice
-from taper_policy.review.replica_history import ReplicaHistory, same_choice
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Differing:
-    """A decision of a replica that differs from the recorded one."""
-
-    replica: int
-    recorded: RecordedChoice
-    again: RecordedChoice
-
-    def lines(self) -> Iterator[str]:
-        """The recorded choice, and the choice now."""
-        recorded = self.recorded
-        about = "first layout"
-        if isinstance(recorded, DecisionEntry):
-            live, degree = len(recorded.snapshot.live), recorded.snapshot.degree
-            about = f"decision {recorded.number}, {live} live in TP{degree}"
-        yield f"step {recorded.step}, replica {self.replica}, {about}:"
-        for name, asked in (("in the run", recorded), ("now", self.again)):
-            yield f"  {name}: TP{asked.choice.degree}, because {asked.choice.reason}"
+from taper_policy.review.replica_history import RecordedChoice, ReplicaHistory, same_choice
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """The number of repeated decisions, and those that differ."""
+    """The number of repeated decisions, and of those that differ a paragraph each."""
 
     num_decisions: int
     num_stages: int
-    differing: list[Differing]
+    differing: list[str]
 
     def lines(self) -> Iterator[str]:
         """Each that differs, then the counts."""
-        for one in self.differing:
-            yield from one.lines()
+        yield from self.differing
         differing = len(self.differing)
         total = f"{self.num_decisions} decisions of {self.num_stages} stages"
         yield f"{total}: {self.num_decisions - differing} equal, {differing} different"
@@ -67,29 +45,41 @@ def replayed(histories: Sequence[ReplicaHistory], settings: Sequence[str]) -> Re
                 count += 1
                 one, other = recorded.choice, again.choice
                 if one.degree != other.degree if settings else not same_choice(one, other):
-                    differing.append(Differing(replica=history.replica, recorded=recorded, again=again))
+                    differing.append(_difference(history.replica, recorded, again))
         except ValueError as error:
             raise JobError([Problem(path="RUN", message=f"replica {history.replica}: {error}")]) from error
     num_stages = sum(1 for history in histories for _ in history.stages())
     return Replayed(num_decisions=count, num_stages=num_stages, differing=differing)
 
 
+def _difference(replica: int, recorded: RecordedChoice, again: RecordedChoice) -> str:
+    about = "first layout"
+    if isinstance(recorded, DecisionEntry):
+        live, degree = len(recorded.snapshot.live), recorded.snapshot.degree
+        about = f"decision {recorded.number}, {live} live in TP{degree}"
+    lines = [f"step {recorded.step}, replica {replica}, {about}:"]
+    for name, asked in (("in the run", recorded), ("now", again)):
+        lines.append(f"  {name}: TP{asked.choice.degree}, because {asked.choice.reason}")
+    return "\n".join(lines)
+
+
 def _changed(present: PredictorSettings, settings: Iterable[str]) -> PredictorSettings:
-    values: dict[str, object] = dict(dataclasses.asdict(present))
+    known = dataclasses.asdict(present)
+    changed: dict[str, float] = {}
     for setting in settings:
         name, _, text = setting.partition("=")
-        if name not in values:
-            raise _bad(setting, f"must be NAME=VALUE, with one of {', '.join(values)}")
+        if name not in known:
+            raise _bad(setting, f"must be NAME=VALUE, with one of {', '.join(known)}")
         try:
-            values[name] = float(text)
+            changed[name] = float(text)
         except ValueError:
             raise _bad(setting, f"{text!r} is not a number") from None
         try:
-            PredictorSpec.model_validate({name: values[name]})
+            PredictorSpec.model_validate({name: changed[name]})
         except ValidationError as error:
             problem = problems_of(error, PredictorSpec)[0]
             raise _bad(setting, f"{problem.message}; {problem.remedy}") from None
-    return PredictorSettings(**PredictorSpec.model_validate(values).model_dump(by_alias=False))
+    return dataclasses.replace(present, **changed)
 
 
 def _bad(setting: str, message: str) -> JobError:

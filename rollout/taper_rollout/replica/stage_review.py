@@ -101,7 +101,7 @@ def recorded_stage(stage: Stage, record: StageRecord) -> RecordedStage:
     if made:
         first = made[0].record.from_degree
     ended = sorted(stage.ended.items(), key=lambda item: (item[1].record.started_at, item[0]))
-    numbers = {engine_id: number for number, (engine_id, _) in enumerate(ended)}
+    rids = {engine_id: f"{number:012}" for number, (engine_id, _) in enumerate(ended)}
     old_groups = {one.engine_id: one.old_group for one in made[0].live} if made else {}
     num_groups = stage.num_ranks // first
     return RecordedStage(
@@ -117,9 +117,7 @@ def recorded_stage(stage: Stage, record: StageRecord) -> RecordedStage:
             RecordedSwitch(
                 degree=moment.record.to_degree,
                 made_tokens=_made_tokens(stage, moment),
-                groups={
-                    numbers[one.engine_id]: one.new_group for one in moment.live if one.engine_id in numbers
-                },
+                groups={rids[one.engine_id]: one.new_group for one in moment.live if one.engine_id in rids},
             )
             for moment in made
         ),
@@ -130,7 +128,7 @@ def _served(ended: Ended, number: int, group: int | None, num_groups: int) -> Re
     # If the group is unknown: requests are distributed over the groups in turn.
     chosen = number if group is None else group
     return RecordedRequest(
-        number=number,
+        rid=f"{number:012}",
         prompt=ended.record.prompt,
         prompt_tokens=ended.record.prompt_tokens,
         response_tokens=ended.record.response_tokens,

@@ -55,10 +55,9 @@ def make_reflector(
 
 def held(delivered: DeliveredKeys, namespace: str = "") -> dict[ObjectKey, str]:
     assert delivered.cache is not None
-    return {
-        ObjectKey(obj["metadata"]["namespace"], obj["metadata"]["name"]): obj["metadata"]["resourceVersion"]
-        for obj in delivered.cache.objects(namespace=namespace)
-    }
+    keys = sorted(key for key in delivered.cache._entries if namespace in ("", key.namespace))
+    found = [(key, delivered.cache.get(key)) for key in keys]
+    return {key: obj["metadata"]["resourceVersion"] for key, obj in found if obj is not None}
 
 
 def versions(fake: FakeApiServer, namespace: str = "") -> dict[ObjectKey, str]:

@@ -77,7 +77,7 @@ def test_cache_and_index_behave_like_a_dictionary(changes: list[tuple[str, objec
             for key in job_of(pod)
             if before.get(key_of(pod)) != model.get(key_of(pod))
         }
-        assert cache.objects() == [model[key] for key in sorted(model)]
+        assert [cache.get(key) for key in sorted(cache._entries)] == [model[key] for key in sorted(model)]
         for value in "abc":
             assert cache.of(ObjectKey("b", value)) == [
                 model[key]

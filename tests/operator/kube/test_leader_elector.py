@@ -66,7 +66,7 @@ def test_replicas_of_one_name_are_not_the_same() -> None:
         elector.step()
     assert first.is_leader_now()
     assert not second.is_leader_now()
-    assert second.holder == first.identity
+    assert second._claim.holder == first.identity
 
 
 def test_during_an_outage_leadership_ends_for_good() -> None:

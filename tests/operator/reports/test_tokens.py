@@ -98,7 +98,7 @@ def test_a_review_without_audiences_or_account_authenticates_nobody(
     status: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = Setup()
-    monkeypatch.setattr(setup.tokens._api_server, "review", lambda *_, **__: {"status": status})
+    monkeypatch.setattr(setup.tokens._api_server, "create", lambda *_, **__: {"status": status})
     assert setup.result() == "unauthenticated"
 
 

@@ -28,7 +28,7 @@ from taper_policy.decision.pricing import PredictorSettings
 from taper_policy.decision.snapshot import Snapshot
 from taper_policy.forecast.forecast import LiveRequest
 from taper_policy.profile.estimated import h100_8b
-from taper_policy.review.replay import replay
+from taper_policy.review.replica_history import replay
 from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy
 from taper_policy.simulation.simulator import SimulatedRequest, simulate

@@ -101,4 +101,4 @@ def test_prices_are_corrected_and_pauses_are_not() -> None:
 
 def test_it_is_read_as_it_was_written() -> None:
     found = Correction({1: {0: 1.2345678901234567, 5: 0.9}, 2: {}})
-    assert Correction.from_json(json.loads(json.dumps(found.as_json()))) == found
+    assert Correction.from_json(json.loads(json.dumps(found.factors))) == found

@@ -17,7 +17,8 @@ from taper_policy.profile.file import (
     read_profile,
     write_profile,
 )
-from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, SwitchTerms
+from taper_policy.profile.step_surface import StepCell
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1", "torch": "2"})
 amounts = st.floats(0, 10)

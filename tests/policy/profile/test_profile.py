@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.kv_choice import KV_MODES, HeldKv, choose_recomputed
-from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, StepCell, SwitchTerms
+from taper_policy.profile.profile import PrefillTerms, Profile, ProfileKey, SwitchTerms
+from taper_policy.profile.step_surface import StepCell
 
 from .kv_pause import kv_pause_seconds
 from .switch_model import switch_seconds

@@ -48,7 +48,7 @@ def played(
     dealt = groups or [index % (4 // degree) for index in range(len(lengths))]
     requests = tuple(
         RecordedRequest(
-            number=index,
+            rid=f"{index:012}",
             prompt=f"p{index // 2}",
             prompt_tokens=10 + longer * index,
             response_tokens=length,
@@ -76,7 +76,7 @@ def widened(
             return None
         made = sum(one.decoded_tokens for one in running)
         made += sum(request.response_tokens for request in replica.finished)
-        groups = {int(one.rid): one.group * degree // due[-1] for one in running}
+        groups = {one.rid: one.group * degree // due[-1] for one in running}
         moves.append(RecordedSwitch(degree=due[-1], made_tokens=made, groups=groups))
         return Decision(degree=due[-1], reason="a test")
 
@@ -141,8 +141,9 @@ def test_a_simulated_stage_takes_what_it_took(lengths: list[int], early: int, la
 def test_a_narrowing_is_followed_to_the_recorded_groups() -> None:
     """Two requests at degree 4; after 10 tokens, one of them by prefill, each goes on alone for 20 more."""
     flat = ReplicaPrices(fixed=1.0, shared=0.0, request=1.0, token=0.0, pause=5.0)
+    groups = {f"{0:012}": 0, f"{1:012}": 3}
     stage = played(
-        [30, 30], [0, 0], degree=4, moves=(RecordedSwitch(degree=1, made_tokens=20, groups={0: 0, 1: 3}),)
+        [30, 30], [0, 0], degree=4, moves=(RecordedSwitch(degree=1, made_tokens=20, groups=groups),)
     )
     assert review(stage, flat, DEGREES).executed_seconds == pytest.approx(9 * 3.0 + 5.0 + 20 * 2.0)
 
@@ -170,7 +171,7 @@ def test_a_plan_that_the_search_does_not_know_can_be_the_best() -> None:
     stage = played(
         lengths,
         [0] + [1, 2, 3] * 5,
-        moves=(RecordedSwitch(degree=4, made_tokens=15 * 20 + 27, groups={0: 0}),),
+        moves=(RecordedSwitch(degree=4, made_tokens=15 * 20 + 27, groups={f"{0:012}": 0}),),
     )
     found = review(stage, MACHINE, DEGREES)
     assert (found.best_plan, found.regret) == ("as it ran", 0.0)

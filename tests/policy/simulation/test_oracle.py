@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taper_policy.simulation.oracle import LayoutPlan, best_plan, regret
+from taper_policy.simulation.oracle import LayoutPlan, best_plan
+from taper_policy.simulation.policies import following
 from taper_policy.simulation.simulator import SimulatedRequest, simulate
 from taper_policy.simulation.step_clock import StepClock
 
@@ -28,7 +29,7 @@ def requests_of(lengths: list[int]) -> list[SimulatedRequest]:
 
 def seconds_of(plan: LayoutPlan, lengths: list[int]) -> float:
     requests = requests_of(lengths)
-    stage = simulate(requests, plan.policy(), CLOCK, degree=plan.degree)
+    stage = simulate(requests, following(plan), CLOCK, degree=plan.degree)
     return stage.seconds
 
 
@@ -68,9 +69,3 @@ def test_it_widens_for_a_lone_straggler_and_returns_the_plan() -> None:
 def test_it_does_not_where_lengths_are_alike() -> None:
     plan, _ = best_plan(requests_of([100] * 16), CLOCK, degrees=DEGREES)
     assert plan.widenings == ()
-
-
-@pytest.mark.parametrize(("seconds", "expected"), [(103.0, 0.03), (100.0, 0.0), (99.0, 0.0)])
-def test_regret(seconds: float, expected: float) -> None:
-    assert regret(seconds, 100.0) == pytest.approx(expected)
-    assert regret(seconds, 0.0) == 0.0

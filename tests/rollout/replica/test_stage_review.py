@@ -66,7 +66,7 @@ def test_requests_are_grouped_as_they_were(clock: Clock) -> None:
     stage = four(clock, Stage(2, 1))
     played = recorded_stage(stage, record_of(stage))
     assert (played.footprint, played.degree, played.seconds, played.moves) == (2, 1, 4.0, ())
-    assert [(one.number, one.prompt, one.group) for one in played.requests] == [
+    assert [(int(one.rid), one.prompt, one.group) for one in played.requests] == [
         (0, "p-a", 0),
         (1, "p-b", 0),
         (2, "p-c", 1),
@@ -83,7 +83,7 @@ def test_a_switch_is_identified_by_the_tokens_made_and_the_groups_before_it(cloc
     stage.ended["d"] = dataclasses.replace(stage.ended["d"], group=0)
     played = recorded_stage(stage, record_of(stage))
     [move] = played.moves
-    assert (move.degree, move.made_tokens, dict(move.groups)) == (2, 100 + 120 + 140 + 151, {3: 0})
+    assert (move.degree, move.made_tokens, dict(move.groups)) == (2, 100 + 120 + 140 + 151, {f"{3:012}": 0})
     assert [one.group for one in played.requests] == [0, 0, 1, 1]
 
 

@@ -72,7 +72,11 @@ def _drawn(step: int, replica: int) -> RecordedStage:
     )
     requests = tuple(
         RecordedRequest(
-            number=p * 8 + s, prompt=f"p{p}", prompt_tokens=200, response_tokens=int(drawn[p, s]), group=s
+            rid=f"{p * 8 + s:012}",
+            prompt=f"p{p}",
+            prompt_tokens=200,
+            response_tokens=int(drawn[p, s]),
+            group=s,
         )
         for p, s in np.ndindex(*drawn.shape)
     )

@@ -66,11 +66,6 @@ class LeaderElector:
         self._stopped = threading.Event()
 
     @property
-    def holder(self) -> str:
-        """The identity that held the lease when it was last seen."""
-        return self._claim.holder
-
-    @property
     def has_ended(self) -> bool:
         """Whether this process has led and no longer does."""
         return self._claim.state is ClaimState.ENDED or (

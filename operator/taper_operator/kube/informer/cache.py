@@ -75,17 +75,11 @@ class ObjectCache:
             entry = self._entries.get(key)
         return None if entry is None else _parsed(entry)
 
-    def objects(self, *, namespace: str = "") -> list[KubeObject]:
-        """All objects (of a namespace) in the order of their keys."""
-        with self._lock:
-            keys = [key for key in self._entries if namespace in ("", key.namespace)]
-        return self._parsed(keys)
-
     def of(self, reconciled: ObjectKey) -> list[KubeObject]:
         """The objects with that key to reconcile, in the order of their own keys."""
         with self._lock:
-            keys = list(self._index.get(reconciled, ()))
-        return self._parsed(keys)
+            entries = [self._entries[key] for key in sorted(self._index.get(reconciled, ()))]
+        return [_parsed(entry) for entry in entries]
 
     def departed(self, reconciled: ObjectKey) -> list[KubeObject]:
         """The recently deleted objects with that key to reconcile, each in its last state."""
@@ -167,13 +161,6 @@ class ObjectCache:
             text=json.dumps(_trimmed(obj), separators=(",", ":"), ensure_ascii=False).encode(),
             keys=frozenset(self.keys_of(obj)),
         )
-
-    # -- without the lock --------------------------------------------------------------
-
-    def _parsed(self, keys: Iterable[ObjectKey]) -> list[KubeObject]:
-        with self._lock:
-            entries = [self._entries[key] for key in sorted(keys) if key in self._entries]
-        return [_parsed(entry) for entry in entries]
 
 
 def _parsed(entry: _Entry) -> KubeObject:
