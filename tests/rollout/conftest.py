@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from taper_rollout.replica import coordinator as module
-from taper_rollout.replica import decision_round
+from taper_rollout.replica import stage_keeper
 from taper_rollout.replica.coordinator import Coordinator
 
 from .fake_engine import SETTINGS, FakeEngine, Play, Scenario, changed
@@ -37,7 +37,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     """Run a scenario with a started coordinator, its engine, and the events that it emits."""
     monkeypatch.setattr(module, "ElasticEngine", FakeEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
-    monkeypatch.setattr(decision_round, "ARRIVALS_SETTLED_SECONDS", 0.02)
+    monkeypatch.setattr(stage_keeper, "ARRIVALS_SETTLED_SECONDS", 0.02)
 
     def played(scenario: Scenario, **changes: Any) -> None:
         async def whole() -> None:

@@ -75,7 +75,9 @@ def kv_from_json(content: Any) -> KvMode:
 
 
 class HeldKv(NamedTuple):
-    """A request with `num_tokens` KV tokens, and the group of the new layout that will serve it.
+    """A request at a switch, its group, and the KV tokens that it has there (0: not yet prefilled).
+
+    Of those that have some the costs choose, with `group` the one of the new layout that will serve it.
 
     `prompt` names its prompt, which is the first `prompt_tokens` of them; "" where siblings are not known.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from taper_rollout.sglang.engine import ElasticEngine
-from taper_rollout.shared_memory.rank_record import RankRecord, RecordReader
+from taper_rollout.shared_memory.rank_record import RecordReader
 
 POLL_SECONDS = 0.005
 START_SECONDS = 300.0
@@ -105,8 +105,9 @@ async def _end(engine: ElasticEngine, requests: Sequence[asyncio.Task[Any]]) -> 
         await asyncio.wait(requests, timeout=0.5)
     for request in requests:
         request.result()
-    await until(lambda: not any(_is_busy(r.read()) for r in leaders(engine)), END_SECONDS, "end")
+    await until(lambda: _is_idle(engine), END_SECONDS, "end")
 
 
-def _is_busy(record: RankRecord) -> bool:
-    return bool(record.running or record.waiting)
+def _is_idle(engine: ElasticEngine) -> bool:
+    records = [reader.read() for reader in leaders(engine)]
+    return not any(record.running or record.waiting for record in records)

@@ -141,10 +141,7 @@ async def find_capacity(engine: ElasticEngine, settings: ReplicaSettings) -> Eng
     """What the engine can serve. If SGLang sized the KV memory, the ranks are asked for it."""
     kv_tokens = engine.settings.kv_tokens
     if kv_tokens is None:
-        inspected = await engine.command("inspect")
-        shape = read_model_shape(settings.model_path, settings.dtype)
-        arena_bytes = min(facts["arena_bytes"] for facts in inspected)
-        kv_tokens = arena_bytes * settings.rollout.degrees[0] // shape.token_bytes
+        kv_tokens = min(arena["kv_tokens"] for arena in await engine.command("arena"))
     return EngineCapacity(
         footprint=settings.rollout.footprint,
         degrees=settings.rollout.degrees,
@@ -363,14 +360,13 @@ class Profiler:
 
     async def _decode_some_steps(self) -> None:
         """Wait until every group with requests has decoded `STEPS_BEFORE_SWITCH` steps."""
-        start = {id(reader): reader.read().steps_total for reader in leaders(self._engine)}
+        readers = leaders(self._engine)
+        wanted = [reader.read().steps_total + STEPS_BEFORE_SWITCH for reader in readers]
 
         def have_decoded() -> bool:
-            return all(
-                not record.running or record.steps_total >= start[id(reader)] + STEPS_BEFORE_SWITCH
-                for reader in leaders(self._engine)
-                for record in [reader.read()]
-            )
+            records = [reader.read() for reader in readers]
+            pairs = zip(records, wanted, strict=True)
+            return all(record.steps_total >= steps or not record.running for record, steps in pairs)
 
         await until(have_decoded, STEPS_SECONDS, "decode")
 

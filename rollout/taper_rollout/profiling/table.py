@@ -19,15 +19,20 @@ def profile_tables(profile: Profile) -> Iterator[Table]:
         yield _switches(profile)
 
 
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
 def _steps(profile: Profile) -> Table:
     """Milliseconds of a decode step at the shortest and the longest context; a row per batch size."""
     contexts = sorted({cell.context_tokens for cell in profile.cells})
     span = f"{contexts[0]} to {contexts[-1]}" if len(contexts) > 1 else f"{contexts[0]}"
-    table = Table(title=f"Decode step, ms, for contexts of {span} tokens", title_justify="left")
-    table.add_column("requests per group", justify="right")
     groups = sorted({(cell.degree, cell.busy_groups) for cell in profile.cells})
-    for degree, busy in groups:
-        table.add_column(f"TP{degree}, {busy} group{'' if busy == 1 else 's'} busy", justify="right")
+    names = [f"TP{degree}, {busy} group{'' if busy == 1 else 's'} busy" for degree, busy in groups]
+    table = _table(f"Decode step, ms, for contexts of {span} tokens", "requests per group", *names)
     cells = {cell.place: cell for cell in profile.cells}
     for batch in sorted({cell.batch for cell in profile.cells}):
         row = []
@@ -41,9 +46,7 @@ def _steps(profile: Profile) -> Table:
 
 
 def _prefills(profile: Profile) -> Table:
-    table = Table(title="Prefill", title_justify="left")
-    for name in ("degree", "fixed, ms", "tokens per second", "held-out error p90"):
-        table.add_column(name, justify="right")
+    table = _table("Prefill", "degree", "fixed, ms", "tokens per second", "held-out error p90")
     for degree, terms in sorted(profile.prefill.items()):
         table.add_row(
             f"TP{degree}",
@@ -56,8 +59,8 @@ def _prefills(profile: Profile) -> Table:
 
 def _switches(profile: Profile) -> Table:
     """The terms of a switch's pause. Narrow enough for a terminal of 80 columns."""
-    table = Table(title="Pause of a switch, ms", title_justify="left")
-    for name in (
+    table = _table(
+        "Pause of a switch, ms",
         "switch",
         "fixed",
         "per request",
@@ -66,8 +69,7 @@ def _switches(profile: Profile) -> Table:
         "per MiB of KV",
         "per recomputed token",
         "held-out error p90",
-    ):
-        table.add_column(name, justify="right")
+    )
     for (one, two), terms in sorted(profile.switch.items()):
         table.add_row(
             f"TP{one}→TP{two}",

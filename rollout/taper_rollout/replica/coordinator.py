@@ -21,7 +21,6 @@ from taper_rollout.events import RequestRecord
 from taper_rollout.profiling.calibration import calibration_of, obtain_profile
 from taper_rollout.profiling.replica_settings import ReplicaSettings, engine_settings
 from taper_rollout.replica.decider import Decider
-from taper_rollout.replica.decision_round import DecisionRound
 from taper_rollout.replica.response import Generated, generated
 from taper_rollout.replica.served_requests import ServedRequests
 from taper_rollout.replica.stage import Stage, prompt_digest, request_seed
@@ -53,9 +52,8 @@ class Coordinator:
         self._engine = ElasticEngine(engine_settings(settings))
         self._switcher = Switcher(self._engine, settings, emit)
         self._served = ServedRequests()
-        self._stages = StageKeeper(settings)
+        self._stages = StageKeeper(self._engine, settings, self._served, emit)
         self._step = 0
-        self._round = DecisionRound(self._engine, settings, self._served, self._stages, emit)
         self._watcher: asyncio.Task[None] | None = None
         self._status = StatusServer(self._describe)
 
@@ -258,7 +256,7 @@ class Coordinator:
             await self._narrow_when_drained()
         stage = self._stages.present
         if self._served.count and stage is not None:
-            decision = self._round.run(stage, self.decisions, step=self._step)
+            decision = self._stages.decide(stage, self.decisions, step=self._step)
             if decision is not None and self.decisions.mode == "advise":
                 self._switcher.advise(decision, stage=stage)
             elif decision is not None:

@@ -43,17 +43,7 @@ class Ended:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class LiveAtSwitch:
-    """A request that lived through a switch, and the response tokens that it had made by then."""
-
-    engine_id: str
-    old_group: int
-    new_group: int
-    made_tokens: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Moment:
+class Moment:
     """A switch and its live requests."""
 
     record: SwitchRecord
@@ -75,7 +65,7 @@ class Stage:
         self.throttle = ProgressThrottle()
         self.samples: list[BatchSample] = []
         self.ended: dict[str, Ended] = {}
-        self._moments: list[_Moment] = []
+        self._moments: list[Moment] = []
         self._prefilled_before: tuple[int, ...] | None = None
         self._live: dict[int, tuple[str, int]] = {}
         self._siblings: Counter[str] = Counter()
@@ -133,11 +123,7 @@ class Stage:
         """Keep a sample where something changed."""
         self.longest_tokens = longest_tokens
         last = self.samples[-1] if self.samples else None
-        if last is None or (last.running, last.waiting, last.degree) != (
-            sample.running,
-            sample.waiting,
-            sample.degree,
-        ):
+        if last is None or dataclasses.replace(sample, at=last.at) != last:
             self.samples.append(sample)
 
     def start_counting(self, readers: Sequence[RecordReader]) -> None:
@@ -166,28 +152,19 @@ class Stage:
     def add_switch(self, record: SwitchRecord, *, requests: Sequence[MovedRequest]) -> None:
         """`requests` are those that lived through the switch."""
         self.switches.append(record)
-        self._moments.append(_Moment(record=record, live=requests))
+        self._moments.append(Moment(record=record, live=requests))
 
-    def switches_made(self) -> list[tuple[SwitchRecord, list[LiveAtSwitch]]]:
-        """The switches that requests lived through, with those requests. Call it when all have ended."""
-        return [
-            (moment.record, self._stood(moment))
-            for moment in self._moments
-            if moment.record.outcome == "committed" and moment.live
-        ]
+    def switches_made(self) -> list[Moment]:
+        """The switches that requests lived through."""
+        return [moment for moment in self._moments if moment.record.outcome == "committed" and moment.live]
 
-    def _stood(self, moment: _Moment) -> list[LiveAtSwitch]:
-        stood = []
-        for engine_id, old_group, kv_tokens, new_group in moment.live:
-            ended = self.ended.get(engine_id)
-            # The last sampled token of a live request has no KV yet.
-            made = kv_tokens + 1 - (ended.record.prompt_tokens if ended else 0) if kv_tokens else 0
-            stood.append(
-                LiveAtSwitch(
-                    engine_id=engine_id, old_group=old_group, new_group=new_group, made_tokens=max(0, made)
-                )
-            )
-        return stood
+    def made_tokens(self, live: MovedRequest) -> int:
+        """Tokens of its response that a request had made by a switch. Call it when all have ended."""
+        if not live.kv_tokens:
+            return 0
+        ended = self.ended.get(live.engine_id)
+        # The last sampled token of a live request has no KV yet.
+        return max(0, live.kv_tokens + 1 - (ended.record.prompt_tokens if ended else 0))
 
     def record(self, replica: int, step: int, prices: Prices | None) -> StageRecord:
         """The finished stage, each switch with its gain over staying, by the true lengths and by `prices`."""
@@ -213,7 +190,7 @@ class Stage:
             total += idle_groups * sample.degree * max(0.0, until - sample.at)
         return total
 
-    def _judge(self, moment: _Moment, ended_at: float, prices: Prices | None) -> SwitchRecord:
+    def _judge(self, moment: Moment, ended_at: float, prices: Prices | None) -> SwitchRecord:
         """What the rest of the stage took, and would have taken in the old layout.
 
         Not judged where requests arrived after the switch: how they would have been served
@@ -233,11 +210,11 @@ class Stage:
             gain_seconds=None if staying is None else staying - actual,
         )
 
-    def _staying_seconds(self, moment: _Moment, prices: Prices | None) -> float | None:
+    def _staying_seconds(self, moment: Moment, prices: Prices | None) -> float | None:
         """What the rest of the stage would have taken without a switch; None where it has no price."""
         if prices is None:
             return None
-        remaining = [self._remaining(one) for one in self._stood(moment)]
+        remaining = [self._remaining(one) for one in moment.live]
         degree = moment.record.from_degree
         try:
             return remaining_seconds(remaining, prices, footprint=self.num_ranks, degree=degree)
@@ -245,12 +222,11 @@ class Stage:
             log.warning("the gain of a switch is not known: %s", error)
             return None
 
-    def _remaining(self, live: LiveAtSwitch) -> RemainingRequest:
+    def _remaining(self, live: MovedRequest) -> RemainingRequest:
         """A request as it was at a switch, with the tokens that it generated afterwards."""
-        ended = self.ended.get(live.engine_id)
-        tokens = ended.record.response_tokens if ended else 0
+        ended, made = self.ended.get(live.engine_id), self.made_tokens(live)
         return RemainingRequest(
             group=live.old_group,
-            context_tokens=live.made_tokens + (ended.record.prompt_tokens if ended else 0),
-            remaining_tokens=max(0, tokens - live.made_tokens),
+            context_tokens=made + (ended.record.prompt_tokens if ended else 0),
+            remaining_tokens=max(0, (ended.record.response_tokens if ended else 0) - made),
         )

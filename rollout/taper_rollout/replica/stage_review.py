@@ -22,7 +22,7 @@ from taper_policy.review.review import RecordedRequest, RecordedStage, RecordedS
 from taper_rollout.events import Review, StageRecord
 from taper_rollout.job.policy_settings import policy_of
 from taper_rollout.profiling.replica_settings import ReplicaSettings
-from taper_rollout.replica.stage import Ended, Stage
+from taper_rollout.replica.stage import Ended, Moment, Stage
 
 log = logging.getLogger("taper.review")
 
@@ -97,12 +97,12 @@ def recorded_stage(stage: Stage, record: StageRecord) -> RecordedStage:
     """The stage as it is simulated. Raises `NotJudged`."""
     _check_requests(stage)
     made = stage.switches_made()
-    first = (
-        made[0][0].from_degree if made else stage.samples[0].degree if stage.samples else stage.base_degree
-    )
+    first = stage.samples[0].degree if stage.samples else stage.base_degree
+    if made:
+        first = made[0].record.from_degree
     ended = sorted(stage.ended.items(), key=lambda item: (item[1].record.started_at, item[0]))
     rids = {engine_id: f"{number:012}" for number, (engine_id, _) in enumerate(ended)}
-    old_groups = {one.engine_id: one.old_group for one in made[0][1]} if made else {}
+    old_groups = {one.engine_id: one.old_group for one in made[0].live} if made else {}
     num_groups = stage.num_ranks // first
     return RecordedStage(
         footprint=stage.num_ranks,
@@ -115,11 +115,11 @@ def recorded_stage(stage: Stage, record: StageRecord) -> RecordedStage:
         ),
         moves=tuple(
             RecordedSwitch(
-                degree=switch.to_degree,
-                made_tokens=_made_tokens(stage, {one.engine_id: one.made_tokens for one in live}),
-                groups={rids[one.engine_id]: one.new_group for one in live if one.engine_id in rids},
+                degree=moment.record.to_degree,
+                made_tokens=_made_tokens(stage, moment),
+                groups={rids[one.engine_id]: one.new_group for one in moment.live if one.engine_id in rids},
             )
-            for switch, live in made
+            for moment in made
         ),
     )
 
@@ -136,8 +136,9 @@ def _served(ended: Ended, number: int, group: int | None, num_groups: int) -> Re
     )
 
 
-def _made_tokens(stage: Stage, live: dict[str, int]) -> int:
-    """Of all responses until a switch: the live ones had made `live`, by engine id, the others had ended."""
+def _made_tokens(stage: Stage, moment: Moment) -> int:
+    """Of all responses until a switch: those that were not live had ended."""
+    live = {one.engine_id: stage.made_tokens(one) for one in moment.live}
     return sum(live.get(engine_id, one.record.response_tokens) for engine_id, one in stage.ended.items())
 
 
@@ -148,7 +149,7 @@ def _check_requests(stage: Stage) -> None:
     if any(request.response_tokens < 1 for request in stage.requests):
         raise NotJudged("a response has no token")
     last_arrival = max(request.started_at for request in stage.requests)
-    if any(switch.at < last_arrival for switch, _ in stage.switches_made()):
+    if any(moment.record.at < last_arrival for moment in stage.switches_made()):
         raise NotJudged("requests arrived after a switch")
     ended = sum(request.ended_at < last_arrival for request in stage.requests)
     if ended > ENDED_SHARE * len(stage.requests):

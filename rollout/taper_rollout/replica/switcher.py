@@ -23,8 +23,8 @@ from taper_rollout.replica.stage import Stage
 from taper_rollout.sglang.engine import CommandFailed, ElasticEngine, EngineDied
 from taper_rollout.switching.figures import SwitchFigures
 from taper_rollout.switching.kv_mode import kv_mode, kv_reported
-from taper_rollout.switching.rank_protocol import state_of
-from taper_rollout.switching.replica_protocol import ReplicaProtocol
+from taper_rollout.switching.rank_protocol import replayed
+from taper_rollout.switching.replica_protocol import followed
 from taper_rollout.switching.states import SwitchEvent, SwitchProtocol, SwitchState
 
 log = logging.getLogger("taper.switcher")
@@ -41,16 +41,14 @@ class Switcher:
 
     def __init__(self, engine: ElasticEngine, settings: ReplicaSettings, emit: Callable[[Any], None]) -> None:
         self._engine, self._settings, self._emit = engine, settings, emit
-        self._followed = ReplicaProtocol(
-            protocol=SwitchProtocol(timeout_seconds=settings.rollout.switch.timeout_seconds)
-        )
+        self._followed = SwitchProtocol(timeout_seconds=settings.rollout.switch.timeout_seconds)
         self.profile: Profile | None = None
         self.lock = asyncio.Lock()
 
     @property
-    def protocol(self) -> ReplicaProtocol:
+    def protocol(self) -> SwitchProtocol:
         """The replica's place in the protocol, now."""
-        self._followed = self._followed.follow(self._engine.journals())
+        self._followed = followed(self._followed, self._engine.journals())
         return self._followed
 
     @property
@@ -64,7 +62,7 @@ class Switcher:
         return {
             "state": protocol.state.value,
             "epoch": protocol.epoch,
-            "rank_states": [state_of(journal).value for journal in self._engine.journals()],
+            "rank_states": [replayed(journal).state.value for journal in self._engine.journals()],
             "transitions": [dataclasses.asdict(transition) for transition in _transitions(protocol)],
         }
 
@@ -118,7 +116,7 @@ class Switcher:
 
     async def _switched(self, degree: int, kv: KvMode) -> SwitchFigures:
         """Propose a switch and follow it to its end."""
-        self._followed = self.protocol.propose(time.monotonic())
+        self._followed = self.protocol.apply(SwitchEvent.PROPOSED, self.protocol.epoch + 1, time.monotonic())
         try:
             figures = await self._engine.switch(
                 degree,
@@ -140,7 +138,7 @@ class Switcher:
 
     async def _resumed(self, figures: SwitchFigures) -> SwitchFigures:
         """The figures with their pause; after the switch's deadline, of the ranks that have resumed."""
-        remaining = self.protocol.protocol.remaining_seconds(time.monotonic()) or 0.0
+        remaining = self.protocol.remaining_seconds(time.monotonic()) or 0.0
         figures = await self._engine.resumed(figures, deadline_seconds=remaining)
         if self.protocol.state is not SwitchState.SERVING:
             log.warning(
@@ -152,7 +150,7 @@ class Switcher:
         return figures
 
     def _apply(self, event: SwitchEvent) -> None:
-        self._followed = self._followed.apply(event, time.monotonic())
+        self._followed = self._followed.apply(event, self._followed.epoch, time.monotonic())
 
     def _record(
         self,
@@ -182,13 +180,13 @@ class Switcher:
         return record if figures is None else record.with_figures(figures)
 
 
-def _outcome(protocol: ReplicaProtocol) -> str:
+def _outcome(protocol: SwitchProtocol) -> str:
     if protocol.cause is None:
         return "committed"
     return "refused" if protocol.cause in REFUSALS else "aborted"
 
 
-def _transitions(protocol: ReplicaProtocol) -> list[SwitchTransition]:
+def _transitions(protocol: SwitchProtocol) -> list[SwitchTransition]:
     """Those of the last switch, with times since the Unix epoch."""
     offset = time.time() - time.monotonic()
     return [

@@ -31,7 +31,7 @@ from taper_rollout.shared_memory.segment import Segment
 from taper_rollout.shared_memory.switch_journal import JournalReader, SwitchJournal
 from taper_rollout.switching.command import COMMAND_METHOD, Command, SwitchOrder
 from taper_rollout.switching.figures import SwitchFigures
-from taper_rollout.switching.rank_protocol import resumption_of, state_of
+from taper_rollout.switching.rank_protocol import replayed
 from taper_rollout.switching.rendezvous import GRACE_SECONDS
 from taper_rollout.switching.states import SwitchState
 
@@ -193,10 +193,9 @@ class ElasticEngine:
             journals = self.journals()
             if self.fault:
                 raise EngineDied(self.fault)
-            is_over = all(state_of(journal) is SwitchState.SERVING for journal in journals)
+            is_over = all(replayed(journal).state is SwitchState.SERVING for journal in journals)
             if is_over or time.monotonic() > deadline:
-                resumptions = [resumption_of(journal) for journal in journals]
-                return figures.with_resumptions(resumptions, leaders(self.settings.footprint, self.degree))
+                return figures.with_resumptions(journals, leaders(self.settings.footprint, self.degree))
             await asyncio.sleep(POLL_SECONDS)
 
     # -- requests ----------------------------------------------------------------------

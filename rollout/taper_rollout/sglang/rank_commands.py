@@ -1,6 +1,6 @@
-"""A rank's commands that do not change the layout: flush, sleep, wake, update weights.
+"""A rank's commands that do not change the layout: flush, sleep, wake, update weights, arena.
 
-Private names touched, read at SGLang 0.5.23: `ModelRunner.weight_updater`.
+Private names touched, read at SGLang 0.5.23: `ModelRunner.weight_updater`, `token_to_kv_pool`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class RankCommands:
             "sleep": self.sleep,
             "wake": self.wake,
             "update_weights": self.update_weights,
+            "arena": self.arena,
         }
         with torch.inference_mode():
             return commands[command.name](**command.arguments)
@@ -77,3 +78,7 @@ class RankCommands:
     def wake(self, *, tags: list[str]) -> None:
         """Take back what `sleep` released."""
         memory_saver.restore(self._stacks, self._base, tags)
+
+    def arena(self) -> dict[str, Any]:
+        """How many tokens the KV arena has at the base degree: where the job gives none, SGLang decides."""
+        return {"kv_tokens": int(self._base.runner.token_to_kv_pool.size)}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from taper_policy.layout import group_of
-from taper_policy.profile.kv_choice import prefilled_tokens
+from taper_policy.profile.kv_choice import HeldKv, prefilled_tokens
 from taper_rollout.sglang import kv_exchange, random_state
 from taper_rollout.sglang.live_requests import handoff
 from taper_rollout.sglang.live_requests.readmission import Readmission
@@ -19,7 +19,7 @@ from taper_rollout.sglang.rank_progress import RankProgress
 from taper_rollout.sglang.stacks import BuiltStack, run_until_command
 from taper_rollout.switching.command import Command
 from taper_rollout.switching.figures import MovedRequest, SwitchFigures
-from taper_rollout.switching.plans import MovingRequest, SwitchPlan
+from taper_rollout.switching.plans import SwitchPlan
 from taper_rollout.switching.rank_protocol import RankProtocol
 from taper_rollout.switching.rank_switch import Offer
 
@@ -96,7 +96,7 @@ class RankStacks:
             return Offer(refusal=refusal, live=(), packed=b"")
         group = group_of(self.rank, self.degree)
         live = tuple(
-            MovingRequest(
+            HeldKv(
                 id=request.rid,
                 group=group,
                 num_tokens=handoff.kv_tokens(request),

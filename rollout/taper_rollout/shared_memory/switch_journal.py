@@ -30,7 +30,7 @@ class SwitchJournal:
 
     `paused_at` is the rank's last decode step before the switch; a rank that had nothing to
     decode paused when all others had stopped. `resumed_at` is when the last of its requests
-    was prefilled again, and `prefilled_tokens` what that took; 0 until then.
+    was prefilled again, and `prefilled_tokens` what that took. All three are 0 until then.
     """
 
     epoch: int = 0

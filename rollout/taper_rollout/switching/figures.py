@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from taper_rollout.shared_memory.switch_journal import SwitchJournal
+
 
 class MovedRequest(NamedTuple):
     """A live request of a switch: its name in the engine, KV tokens before it, and groups."""
@@ -14,14 +16,6 @@ class MovedRequest(NamedTuple):
     old_group: int
     kv_tokens: int
     new_group: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Resumption:
-    """How the requests of a rank came back after a switch: seconds without a step, tokens prefilled again."""
-
-    pause_seconds: float
-    prefilled_tokens: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +60,13 @@ class SwitchFigures:
             requests=ranks[0].requests,
         )
 
-    def with_resumptions(self, ranks: Sequence[Resumption | None], leaders: Collection[int]) -> SwitchFigures:
+    def with_resumptions(self, journals: Sequence[SwitchJournal], leaders: Collection[int]) -> SwitchFigures:
         """These figures with the longest pause of all ranks, and what the groups prefilled again.
 
-        A rank whose requests are not back (None) counts nothing.
+        A rank whose requests are not back counts nothing.
         """
-        known = [resumption for resumption in ranks if resumption is not None]
-        of_groups = [resumption for rank in leaders if (resumption := ranks[rank]) is not None]
         return dataclasses.replace(
             self,
-            pause_seconds=max((resumption.pause_seconds for resumption in known), default=0.0),
-            prefilled_tokens=sum(resumption.prefilled_tokens for resumption in of_groups),
+            pause_seconds=max(journal.resumed_at - journal.paused_at for journal in journals),
+            prefilled_tokens=sum(journals[rank].prefilled_tokens for rank in leaders),
         )

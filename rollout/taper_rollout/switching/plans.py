@@ -37,20 +37,6 @@ from taper_policy import layout
 from taper_policy.profile.kv_choice import HeldKv, KvMode, recomputed_by
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MovingRequest:
-    """A request at the switch: its group at the old degree and its KV tokens there (0: not yet prefilled).
-
-    `prompt` names its prompt, of `prompt_tokens` tokens; "" where its siblings are not known.
-    """
-
-    id: str
-    group: int
-    num_tokens: int
-    prompt: str = ""
-    prompt_tokens: int = 0
-
-
 class KvSlice(NamedTuple):
     """`num_tokens` KV tokens of a request, `head_count` of the model's global KV heads, from rank to rank.
 
@@ -69,24 +55,25 @@ class KvSlice(NamedTuple):
 class SwitchPlan:
     """What `plan_switch` decided.
 
-    `requests` are sorted by id. `recomputed` names those that have KV and leave it behind.
+    `requests` are sorted by id, each with its group at the old degree; those not yet prefilled have
+    no tokens. `recomputed` names those that have KV and leave it behind.
     `slices` are in the one canonical order, that of `requests`, then target rank, then
-    head; requests that do not migrate have none. `held` are the requests that have KV, and where
-    they go, in canonical order.
+    head; requests that do not migrate have none. `held` are the requests that have KV, with
+    the groups that they go to, in canonical order.
     """
 
     footprint: int
     from_degree: int
     to_degree: int
     num_kv_heads: int
-    requests: tuple[MovingRequest, ...]
+    requests: tuple[HeldKv, ...]
     target_group: Mapping[str, int]
     held: tuple[HeldKv, ...]
     recomputed: frozenset[str]
     slices: tuple[KvSlice, ...]
 
     @property
-    def migrated(self) -> tuple[MovingRequest, ...]:
+    def migrated(self) -> tuple[HeldKv, ...]:
         """The requests that take their KV along, in canonical order."""
         return tuple(
             request for request in self.requests if request.num_tokens and request.id not in self.recomputed
@@ -110,7 +97,7 @@ class SwitchPlan:
 
 
 def plan_switch(
-    requests: Iterable[MovingRequest],
+    requests: Iterable[HeldKv],
     footprint: int,
     from_degree: int,
     to_degree: int,
@@ -132,7 +119,9 @@ def plan_switch(
         target_group = {request.id: request.group // ratio for request in ordered}
     else:
         target_group = _spread(ordered, from_degree // to_degree)
-    held = _held(ordered, target_group)
+    held = tuple(
+        request._replace(group=target_group[request.id]) for request in ordered if request.num_tokens
+    )
     recomputed = recomputed_by(held, kv)
     slices = [
         KvSlice(request.id, *route, request.num_tokens)
@@ -150,20 +139,6 @@ def plan_switch(
         held=held,
         recomputed=recomputed,
         slices=tuple(slices),
-    )
-
-
-def _held(requests: Iterable[MovingRequest], target_group: Mapping[str, int]) -> tuple[HeldKv, ...]:
-    return tuple(
-        HeldKv(
-            id=request.id,
-            group=target_group[request.id],
-            num_tokens=request.num_tokens,
-            prompt=request.prompt,
-            prompt_tokens=request.prompt_tokens,
-        )
-        for request in requests
-        if request.num_tokens
     )
 
 
@@ -189,9 +164,9 @@ def _routes(
     )
 
 
-def _spread(requests: Sequence[MovingRequest], ratio: int) -> dict[str, int]:
+def _spread(requests: Sequence[HeldKv], ratio: int) -> dict[str, int]:
     """The target groups of a narrowing that splits each group into `ratio` sub-groups (LPT, ties by id)."""
-    members: defaultdict[int, list[MovingRequest]] = defaultdict(list)
+    members: defaultdict[int, list[HeldKv]] = defaultdict(list)
     for request in requests:
         members[request.group].append(request)
     target_group: dict[str, int] = {}
@@ -214,7 +189,7 @@ def _check_degrees(footprint: int, from_degree: int, to_degree: int, num_kv_head
             raise ValueError(f"{name}: {degree} does not divide the model's {num_kv_heads} KV heads")
 
 
-def _check_requests(ordered: Sequence[MovingRequest], num_groups: int) -> None:
+def _check_requests(ordered: Sequence[HeldKv], num_groups: int) -> None:
     for before, after in itertools.pairwise(ordered):
         if before.id == after.id:
             raise ValueError(f"requests[{after.id!r}]: listed twice")

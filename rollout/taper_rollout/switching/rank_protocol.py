@@ -9,51 +9,28 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 from taper_rollout.shared_memory.switch_journal import JournalWriter, SwitchJournal
-from taper_rollout.switching.figures import Resumption
 from taper_rollout.switching.states import SwitchEvent, SwitchProtocol, SwitchState
 
 EVENTS = tuple(SwitchEvent)
 _CODES = {event: code for code, event in enumerate(EVENTS)}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TimedEvent:
-    """An event and when it happened, in seconds of the machine's monotonic clock."""
-
-    event: SwitchEvent
-    at: float
-
-
-def timed_events(journal: SwitchJournal) -> tuple[TimedEvent, ...]:
-    """The events of a rank's last switch, in order."""
-    return tuple(TimedEvent(event=EVENTS[code], at=at) for code, at in journal.events)
-
-
-def state_of(journal: SwitchJournal) -> SwitchState:
-    """The state that a rank's journal leads to. Raises IllegalTransition."""
+def replayed(journal: SwitchJournal) -> SwitchProtocol:
+    """The protocol that a rank's journal leads to, but for its deadline. Raises IllegalTransition."""
     protocol = SwitchProtocol(timeout_seconds=1.0)
-    for timed in timed_events(journal):
-        protocol = protocol.apply(timed.event, journal.epoch, timed.at)
-    return protocol.state
-
-
-def resumption_of(journal: SwitchJournal) -> Resumption | None:
-    """How the rank's requests came back; None until all of them have."""
-    if not journal.resumed_at:
-        return None
-    return Resumption(
-        pause_seconds=journal.resumed_at - journal.paused_at, prefilled_tokens=journal.prefilled_tokens
-    )
+    for code, at in journal.events:
+        protocol = protocol.apply(EVENTS[code], journal.epoch, at)
+    return protocol
 
 
 class RankProtocol:
     """See the module's docstring. `clock` is the machine's monotonic clock."""
 
     def __init__(self, journal: JournalWriter, clock: Callable[[], float] = time.monotonic) -> None:
-        self._writer, self._clock = journal, clock
-        self._journal = SwitchJournal()
+        self._journal, self._clock = journal, clock
         self._protocol = SwitchProtocol(timeout_seconds=1.0)
 
     @property
@@ -76,20 +53,17 @@ class RankProtocol:
         """Take up a switch that was proposed at `proposed_at`. `epoch` must be newer than any before."""
         self.expire()
         protocol = dataclasses.replace(self._protocol, timeout_seconds=timeout_seconds)
-        self._protocol = protocol.apply(SwitchEvent.PROPOSED, epoch, proposed_at)
-        self._publish(SwitchJournal(epoch=epoch), SwitchEvent.PROPOSED)
+        self._enter(protocol.apply(SwitchEvent.PROPOSED, epoch, proposed_at))
 
     def apply(self, event: SwitchEvent) -> None:
         """Something happened in the switch under way. Raises IllegalTransition."""
-        self._protocol = self._protocol.apply(event, self.epoch, self._clock())
-        self._publish(self._journal, event)
+        self._enter(self._protocol.apply(event, self.epoch, self._clock()))
 
     def resume(self, *, paused_at: float, prefilled_tokens: int) -> None:
         """All requests of the committed switch decode again, or were aborted."""
-        self._journal = dataclasses.replace(
-            self._journal, paused_at=paused_at, resumed_at=self._clock(), prefilled_tokens=prefilled_tokens
-        )
-        self.apply(SwitchEvent.RESUMED)
+        now = self._clock()
+        resumption = {"paused_at": paused_at, "resumed_at": now, "prefilled_tokens": prefilled_tokens}
+        self._enter(self._protocol.apply(SwitchEvent.RESUMED, self.epoch, now), **resumption)
 
     def expire(self) -> bool:
         """End a committed switch whose deadline has passed while requests still wait; whether it did."""
@@ -98,7 +72,8 @@ class RankProtocol:
             self.apply(SwitchEvent.TIMEOUT)
         return expired
 
-    def _publish(self, journal: SwitchJournal, event: SwitchEvent) -> None:
-        events = (*journal.events, (_CODES[event], self._clock()))
-        self._journal = dataclasses.replace(journal, events=events)
-        self._writer.write(self._journal)
+    def _enter(self, protocol: SwitchProtocol, **resumption: Any) -> None:
+        if protocol is not self._protocol:
+            self._protocol = protocol
+            events = tuple((_CODES[event], at) for event, _, at in protocol.transitions)
+            self._journal.write(SwitchJournal(epoch=protocol.epoch, events=events, **resumption))

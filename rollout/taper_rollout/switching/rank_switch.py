@@ -20,10 +20,10 @@ import time
 from typing import Any, Protocol
 
 from taper_policy.layout import group_of
-from taper_policy.profile.kv_choice import kv_from_json
+from taper_policy.profile.kv_choice import HeldKv, kv_from_json
 from taper_rollout.switching.command import Command, SwitchOrder
 from taper_rollout.switching.figures import SwitchFigures
-from taper_rollout.switching.plans import MovingRequest, SwitchPlan, plan_switch
+from taper_rollout.switching.plans import SwitchPlan, plan_switch
 from taper_rollout.switching.rank_protocol import RankProtocol
 from taper_rollout.switching.rendezvous import ArbiterLost, MeetingCancelled, Rendezvous
 from taper_rollout.switching.states import SwitchEvent, SwitchState
@@ -37,7 +37,7 @@ class Offer:
     """What a rank brings to a switch: its live requests and, from group leaders, the requests themselves."""
 
     refusal: str | None
-    live: tuple[MovingRequest, ...]
+    live: tuple[HeldKv, ...]
     packed: bytes
 
 
@@ -130,7 +130,7 @@ class RankSwitch:
 
     def _planned(self, order: SwitchOrder, offers: list[Offer]) -> SwitchPlan:
         """The plan, once all ranks have made the same."""
-        live: dict[str, MovingRequest] = {}
+        live: dict[str, HeldKv] = {}
         for request in (request for offer in offers for request in offer.live):
             if live.setdefault(request.id, request) != request:
                 raise SwitchAborted(SwitchEvent.PLAN_MISMATCHED, f"ranks disagree about request {request.id}")

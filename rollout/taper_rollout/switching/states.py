@@ -42,9 +42,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class SwitchState(enum.Enum):
@@ -110,19 +110,36 @@ class IllegalTransition(RuntimeError):
     """An event that its state does not know, or of an epoch that was never opened."""
 
 
+class Transition(NamedTuple):
+    """The state that was entered, by which event, and when."""
+
+    event: SwitchEvent
+    state: SwitchState
+    at: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchProtocol:
     """A place in the table: a value; `apply` gives the next one.
 
     `epoch` is that of the switch under way or, while SERVING, of the last one (0: none
-    yet). `timeout_seconds` bounds a whole switch from `proposed_at`; that and every `now`
-    are seconds of one clock that never goes back.
+    yet), and `transitions` are how it got here. `timeout_seconds` bounds a whole switch from
+    `proposed_at`; that and every `now` are seconds of one clock that never goes back.
     """
 
     timeout_seconds: float
     epoch: int = 0
     state: SwitchState = SwitchState.SERVING
     proposed_at: float = 0.0
+    transitions: tuple[Transition, ...] = field(default=(), compare=False)
+
+    @property
+    def cause(self) -> SwitchEvent | None:
+        """The event that aborted the switch; None where nothing did."""
+        for transition in self.transitions:
+            if transition.state is SwitchState.ABORTED:
+                return transition.event
+        return None
 
     def apply(self, event: SwitchEvent, epoch: int, now: float) -> SwitchProtocol:
         """The protocol after `event` of the switch `epoch`; itself where that epoch is past.
@@ -136,8 +153,10 @@ class SwitchProtocol:
         state = TRANSITIONS.get((self.state, event))
         if state is None:
             raise IllegalTransition(f"{event.value} while {self.state.value} (epoch {self.epoch})")
-        proposed_at = now if event is SwitchEvent.PROPOSED else self.proposed_at
-        return replace(self, epoch=epoch, state=state, proposed_at=proposed_at)
+        entered = Transition(event, state, now)
+        if event is SwitchEvent.PROPOSED:
+            return replace(self, epoch=epoch, state=state, proposed_at=now, transitions=(entered,))
+        return replace(self, state=state, transitions=(*self.transitions, entered))
 
     def remaining_seconds(self, now: float) -> float | None:
         """How much longer, at least 0, the present state may last; None where it has no deadline."""

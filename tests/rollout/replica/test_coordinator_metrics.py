@@ -11,7 +11,7 @@ import pytest
 from taper_rollout.events import StageRecord, SwitchDone
 from taper_rollout.metrics.collector import RolloutMetrics
 from taper_rollout.replica import coordinator as module
-from taper_rollout.replica import decision_round, progress_throttle
+from taper_rollout.replica import progress_throttle, stage_keeper
 from taper_rollout.replica.coordinator import Coordinator
 
 from ..fake_engine import SETTINGS, FakeEngine, ask, until
@@ -26,7 +26,7 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The events of a stage of two requests that switches once and narrows when it has drained."""
     monkeypatch.setattr(module, "ElasticEngine", FakeEngine)
     monkeypatch.setattr(module, "engine_settings", lambda _: None)
-    monkeypatch.setattr(decision_round, "ARRIVALS_SETTLED_SECONDS", 0.02)
+    monkeypatch.setattr(stage_keeper, "ARRIVALS_SETTLED_SECONDS", 0.02)
     monkeypatch.setattr(progress_throttle, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(progress_throttle, "MOST_SECONDS", 0.0)
     emitted: list[Any] = []

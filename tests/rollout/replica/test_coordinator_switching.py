@@ -266,14 +266,14 @@ def test_only_enforce_switches(play: Play, mode: str) -> None:
 def test_watching_goes_on_after_a_fault_of_its_own(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(coordinator: Coordinator, engine: FakeEngine, emitted: list[Any]) -> None:
         faults = iter([OSError("torn record")])
-        observe = coordinator._stages.observe
+        observe = coordinator._stages._observe
 
         def observe_or_fail(*arguments: Any, **options: Any) -> Any:
             if error := next(faults, None):
                 raise error
             return observe(*arguments, **options)
 
-        monkeypatch.setattr(coordinator._stages, "observe", observe_or_fail)
+        monkeypatch.setattr(coordinator._stages, "_observe", observe_or_fail)
         request = ask(coordinator, "a")
         await until(lambda: engine.degree == 2)
         engine.end("a")

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 from taper_policy import layout
-from taper_policy.profile.kv_choice import KvCosts, KvMode
+from taper_policy.profile.kv_choice import HeldKv, KvCosts, KvMode
 from taper_rollout.sglang import kv_exchange
-from taper_rollout.switching.plans import MovingRequest, SwitchPlan, plan_switch
+from taper_rollout.switching.plans import SwitchPlan, plan_switch
 
 NUM_LAYERS = 3
 HEAD_DIM = 2
@@ -62,7 +62,7 @@ class ExchangeCase:
         )
 
     def plan(self) -> SwitchPlan:
-        live = [MovingRequest(id=f"r{i}", group=g, num_tokens=n) for i, (g, n) in enumerate(self.requests)]
+        live = [HeldKv(id=f"r{i}", group=g, num_tokens=n) for i, (g, n) in enumerate(self.requests)]
         kv = WAYS[self.seed % len(WAYS)]
         return plan_switch(live, self.footprint, self.from_degree, self.to_degree, self.num_kv_heads, kv)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from taper_policy.profile.kv_choice import HeldKv
 from taper_rollout.shared_memory.segment import Regions, Segment
 from taper_rollout.shared_memory.switch_journal import (
     JOURNAL_BYTES,
@@ -19,11 +20,11 @@ from taper_rollout.shared_memory.switch_journal import (
 from taper_rollout.switching.agent import run_commands
 from taper_rollout.switching.command import Command, Reply, SwitchOrder
 from taper_rollout.switching.figures import MovedRequest, SwitchFigures
-from taper_rollout.switching.plans import MovingRequest, SwitchPlan
-from taper_rollout.switching.rank_protocol import RankProtocol, state_of, timed_events
+from taper_rollout.switching.plans import SwitchPlan
+from taper_rollout.switching.rank_protocol import RankProtocol, replayed
 from taper_rollout.switching.rank_switch import Offer
 from taper_rollout.switching.rendezvous import Rendezvous, plan_region
-from taper_rollout.switching.replica_protocol import ReplicaProtocol
+from taper_rollout.switching.replica_protocol import followed
 from taper_rollout.switching.states import SwitchEvent, SwitchProtocol, SwitchState
 
 FOOTPRINT = 4
@@ -54,7 +55,7 @@ class FakeStacks:
         self.calls: list[str] = []
         self.plan: SwitchPlan | None = None
         self.refusal: str | None = None
-        self.live: tuple[MovingRequest, ...] | None = None
+        self.live: tuple[HeldKv, ...] | None = None
         self.faults: dict[str, Callable[[], object]] = {}
 
     def _record(self, method: str) -> None:
@@ -69,7 +70,7 @@ class FakeStacks:
         live = self.live
         if live is None:
             mine = [REQUESTS[self.rank]] if self.rank in REQUESTS else []
-            live = tuple(MovingRequest(id=name, group=self.rank, num_tokens=n) for name, n in mine)
+            live = tuple(HeldKv(id=name, group=self.rank, num_tokens=n) for name, n in mine)
         return Offer(refusal=self.refusal, live=live, packed=b"packed %d" % self.rank)
 
     def transfer(self, plan: SwitchPlan, offers: list[Offer]) -> dict[str, float]:
@@ -148,17 +149,15 @@ class Ranks:
 
     def events(self) -> list[list[SwitchEvent]]:
         """The last switch of each rank."""
-        return [[timed.event for timed in timed_events(journal)] for journal in self.journals()]
+        return [[one.event for one in replayed(journal).transitions] for journal in self.journals()]
 
     def states(self) -> list[SwitchState]:
-        return [state_of(journal) for journal in self.journals()]
+        return [replayed(journal).state for journal in self.journals()]
 
-    def replica(self, epoch: int) -> ReplicaProtocol:
+    def replica(self, epoch: int) -> SwitchProtocol:
         """The switch as the coordinator follows it."""
-        proposed = ReplicaProtocol(protocol=SwitchProtocol(timeout_seconds=10.0, epoch=epoch - 1)).propose(
-            0.0
-        )
-        return proposed.follow(self.journals())
+        before = SwitchProtocol(timeout_seconds=10.0, epoch=epoch - 1)
+        return followed(before.apply(SwitchEvent.PROPOSED, epoch, 0.0), self.journals())
 
     def errors(self, replies: list[Reply]) -> set[str | None]:
         return {reply.error for reply in replies}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from taper_rollout.switching.figures import MovedRequest, Resumption, SwitchFigures
+from taper_rollout.shared_memory.switch_journal import SwitchJournal
+from taper_rollout.switching.figures import MovedRequest, SwitchFigures
 
 RANK = SwitchFigures(
     live_requests=3,
@@ -37,11 +38,11 @@ def test_a_replica_has_the_requests_of_all_groups_and_the_times_of_its_slowest_r
 
 def test_a_pause_is_the_longest_of_the_ranks_and_each_groups_prefills_count_once() -> None:
     ranks = [
-        Resumption(pause_seconds=0.2, prefilled_tokens=3),
-        Resumption(pause_seconds=0.4, prefilled_tokens=3),
-        None,
-        Resumption(pause_seconds=0.1, prefilled_tokens=5),
+        SwitchJournal(epoch=1, paused_at=10.0, resumed_at=10.25, prefilled_tokens=3),
+        SwitchJournal(epoch=1, paused_at=10.0, resumed_at=10.5, prefilled_tokens=3),
+        SwitchJournal(epoch=1),
+        SwitchJournal(epoch=1, paused_at=10.0, resumed_at=10.125, prefilled_tokens=5),
     ]
     found = RANK.with_resumptions(ranks, leaders=(0, 2))
-    assert (found.pause_seconds, found.prefilled_tokens) == (0.4, 3)
-    assert RANK.with_resumptions([None, None], leaders=(0, 1)) == RANK
+    assert (found.pause_seconds, found.prefilled_tokens) == (0.5, 3)
+    assert RANK.with_resumptions([SwitchJournal(epoch=1), SwitchJournal(epoch=1)], leaders=(0, 1)) == RANK

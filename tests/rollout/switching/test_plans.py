@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy import layout
-from taper_policy.profile.kv_choice import KvCosts, KvMode, choose_recomputed
-from taper_rollout.switching.plans import KvSlice, MovingRequest, SwitchPlan, plan_switch
+from taper_policy.profile.kv_choice import HeldKv, KvCosts, KvMode, choose_recomputed
+from taper_rollout.switching.plans import KvSlice, SwitchPlan, plan_switch
 
 MAX_TOKENS = 3000
 COSTS = KvCosts(
@@ -20,8 +20,8 @@ COSTS = KvCosts(
 WAYS: tuple[KvMode, ...] = ("migrate", "recompute", COSTS)
 
 
-def request(name: str, group: int, num_tokens: int) -> MovingRequest:
-    return MovingRequest(id=name, group=group, num_tokens=num_tokens)
+def request(name: str, group: int, num_tokens: int) -> HeldKv:
+    return HeldKv(id=name, group=group, num_tokens=num_tokens)
 
 
 @st.composite
@@ -46,7 +46,7 @@ def plans(draw: st.DrawFn, *, widen: bool | None = None, kv: KvMode | None = Non
     return plan_switch(requests, footprint, from_degree, to_degree, num_kv_heads, way)
 
 
-def requests_of(plan: SwitchPlan, group: int) -> list[MovingRequest]:
+def requests_of(plan: SwitchPlan, group: int) -> list[HeldKv]:
     """What the new layout's `group` serves."""
     return [live for live in plan.requests if plan.target_group[live.id] == group]
 
@@ -233,7 +233,7 @@ def test_the_digest_is_the_same_everywhere() -> None:
         ({"requests": [request("a", -1, 1)]}, r"requests\['a'\].group: -1 is not one of the 4 groups"),
         ({"requests": [request("a", 0, -1)]}, r"requests\['a'\].num_tokens: -1 is negative"),
         (
-            {"requests": [MovingRequest(id="a", group=0, num_tokens=3, prompt="p", prompt_tokens=4)]},
+            {"requests": [HeldKv(id="a", group=0, num_tokens=3, prompt="p", prompt_tokens=4)]},
             r"requests\['a'\].prompt_tokens: 4 is above the 3 tokens that it has",
         ),
         ({"requests": [request("a", 0, 1), request("a", 1, 2)]}, r"requests\['a'\]: listed twice"),

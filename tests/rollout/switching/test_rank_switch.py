@@ -8,9 +8,8 @@ import time
 import pytest
 
 from taper_policy import layout
-from taper_policy.profile.kv_choice import KvCosts, kv_as_json
+from taper_policy.profile.kv_choice import HeldKv, KvCosts, kv_as_json
 from taper_rollout.switching.pause_phases import MARKS
-from taper_rollout.switching.plans import MovingRequest
 from taper_rollout.switching.states import SwitchEvent, SwitchState
 
 from .agents import FIGURES, FOOTPRINT, Ranks, called
@@ -91,9 +90,7 @@ def test_switches_follow_each_other(ranks: Ranks) -> None:
         groups = FOOTPRINT // ranks.stacks[0].degree
         for stacks in ranks.stacks:
             leads = layout.ranks_of(stacks.rank // stacks.degree, stacks.degree)[0] == stacks.rank
-            stacks.live = (
-                MovingRequest(id=f"r{stacks.rank}", group=stacks.rank // stacks.degree, num_tokens=5),
-            )
+            stacks.live = (HeldKv(id=f"r{stacks.rank}", group=stacks.rank // stacks.degree, num_tokens=5),)
             stacks.live = stacks.live if leads else ()
         assert ranks.errors(ranks.switch(epoch, degree)) == {None}
         assert {stacks.degree for stacks in ranks.stacks} == {degree}
@@ -111,7 +108,7 @@ def test_one_refusal_stops_all_before_anything_changed(ranks: Ranks) -> None:
 
 
 def test_ranks_that_report_a_request_differently_stop_the_switch(ranks: Ranks) -> None:
-    ranks.stacks[1].live = (MovingRequest(id="a", group=0, num_tokens=31),)
+    ranks.stacks[1].live = (HeldKv(id="a", group=0, num_tokens=31),)
     assert ranks.errors(ranks.switch(1)) == {"ranks disagree about request a"}
     assert called(ranks) == [["offer"]] * FOOTPRINT
     assert ranks.replica(1).cause is SwitchEvent.PLAN_MISMATCHED

@@ -6,7 +6,7 @@ import pytest
 
 from taper_rollout.shared_memory.switch_journal import SwitchJournal
 from taper_rollout.switching.rank_protocol import RankProtocol
-from taper_rollout.switching.replica_protocol import ReplicaProtocol
+from taper_rollout.switching.replica_protocol import followed
 from taper_rollout.switching.states import IllegalTransition, SwitchEvent, SwitchProtocol, SwitchState
 
 
@@ -35,10 +35,14 @@ class Replica:
 
     def __init__(self) -> None:
         self.ranks = [Rank(), Rank()]
-        self.protocol = ReplicaProtocol(protocol=SwitchProtocol(timeout_seconds=20.0)).propose(1.0)
+        self.protocol = SwitchProtocol(timeout_seconds=20.0)
+        self.propose(1.0)
 
-    def follow(self) -> ReplicaProtocol:
-        self.protocol = self.protocol.follow([rank.journal for rank in self.ranks])
+    def propose(self, at: float) -> None:
+        self.protocol = self.protocol.apply(SwitchEvent.PROPOSED, self.protocol.epoch + 1, at)
+
+    def follow(self) -> SwitchProtocol:
+        self.protocol = followed(self.protocol, [rank.journal for rank in self.ranks])
         return self.protocol
 
     def transitions(self) -> list[tuple[SwitchState, float]]:
@@ -101,7 +105,7 @@ def test_a_rank_that_cannot_go_back_leaves_the_replica_aborted(replica: Replica)
     one.apply(9.0, E.TIMEOUT, E.RESUMED)
     assert replica.follow().state is S.ABORTED
     with pytest.raises(IllegalTransition, match="proposed while aborted"):
-        replica.protocol.propose(10.0)
+        replica.propose(10.0)
 
 
 def test_a_fault_after_the_commit_aborts(replica: Replica) -> None:
@@ -146,7 +150,7 @@ def test_what_the_coordinator_applied_itself_is_not_applied_again(replica: Repli
         rank.propose(1.0)
         rank.apply(3.0, E.ALL_AGREED, E.PLAN_MATCHED, E.ALL_DONE)
     replica.follow()
-    replica.protocol = replica.protocol.apply(E.TIMEOUT, 21.0)
+    replica.protocol = replica.protocol.apply(E.TIMEOUT, 1, 21.0)
     for rank in replica.ranks:
         rank.apply(22.0, E.RESUMED)
     assert replica.transitions()[-1] == (S.SERVING, 21.0)
@@ -157,7 +161,7 @@ def test_journals_of_an_earlier_switch_say_nothing_of_this_one(replica: Replica)
         rank.propose(1.0)
         rank.apply(2.0, E.REFUSED, E.RESUMED)
     replica.follow()
-    replica.protocol = replica.protocol.propose(5.0)
+    replica.propose(5.0)
     assert replica.transitions() == [(S.PREPARED, 5.0)]
     assert replica.protocol.epoch == 2
     assert replica.protocol.cause is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -123,6 +124,16 @@ def test_each_sample_is_of_its_cell(engine: LiveEngine, settings: ReplicaSetting
             for tokens in seen
         ), (sizes, seen)
         assert max(seen) > settings.context_tokens
+
+
+def test_ranks_are_asked_for_the_size_that_sglang_chose(
+    engine: LiveEngine, settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where a job need not give the arena's size."""
+    known = engine.run(find_capacity(engine.engine, settings))
+    unknown = dataclasses.replace(engine.settings, kv_tokens=None)
+    monkeypatch.setattr(engine.engine, "settings", unknown)
+    assert engine.run(find_capacity(engine.engine, settings)) == known
 
 
 def _check_switches(found: Profiler, longest_context: int) -> None:
