@@ -6,6 +6,7 @@ A state is what Taper's operator can read; of names and times only the presence 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -39,7 +40,7 @@ class Recorder:
         self._thread.join(10)
 
     def _follow(self) -> None:
-        with self._watch:
+        with contextlib.closing(self._watch):
             for event in self._watch:
                 if event.type != "BOOKMARK":
                     state = _GONE if event.type == "DELETED" else state_of(event.object)

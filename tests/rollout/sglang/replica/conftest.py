@@ -45,7 +45,7 @@ class Replica:
         """
         settings = changed(self.base, **changes)
         coordinator = self.coordinator
-        coordinator._settings = coordinator._switcher._settings = coordinator._round._settings = settings
+        coordinator._settings = coordinator._switcher._settings = coordinator._stages._settings = settings
         self.coordinator.decisions = Decider(settings, self.events.append)
         self.coordinator._stages.reviewer = StageReviewer(settings)
         self.coordinator.use(profile or self.profile)
