@@ -47,7 +47,7 @@ class Replica:
         coordinator = self.coordinator
         coordinator._settings = coordinator._switcher._settings = coordinator._stages._settings = settings
         self.coordinator.decisions = Decider(settings, self.events.append)
-        self.coordinator._stages.reviewer = StageReviewer(settings)
+        self.coordinator._stages._reviewer = StageReviewer(settings)
         self.coordinator.use(profile or self.profile)
 
     def ledger(self) -> list[LedgerRecord]:
