@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,16 +29,8 @@ def findings(name: str, text: str) -> Iterator[str]:
         yield f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()}"
 
 
-def tracked_texts() -> list[str]:
-    """Paths relative to the root; tracked files that were deleted since the last commit are left out."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode != 0:
-        pytest.skip("not a git checkout")
-    return [name for name in listed.stdout.split("\0") if TEXTS.search(name) and (ROOT / name).is_file()]
-
-
-def test_texts_have_no_private_words() -> None:
-    names = tracked_texts()
+def test_texts_have_no_private_words(tracked: dict[Path, str]) -> None:
+    names = [str(path) for path in tracked if TEXTS.search(str(path))]
     assert {"Makefile", "README.md", "tests/repo/test_repository.py"} < set(names)
     found = [one for name in names for one in findings(name, (ROOT / name).read_text(encoding="utf-8"))]
     assert not found, "use a standard term:\n" + "\n".join(found)

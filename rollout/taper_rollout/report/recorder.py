@@ -129,7 +129,12 @@ class Recorder:
         for path in self._trace_files():
             with writing(path):
                 text = path.read_bytes()
-            yield stage_from_json(text)
+            try:
+                stage = stage_from_json(text)
+            except ValueError as error:
+                reason = "; ".join(str(error).split("\n")[:3])
+                raise OutputError(f"--output: {path} is not the trace of a stage: {reason}") from error
+            yield stage
 
     def _lines(self) -> list[dict[str, Any]]:
         """The lines of all steps, without one that a killed run did not finish."""

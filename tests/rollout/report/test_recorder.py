@@ -116,6 +116,13 @@ def test_the_newest_stages_are_plotted(tmp_path, monkeypatch):
     assert [stage.step for stage in plotted] == [7, 8, 9, *range(9, 15)]
 
 
+def test_a_damaged_trace_is_an_error_that_names_it(tmp_path):
+    recorder = record_steps(tmp_path, 1)
+    (tmp_path / "traces" / "stage-00001-0.json").write_text('{"replica": 0, "step": "none"}')
+    with pytest.raises(OutputError, match=r"stage-00001-0\.json is not the trace of a stage: .*step"):
+        recorder.finish("completed")
+
+
 def test_an_output_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError, match=r"--output: .*out cannot be written: "):
