@@ -2,6 +2,9 @@
 BIN := .venv/bin
 UNIT_TESTS := $(BIN)/python -m pytest -q -m "not alone and not cluster and not engine and not e2e" -n auto --dist worksteal
 
+# Ranks, actors and workers of the tests start often: what they import stays compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check static format lint types layers site unit fix docs manifests locks clean
 .PHONY: cluster-test cluster-tools

@@ -245,10 +245,10 @@ def check_job(job: RLHFJob, output: Path) -> DictConfig:
     """The job's configuration on this machine. Raises `JobError` for what is missing or not supported."""
     check_files(job)
     host = HostResources.local()
+    check_job_profile(job, device="" if os.environ.get("RAY_ADDRESS") else host.device)
     config = verl_config(job, host=host, output=output)
     settings: Any = OmegaConf.to_container(config, resolve=True)
     check_support(gather_facts(settings))
-    check_job_profile(job, device="" if os.environ.get("RAY_ADDRESS") else host.device)
     return config
 
 

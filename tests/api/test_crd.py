@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 
 from taper_api import JobError, parse_job
 from taper_api.base.yaml12 import Yaml12Loader
@@ -25,6 +25,7 @@ from taper_api.rules.training_rules import BATCH
 from taper_api.rules.volume_rules import MOUNTS
 from taper_api.schema.crd import crd_files, rlhfjob_crd, tpprofile_crd
 
+from ..examples import examples
 from .admission import Schema, admitted, errors
 from .job_mutations import MutatedJob, broken_fields
 from .job_specs import valid_jobs
@@ -136,7 +137,7 @@ def test_the_unbroken_job_is_valid() -> None:
 # Jobs with one error.
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(broken_fields(JOB))
 def test_schema_and_parser_refuse_one_wrong_field(mutated: MutatedJob) -> None:
     with pytest.raises(JobError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_operator.kube.informer.cache import ObjectCache
 from taper_operator.kube.resource import KubeObject, ObjectKey, key_of, own_key
 
+from ...examples import examples
 from ..clock import Clock
 from ..fake_api_server import PODS, make_object
 
@@ -43,7 +44,7 @@ CHANGE = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(CHANGE, max_size=12))
 def test_cache_and_index_behave_like_a_dictionary(changes: list[tuple[str, object]]) -> None:
     cache = ObjectCache(keys_of=job_of)

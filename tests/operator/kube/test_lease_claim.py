@@ -6,7 +6,7 @@ from datetime import timedelta
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_operator.kube.election.lease_claim import ClaimState, LeaseClaim, LeaseRequest, LeaseVerb
@@ -14,6 +14,7 @@ from taper_operator.kube.errors import ApiError, Conflict, Unreachable
 from taper_operator.kube.resource import KubeObject
 from taper_operator.settings.parsing import LeaseTimes
 
+from ...examples import examples
 from .lease_simulation import KEY, START, Faults, LeaseStore, Simulation
 
 TIMES = LeaseTimes()
@@ -43,7 +44,7 @@ def held_lease(store: LeaseStore) -> KubeObject:
     return store.lease
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     seed=st.integers(0, 2**32),
     rates=st.lists(st.floats(0.93, 1.07), min_size=2, max_size=4),
@@ -67,7 +68,7 @@ def test_never_two_leaders(
     assert len(simulation.leaders()) == 1
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(seed=st.integers(0, 2**32), rates=st.lists(st.floats(0.95, 1.05), min_size=2, max_size=3))
 def test_a_killed_leader_is_replaced_within_fifteen_seconds(seed: int, rates: list[float]) -> None:
     simulation = Simulation(random=Random(seed), faults=Faults(), rates=rates)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from taper_operator.kube.resource import ObjectKey
 
+from ...examples import examples
 from ..clock import Clock
 from ..fake_api_server import JOBS, FakeApiServer, make_object
 from .reflected_keys import REFUSED, held, make_reflector, versions
@@ -60,7 +61,7 @@ ACTION = st.one_of(
     page=1,
     namespace="",
 )
-@settings(max_examples=200)
+@examples(200)
 @given(
     seed=st.integers(0, 2**32),
     actions=st.lists(ACTION, max_size=40),

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from taper_operator.kube.backoff import Backoff
 from taper_operator.kube.informer.work_queue import WorkQueue
 
+from ...examples import examples
 from ..clock import Clock
 
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -91,7 +92,7 @@ class Workers(RuleBasedStateMachine):
 
 
 TestWorkers = Workers.TestCase
-TestWorkers.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWorkers.settings = settings(examples(150), stateful_step_count=40)
 
 
 def test_keys_are_taken_in_the_order_in_which_they_came() -> None:

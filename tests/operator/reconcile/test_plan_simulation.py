@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from taper_operator.kube.resource import KubeObject
 from taper_operator.manifests.kinds import PODS
 from taper_operator.reconcile.attempt_history import active_attempt
 
+from ...examples import examples
 from ..job_objects import resource
 from ..reason_tables import ATTEMPTS, CONDITIONS
 from ..reason_tables import EVENTS as EVENT_ROWS
@@ -88,7 +89,7 @@ def check_reasons(cluster: ClusterModel) -> None:
     assert {reason for reason, _ in cluster.events} <= EVENT_REASONS
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(JOBS, STORIES)
 @example(resource(), ["reconcile", "steps", "disrupt", "reconcile", "an hour", "reconcile"])
 def test_every_simulated_job_ends(job: KubeObject, story: list[str]) -> None:
@@ -115,7 +116,7 @@ def calm(cluster: ClusterModel) -> None:
         cluster.end_job("SUCCEEDED")
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(JOBS, STORIES)
 def test_an_executed_plan_leaves_nothing_to_do(job: KubeObject, story: list[str]) -> None:
     cluster = ClusterModel(job)

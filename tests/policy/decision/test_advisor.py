@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.decision.advisor import Advisor
@@ -33,6 +33,8 @@ from taper_policy.simulation.length_distributions import lengths
 from taper_policy.simulation.policies import PredictorPolicy
 from taper_policy.simulation.simulator import SimulatedRequest, simulate
 from taper_policy.simulation.step_clock import StepClock
+
+from ...examples import examples
 
 PROFILE = h100_8b()
 DEGREES = (1, 2, 4, 8)
@@ -146,7 +148,7 @@ def test_each_response_is_added_once_and_in_its_stage() -> None:
 
 
 @given(decoded=st.lists(st.integers(0, 2 * MAX_TOKENS), max_size=12), now=st.floats(-1e6, 1e6))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_cannot_be_judged_is_left_as_it_is(decoded: list[int], now: float) -> None:
     advisor = new_advisor()
     advisor.start_stage(1)

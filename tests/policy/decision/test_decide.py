@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.decision.decide import DecisionSettings, decide
@@ -15,6 +15,8 @@ from taper_policy.forecast.forecast import Forecast, LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.profile import Profile
+
+from ...examples import examples
 
 MAX_TOKENS = 4096
 RULES = DecisionSettings(degrees=(1, 2, 4, 8))
@@ -54,7 +56,7 @@ def of(state: Snapshot) -> Forecast:
 LIVE = st.lists(st.tuples(st.integers(0, 7), st.integers(0, MAX_TOKENS - 1)), min_size=1, max_size=30)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(LIVE, st.sampled_from([1, 2, 4, 8]), st.randoms(use_true_random=False))
 def test_equal_facts_give_equal_choices_in_any_order(
     live: list[tuple[int, int]], degree: int, random: object

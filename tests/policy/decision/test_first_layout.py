@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.decision.decide import DecisionSettings
@@ -15,6 +15,8 @@ from taper_policy.decision.pricing import Choice, PredictorSettings
 from taper_policy.forecast.lengths import LengthHistory
 from taper_policy.profile.estimated import h100_8b
 from taper_policy.profile.profile import Profile
+
+from ...examples import examples
 
 PROFILE = h100_8b()
 RULES = DecisionSettings(degrees=(1, 2, 4, 8))
@@ -41,7 +43,7 @@ def first(
     return first_layout(expected, profile, history_of(lengths), rules, max_tokens=max_tokens)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(st.integers(1, 60), st.lists(st.integers(1, 4096), max_size=40))
 def test_by_its_own_model_no_layout_that_is_kept_is_faster(num_requests: int, lengths: list[int]) -> None:
     made = first(num_requests, lengths)

@@ -3,11 +3,13 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.forecast.forecast import NUM_QUANTILES, PROBABILITIES, LiveRequest, forecast
 from taper_policy.forecast.lengths import LengthHistory
+
+from ...examples import examples
 
 MAX_TOKENS = 4_096
 PROMPTS = ("easy", "plain", "hard", "new")
@@ -99,7 +101,7 @@ def test_a_longer_ended_sibling_never_shortens_a_forecast(
     assert (long.quantiles()[siblings] >= short.quantiles()[siblings]).all()
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(worlds(), st.randoms(use_true_random=False))
 def test_order_is_of_no_matter_and_nothing_is_random(world: World, random: Random) -> None:
     order = random.sample(range(len(world.live)), len(world.live))
@@ -130,7 +132,7 @@ def test_long_siblings_lengthen_a_forecast_and_earlier_stages_do_so_less() -> No
     assert alone * 1.1 < with_earlier < with_now
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(worlds(), st.integers(1, 40), st.integers(-5, 2**70))
 def test_scenarios_lie_one_in_each_stratum_of_the_request(world: World, count: int, seed: int) -> None:
     made = forecast(world.live, world.history(), max_tokens=MAX_TOKENS)

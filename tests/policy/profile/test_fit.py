@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.profile.fit import (
@@ -20,6 +20,7 @@ from taper_policy.profile.fit import (
 )
 from taper_policy.profile.profile import Profile, ProfileKey
 
+from ...examples import examples
 from .switch_model import switch_seconds
 
 KEY = ProfileKey(model="m", device="CPU", dtype="float32", versions={"sglang": "1"})
@@ -118,7 +119,7 @@ def test_exact_samples_give_cells_and_terms_back() -> None:
         assert terms.most_recomputed_tokens == 80_000
 
 
-@settings(max_examples=5)
+@examples(5)
 @given(st.integers(0, 2**32 - 1))
 def test_spoilt_samples_move_no_cell_by_more_than_the_noise(seed: int) -> None:
     profile = fitted(measured(seed, noise=0.02, per_cell=40, spoilt=0.1))

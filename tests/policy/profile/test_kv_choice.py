@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.profile.kv_choice import (
@@ -15,6 +15,7 @@ from taper_policy.profile.kv_choice import (
     prefilled_tokens,
 )
 
+from ...examples import examples
 from .kv_pause import kv_pause_seconds
 
 terms = st.one_of(st.just(0.0), st.floats(1e-7, 1.0))
@@ -62,7 +63,7 @@ def test_it_costs_no_more_than_one_way_for_all(live: tuple[HeldKv, ...], costs: 
     assert chosen <= near(kv_pause_seconds(live, frozenset(one.id for one in live), costs))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(requests(most=6, groups=1), every_cost)
 def test_in_one_group_no_other_set_costs_less(live: tuple[HeldKv, ...], costs: KvCosts) -> None:
     chosen = kv_pause_seconds(live, choose_recomputed(live, costs), costs)
@@ -72,7 +73,7 @@ def test_in_one_group_no_other_set_costs_less(live: tuple[HeldKv, ...], costs: K
             assert chosen <= near(kv_pause_seconds(live, others, costs))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(requests(most=7, groups=3), every_cost)
 def test_no_other_shortest_ones_of_each_group_cost_less(live: tuple[HeldKv, ...], costs: KvCosts) -> None:
     chosen = kv_pause_seconds(live, choose_recomputed(live, costs), costs)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.decision.decision import Decision
@@ -19,6 +19,7 @@ from taper_policy.review.review import (
 )
 from taper_policy.simulation.simulator import SimulatedReplica, SimulatedStage, clock_of, simulate
 
+from ...examples import examples
 from ..linear_machine import LinearMachine
 
 DEGREES = (1, 2, 4)
@@ -85,7 +86,7 @@ def widened(
     return dataclasses.replace(stage, moves=tuple(moves)), simulated
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(LENGTHS, st.integers(1, 16), st.integers(1, 16))
 def test_no_plan_is_faster_than_the_best(lengths: list[int], early: int, late: int) -> None:
     stage, _ = widened(lengths, (early, 2), (late, 4))
@@ -96,7 +97,7 @@ def test_no_plan_is_faster_than_the_best(lengths: list[int], early: int, late: i
         assert review(played(lengths, degree=degree), MACHINE, DEGREES).regret >= 0
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 3)), min_size=1, max_size=16))
 def test_without_a_switch_it_is_its_static_layout(rows: list[tuple[int, int]]) -> None:
     lengths, groups = zip(*rows, strict=True)
@@ -107,7 +108,7 @@ def test_without_a_switch_it_is_its_static_layout(rows: list[tuple[int, int]]) -
         assert found.best_seconds <= found.executed_seconds
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(LENGTHS, st.randoms(use_true_random=False), st.integers(1, 16))
 def test_blind_to_the_order_of_requests_and_to_the_names_of_groups(
     lengths: list[int], random: object, live: int
@@ -129,7 +130,7 @@ def test_blind_to_the_order_of_requests_and_to_the_names_of_groups(
     assert one == pytest.approx(two, abs=1e-9)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(LENGTHS, st.integers(1, 16), st.integers(1, 16))
 def test_a_simulated_stage_takes_what_it_took(lengths: list[int], early: int, late: int) -> None:
     stage, simulated = widened(lengths, (early, 2), (late, 4))

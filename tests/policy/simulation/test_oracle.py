@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy.simulation.oracle import LayoutPlan, best_plan
@@ -11,6 +11,7 @@ from taper_policy.simulation.policies import following
 from taper_policy.simulation.simulator import SimulatedRequest, simulate
 from taper_policy.simulation.step_clock import StepClock
 
+from ...examples import examples
 from ..linear_machine import LinearMachine
 
 DEGREES = (1, 2, 4)
@@ -33,7 +34,7 @@ def seconds_of(plan: LayoutPlan, lengths: list[int]) -> float:
     return stage.seconds
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=16))
 def test_no_plan_that_can_be_tried_one_by_one_is_better(lengths: list[int]) -> None:
     plan, stage = best_plan(requests_of(lengths), CLOCK, degrees=DEGREES)
@@ -48,7 +49,7 @@ def test_no_plan_that_can_be_tried_one_by_one_is_better(lengths: list[int]) -> N
     assert stage.seconds <= min([*static, *singles]) * 1.01
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(st.lists(st.integers(1, 300), min_size=3, max_size=8))
 def test_no_two_widenings_that_can_be_tried_one_by_one_are_better(lengths: list[int]) -> None:
     _, stage = best_plan(requests_of(lengths), CLOCK, degrees=DEGREES)

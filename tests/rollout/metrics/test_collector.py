@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import openmetrics
 from prometheus_client.openmetrics import parser as openmetrics_parser
@@ -26,6 +26,7 @@ from taper_rollout.events import (
 from taper_rollout.metrics.collector import RolloutMetrics
 from taper_rollout.metrics.definitions import COUNTED_EVENTS, LABELS, MAX_REPLICAS, METRICS, OTHER
 
+from ...examples import examples
 from ..report.stage_builder import START, make_stage, make_step
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -246,7 +247,7 @@ def test_other_events_are_ignored() -> None:
     when_done=st.lists(st.sampled_from(("before", "never")), max_size=6),
     outcomes=st.lists(st.sampled_from(("committed", "aborted", "advised")), min_size=6, max_size=6),
 )
-@settings(max_examples=30)
+@examples(30)
 def test_a_switch_is_counted_once(when_done: list[str], outcomes: list[str]) -> None:
     """Advised switches share an epoch: the time distinguishes them."""
     metrics = RolloutMetrics()
@@ -299,7 +300,7 @@ anything = st.one_of(st.integers(-3, 20), st.text(max_size=5))
         max_size=5,
     )
 )
-@settings(max_examples=30)
+@examples(30)
 def test_labels_have_the_tables_values_whatever_happens(events: list[dict[str, Any]]) -> None:
     metrics = RolloutMetrics()
     (switch,) = stage().switches
@@ -320,7 +321,7 @@ def test_replicas_past_the_bound_are_one() -> None:
 
 
 @given(batches=st.lists(st.integers(0, 64), max_size=12), ends=st.sets(st.integers(0, 11)))
-@settings(max_examples=12)
+@examples(12)
 def test_the_shrink_ratio_is_a_ratio_and_counts_never_fall(batches: list[int], ends: set[int]) -> None:
     metrics = RolloutMetrics()
     gauges = {metric.name for metric in METRICS if metric.kind == "gauge"}

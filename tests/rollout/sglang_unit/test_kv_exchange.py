@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taper_policy import layout
@@ -16,6 +16,7 @@ from taper_rollout.sglang import kv_exchange
 from taper_rollout.sglang.cpu.collectives import SharedMemoryGroup, region_bytes
 from taper_rollout.shared_memory.segment import Segment
 
+from ...examples import examples
 from .exchange_case import ExchangeCase, RankArena, move
 from .processes import run_ranks
 
@@ -67,7 +68,7 @@ def moved_by_threads(case: ExchangeCase) -> list[list[str]]:
     return results
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(cases())
 def test_any_plan_arrives_through_shared_memory(case: ExchangeCase) -> None:
     assert moved_by_threads(case) == [[]] * case.footprint

@@ -61,9 +61,9 @@ def test_all_meetings_share_one_deadline(took: list[float], waits: list[float]) 
     assert all(end <= 98.0 + 20.0 for end, wait in zip(ends, waits, strict=True) if wait)
 
 
-@pytest.mark.parametrize("late", range(FOOTPRINT))
+@pytest.mark.parametrize("late", [0, 2])
 def test_a_rank_that_is_late_stops_the_switch(ranks: Ranks, late: int) -> None:
-    """Also rank 0, which decides."""
+    """Rank 0, which decides, as well as another."""
     ranks.stacks[late].faults["offer"] = lambda: time.sleep(2.5)
     errors = ranks.errors(ranks.switch(1, timeout_seconds=2.0))
     assert errors == {"meeting 5: not every rank arrived in time"}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from omegaconf import OmegaConf
 
 from taper_api import JobError, RLHFJob
@@ -16,6 +16,7 @@ from taper_rollout.training import compose, verl_overrides
 from taper_rollout.verl.custom_block import CUSTOM, ROLLOUT, VERL_SETTINGS, read_block, written_block
 
 from ...api.job_specs import valid_jobs
+from ...examples import examples
 
 SIZES = {
     "tensor_model_parallel_size": 4,
@@ -37,7 +38,7 @@ def problems(custom: Any, **verl: Any) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(valid_jobs())
 def test_what_is_read_is_what_was_written(job: dict[str, Any]) -> None:
     spec = RLHFJob.model_validate(job).spec

@@ -1,19 +1,23 @@
-"""The ends of a weight transfer, one process each: `weight_ends.py ROLE CHANNEL`. Prints JSON lines."""
+"""What the two ends of a weight transfer do, each in its own process."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
-import sys
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from taper_rollout.verl.weights.buckets import TransferFailed, send_buckets
+from taper_rollout.verl.weights.delivery import rank_address, receive_buckets, transfer_arguments
+
 NUM_TRANSFERS = 2
+
+Report = Callable[[dict[str, Any]], None]
 
 
 def tensors(seed: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -36,32 +40,26 @@ def digests(items: Any) -> dict[str, str]:
     return result
 
 
-def send(channel: str) -> None:
-    """A trainer rank. Prints its error, if any, and after how many seconds it came."""
-    from taper_rollout.verl.weights.buckets import TransferFailed, send_buckets
-    from taper_rollout.verl.weights.delivery import rank_address
-
+def send(channel: str, report: Report, silence_seconds: float) -> None:
+    """A trainer rank. Reports its error, if any, and after how many seconds it came."""
     started = time.monotonic()
     try:
         for transfer in range(NUM_TRANSFERS):
-            address = rank_address(channel, transfer, 0)
             asyncio.run(
                 send_buckets(
                     tensors(transfer),
-                    address=address,
+                    address=rank_address(channel, transfer, 0),
                     bucket_mebibytes=1,
                     shared_memory=True,
-                    silence_seconds=float(os.environ["SILENCE_SECONDS"]),
+                    silence_seconds=silence_seconds,
                 )
             )
     except TransferFailed as error:
-        print(json.dumps({"failed": str(error), "seconds": time.monotonic() - started}), flush=True)
+        report({"failed": str(error), "seconds": time.monotonic() - started})
 
 
-def receive(channel: str) -> None:
+def receive(channel: str, report: Report) -> None:
     """A replica's rank. It keeps a tensor, which must not block the end of a transfer."""
-    from taper_rollout.verl.weights.delivery import receive_buckets, transfer_arguments
-
     for transfer in range(NUM_TRANSFERS):
         received: dict[str, str] = {}
         num_buckets, held = 0, None
@@ -69,17 +67,10 @@ def receive(channel: str) -> None:
             received.update(digests(bucket))
             num_buckets, held = num_buckets + 1, bucket[-1][1]
         assert held is not None
-        print(json.dumps({"buckets": num_buckets, "digests": received}), flush=True)
+        report({"buckets": num_buckets, "digests": received})
 
 
-def die(channel: str) -> None:
+def die(channel: str, report: Report) -> None:
     """A rank that is killed during a transfer."""
-    from taper_rollout.verl.weights.delivery import receive_buckets, transfer_arguments
-
-    print("ready", flush=True)
     for _ in receive_buckets(transfer_arguments(channel, 0, 1, shared_memory=True)[0]):
-        os.kill(os.getpid(), 9)
-
-
-if __name__ == "__main__":
-    {"send": send, "receive": receive, "die": die}[sys.argv[1]](sys.argv[2])
+        os.kill(os.getpid(), signal.SIGKILL)
